@@ -1,0 +1,31 @@
+"""Scan and grid as immutable values: where the source, the detector and the voxels are.
+
+Conventions, everywhere in the package: world points are ``(x, y, z)`` in millimetres; volumes are
+arrays ``(Z, Y, X)`` whose indices grow with +z, +y and +x; projections are arrays ``(V, H, W)``, view
+by row by column, with H along the rotation axis. Row 0 of a circular scan is the top (+z).
+``notebooks/geometry_conventions.py`` draws them.
+"""
+
+from diffnr_lightning.geometry.converters import (
+    astra_vectors,
+    from_astra_vectors,
+    from_r2_scanner,
+    r2_scanner,
+)
+from diffnr_lightning.geometry.grid import VolumeGrid
+from diffnr_lightning.geometry.orbit import Orbit, arc, uniform_angles
+from diffnr_lightning.geometry.scan import Beam, ScanGeometry, check_scan_sees_grid
+
+__all__ = [
+    "Beam",
+    "Orbit",
+    "ScanGeometry",
+    "VolumeGrid",
+    "arc",
+    "astra_vectors",
+    "check_scan_sees_grid",
+    "from_astra_vectors",
+    "from_r2_scanner",
+    "r2_scanner",
+    "uniform_angles",
+]

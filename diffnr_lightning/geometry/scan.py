@@ -1,0 +1,315 @@
+"""The poses of source and detector in every view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffnr_lightning.geometry.grid import VolumeGrid
+from diffnr_lightning.geometry.orbit import POSITION_TOLERANCE, Orbit, arc, fit_orbit
+
+Beam = Literal["cone", "parallel"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScanGeometry:
+    """Hold the pose of source and detector in every view.
+
+    Args:
+        beam: ``"cone"`` or ``"parallel"``.
+        detector_shape: rows and columns (H, W).
+        source_mm: (V, 3) source positions; for parallel beam any point upstream on the ray to the detector centre.
+        detector_mm: (V, 3) centre of the pixel array.
+        u_mm: (V, 3) step from one column to the next.
+        v_mm: (V, 3) step from one row to the next.
+
+    Raises:
+        ValueError: shapes that disagree, non-finite numbers, no view, or a detector without area.
+    """
+
+    beam: Beam
+    detector_shape: tuple[int, int]
+    source_mm: np.ndarray
+    detector_mm: np.ndarray
+    u_mm: np.ndarray
+    v_mm: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.beam not in ("cone", "parallel"):
+            raise ValueError(f"beam is {self.beam!r}; 'cone' or 'parallel' is expected.")
+        shape = tuple(int(n) for n in self.detector_shape)
+        if len(shape) != 2 or min(shape) < 1:
+            raise ValueError(
+                f"detector_shape is {self.detector_shape}; positive (H, W) is expected."
+            )
+        object.__setattr__(self, "detector_shape", shape)
+        for name in ("source_mm", "detector_mm", "u_mm", "v_mm"):
+            vectors = np.array(getattr(self, name), dtype=np.float64)
+            if vectors.ndim != 2 or vectors.shape[1] != 3 or len(vectors) < 1:
+                raise ValueError(
+                    f"{name} has shape {vectors.shape}; (views, 3) with at least one view is expected."
+                )
+            if len(vectors) != len(np.atleast_2d(self.source_mm)):
+                raise ValueError(
+                    f"{name} has {len(vectors)} views, source_mm has {len(self.source_mm)}."
+                )
+            if not np.isfinite(vectors).all():
+                raise ValueError(f"{name} holds NaN or infinite numbers.")
+            vectors.setflags(write=False)
+            object.__setattr__(self, name, vectors)
+        if (np.linalg.norm(np.cross(self.u_mm, self.v_mm), axis=1) <= 0).any():
+            raise ValueError(
+                "u_mm and v_mm span no area; pixel pitches must be positive and not parallel."
+            )
+        if (np.linalg.norm(self.detector_mm - self.source_mm, axis=1) <= 0).any():
+            raise ValueError("source_mm and detector_mm coincide in at least one view.")
+
+    @classmethod
+    def cone(
+        cls,
+        *,
+        angles_rad: Sequence[float] | np.ndarray,
+        source_to_axis_mm: float,
+        source_to_detector_mm: float,
+        detector_shape: tuple[int, int],
+        pixel_mm: float | tuple[float, float],
+        detector_offset_mm: tuple[float, float] = (0.0, 0.0),
+        axis_mm: tuple[float, float] = (0.0, 0.0),
+        height_mm: float | Sequence[float] | np.ndarray = 0.0,
+    ) -> ScanGeometry:
+        """Build a circular cone-beam scan (or a helical one, with one height per view).
+
+        Args:
+            angles_rad: source angle of each view about +z, counter-clockwise from +x; any arc, any order.
+            source_to_axis_mm: DSO, distance source to rotation axis.
+            source_to_detector_mm: DSD, distance source to detector plane.
+            detector_shape: rows and columns (H, W); rows run along the axis, row 0 on top (+z).
+            pixel_mm: pixel pitch, one number or (v, u).
+            detector_offset_mm: shift of the detector along its own (v, u) directions; v points down (-z).
+            axis_mm: position (x, y) of the rotation axis.
+            height_mm: z of the source and of the detector's central ray.
+
+        Raises:
+            ValueError: DSD < DSO, distances or pitches that are not positive, no angle.
+        """
+        if not 0 < source_to_axis_mm < np.inf:
+            raise ValueError(
+                f"source_to_axis_mm (DSO) is {source_to_axis_mm}; a positive length is expected."
+            )
+        if not source_to_axis_mm <= source_to_detector_mm < np.inf:
+            raise ValueError(
+                f"source_to_detector_mm (DSD) is {source_to_detector_mm}, less than source_to_axis_mm (DSO) "
+                f"{source_to_axis_mm}: the detector would stand before the rotation axis; were they exchanged?"
+            )
+        outward, u_hat, v_hat = _circular_frame(angles_rad)  # (V, 3) each
+        pitch_v, pitch_u = _pair(pixel_mm, "pixel_mm")
+        centre = np.zeros_like(outward)
+        centre[:, :2] = axis_mm
+        centre[:, 2] = height_mm
+        offset_v, offset_u = detector_offset_mm
+        source = centre + source_to_axis_mm * outward
+        detector = source - source_to_detector_mm * outward + offset_v * v_hat + offset_u * u_hat
+        return cls("cone", detector_shape, source, detector, pitch_u * u_hat, pitch_v * v_hat)
+
+    @classmethod
+    def parallel(
+        cls,
+        *,
+        angles_rad: Sequence[float] | np.ndarray,
+        detector_shape: tuple[int, int],
+        pixel_mm: float | tuple[float, float],
+        detector_offset_mm: tuple[float, float] = (0.0, 0.0),
+        axis_mm: tuple[float, float] = (0.0, 0.0),
+        height_mm: float = 0.0,
+    ) -> ScanGeometry:
+        """Build a parallel-beam scan about +z; the arguments mean what they mean in `cone`.
+
+        Raises:
+            ValueError: pitches that are not positive, no angle.
+        """
+        outward, u_hat, v_hat = _circular_frame(angles_rad)
+        pitch_v, pitch_u = _pair(pixel_mm, "pixel_mm")
+        distance = max(detector_shape[0] * pitch_v, detector_shape[1] * pitch_u)
+        offset_v, offset_u = detector_offset_mm
+        detector = -distance * outward + offset_v * v_hat + offset_u * u_hat
+        detector += np.array([axis_mm[0], axis_mm[1], height_mm])
+        return cls(
+            "parallel",
+            detector_shape,
+            detector + 2 * distance * outward,
+            detector,
+            pitch_u * u_hat,
+            pitch_v * v_hat,
+        )
+
+    def __len__(self) -> int:
+        return len(self.source_mm)
+
+    def __getitem__(self, views: int | slice | Sequence[int] | np.ndarray | Tensor) -> ScanGeometry:
+        """Return the scan of the selected views; an integer gives a scan of one view."""
+        if isinstance(views, Tensor):
+            views = views.cpu().numpy()
+        if isinstance(views, int | np.integer):
+            views = [int(views)]
+        arrays = (
+            self.source_mm[views],
+            self.detector_mm[views],
+            self.u_mm[views],
+            self.v_mm[views],
+        )
+        return ScanGeometry(self.beam, self.detector_shape, *arrays)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScanGeometry):
+            return NotImplemented
+        return (
+            self.beam == other.beam
+            and self.detector_shape == other.detector_shape
+            and all(
+                np.array_equal(a, b) for a, b in zip(self._vectors(), other._vectors(), strict=True)
+            )
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.beam, self.detector_shape, *(a.tobytes() for a in self._vectors())))
+
+    def __repr__(self) -> str:
+        source, detector, u, v = (a.tolist() for a in self._vectors())
+        return (
+            f"ScanGeometry(beam={self.beam!r}, detector_shape={self.detector_shape}, source_mm={source}, "
+            f"detector_mm={detector}, u_mm={u}, v_mm={v})"
+        )
+
+    def __str__(self) -> str:
+        rows, columns = self.detector_shape
+        orbit = self.orbit
+        if orbit is None:
+            return (
+                f"{self.beam} beam, {len(self)} views in arbitrary poses, detector {rows}x{columns}"
+            )
+        distances = (
+            f", source to axis {orbit.source_to_axis_mm:g} mm, to detector {orbit.source_to_detector_mm:g} mm"
+            if orbit.source_to_axis_mm is not None
+            else ""
+        )
+        offset = orbit.detector_offset_mm
+        shifted = (
+            f", offset (v, u) ({offset[0]:.3g}, {offset[1]:.3g}) mm"
+            if any(abs(o) > 1e-9 for o in offset)
+            else ""
+        )
+        return (
+            f"{self.beam} beam, {len(self)} views over {np.rad2deg(arc(orbit.angles_rad)):.0f} degrees{distances}, "
+            f"detector {rows}x{columns} of {orbit.pixel_mm[0]:.4g}x{orbit.pixel_mm[1]:.4g} mm{shifted}"
+        )
+
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        return self.source_mm, self.detector_mm, self.u_mm, self.v_mm
+
+    @property
+    def direction(self) -> np.ndarray:
+        """(V, 3) unit vectors from the source to the detector centre; for parallel beam, of every ray."""
+        ray = self.detector_mm - self.source_mm
+        return ray / np.linalg.norm(ray, axis=1, keepdims=True)
+
+    @property
+    def normal(self) -> np.ndarray:
+        """(V, 3) unit normals of the detector plane, pointing away from the source."""
+        normal = np.cross(self.u_mm, self.v_mm)
+        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        return normal * np.sign((normal * self.direction).sum(axis=1, keepdims=True))
+
+    @property
+    def rows_along_axis(self) -> bool:
+        """Whether every v is parallel to z, every u perpendicular to it (and parallel rays horizontal)."""
+        pitch = np.linalg.norm(self.v_mm, axis=1).max() + np.linalg.norm(self.u_mm, axis=1).max()
+        tilt = max(np.abs(self.v_mm[:, :2]).max(), np.abs(self.u_mm[:, 2]).max()) / pitch
+        level = self.beam == "cone" or np.abs(self.direction[:, 2]).max() < POSITION_TOLERANCE
+        return bool(tilt < POSITION_TOLERANCE and level)
+
+    @property
+    def orbit(self) -> Orbit | None:
+        """The scanner's numbers if all views lie on one circle about a z-parallel axis, else None."""
+        return fit_orbit(self)
+
+    def rays(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """Return a point on the ray of every pixel and its unit direction, each (V, H, W, 3), x, y, z in mm."""
+        rows, columns = self.detector_shape
+        i = np.arange(rows) - 0.5 * (rows - 1)
+        j = np.arange(columns) - 0.5 * (columns - 1)
+        pixel = (
+            self.detector_mm[:, None, None]
+            + i[None, :, None, None] * self.v_mm[:, None, None]
+            + j[None, None, :, None] * self.u_mm[:, None, None]
+        )  # (V, H, W, 3)
+        if self.beam == "cone":
+            origin = np.broadcast_to(self.source_mm[:, None, None], pixel.shape)
+            ray = pixel - origin
+            ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+        else:
+            ray = np.broadcast_to(self.direction[:, None, None], pixel.shape)
+            length = np.linalg.norm(self.detector_mm - self.source_mm, axis=1)[:, None, None, None]
+            origin = pixel - length * ray
+        return (
+            torch.tensor(np.ascontiguousarray(origin), device=device, dtype=dtype),
+            torch.tensor(np.ascontiguousarray(ray), device=device, dtype=dtype),
+        )
+
+
+def check_scan_sees_grid(scan: ScanGeometry, grid: VolumeGrid) -> None:
+    """Refuse a scan whose source lies inside the volume or whose rays all miss it.
+
+    Raises:
+        ValueError: naming the view, or saying that no ray meets the box of the grid.
+    """
+    low, high = (np.asarray(c) for c in grid.corners_mm)
+    if scan.beam == "cone":
+        inside = ((scan.source_mm > low) & (scan.source_mm < high)).all(axis=1)
+        if inside.any():
+            view = int(np.flatnonzero(inside)[0])
+            raise ValueError(
+                f"the source of view {view} lies inside the volume; check distances and voxel size."
+            )
+    radius = 0.5 * np.linalg.norm(grid.size_mm)
+    origins, directions = scan.rays(dtype=torch.float64)
+    offset = origins - torch.tensor(grid.centre_mm, dtype=torch.float64)
+    nearest = torch.linalg.norm(
+        offset - (offset * directions).sum(-1, keepdim=True) * directions, dim=-1
+    )
+    if float(nearest.min()) > radius:
+        raise ValueError(
+            "no ray of the scan meets the volume; check offsets, units and voxel size."
+        )
+
+
+def _circular_frame(
+    angles_rad: Sequence[float] | np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return unit vectors axis -> source, u and v of each view, (V, 3) each."""
+    angles = np.atleast_1d(np.asarray(angles_rad, dtype=np.float64))
+    if angles.ndim != 1 or len(angles) < 1 or not np.isfinite(angles).all():
+        raise ValueError("angles_rad must be a list of at least one finite angle.")
+    cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
+    return (
+        np.stack([cos, sin, zero], axis=1),
+        np.stack([-sin, cos, zero], axis=1),
+        np.stack([zero, zero, zero - 1], axis=1),
+    )
+
+
+def _pair(value: float | tuple[float, float], name: str) -> tuple[float, float]:
+    pair = (
+        tuple(float(x) for x in value)
+        if isinstance(value, Sequence | np.ndarray)
+        else (float(value),) * 2
+    )
+    if len(pair) != 2 or not all(0 < x < np.inf for x in pair):
+        raise ValueError(f"{name} is {value}; one positive number or (v, u) is expected.")
+    return pair
