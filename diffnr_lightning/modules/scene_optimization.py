@@ -1,0 +1,184 @@
+"""Fit one representation to one scan: the inner part of DiffNR's Algorithm 1."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor
+
+from diffnr_lightning.batches import ViewBatch
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.losses import SsimReference, l1, ssim_2d, ssim_3d, tv_3d
+from diffnr_lightning.representations import Representation
+
+
+class SceneOptimization(lightning.LightningModule):
+    """Optimise a representation so that its renderings match the measured projections.
+
+    Attributes that callbacks may use:
+        representation: the learnable volume, in normalised attenuation v.
+        scan: geometry of the measured views.
+        grid: voxels of the volume that is wanted.
+        iteration: number of the current batch, counted from 1; after a batch, the batches done.
+        reference: pseudo-reference volume (Z, Y, X), or None; written by the callback `PseudoReference`.
+        query_volume(): the current volume (Z, Y, X).
+
+    Args:
+        representation: what is optimised.
+        scan: geometry of the measured views.
+        grid: voxels of the volume that is wanted.
+        lambda_ssim: weight of 1 - SSIM between rendered and measured projections.
+        lambda_tv: weight of the total variation of a random sub-volume.
+        tv_size: edge of that sub-volume in voxels.
+        lambda_diff: weight of the distance to the pseudo-reference.
+        reference_every: batches between two uses of the pseudo-reference (tau).
+        reference_loss: 3D SSIM as in the paper, or the voxel L1 of its Table 5.
+        reference_size: edge in voxels of the random cube that is compared with the reference; 0 is the whole volume.
+        rate_scale: factor on the learning rates of the representation's parameter groups.
+        rate_decay: factor that the learning rates have lost after `rate_iterations`, log-linearly.
+        rate_iterations: length of that decay in batches.
+        seed: with the iteration, seeds the random sub-volumes, so that a resumed run draws the same ones.
+
+    Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's, lengths
+    as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6. Deviation:
+    `reference_size` other than 0 compares a random cube only, which makes a use of the reference cheap enough for tau = 1.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        scan: ScanGeometry,
+        grid: VolumeGrid,
+        *,
+        lambda_ssim: float = 0.25,
+        lambda_tv: float = 0.05,
+        tv_size: int = 32,
+        lambda_diff: float = 0.5,
+        reference_every: int = 10,
+        reference_loss: Literal["ssim", "l1"] = "ssim",
+        reference_size: int = 0,
+        rate_scale: float = 1.0,
+        rate_decay: float = 0.1,
+        rate_iterations: int = 30_000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.representation = representation
+        self.scan = scan
+        self.grid = grid
+        self.lambda_ssim = lambda_ssim
+        self.lambda_tv = lambda_tv
+        self.tv_size = tv_size
+        self.lambda_diff = lambda_diff
+        self.reference_every = reference_every
+        self.reference_loss = reference_loss
+        self.reference_size = reference_size
+        self.rate_scale = rate_scale
+        self.rate_decay = rate_decay
+        self.rate_iterations = rate_iterations
+        self.seed = seed
+        self.iteration = 0
+        self.reference: Tensor | None = None
+        self._prepared: tuple[Tensor, SsimReference] | None = None
+        # Projections in units of half the largest edge, the scale for which the weights were chosen.
+        self.length_scale = 2.0 / max(grid.size_mm)
+
+    def training_step(self, batch: ViewBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch of views."""
+        self.iteration += 1
+        rendered = self.length_scale * self.representation.render(
+            self.scan[batch.view]
+        )  # (B, H, W)
+        measured = self.length_scale * batch.projection
+        loss = l1(rendered, measured)
+        if self.lambda_ssim:
+            loss = loss + self.lambda_ssim * (1 - ssim_2d(rendered, measured).mean())
+        if self.lambda_tv:
+            loss = loss + self.lambda_tv * tv_3d(
+                self.representation.query(self._random_cube(self.tv_size)[0])
+            )
+        if self.reference is not None and self.iteration % self.reference_every == 0:
+            loss = loss + self.lambda_diff * self.reference_distance()
+        if self.iteration % 50 == 0:
+            self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def reference_distance(self) -> Tensor:
+        """Return the distance of the current volume from the pseudo-reference, 0 where they agree."""
+        if self.reference_size:
+            grid, crop = self._random_cube(self.reference_size)
+            volume, reference = self.representation.query(grid), self.reference[crop]
+            prepared = reference
+        else:
+            volume, reference = self.query_volume(), self.reference
+            prepared = self._prepared_reference()
+        if self.reference_loss == "l1":
+            return l1(volume, reference)
+        return 1 - ssim_3d(volume, prepared)
+
+    def query_volume(self) -> Tensor:
+        """Return the current volume (Z, Y, X) in normalised attenuation."""
+        return self.representation.query(self.grid)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return Adam with the representation's parameter groups and a log-linear decay."""
+        groups = [
+            {**group, "lr": group["lr"] * self.rate_scale}
+            for group in self.representation.parameter_groups()
+        ]
+        optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.rate_decay ** min(step / self.rate_iterations, 1.0)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the parameters alone do not say: iteration, reference and geometry."""
+        checkpoint["scene"] = {
+            "iteration": self.iteration,
+            "reference": self.reference,
+            "grid": repr(self.grid),
+            "scan": repr(self.scan),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up a run: refuse another geometry, give the representation the size it had.
+
+        Raises:
+            ValueError: the checkpoint was written for another grid or scan.
+        """
+        scene = checkpoint["scene"]
+        for name, ours in (("grid", repr(self.grid)), ("scan", repr(self.scan))):
+            if scene[name] != ours:
+                raise ValueError(
+                    f"the checkpoint was written for another {name}; start a new run folder for this case."
+                )
+        self.iteration = scene["iteration"]
+        self.reference = scene["reference"]
+        sizes = {
+            len(value)
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith("representation.")
+        }
+        if hasattr(self.representation, "resize") and len(sizes) == 1:
+            self.representation.resize(sizes.pop())
+
+    def _prepared_reference(self) -> SsimReference:
+        """Return the reference with its SSIM moments, computed once for each reference."""
+        if self._prepared is None or self._prepared[0] is not self.reference:
+            self._prepared = (self.reference, SsimReference(self.reference))
+        return self._prepared[1]
+
+    def _random_cube(self, size: int) -> tuple[VolumeGrid, tuple[slice, ...]]:
+        """Return the grid and the slices of a random cube of voxels, drawn from (seed, iteration)."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.iteration)
+        shape = tuple(min(size, n) for n in self.grid.shape)
+        start = tuple(
+            int(torch.randint(n - s + 1, (1,), generator=generator))
+            for n, s in zip(self.grid.shape, shape, strict=True)
+        )
+        return self.grid.crop(start, shape), tuple(
+            slice(a, a + s) for a, s in zip(start, shape, strict=True)
+        )

@@ -1,0 +1,161 @@
+"""Ways from projections to a volume: a classical solver, or a representation optimised for the scan."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning
+import torch
+from torch import Tensor
+
+from diffnr_lightning import solvers
+from diffnr_lightning.callbacks import DensityControl, PseudoReference
+from diffnr_lightning.data import ScanData
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.modules import SceneOptimization
+from diffnr_lightning.representations import GaussianCloud, Representation
+
+Progress = Callable[[int, int, str], None]
+
+
+class Problem(NamedTuple):
+    """What every method is given.
+
+    Attributes:
+        projections: (V, H, W) line integrals of normalised attenuation in mm.
+        scan: their geometry.
+        grid: voxels of the volume that is wanted.
+        seed: of everything random.
+        folder: where checkpoints may be kept, None to keep none.
+        callbacks: Lightning callbacks that watch an optimisation (record, progress).
+        progress: called with (done, total, text) by solvers.
+    """
+
+    projections: Tensor
+    scan: ScanGeometry
+    grid: VolumeGrid
+    seed: int = 0
+    checkpoint: Path | None = None
+    callbacks: tuple[lightning.Callback, ...] = ()
+    progress: Progress | None = None
+
+
+class Method(ABC):
+    """A way from projections to a volume; subclasses are named in configs by ``class_path``."""
+
+    @abstractmethod
+    def reconstruct(self, problem: Problem) -> Tensor:
+        """Return the volume (Z, Y, X) in normalised attenuation."""
+
+
+class Solver(Method):
+    """Run one of the classical solvers.
+
+    Args:
+        name: which one; `analytic` is FDK for cone beam and filtered backprojection for parallel beam.
+        options: keyword arguments of the function in `diffnr_lightning.solvers`.
+
+    Raises:
+        ValueError: an option that the solver does not have.
+    """
+
+    def __init__(
+        self,
+        name: Literal["analytic", "sirt", "sart", "asd_pocs"],
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.options = options or {}
+        self.function = getattr(solvers, name)
+        parameters = inspect.signature(self.function).parameters
+        known = [key for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        for key in self.options:
+            if key not in known:
+                raise ValueError(f"solver {name} has no option {key!r}; it has {', '.join(known)}.")
+        self.shows_progress = "progress" in parameters
+
+    def reconstruct(self, problem: Problem) -> Tensor:
+        """Return the solver's volume."""
+        progress = {"progress": problem.progress} if self.shows_progress else {}
+        return self.function(
+            problem.projections, problem.grid, problem.scan, **self.options, **progress
+        )
+
+
+class Scene(Method):
+    """Optimise a representation for this scan, with or without a prior: DiffNR and its baselines.
+
+    Args:
+        representation: what is optimised.
+        optimisation: the losses and rates.
+        iterations: batches of one view.
+        density_control: adaptive density control; None leaves the Gaussians that there are.
+        pseudo_reference: the prior's part; None optimises without one.
+        finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
+        start: solver whose volume the representation starts from; None is the analytic one.
+
+    Raises:
+        ValueError: fewer than one iteration, or `finish: repair` without a pseudo_reference.
+    """
+
+    def __init__(
+        self,
+        representation: Callable[[VolumeGrid], Representation] = GaussianCloud,
+        optimisation: Callable[
+            [Representation, ScanGeometry, VolumeGrid, int], SceneOptimization
+        ] = SceneOptimization,
+        iterations: int = 30_000,
+        density_control: DensityControl | None = None,
+        pseudo_reference: PseudoReference | None = None,
+        finish: Literal["query", "repair"] = "query",
+        start: Solver | None = None,
+    ) -> None:
+        if iterations < 1:
+            raise ValueError(f"iterations is {iterations}; at least one is expected.")
+        if finish == "repair" and pseudo_reference is None:
+            raise ValueError("finish is 'repair' but there is no pseudo_reference to repair with.")
+        self.representation = representation
+        self.optimisation = optimisation
+        self.iterations = iterations
+        self.density_control = density_control
+        self.pseudo_reference = pseudo_reference
+        self.finish = finish
+        self.start = start or Solver("analytic")
+
+    def reconstruct(self, problem: Problem) -> Tensor:
+        """Return the volume of the optimised representation, repaired once more where `finish` says so."""
+        module = self.fit(problem)
+        with torch.no_grad():
+            volume = module.query_volume()
+        if self.finish == "repair":
+            volume = self.pseudo_reference.repair(
+                volume, problem.projections, problem.grid, problem.scan
+            )
+        return volume.detach()
+
+    def fit(self, problem: Problem) -> SceneOptimization:
+        """Optimise and return the module; takes up the checkpoint where there is one."""
+        representation = self.representation(problem.grid)
+        first = self.start.reconstruct(problem)
+        representation.initialise(first, problem.projections, problem.scan, problem.seed)
+        module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
+        own = (self.density_control, self.pseudo_reference)
+        trainer = lightning.Trainer(
+            max_steps=self.iterations,
+            accelerator="gpu" if problem.projections.is_cuda else "cpu",
+            devices=1,
+            logger=False,
+            callbacks=[*(c for c in own if c is not None), *problem.callbacks],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            barebones=False,
+        )
+        data = ScanData(problem.projections, seed=problem.seed, iterations=self.iterations)
+        resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        return module.to(problem.projections.device)

@@ -1,0 +1,183 @@
+"""Poses of source and detector: constructors, values, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.geometry import (
+    ScanGeometry,
+    VolumeGrid,
+    arc,
+    astra_vectors,
+    check_scan_sees_grid,
+    from_astra_vectors,
+    from_r2_scanner,
+    r2_scanner,
+    uniform_angles,
+)
+
+CONE = {
+    "angles_rad": uniform_angles(7, 200, 15),
+    "source_to_axis_mm": 500.0,
+    "source_to_detector_mm": 750.0,
+    "detector_shape": (5, 6),
+    "pixel_mm": (2.0, 3.0),
+    "detector_offset_mm": (1.0, -4.0),
+    "axis_mm": (3.0, -2.0),
+    "height_mm": 5.0,
+}
+PARALLEL = {
+    key: CONE[key] for key in ("angles_rad", "detector_shape", "pixel_mm", "detector_offset_mm")
+}
+
+
+def scans() -> list[ScanGeometry]:
+    tilted = ScanGeometry.cone(**CONE)
+    tilt = np.array([[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
+    turned = [vectors @ tilt.T for vectors in tilted._vectors()]
+    return [tilted, ScanGeometry.parallel(**PARALLEL), ScanGeometry("cone", (5, 6), *turned)]
+
+
+@pytest.mark.parametrize("scan", scans(), ids=["cone", "parallel", "tilted"])
+def test_the_printed_scan_rebuilds_it(scan: ScanGeometry) -> None:
+    rebuilt = eval(repr(scan), {"ScanGeometry": ScanGeometry})
+    assert rebuilt == scan
+    assert hash(rebuilt) == hash(scan)
+    assert scan[1:] != scan
+
+
+def test_row_zero_is_on_top_and_the_source_turns_counter_clockwise() -> None:
+    scan = ScanGeometry.cone(
+        **{
+            **CONE,
+            "angles_rad": [0.0, np.pi / 2],
+            "axis_mm": (0, 0),
+            "height_mm": 0,
+            "detector_offset_mm": (0, 0),
+        }
+    )
+    np.testing.assert_allclose(scan.source_mm, [[500, 0, 0], [0, 500, 0]], atol=1e-9)
+    np.testing.assert_allclose(scan.detector_mm, [[-250, 0, 0], [0, -250, 0]], atol=1e-9)
+    np.testing.assert_allclose(scan.u_mm[0], [0, 3, 0], atol=1e-9)
+    np.testing.assert_allclose(scan.v_mm[0], [0, 0, -2], atol=1e-9)
+    origins, directions = scan.rays(dtype=torch.float64)
+    assert origins.shape == directions.shape == (2, 5, 6, 3)
+    assert (directions[:, 0, :, 2] > 0).all() and (directions[:, -1, :, 2] < 0).all()
+
+
+def test_rays_end_on_their_pixels() -> None:
+    scan = ScanGeometry.cone(**CONE)
+    origins, directions = scan.rays(dtype=torch.float64)
+    view, row, column = 3, 4, 1
+    pixel = scan.detector_mm[view] + 2 * scan.v_mm[view] - 1.5 * scan.u_mm[view]
+    ray = pixel - scan.source_mm[view]
+    np.testing.assert_allclose(directions[view, row, column], ray / np.linalg.norm(ray), atol=1e-12)
+    np.testing.assert_allclose(origins[view, row, column], scan.source_mm[view], atol=1e-12)
+
+
+def test_orbit_recovers_the_scanner() -> None:
+    orbit = ScanGeometry.cone(**CONE).orbit
+    np.testing.assert_allclose(orbit.angles_rad, CONE["angles_rad"], atol=1e-12)
+    for name in (
+        "source_to_axis_mm",
+        "source_to_detector_mm",
+        "pixel_mm",
+        "detector_offset_mm",
+        "axis_mm",
+        "height_mm",
+    ):
+        np.testing.assert_allclose(getattr(orbit, name), CONE[name], atol=1e-9)
+    parallel = ScanGeometry.parallel(**PARALLEL)
+    assert parallel.orbit.source_to_axis_mm is None
+    np.testing.assert_allclose(parallel.orbit.detector_offset_mm, (1.0, -4.0), atol=1e-9)
+    tilted = scans()[2]
+    assert tilted.orbit is None and not tilted.rows_along_axis
+    helix = ScanGeometry.cone(**{**CONE, "height_mm": np.linspace(0, 30, 7)})
+    assert helix.orbit is None and helix.rows_along_axis
+
+
+def test_views_are_selected() -> None:
+    scan = ScanGeometry.cone(**CONE)
+    assert scan[[2, 4]] == scan[torch.tensor([2, 4])] == scan[2:5:2]
+    assert len(scan[3]) == 1
+
+
+@pytest.mark.parametrize("scan", scans()[:2], ids=["cone", "parallel"])
+def test_r2_round_trip(scan: ScanGeometry) -> None:
+    grid = VolumeGrid((8, 9, 10), (2.0, 1.0, 1.5), (1.0, 2.0, 3.0))
+    again, grid_again = from_r2_scanner(r2_scanner(scan, grid), scan.orbit.angles_rad)
+    # The file keeps the volume as seen from the axis: both may have moved, together.
+    shift = np.asarray(grid_again.centre_mm) - np.asarray(grid.centre_mm)
+    if scan.beam == "cone":
+        np.testing.assert_allclose(again.source_mm - shift, scan.source_mm, atol=1e-9)
+        np.testing.assert_allclose(again.detector_mm - shift, scan.detector_mm, atol=1e-9)
+    np.testing.assert_allclose(again.u_mm, scan.u_mm, atol=1e-9)
+    np.testing.assert_allclose(
+        again.orbit.detector_offset_mm, scan.orbit.detector_offset_mm, atol=1e-9
+    )
+    assert grid_again.shape == grid.shape and np.allclose(grid_again.voxel_mm, grid.voxel_mm)
+
+
+@pytest.mark.parametrize("scan", scans(), ids=["cone", "parallel", "tilted"])
+def test_astra_round_trip(scan: ScanGeometry) -> None:
+    again = from_astra_vectors(astra_vectors(scan), scan.detector_shape, scan.beam)
+    np.testing.assert_allclose(astra_vectors(again), astra_vectors(scan), atol=1e-9)
+
+
+def test_arc_counts_the_step_of_the_last_view() -> None:
+    assert arc(uniform_angles(36)) == pytest.approx(2 * np.pi)
+    assert arc(uniform_angles(36, 180)) == pytest.approx(np.pi)
+    assert arc(uniform_angles(10, 90, 315)) == pytest.approx(np.pi / 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source_to_detector_mm": 400.0}, "were they exchanged"),
+        ({"source_to_axis_mm": -1.0}, "positive length"),
+        ({"pixel_mm": 0.0}, "pixel_mm"),
+        ({"angles_rad": []}, "at least one finite angle"),
+        ({"angles_rad": [0.0, np.nan]}, "finite angle"),
+        ({"detector_shape": (0, 4)}, "detector_shape"),
+    ],
+)
+def test_contradictions_are_refused_in_words(change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ScanGeometry.cone(**{**CONE, **change})
+
+
+def test_a_scan_that_cannot_see_the_volume_is_refused() -> None:
+    scan = ScanGeometry.cone(**CONE)
+    check_scan_sees_grid(scan, VolumeGrid((8, 8, 8), 2.0))
+    with pytest.raises(ValueError, match="inside the volume"):
+        check_scan_sees_grid(scan, VolumeGrid((8, 8, 8), 200.0))
+    with pytest.raises(ValueError, match="no ray"):
+        check_scan_sees_grid(scan, VolumeGrid((8, 8, 8), 2.0, (0.0, 0.0, 4000.0)))
+
+
+def test_grid_knows_its_points() -> None:
+    grid = VolumeGrid((4, 3, 2), (1.0, 2.0, 3.0), (10.0, 20.0, 30.0))
+    assert grid == eval(repr(grid), {"VolumeGrid": VolumeGrid})
+    points = grid.points(dtype=torch.float64)
+    np.testing.assert_allclose(points[0, 0, 0], grid.origin_mm)
+    np.testing.assert_allclose(points.mean((0, 1, 2)), grid.centre_mm)
+    np.testing.assert_allclose(points[1, 2, 1] - points[0, 0, 0], [3.0, 4.0, 1.0])
+    np.testing.assert_allclose(
+        grid.crop((1, 1, 0), (2, 2, 2)).points(dtype=torch.float64), points[1:3, 1:3, :2]
+    )
+    assert VolumeGrid((2, 2, 2), 1.5).voxel_mm == (1.5, 1.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ((0, 2, 2), 1.0),
+        ((2, 2), 1.0),
+        ((2, 2, 2), -1.0),
+        ((2, 2, 2), (1.0, 2.0)),
+        ((2, 2, 2), np.nan),
+    ],
+)
+def test_impossible_grids_are_refused(arguments: tuple) -> None:
+    with pytest.raises(ValueError):
+        VolumeGrid(*arguments)
