@@ -1,0 +1,41 @@
+"""What travels between data and modules: named tuples of tensors with documented fields."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class ViewBatch(NamedTuple):
+    """Measured views of one scan.
+
+    Attributes:
+        view: (B,) int64 indices of the views in the scan.
+        projection: (B, H, W) float32 line integrals, unit of the volume times mm.
+    """
+
+    view: Tensor
+    projection: Tensor
+
+
+class SlicePair(NamedTuple):
+    """Degraded slices, what they should be, and what the repair may look at.
+
+    Attributes:
+        degraded: (B, C, H, W) float32 in [0, 1]; the slice itself in the middle channel, its
+            neighbours around it.
+        clean: (B, 1, H, W) float32 in [0, 1].
+        biplanar: (B, 2, h, w) float32; two projections nearly at right angles, normalised.
+        position: (B,) float32 place of the slice along its axis, from -1 (first) to 1 (last).
+        plane: (B,) int64 volume axis that the slice is perpendicular to: 0 axial, 1 coronal, 2
+            sagittal.
+        views: (B,) float32 number of projections behind the degraded volume, 0 where unknown.
+    """
+
+    degraded: Tensor
+    clean: Tensor
+    biplanar: Tensor
+    position: Tensor
+    plane: Tensor
+    views: Tensor

@@ -1,0 +1,23 @@
+"""Volumes, simulated and measured scans, and how they are fed to training."""
+
+from diffnr_lightning.data.cases import Case, read_case, write_case
+from diffnr_lightning.data.datamodules import IterationSampler, ScanData
+from diffnr_lightning.data.measured import measured_case
+from diffnr_lightning.data.noise import Noise
+from diffnr_lightning.data.simulation import Scanner, simulate_case
+from diffnr_lightning.data.volumes import LoadedVolume, load_volume, save_volume
+
+__all__ = [
+    "Case",
+    "IterationSampler",
+    "LoadedVolume",
+    "Noise",
+    "ScanData",
+    "Scanner",
+    "load_volume",
+    "measured_case",
+    "read_case",
+    "save_volume",
+    "simulate_case",
+    "write_case",
+]

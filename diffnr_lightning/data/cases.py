@@ -1,0 +1,417 @@
+"""Case folders in R2-Gaussian's format: a scan, its projections and, where known, the truth.
+
+``meta_data.json`` holds the scanner and the list of views, ``proj_train/`` and ``proj_test/`` one
+NPY file a view, ``vol_gt.npy`` the true volume in (x, y, z) order. Keys of our own (name, unit,
+window_hu, seed, source, provenance; per-view vectors where the scan is no circle) stand beside that
+format's and are ignored by its other readers. Everything is turned to the package's conventions
+here, once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffnr_lightning.data.volumes import checked_volume, read_array
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
+
+META_FILE = "meta_data.json"
+# R2-Gaussian's generator for real data writes "ct" where its reader looks for "vol".
+VOLUME_KEYS = ("vol", "ct")
+# Lengths of a scanner that went through JSON and back agree to this share of the detector distance.
+GEOMETRY_TOLERANCE = 1e-6
+
+
+@dataclass(eq=False)
+class Case:
+    """Hold one scan with what is known about it.
+
+    Attributes:
+        name: identifies the case; seeds are drawn from it.
+        scan: the training views.
+        projections: (V, H, W) float32 line integrals in volume unit times mm.
+        grid: the voxels to reconstruct.
+        test_scan: views kept out of training, or None.
+        test_projections: (T, H, W) float32 of the test views, or None.
+        volume: (Z, Y, X) float32 true normalised attenuation, or None where it is not known.
+        window_hu: HU of the values 0 and 1, or None where the volume is not in HU.
+        unit: ``"HU"``, ``"arbitrary"`` or, for measured projections, ``"1/mm"``.
+        seed: of noise, random views and whatever is drawn for this case.
+        source: the file or generator it was made from.
+        provenance: how it was made; JSON types only. ``frame_origin_mm`` is where the world's
+            origin lies in the source's world.
+    """
+
+    name: str
+    scan: ScanGeometry
+    projections: Tensor
+    grid: VolumeGrid
+    test_scan: ScanGeometry | None = None
+    test_projections: Tensor | None = None
+    volume: Tensor | None = None
+    window_hu: tuple[float, float] | None = None
+    unit: str = "arbitrary"
+    seed: int = 0
+    source: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_views(self.scan, self.projections, "projections")
+        if (self.test_scan is None) != (self.test_projections is None):
+            raise ValueError("test_scan and test_projections must be given together or not at all.")
+        if self.test_scan is not None:
+            _check_views(self.test_scan, self.test_projections, "test_projections")
+        if self.volume is not None and tuple(self.volume.shape) != self.grid.shape:
+            raise ValueError(
+                f"volume has shape {tuple(self.volume.shape)}, its grid {self.grid.shape}; they "
+                f"must agree."
+            )
+
+    @property
+    def frame_origin_mm(self) -> tuple[float, float, float]:
+        """Where the case's world origin lies in the source volume's world (x, y, z), mm."""
+        return tuple(float(c) for c in self.provenance.get("frame_origin_mm", (0.0, 0.0, 0.0)))
+
+
+def write_case(case: Case, path: str | Path) -> Path:
+    """Write a case folder; it appears whole or not at all.
+
+    A folder that holds a case already is replaced; one that holds anything else is refused.
+
+    Args:
+        case: what to write. A scan that is not circular is described by per-view vectors in our
+            own keys.
+        path: the folder.
+
+    Raises:
+        ValueError: the folder exists and is not a case, or cannot be written.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise ValueError(f"case folder {path} is a file; name a folder that does not exist yet.")
+    if path.is_dir() and any(path.iterdir()) and not (path / META_FILE).is_file():
+        raise ValueError(
+            f"folder {path} exists and holds no case ({META_FILE} is missing); choose an empty or "
+            f"new folder."
+        )
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.chmod(0o755)
+        _write_files(case, temporary)
+        _exchange(temporary, path)
+    except OSError as error:
+        raise ValueError(f"case folder {path} cannot be written: {error.strerror}.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def read_case(path: str | Path) -> Case:
+    """Read a case folder written by `write_case`, R2-Gaussian or DiffNR.
+
+    Lengths keep the file's unit (R2-Gaussian's boxes have side 2; such a "mm" is half a box) and
+    so do the projections, which are line integrals in that unit. Ground truth and test views are
+    optional. A case without our own keys gets the folder's name and the unit ``"arbitrary"``.
+
+    Raises:
+        FileNotFoundError: the folder, its meta data or a projection it lists is missing.
+        ValueError: damaged files, missing keys, contradictory geometry, wrong shapes, NaN, fewer
+            than two views.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"case folder {path} does not exist; check the path.")
+    meta_path = path / META_FILE
+    meta = _read_meta(meta_path)
+    train, test = _entries(meta, "proj_train", meta_path), _entries(meta, "proj_test", meta_path)
+    if not train:
+        raise ValueError(
+            f"{meta_path} lists no projections under proj_train; at least two are expected."
+        )
+    if len(train) < 2:
+        raise ValueError(
+            f"{meta_path} lists one projection under proj_train; at least two are expected."
+        )
+    scanner = meta["scanner"]
+    scan, grid = _geometry(scanner, meta, "train", train, meta_path)
+    projections = _read_projections(path, train, scan.detector_shape)
+    test_scan, test_projections = None, None
+    if test:
+        test_scan, _ = _geometry(scanner, meta, "test", test, meta_path)
+        test_projections = _read_projections(path, test, test_scan.detector_shape)
+    window = meta.get("window_hu")
+    return Case(
+        name=str(meta.get("name") or path.resolve().name),
+        scan=scan,
+        projections=projections,
+        grid=grid,
+        test_scan=test_scan,
+        test_projections=test_projections,
+        volume=_read_truth(path, meta, grid),
+        window_hu=None if window is None else _window(window, meta_path),
+        unit=str(meta.get("unit", "arbitrary")),
+        seed=int(meta.get("seed", 0)),
+        source=str(meta.get("source", "")),
+        provenance=dict(meta.get("provenance", {})),
+    )
+
+
+def _check_views(scan: ScanGeometry, projections: Tensor, name: str) -> None:
+    expected = (len(scan), *scan.detector_shape)
+    if tuple(projections.shape) != expected:
+        raise ValueError(
+            f"{name} has shape {tuple(projections.shape)}; its scan asks for (V, H, W) = "
+            f"{expected}."
+        )
+
+
+def _write_files(case: Case, folder: Path) -> None:
+    meta: dict[str, Any] = {"scanner": _scanner_entry(case)}
+    if case.volume is not None:
+        meta["vol"] = "vol_gt.npy"
+        turned = case.volume.detach().cpu().numpy().transpose(2, 1, 0)
+        np.save(folder / "vol_gt.npy", np.ascontiguousarray(turned, dtype=np.float32))
+    meta["bbox"] = [list(corner) for corner in case.grid.corners_mm]
+    scans = [scan for scan in (case.scan, case.test_scan) if scan is not None]
+    circular = all(_described_by(meta["scanner"], scan) for scan in scans)
+    if not circular:
+        # The scanner block counts from the rotation axis, the vectors from the world's origin.
+        meta["centre_mm"] = list(case.grid.centre_mm)
+    for part, scan, projections in (
+        ("train", case.scan, case.projections),
+        ("test", case.test_scan, case.test_projections),
+    ):
+        if scan is None:
+            meta[f"proj_{part}"] = []
+            continue
+        if not circular:
+            meta[f"views_{part}"] = {
+                "beam": scan.beam,
+                **{
+                    key: getattr(scan, key).tolist()
+                    for key in ("source_mm", "detector_mm", "u_mm", "v_mm")
+                },
+            }
+        (folder / f"proj_{part}").mkdir()
+        angles = _angles(scan)
+        meta[f"proj_{part}"] = []
+        for index, image in enumerate(projections.detach().cpu().numpy()):
+            file = f"proj_{part}/{index:04d}.npy"
+            np.save(folder / file, np.ascontiguousarray(image, dtype=np.float32))
+            meta[f"proj_{part}"].append({"file_path": file, "angle": float(angles[index])})
+    meta.update(
+        name=case.name,
+        unit=case.unit,
+        window_hu=None if case.window_hu is None else list(case.window_hu),
+        seed=case.seed,
+        source=case.source,
+        provenance=case.provenance,
+    )
+    (folder / META_FILE).write_text(json.dumps(meta, indent=2, allow_nan=False) + "\n")
+
+
+def _scanner_entry(case: Case) -> dict[str, Any]:
+    """Return the format's scanner block; of a scan that is no circle it tells what it can."""
+    circular = case.scan if case.scan.orbit is not None else None
+    noise = case.provenance.get("noise", {})
+    views = case.provenance.get("views", {})
+    entry = (
+        r2_scanner(circular, case.grid)
+        if circular is not None
+        else _nominal_scanner(case.scan, case.grid)
+    )
+    noisy = noise.get("mode", "none") != "none"
+    return {
+        **entry,
+        "accuracy": 0.5,
+        "totalAngle": float(views.get("arc_deg", 360.0)),
+        "startAngle": float(np.deg2rad(views.get("start_deg", 0.0))),
+        "noise": noisy,
+        **(
+            {"poisson_noise": noise["photons"], "gaussian_noise": [0, noise["electronic"]]}
+            if noisy
+            else {}
+        ),
+        "filter": None,
+    }
+
+
+def _nominal_scanner(scan: ScanGeometry, grid: VolumeGrid) -> dict[str, Any]:
+    pitch = (float(np.linalg.norm(scan.v_mm[0])), float(np.linalg.norm(scan.u_mm[0])))
+    rows, columns = scan.detector_shape
+    centre = np.asarray(grid.centre_mm)
+    return {
+        "mode": scan.beam,
+        "DSD": float(np.linalg.norm(scan.detector_mm[0] - scan.source_mm[0])),
+        "DSO": float(np.linalg.norm(scan.source_mm[0] - centre)),
+        "nDetector": [rows, columns],
+        "sDetector": [rows * pitch[0], columns * pitch[1]],
+        "nVoxel": list(grid.shape[::-1]),
+        "sVoxel": list(grid.size_mm[::-1]),
+        "offOrigin": centre.tolist(),
+        "offDetector": [0.0, 0.0],
+    }
+
+
+def _angles(scan: ScanGeometry) -> np.ndarray:
+    """Return the angle of each view about +z: that of the direction from detector to source."""
+    direction = -scan.normal
+    return np.mod(np.arctan2(direction[:, 1], direction[:, 0]) + 1e-9, 2 * np.pi) - 1e-9
+
+
+def _described_by(scanner: Mapping[str, Any], scan: ScanGeometry) -> bool:
+    """Whether the scanner block and the angles alone rebuild `scan`."""
+    rebuilt, _ = from_r2_scanner(scanner, _angles(scan))
+    if rebuilt.beam != scan.beam:
+        return False
+    scale = np.abs(scan.detector_mm - scan.source_mm).max()
+    pairs = [(rebuilt.u_mm, scan.u_mm), (rebuilt.v_mm, scan.v_mm)]
+    if scan.beam == "cone":
+        pairs += [(rebuilt.source_mm, scan.source_mm), (rebuilt.detector_mm, scan.detector_mm)]
+    else:
+        # How far along its rays a parallel detector stands means nothing.
+        across = np.eye(3) - scan.direction[:, :, None] * scan.direction[:, None, :]
+        shift = np.einsum("vij,vj->vi", across, rebuilt.detector_mm - scan.detector_mm)
+        pairs += [(rebuilt.direction, scan.direction), (shift, np.zeros_like(shift))]
+    return all(np.abs(a - b).max() <= GEOMETRY_TOLERANCE * scale for a, b in pairs)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    """Put the finished folder at `path`; an older one is moved away first, removed last."""
+    old = None
+    if path.exists():
+        old = temporary.with_name(temporary.name + ".old")
+        os.replace(path, old)
+    os.replace(temporary, path)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_meta(meta_path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(meta_path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{meta_path} does not exist; a case folder holds {META_FILE}, proj_train/ and, where "
+            f"known, vol_gt.npy."
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{meta_path} cannot be read as JSON: {error}.") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{meta_path} holds a {type(meta).__name__}; a JSON object is expected.")
+    for key in ("scanner", "proj_train"):
+        if key not in meta:
+            raise ValueError(
+                f"{meta_path} lacks the key {key!r}; scanner and proj_train are expected."
+            )
+    if not isinstance(meta["scanner"], dict):
+        raise ValueError(
+            f"{meta_path} has a scanner that is no JSON object; its keys DSD, DSO, ... are "
+            f"expected."
+        )
+    return meta
+
+
+def _entries(meta: Mapping[str, Any], key: str, meta_path: Path) -> list[tuple[str, float]]:
+    entries = meta.get(key) or []
+    try:
+        pairs = [(str(entry["file_path"]), float(entry["angle"])) for entry in entries]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{meta_path} has an entry under {key} without file_path and angle (radians); both "
+            f"are expected."
+        ) from error
+    if not np.isfinite([angle for _, angle in pairs]).all():
+        raise ValueError(f"{meta_path} has an angle under {key} that is not finite.")
+    return pairs
+
+
+def _geometry(
+    scanner: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    part: str,
+    entries: Sequence[tuple[str, float]],
+    meta_path: Path,
+) -> tuple[ScanGeometry, VolumeGrid]:
+    try:
+        scan, grid = from_r2_scanner(scanner, [angle for _, angle in entries])
+        vectors = meta.get(f"views_{part}")
+        if vectors is not None:
+            poses = [vectors[key] for key in ("source_mm", "detector_mm", "u_mm", "v_mm")]
+            scan = ScanGeometry(vectors["beam"], scan.detector_shape, *poses)
+            grid = VolumeGrid(grid.shape, grid.voxel_mm, tuple(meta["centre_mm"]))
+    except KeyError as error:
+        raise ValueError(f"{meta_path} has views_{part} but lacks the key {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{meta_path}: {error}") from error
+    if len(scan) != len(entries):
+        raise ValueError(
+            f"{meta_path} describes {len(scan)} poses and {len(entries)} projections under "
+            f"proj_{part}; they must agree."
+        )
+    return scan, grid
+
+
+def _read_projections(
+    folder: Path, entries: Sequence[tuple[str, float]], shape: tuple[int, int]
+) -> Tensor:
+    projections = np.empty((len(entries), *shape), dtype=np.float32)
+    for index, (file, _) in enumerate(entries):
+        image = read_array(folder / file, "projection")
+        if image.shape != shape:
+            raise ValueError(
+                f"projection {folder / file} has shape {image.shape}; nDetector in {META_FILE} "
+                f"asks for {shape}."
+            )
+        if not np.issubdtype(image.dtype, np.number) or np.iscomplexobj(image):
+            raise ValueError(
+                f"projection {folder / file} holds {image.dtype} values; real numbers are expected."
+            )
+        if not np.isfinite(image).all():
+            raise ValueError(
+                f"projection {folder / file} holds NaN or infinite values; finite ones are "
+                f"expected."
+            )
+        projections[index] = image
+    return torch.from_numpy(projections)
+
+
+def _read_truth(folder: Path, meta: Mapping[str, Any], grid: VolumeGrid) -> Tensor | None:
+    names = [str(meta[key]) for key in VOLUME_KEYS if meta.get(key)]
+    if not names:
+        return None
+    file = folder / names[0]
+    array = checked_volume(read_array(file, "ground truth"), f"ground truth {file}").transpose(
+        2, 1, 0
+    )
+    if array.shape != grid.shape:
+        raise ValueError(
+            f"ground truth {file} has shape {array.shape[::-1]} (x, y, z); nVoxel asks for "
+            f"{grid.shape[::-1]}."
+        )
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _window(window: Sequence[float], meta_path: Path) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in window)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not low < high:
+        raise ValueError(
+            f"{meta_path} has window_hu {window}; two numbers, low < high, are expected."
+        )
+    return low, high
