@@ -1,0 +1,25 @@
+"""Losses: structural similarity, total variation, image fidelity and adversarial pairs."""
+
+from diffnr_lightning.losses.adversarial import (
+    AdversarialKind,
+    discriminator_adversarial,
+    generator_adversarial,
+)
+from diffnr_lightning.losses.fidelity import l1, mse, structural_l1
+from diffnr_lightning.losses.ssim import SsimReference, ssim_2d, ssim_2d_reference, ssim_3d
+from diffnr_lightning.losses.variation import tv_3d, tv_3d_reference
+
+__all__ = [
+    "AdversarialKind",
+    "SsimReference",
+    "discriminator_adversarial",
+    "generator_adversarial",
+    "l1",
+    "mse",
+    "ssim_2d",
+    "ssim_2d_reference",
+    "ssim_3d",
+    "structural_l1",
+    "tv_3d",
+    "tv_3d_reference",
+]
