@@ -52,7 +52,7 @@ def structural_l1(
     _check_shapes("structural_l1", prediction, target)
     if prediction.dim() < 2:
         raise ValueError(
-            f"structural_l1 got tensors of shape {tuple(prediction.shape)}; (..., H, W) is expected."
+            f"structural_l1 got shape {tuple(prediction.shape)}; images (..., H, W) are expected."
         )
     loss = F.l1_loss(prediction, target)
     if lambda_ssim == 0:

@@ -1,7 +1,7 @@
 """Structural similarity of slices, and of volumes as the mean over slices of three planes.
 
-The convention is the one of 3D Gaussian splatting and R2-Gaussian: an 11 x 11 Gaussian window with a
-standard deviation of 1.5 pixels, zeros outside of the image, C1 = (0.01 range)^2,
+The convention is the one of 3D Gaussian splatting and R2-Gaussian: an 11 x 11 Gaussian window with
+a standard deviation of 1.5 pixels, zeros outside of the image, C1 = (0.01 range)^2,
 C2 = (0.03 range)^2, biased variances.
 
 Source: Wang et al., "Image quality assessment: from error visibility to structural similarity",
@@ -192,8 +192,8 @@ class SsimReference:
         )
         if not all(len(indices) for indices in self.slices):
             raise ValueError(
-                "the reference volume has no value above zero, so no slice counts in the structural "
-                "similarity; pass a volume that is not empty, or skip_empty=False."
+                "the reference volume has no value above zero, so no slice counts in its "
+                "structural similarity; pass a volume that is not empty, or skip_empty=False."
             )
         self.sagittal = self.volume.permute(2, 0, 1).contiguous()
 
@@ -252,7 +252,7 @@ class _VolumeSimilarity(torch.autograd.Function):
             scales[1],
             gradient,
         )
-        # The rows of a sagittal slice are not contiguous in the volume: slices are copied, (x, Z, Y).
+        # The rows of a sagittal slice are not contiguous in the volume: copy them out, (x, Z, Y).
         turned = prediction.permute(2, 0, 1)
         turned = (turned if len(x) == width else turned[x]).contiguous()
         turned_gradient = None if gradient is None else torch.zeros_like(turned)

@@ -1,9 +1,9 @@
 """Fused CPU kernels of the structural similarity: index and gradient of a slice in one visit.
 
-A slice is filtered row by row and column by column with the same eleven taps; everything between the
-input and the gradient stays in a scratch area of a few hundred kilobytes per thread, so that a volume
-is read once per plane. Slices are handed to threads in blocks and nothing is summed across slices,
-hence results do not depend on the number of threads.
+A slice is filtered row by row and column by column with the same eleven taps; everything between
+the input and the gradient stays in a scratch area of a few hundred kilobytes per thread, so that a
+volume is read once per plane. Slices are handed to threads in blocks and nothing is summed across
+slices, hence results do not depend on the number of threads.
 """
 
 from __future__ import annotations

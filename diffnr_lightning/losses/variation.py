@@ -32,10 +32,10 @@ def _add_signs(row: np.ndarray, other: np.ndarray, scale: float, gradient: np.nd
 def _variation(
     volume: np.ndarray, scale: float, sums: np.ndarray, gradient: np.ndarray, num_threads: int
 ) -> None:
-    """Sum |differences| of every slice with its predecessors, and differentiate scale * their total.
+    """Sum |differences| of every slice with its predecessors; differentiate scale * their total.
 
-    Each voxel collects the signs of its (at most six) differences itself, so no two threads write to
-    one place; `sums` holds one total per slice, so the order of summation is fixed.
+    Each voxel collects the signs of its (at most six) differences itself, so no two threads write
+    to one place; `sums` holds one total per slice, so the order of summation is fixed.
 
     Args:
         volume: (Z, Y, X) float32.
@@ -111,8 +111,8 @@ def tv_3d_reference(volume: Tensor) -> Tensor:
 def tv_3d(volume: Tensor) -> Tensor:
     """Anisotropic total variation: the mean absolute difference of neighbouring voxels.
 
-    The mean runs over all differences along z, y and x together. float32 volumes on the CPU are served
-    by a fused kernel with a hand-written gradient (0 where two neighbours are equal).
+    The mean runs over all differences along z, y and x together. float32 volumes on the CPU are
+    served by a fused kernel with a hand-written gradient (0 where two neighbours are equal).
 
     Args:
         volume: (Z, Y, X), at least two voxels.
