@@ -28,6 +28,16 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner,
 META_FILE = "meta_data.json"
 # R2-Gaussian's generator for real data writes "ct" where its reader looks for "vol".
 VOLUME_KEYS = ("vol", "ct")
+SCANNER_NUMBERS = {
+    "DSD": 1,
+    "DSO": 1,
+    "nDetector": 2,
+    "sDetector": 2,
+    "nVoxel": 3,
+    "sVoxel": 3,
+    "offOrigin": 3,
+    "offDetector": 2,
+}
 # Lengths of a scanner that went through JSON and back agree to this share of the detector distance.
 GEOMETRY_TOLERANCE = 1e-6
 
@@ -163,7 +173,7 @@ def read_case(path: str | Path) -> Case:
         volume=_read_truth(path, meta, grid),
         window_hu=None if window is None else _window(window, meta_path),
         unit=str(meta.get("unit", "arbitrary")),
-        seed=int(meta.get("seed", 0)),
+        seed=_seed(meta.get("seed", 0), meta_path),
         source=str(meta.get("source", "")),
         provenance=dict(meta.get("provenance", {})),
     )
@@ -339,6 +349,22 @@ def _entries(meta: Mapping[str, Any], key: str, meta_path: Path) -> list[tuple[s
     return pairs
 
 
+def _check_scanner(scanner: Mapping[str, Any], meta_path: Path) -> None:
+    """Refuse entries that are not as many finite numbers as they should be."""
+    for key, count in SCANNER_NUMBERS.items():
+        value = scanner.get(key)
+        if value is None:
+            continue
+        numbers = list(value) if isinstance(value, list) else [value]
+        real = all(isinstance(n, int | float) and np.isfinite(n) for n in numbers)
+        if len(numbers) != count or not real:
+            raise ValueError(
+                f"{meta_path} has scanner {key} = {value!r}; {count} finite number(s) are expected."
+            )
+        if key.startswith(("n", "s")) and min(numbers) <= 0:
+            raise ValueError(f"{meta_path} has scanner {key} = {value!r}; it must be positive.")
+
+
 def _geometry(
     scanner: Mapping[str, Any],
     meta: Mapping[str, Any],
@@ -346,6 +372,7 @@ def _geometry(
     entries: Sequence[tuple[str, float]],
     meta_path: Path,
 ) -> tuple[ScanGeometry, VolumeGrid]:
+    _check_scanner(scanner, meta_path)
     try:
         scan, grid = from_r2_scanner(scanner, [angle for _, angle in entries])
         vectors = meta.get(f"views_{part}")
@@ -356,7 +383,7 @@ def _geometry(
     except KeyError as error:
         raise ValueError(f"{meta_path} has views_{part} but lacks the key {error}.") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{meta_path}: {error}") from error
+        raise ValueError(f"{meta_path}: {str(error).rstrip('.?')}.") from error
     if len(scan) != len(entries):
         raise ValueError(
             f"{meta_path} describes {len(scan)} poses and {len(entries)} projections under "
@@ -403,6 +430,12 @@ def _read_truth(folder: Path, meta: Mapping[str, Any], grid: VolumeGrid) -> Tens
             f"{grid.shape[::-1]}."
         )
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _seed(seed: Any, meta_path: Path) -> int:
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"{meta_path} has seed {seed!r}; a non-negative integer is expected.")
+    return seed
 
 
 def _window(window: Sequence[float], meta_path: Path) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
+import h5py
 import numpy as np
 import torch
 from scipy import ndimage
@@ -267,12 +268,6 @@ def _read_npz(path: Path) -> tuple[np.ndarray, ...]:
 
 
 def _read_exchange(path: Path) -> tuple[np.ndarray, ...]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ValueError(
-            f"scan {path} is an HDF5 file and h5py is not installed; run pip install h5py."
-        ) from error
     keys = ("data", "data_white", "data_dark", "theta")
     try:
         with h5py.File(path, "r") as file:

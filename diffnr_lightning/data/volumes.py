@@ -267,11 +267,14 @@ def _read_tiff(path: Path) -> np.ndarray:
     pages = []
     for file in files:
         try:
-            pages.append(tifffile.imread(file))
+            page = tifffile.imread(file)
         except (tifffile.TiffFileError, ValueError, OSError, IndexError) as error:
             raise ValueError(
                 f"TIFF file {file} cannot be read: it is truncated or damaged."
             ) from error
+        if page.size == 0:
+            raise ValueError(f"TIFF file {file} cannot be read: it holds no image.")
+        pages.append(page)
         if path.is_dir() and (pages[-1].ndim != 2 or pages[-1].shape != pages[0].shape):
             raise ValueError(
                 f"TIFF slice {file} has shape {pages[-1].shape}; every slice of the folder must "

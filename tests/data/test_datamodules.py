@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import warnings
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from diffnr_lightning.data import IterationSampler, ScanData
+from diffnr_lightning.data.datamodules import ViewDraws
+
+PROJECTIONS = torch.arange(7.0)[:, None, None] * torch.ones(7, 2, 3)
+
+
+class Recorder(lightning.LightningModule):
+    """Learn one number from the views, in whatever order they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch, batch_idx):
+        assert torch.equal(batch.projection, PROJECTIONS[batch.view])
+        self.seen.append(batch.view.tolist())
+        return ((self.value - batch.projection) ** 2).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([self.value], lr=0.1)
+
+
+class SaveAt(Callback):
+    def __init__(self, batch: int, path, stop: bool) -> None:
+        self.batch, self.path, self.stop = batch, path, stop
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx + 1 == self.batch:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = self.stop
+
+
+def _run(data: ScanData, callback: Callback | None = None, checkpoint=None) -> Recorder:
+    module = Recorder()
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[callback] if callback else [],
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    return module
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_resumed_run_sees_the_views_of_an_uninterrupted_one(tmp_path, batch_size):
+    def data():
+        return ScanData(PROJECTIONS, seed=5, iterations=20, batch_size=batch_size)
+
+    whole = _run(data())
+    assert len(whole.seen) == 20
+    interrupted = _run(data(), SaveAt(8, tmp_path / "c.ckpt", stop=True))
+    assert interrupted.seen == whole.seen[:8]
+    resumed = _run(data(), checkpoint=tmp_path / "c.ckpt")
+    assert resumed.seen == whole.seen[8:]
+    assert torch.equal(resumed.value, whole.value)
+
+
+def test_each_pass_shows_every_view_once_in_another_order():
+    draws = ViewDraws(PROJECTIONS, seed=1)
+    seen = [int(draws[i].view) for i in range(35)]
+    passes = [tuple(seen[k : k + 7]) for k in range(0, 35, 7)]
+    assert all(sorted(p) == list(range(7)) for p in passes)
+    assert len(set(passes)) == 5
+
+
+def test_iteration_is_a_function_of_seed_and_number():
+    draws = ViewDraws(PROJECTIONS, seed=1, batch_size=2)
+    forwards = [draws[i].view.tolist() for i in range(20)]
+    backwards = [ViewDraws(PROJECTIONS, 1, 2)[i].view.tolist() for i in reversed(range(20))]
+    assert forwards == backwards[::-1]
+    other = ViewDraws(PROJECTIONS, seed=2, batch_size=2)
+    assert forwards != [other[i].view.tolist() for i in range(20)]
+
+
+def test_processes_share_one_sequence():
+    alone = ViewDraws(PROJECTIONS, seed=1)
+    ranks = [ViewDraws(PROJECTIONS, 1, rank=r, world_size=2) for r in range(2)]
+    shared = [int(ranks[r][i].view) for i in range(10) for r in range(2)]
+    assert shared == [int(alone[i].view) for i in range(20)]
+
+
+def test_sampler_keeps_the_length_of_the_whole_run():
+    sampler = IterationSampler(10, start=7)
+    assert list(sampler) == [7, 8, 9]
+    assert len(sampler) == 10
+
+
+def test_senseless_runs_are_refused(one_sentence):
+    for build in (
+        lambda: IterationSampler(0),
+        lambda: IterationSampler(5, 6),
+        lambda: ScanData(PROJECTIONS, seed=0, iterations=0),
+        lambda: ScanData(PROJECTIONS, seed=0, iterations=1, batch_size=0),
+        lambda: ScanData(PROJECTIONS[0], seed=0, iterations=1),
+        lambda: ScanData(PROJECTIONS, seed=0, iterations=1).load_state_dict(
+            {"iteration": 1, "seed": 9}
+        ),
+    ):
+        with pytest.raises(ValueError) as error:
+            build()
+        one_sentence(error)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.data import measured_case, read_case, write_case
+from diffnr_lightning.data.measured import find_axis, line_integrals, read_raw
+from diffnr_lightning.geometry import ScanGeometry
+
+FLAT, DARK, AXIS = 20000.0, 100.0, 34.3
+
+
+@pytest.fixture
+def angles() -> np.ndarray:
+    return np.deg2rad(np.arange(0, 181.0, 3))
+
+
+@pytest.fixture
+def exact(ellipsoid, angles) -> np.ndarray:
+    """Line integrals of an off-centre ellipsoid on a detector whose axis is at column AXIS."""
+    solid = ellipsoid((16, 10, 8), (5, -4, 1), density=0.08)
+    scan = ScanGeometry.parallel(
+        angles_rad=angles,
+        detector_shape=(20, 64),
+        pixel_mm=1.0,
+        detector_offset_mm=(0.0, 31.5 - AXIS),
+    )
+    return solid.line_integrals(scan)
+
+
+@pytest.fixture
+def archive(tmp_path, exact, angles):
+    """The counts of that scan: uneven flat field, drifting beam, a dead pixel."""
+    generator = np.random.default_rng(0)
+    flat = FLAT * (1 + 0.2 * generator.random((20, 64)))
+    drift = np.linspace(0.9, 0.7, len(angles))[:, None, None]
+    counts = DARK + (flat - DARK) * drift * np.exp(-exact)
+    counts[:, 3, 5] = flat[3, 5] = DARK
+    path = tmp_path / "scan.npz"
+    fields = {"flat": flat, "dark": np.full((20, 64), DARK)}
+    np.savez(path, raw=counts, angles_deg=np.rad2deg(angles), **fields)
+    return path
+
+
+def test_counts_become_line_integrals(archive, exact):
+    found = line_integrals(read_raw(archive))
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
+def test_axis_is_found_to_a_fraction_of_a_column(exact, angles):
+    assert find_axis(exact, angles) == pytest.approx(AXIS, abs=0.1)
+    # Without the view at 180 degrees the nearest pair misses half a turn by a step.
+    assert find_axis(exact[:-1], angles[:-1]) == pytest.approx(AXIS, abs=0.25)
+
+
+def test_axis_needs_views_half_a_turn_apart(exact, angles, one_sentence):
+    with pytest.raises(ValueError) as error:
+        find_axis(exact[:40], angles[:40])
+    assert "axis_column" in one_sentence(error)
+
+
+def test_case_explains_the_measurement(ellipsoid, archive, tmp_path):
+    case = measured_case(archive, every=4, axis_column=AXIS)
+    solid = ellipsoid((16, 10, 8), (5, -4, 1), density=0.08)
+    assert (len(case.scan), len(case.test_scan)) == (16, 45)
+    for scan, data in ((case.scan, case.projections), (case.test_scan, case.test_projections)):
+        np.testing.assert_allclose(data, solid.line_integrals(scan), atol=1e-5)
+    # The narrower side of the detector is 64 - 34.3 - 0.5 columns wide.
+    assert case.grid.shape == (20, 58, 58)
+    again = read_case(write_case(case, tmp_path / "case"))
+    assert torch.equal(again.projections, case.projections)
+    np.testing.assert_allclose(again.scan.detector_mm @ [0, 0, 1], case.scan.detector_mm[:, 2])
+    np.testing.assert_allclose(again.scan.u_mm, case.scan.u_mm, atol=1e-9)
+
+
+def test_options(archive):
+    case = measured_case(archive, every=61 // 2, size=29, pixel_mm=0.5, clockwise=True)
+    assert len(case.scan) == 3
+    assert case.unit == "1/mm"
+    assert case.grid.shape == (10, 29, 29)
+    assert case.grid.voxel_mm[0] == pytest.approx(0.5 * 2 * (63 - AXIS + 0.5) / 29, rel=0.01)
+    np.testing.assert_allclose(
+        np.sin(case.scan.orbit.angles_rad), -np.sin(np.deg2rad([0, 90, 180])), atol=1e-9
+    )
+    every = measured_case(archive, every=1)
+    assert every.test_scan is None
+
+
+def test_data_exchange_file_is_read(archive, tmp_path, exact):
+    with np.load(archive) as arrays, h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["exchange/data"] = arrays["raw"]
+        file["exchange/data_white"] = np.stack([arrays["flat"]] * 3)
+        file["exchange/data_dark"] = np.stack([arrays["dark"]] * 2)
+        file["exchange/theta"] = arrays["angles_deg"]
+    np.testing.assert_allclose(line_integrals(read_raw(tmp_path / "scan.h5")), exact, atol=1e-9)
+
+
+def _without(key):
+    return lambda arrays: arrays.pop(key)
+
+
+def _with(**changes):
+    return lambda arrays: arrays.update(changes)
+
+
+DAMAGES = {
+    "raw": (_without("raw"), "raw"),
+    "flat": (_without("flat"), "flat"),
+    "angles": (_without("angles_deg"), "angles"),
+    "few angles": (_with(angles_deg=np.arange(5.0)), "angles"),
+    "small flat": (_with(flat=np.ones((3, 4))), "flat"),
+    "flat raw": (_with(raw=np.ones((20, 64))), "shape"),
+    "nan": (_with(dark=np.full((20, 64), np.nan)), "dark"),
+    "exchanged": (_with(flat=np.zeros((20, 64))), "exchanged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_scan_is_named_in_one_sentence(archive, damage, one_sentence):
+    with np.load(archive) as file:
+        arrays = dict(file)
+    change, expected = DAMAGES[damage]
+    change(arrays)
+    np.savez(archive, **arrays)
+    with pytest.raises(ValueError) as error:
+        measured_case(archive)
+    text = one_sentence(error)
+    assert expected in text
+    assert "scan.npz" in text
+
+
+def test_unusable_files_and_arguments_are_refused(archive, tmp_path, one_sentence):
+    (tmp_path / "damaged.npz").write_bytes(archive.read_bytes()[:5000])
+    (tmp_path / "damaged.h5").write_bytes(b"nothing")
+    (tmp_path / "scan.csv").write_text("1,2")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    for name, arguments in (
+        ("missing.npz", {}),
+        ("damaged.npz", {}),
+        ("damaged.h5", {}),
+        ("empty.h5", {}),
+        ("scan.csv", {}),
+        ("scan.npz", {"every": 0}),
+        ("scan.npz", {"every": 100}),
+        ("scan.npz", {"axis_column": 80.0}),
+        ("scan.npz", {"pixel_mm": 0.0}),
+        ("scan.npz", {"size": 2}),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            measured_case(tmp_path / name, **arguments)
+        text = one_sentence(error)
+        assert (next(iter(arguments)) if arguments else name) in text
+
+
+@pytest.mark.parametrize(
+    ("file", "offset"), [("pedestal_parallel3d.npz", 6.5), ("tooth_parallel.h5", -23.5)]
+)
+def test_axis_of_real_scans_is_where_their_makers_put_it(real_data, file, offset):
+    case = measured_case(real_data / "projections" / file, every=4)
+    width = case.scan.detector_shape[1]
+    assert case.provenance["axis_column"] == pytest.approx(0.5 * (width - 1) + offset, abs=0.75)
+    assert torch.isfinite(case.projections).all()
+    # Air is free of attenuation once beam drift is corrected.
+    assert abs(float(case.projections.quantile(0.02))) < 0.1
+    assert float(case.projections.max()) > 1.0

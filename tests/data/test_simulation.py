@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from diffnr_lightning.data import LoadedVolume, Noise, Scanner, load_volume, simulate_case
+from diffnr_lightning.data.noise import MU_WATER_PER_MM
+from diffnr_lightning.data.simulation import body_box, stable_seed
+from diffnr_lightning.projectors import project
+
+NOISELESS = Noise(mode="none")
+SMALL = {"size": 24, "num_views": 5, "test_views": 2}
+
+
+@pytest.fixture
+def loaded(ellipsoid) -> LoadedVolume:
+    return ellipsoid((20, 15, 12), (4, -6, 3)).loaded((24, 28, 32), (2.0, 2.0, 2.0))
+
+
+@pytest.mark.parametrize("beam", ["cone", "parallel"])
+def test_projections_are_those_of_the_ellipsoid(ellipsoid, beam):
+    solid = ellipsoid((28, 22, 18), (6, -10, 4))
+    loaded = solid.loaded((48, 48, 48), (2.0, 2.0, 2.0))
+    case = simulate_case(
+        loaded, size=32, num_views=5, noise=NOISELESS, test_views=3, scanner=Scanner(beam=beam)
+    )
+    for scan, projections in (
+        (case.scan, case.projections),
+        (case.test_scan, case.test_projections),
+    ):
+        exact = solid.line_integrals(scan)
+        peak = exact.max()
+        error = np.abs(projections.numpy() - exact)
+        # Rays through the edge see a pixel's mean where the closed form has its centre.
+        inner = ndimage.minimum_filter(exact, (1, 5, 5)) > 0.3 * peak
+        assert error[inner].max() < 0.03 * peak
+        assert error.mean() < 0.006 * peak
+
+
+def test_truth_is_the_mean_over_each_voxel(ellipsoid):
+    solid = ellipsoid((28, 22, 18), (6, -10, 4))
+    case = simulate_case(
+        solid.loaded((48, 48, 48), (2.0, 2.0, 2.0)), size=24, num_views=2, noise=NOISELESS
+    )
+    exact = solid.loaded((24, 24, 24), (4.0, 4.0, 4.0), finer=8).array
+    exact = (exact + 1000) / 2024
+    assert np.abs(case.volume.numpy() - exact).mean() < 0.004
+    assert case.volume.sum() == pytest.approx(exact.sum(), rel=0.005)
+    assert case.grid.voxel_mm == pytest.approx((4.0,) * 3)
+
+
+def test_projecting_the_truth_explains_the_projections(loaded):
+    """Not exactly, for the simulation is finer, but to a few percent."""
+    case = simulate_case(loaded, size=32, num_views=4, noise=NOISELESS, test_views=0)
+    coarse = project(case.volume, case.grid, case.scan)
+    error = (coarse - case.projections).abs().mean() / case.projections.mean()
+    assert 0 < error < 0.05
+
+
+def test_same_name_same_bytes_and_other_names_or_seeds_other_noise(loaded):
+    first, again = (simulate_case(loaded, name="a", **SMALL) for _ in range(2))
+    assert torch.equal(first.projections, again.projections)
+    assert torch.equal(first.test_projections, again.test_projections)
+    assert first.test_scan == again.test_scan
+    other = simulate_case(loaded, name="b", **SMALL)
+    assert not torch.equal(first.projections, other.projections)
+    assert first.test_scan != other.test_scan
+    seeded = simulate_case(loaded, name="b", seed=first.seed, **SMALL)
+    assert torch.equal(seeded.projections, first.projections)
+    # Machine and Python's hash randomisation must not matter.
+    assert stable_seed("a", 5) == first.seed == 135769723048656
+
+
+def test_noise_neither_touches_test_views_nor_their_angles(loaded):
+    quiet, loud = (
+        simulate_case(loaded, noise=noise, **SMALL) for noise in (NOISELESS, Noise(photons=1e3))
+    )
+    assert torch.equal(quiet.test_projections, loud.test_projections)
+    assert quiet.test_scan == loud.test_scan
+    assert quiet.scan == loud.scan
+
+
+def test_physical_noise_has_the_size_of_its_photon_count(loaded):
+    noise = Noise(photons=1e4, electronic=10.0)
+    cases = [simulate_case(loaded, noise=noise, seed=seed, **SMALL) for seed in range(30)]
+    clean = simulate_case(loaded, noise=NOISELESS, **SMALL).projections.numpy()
+    stack = np.stack([case.projections.numpy() for case in cases])
+    scale = MU_WATER_PER_MM * 2024 / 1000
+    counts = 1e4 * np.exp(-clean * scale)
+    expected = np.sqrt(counts + 10.0**2) / counts / scale
+    ratio = stack.std(axis=0, ddof=1) / expected
+    assert ratio.mean() == pytest.approx(1.0, abs=0.02)
+    bias = (stack.mean(axis=0) - clean) / expected * np.sqrt(len(cases))
+    assert np.abs(bias.mean()) < 0.2
+
+
+def test_tigre_noise_has_no_negative_line_integrals(loaded):
+    case = simulate_case(loaded, noise=Noise(mode="tigre", photons=1e4), **SMALL)
+    clean = simulate_case(loaded, noise=NOISELESS, **SMALL).projections
+    assert case.projections.min() == 0
+    empty = clean == 0
+    spread = case.projections[empty].numpy()
+    # sigma = sqrt(1e4 + 100) / 1e4 of the largest line integral, its negative half cut off.
+    expected = np.sqrt(1e4 + 100) / 1e4 * float(clean.max()) / np.sqrt(2 * np.pi)
+    assert spread.mean() == pytest.approx(expected, rel=0.05)
+
+
+def test_body_fit_finds_a_shifted_ellipsoid_and_not_the_couch(ellipsoid):
+    solid = ellipsoid((16, 12, 20), (10, -8, 5))
+    loaded = solid.loaded((40, 40, 50), (2.0, 2.0, 2.0))
+    array = loaded.array.copy()
+    array[:, 32, 10:40] = 0.0  # a thin couch below, not touching
+    array[:, 24:32, 30] = 0.0  # and what holds it
+    couch = LoadedVolume(array, loaded.spacing_mm, "HU", "couch", (100.0, 200.0, 300.0))
+    first, last = body_box(couch)
+    np.testing.assert_allclose((last - first) * 2.0, (40, 24, 32), atol=4)
+    case = simulate_case(couch, fit="body", margin=0.1, **SMALL)
+    assert case.grid.size_mm[0] == pytest.approx(40 * 1.2, abs=4.8)
+    np.testing.assert_allclose(case.frame_origin_mm, (110, 192, 305), atol=2.0)
+    centre = ndimage.center_of_mass(case.volume.numpy() > 0.4)
+    np.testing.assert_allclose(centre, (11.5,) * 3, atol=1.0)
+
+
+def test_what_lies_outside_the_cube_attenuates(ellipsoid):
+    solid = ellipsoid((30, 30, 30))
+    loaded = solid.loaded((40, 40, 40), (2.0, 2.0, 2.0))
+    settings = {"size": 16, "voxel_mm": 2.0, "num_views": 4, "test_views": 0, "noise": NOISELESS}
+    true = simulate_case(loaded, **settings)
+    cut = simulate_case(loaded, attenuate_outside=False, **settings)
+    assert torch.equal(true.volume, cut.volume)
+    exact = solid.line_integrals(true.scan)
+    centre = (slice(None), slice(6, 10), slice(6, 10))
+    assert true.projections.numpy()[centre] == pytest.approx(exact[centre], rel=0.02)
+    # Only the cube of 32 mm is left of 60 mm.
+    assert cut.projections.numpy()[centre].max() < 0.75 * exact[centre].min()
+
+
+def test_luna16_recipe(ellipsoid):
+    """DSO 800, DSD 1200, voxels 1.6 mm, detector 2.4 mm a pixel of 256; here an eighth of it."""
+    loaded = ellipsoid((150, 110, 120)).loaded((40, 40, 40), (8.0, 8.0, 8.0))
+    scanner = Scanner(source_to_axis=800, source_to_detector=1200, detector=614.4, unit="mm")
+    case = simulate_case(
+        loaded, size=32, voxel_mm=12.8, num_views=36, test_views=0, scanner=scanner,
+        attenuate_outside=False, noise=Noise(mode="tigre", photons=1e4, electronic=10.0),
+    )  # fmt: skip
+    orbit = case.scan.orbit
+    assert (orbit.source_to_axis_mm, orbit.source_to_detector_mm) == pytest.approx((800, 1200))
+    assert orbit.pixel_mm == pytest.approx((19.2, 19.2))
+    assert case.grid.size_mm == pytest.approx((409.6,) * 3)
+    np.testing.assert_allclose(np.diff(orbit.angles_rad), np.deg2rad(10), atol=1e-9)
+
+
+def test_layouts(loaded):
+    settings = {**SMALL, "noise": NOISELESS}
+    cone = simulate_case(loaded, **settings).scan.orbit.angles_rad
+    np.testing.assert_allclose(np.rad2deg(cone), [0, 72, 144, 216, 288], atol=1e-6)
+    parallel = simulate_case(loaded, scanner=Scanner(beam="parallel"), **settings)
+    angles = parallel.scan.orbit.angles_rad
+    np.testing.assert_allclose(np.rad2deg(angles), [0, 36, 72, 108, 144], atol=1e-6)
+    arc = simulate_case(loaded, layout="limited_arc", arc_deg=120.0, start_deg=30.0, **settings)
+    angles = arc.scan.orbit.angles_rad
+    np.testing.assert_allclose(np.rad2deg(angles), [30, 60, 90, 120, 150], atol=1e-6)
+    random = simulate_case(loaded, layout="random", **settings).scan.orbit.angles_rad
+    assert (np.diff(random) > 0).all()
+    assert np.ptp(np.diff(random)) > 0.05
+
+
+def test_arbitrary_unit_is_scaled_to_its_own_range(ellipsoid):
+    base = ellipsoid((15, 12, 10)).loaded((24, 24, 24), (2.0, 2.0, 2.0))
+    grey = LoadedVolume(base.array * 0.5 + 700, base.spacing_mm, "arbitrary", "grey")
+    case = simulate_case(grey, fit="body", **SMALL)
+    assert case.window_hu is None
+    assert case.unit == "arbitrary"
+    assert float(case.volume.max()) == pytest.approx(1.0, abs=1e-3)
+    assert case.provenance["window"] == [float(grey.array.min()), float(grey.array.max())]
+
+
+BAD = {
+    "one view": ({"num_views": 1}, "num_views"),
+    "no view": ({"num_views": 0}, "num_views"),
+    "small": ({"size": 4}, "size"),
+    "layout": ({"layout": "spiral"}, "layout"),
+    "arc": ({"layout": "limited_arc"}, "arc_deg"),
+    "wide arc": ({"layout": "limited_arc", "arc_deg": 400.0}, "arc_deg"),
+    "fit": ({"fit": "head"}, "fit"),
+    "voxel": ({"voxel_mm": -1.0}, "voxel_mm"),
+    "margin": ({"margin": -0.1}, "margin"),
+    "tests": ({"test_views": -1}, "test_views"),
+    "oversampling": ({"oversampling": 0}, "oversampling"),
+    "window": ({"window_hu": (100.0, 100.0)}, "window_hu"),
+    "low window": ({"window_hu": (-2000.0, 100.0)}, "window_hu"),
+    "high window": ({"window_hu": (2000.0, 3000.0)}, "window"),
+    "distances": ({"scanner": Scanner(source_to_detector=2.0)}, "DSO"),
+    "small scanner": ({"scanner": Scanner(source_to_axis=0.3)}, "source"),
+    "air": ({"voxel_mm": 0.01, "size": 8}, "air"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_senseless_argument_is_named_in_one_sentence(ellipsoid, case, one_sentence):
+    shell = ellipsoid((20, 15, 12)).loaded((24, 28, 32), (2.0, 2.0, 2.0))
+    array = shell.array.copy()
+    array[10:14, 12:16, 14:18] = -1000.0
+    arguments, named = BAD[case]
+    with pytest.raises(ValueError) as error:
+        simulate_case(
+            LoadedVolume(array, shell.spacing_mm, "HU", "shell"), **{**SMALL, **arguments}
+        )
+    assert named in one_sentence(error)
+
+
+def test_volume_without_body_is_refused(one_sentence):
+    air = np.full((16, 16, 16), -900.0, np.float32)
+    air[4] = -800
+    with pytest.raises(ValueError) as error:
+        simulate_case(LoadedVolume(air, (1.0,) * 3, "HU", "air"), fit="body", **SMALL)
+    assert "-500 HU" in one_sentence(error)
+
+
+def test_unusable_scanner_is_refused(one_sentence):
+    for arguments in ({"unit": "m"}, {"detector": 0.0}, {"detector_pixels": 0}):
+        with pytest.raises(ValueError) as error:
+            Scanner(**arguments)
+        assert next(iter(arguments)) in one_sentence(error)
+
+
+def test_real_bodies_fill_their_cube(real_data):
+    for file in ("headneck/pt_2.nii.gz", "chest_lidc0001_2mm.nii.gz"):
+        loaded = load_volume(real_data / file)
+        case = simulate_case(loaded, fit="body", size=32, num_views=4, test_views=2)
+        body = case.volume.numpy() > 0.25
+        reach = [np.flatnonzero(body.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+        assert max(r[-1] - r[0] + 1 for r in reach) >= 27, file
+        assert max(case.grid.size_mm) <= max(loaded.size_mm) * 1.11, file
+        assert 0.3 < float(case.volume[body].median()) < 0.7, file
+        assert torch.isfinite(case.projections).all(), file
