@@ -1,0 +1,180 @@
+"""CompactSliceFixer: the small SliceFixer that is shipped with the package and runs on a CPU.
+
+One forward pass repairs a slice. The slice and its neighbours are folded by pixel-unshuffling to
+half the size, pass a U-Net of diffusers' residual blocks, and come out as a correction that is
+added to the slice. The blocks are modulated (scale and shift after the second normalisation) by an
+embedding of the biplanar projections, the plane and position of the slice, and the number of views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffnr_lightning.priors.conditioning import PLANES, Conditioning
+
+FOLD = 2
+"""Edge of the pixel squares folded into channels: a quarter of the work at full resolution."""
+
+
+class ConditioningEncoder(nn.Module):
+    """Embeds a `Conditioning` in one vector per slice.
+
+    Args:
+        width: length of the embedding.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = (2, 16, 32, 48, 64)
+        for inner, outer in zip(channels[:-1], channels[1:], strict=True):
+            layers += [
+                nn.Conv2d(inner, outer, 3, stride=2, padding=1),
+                nn.GroupNorm(8, outer),
+                nn.SiLU(),
+            ]
+        self.projections = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels[-1], width)
+        )
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.pi * 2.0 ** torch.arange(4), persistent=False)
+        self.place = nn.Linear(len(PLANES) + 2 * len(self.frequencies) + 2, width)
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, conditioning: Conditioning) -> Tensor:
+        """(N, width), or (1, width) where everything is shared by all slices."""
+        angles = conditioning.position[:, None] * self.frequencies
+        known = (conditioning.views > 0).to(angles.dtype)
+        # 24 views, the middle of the sparse range, map to 0; each doubling adds a half.
+        doublings = known * 0.5 * torch.log2(conditioning.views.clamp(min=1) / 24)
+        slices = max(len(field) for field in conditioning)
+        place = torch.cat(
+            [
+                F.one_hot(conditioning.plane, len(PLANES)).to(angles.dtype).expand(slices, -1),
+                torch.cat((torch.sin(angles), torch.cos(angles)), dim=1).expand(slices, -1),
+                torch.stack((known, doublings), dim=1).expand(slices, -1),
+            ],
+            dim=1,
+        )
+        # A pair shared by all slices is encoded once.
+        return self.mix(self.projections(conditioning.biplanar) + self.place(place))
+
+
+class CompactSliceFixer(nn.Module):
+    """U-Net that corrects slices in a single step; the identity before training.
+
+    Args:
+        context: neighbouring slices on each side that it sees.
+        channels: widths of the levels, finest first; each level halves the size. Multiples of 8.
+        blocks: residual blocks on each side of each level.
+        embedding: length of the conditioning vector.
+
+    Raises:
+        ValueError: channels that are not multiples of 8, or a negative context.
+    """
+
+    size: int | None = None
+
+    def __init__(
+        self,
+        context: int = 1,
+        channels: Sequence[int] = (48, 96, 144, 192),
+        blocks: int = 1,
+        embedding: int = 128,
+    ) -> None:
+        from diffusers.models.resnet import Downsample2D, ResnetBlock2D
+
+        super().__init__()
+        channels = tuple(channels)
+        if context < 0 or blocks < 1 or not channels or any(c < 8 or c % 8 for c in channels):
+            raise ValueError(
+                f"CompactSliceFixer got context={context}, blocks={blocks}, channels={channels}; "
+                "expected context >= 0, blocks >= 1 and channels that are multiples of 8."
+            )
+        self.context = context
+        self.architecture = {
+            "context": context,
+            "channels": list(channels),
+            "blocks": blocks,
+            "embedding": embedding,
+        }
+        self.multiple = FOLD * 2 ** (len(channels) - 1)
+
+        def stage(width: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                ResnetBlock2D(
+                    in_channels=width,
+                    out_channels=width,
+                    temb_channels=embedding,
+                    groups=8,
+                    eps=1e-5,
+                    time_embedding_norm="scale_shift",
+                )
+                for _ in range(blocks)
+            )
+
+        steps = list(zip(channels[:-1], channels[1:], strict=True))
+        self.encoder = ConditioningEncoder(embedding)
+        self.conv_in = nn.Conv2d((2 * context + 1) * FOLD**2, channels[0], 3, padding=1)
+        self.down = nn.ModuleList(stage(width) for width in channels)
+        self.shrink = nn.ModuleList(
+            Downsample2D(fine, use_conv=True, out_channels=coarse) for fine, coarse in steps
+        )
+        self.up = nn.ModuleList(stage(width) for width in channels)
+        # A 2 x 2 transposed convolution acts on the coarse grid: a ninth of the work of
+        # convolving 3 x 3 after the enlargement, which would be the most costly layer of all.
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in steps
+        )
+        self.norm_out = nn.GroupNorm(8, channels[0])
+        self.conv_out = nn.Conv2d(channels[0], FOLD**2, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, slices: Tensor, conditioning: Conditioning) -> Tensor:
+        """Corrected centre slices, not clipped.
+
+        Args:
+            slices: (N, 2 context + 1, H, W) in [0, 1], any H and W.
+            conditioning: for the N slices.
+
+        Returns:
+            (N, H, W).
+
+        Raises:
+            ValueError: another number of channels.
+        """
+        if slices.ndim != 4 or slices.shape[1] != 2 * self.context + 1:
+            raise ValueError(
+                f"slices has shape {tuple(slices.shape)}; this prior expects (N, "
+                f"{2 * self.context + 1}, H, W): the slice and {self.context} neighbours each side."
+            )
+        height, width = slices.shape[-2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        x = F.pixel_unshuffle(F.pad(slices, padding, mode="replicate"), FOLD)
+        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        embedding = self.encoder(conditioning)
+        skips = []
+        for level, stage in enumerate(self.down):
+            if level:
+                x = self.shrink[level - 1](x)
+            for block in stage:
+                x = block(x, embedding)
+            skips.append(x)
+        for level in reversed(range(len(self.up))):
+            if level < len(self.grow):
+                x = self.grow[level](x) + skips[level]
+            for block in self.up[level]:
+                x = block(x, embedding)
+        correction = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), FOLD)
+        return slices[:, self.context] + correction[:, 0, :height, :width]
+
+    @torch.inference_mode()
+    def repair(self, slices: Tensor, conditioning: Conditioning) -> Tensor:
+        """Repaired centre slices in [0, 1]; see `Prior.repair`."""
+        return self(slices, conditioning).float().clamp(0, 1)

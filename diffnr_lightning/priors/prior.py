@@ -1,0 +1,34 @@
+"""What every prior promises: slices of a degraded volume in, repaired slices out."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from diffnr_lightning.priors.conditioning import Conditioning
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A network (or function) that repairs slices.
+
+    Attributes:
+        context: neighbouring slices that the prior sees on each side of the one it repairs.
+        size: edge in pixels at which slices must be shown, None where any size is served.
+    """
+
+    context: int
+    size: int | None
+
+    def repair(self, slices: Tensor, conditioning: Conditioning) -> Tensor:
+        """Repair the centre slice of each stack, without gradient.
+
+        Args:
+            slices: (N, 2 context + 1, H, W) in [0, 1]; the centre channel is repaired.
+            conditioning: for the N slices.
+
+        Returns:
+            (N, H, W) in [0, 1].
+        """
+        ...

@@ -1,0 +1,95 @@
+"""Repair of a volume by a prior of slices: planes, resampling and batches are known here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffnr_lightning.priors.conditioning import Conditioning, plane_axis
+from diffnr_lightning.priors.prior import Prior
+
+EMPTY = 1e-3
+"""A slice whose maximum is below this holds nothing that could be repaired."""
+
+
+@torch.inference_mode()
+def repair_volume(
+    prior: Prior,
+    volume: Tensor,
+    conditioning: Conditioning,
+    *,
+    planes: Sequence[str] = ("axial",),
+    batch_size: int = 16,
+    size: int | None = None,
+    strength: float = 1.0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Tensor:
+    """Repair every slice of a volume and stack the slices again.
+
+    Args:
+        prior: repairs slices; lies on the device of the volume.
+        volume: (Z, Y, X), normalised attenuation; clipped to [0, 1] before anything else.
+        conditioning: of the volume, see `biplanar_conditioning`.
+        planes: directions of slicing; the results of several planes are averaged.
+        batch_size: slices repaired at once.
+        size: edge in pixels at which slices are shown to the prior (bilinear up and down, aspect
+            kept, missing part filled with zeros); None takes `prior.size`, and the slice as it is
+            if that is None too.
+        strength: 1 takes the repaired slices, 0 the clipped input, between them the blend.
+        progress: called with (slices done, slices in all, text) after each batch.
+
+    Returns:
+        (Z, Y, X) in [0, 1]. Slices with a maximum below 0.001 come back as they went in, clipped.
+
+    Raises:
+        ValueError: not a volume, no or unknown planes, batch_size < 1, strength outside [0, 1].
+    """
+    if volume.ndim != 3:
+        raise ValueError(f"volume has shape {tuple(volume.shape)}; expected (Z, Y, X).")
+    if not planes or batch_size < 1 or not 0 <= strength <= 1:
+        raise ValueError(
+            f"repair_volume got planes={tuple(planes)}, batch_size={batch_size}, "
+            f"strength={strength}; expected at least one plane, one slice in a batch and a "
+            "strength in [0, 1]."
+        )
+    size = prior.size if size is None else size
+    clipped = volume.detach().float().clamp(0, 1)
+    conditioning = conditioning.to(volume.device)
+    stacks = [(plane, clipped.movedim(plane_axis(plane), 0)) for plane in planes]
+    filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for _, s in stacks]
+    total, done = sum(map(len, filled)), 0
+    mean = torch.zeros_like(clipped)
+    for (plane, stack), indices in zip(stacks, filled, strict=True):
+        repaired = stack.clone()
+        offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
+        for batch in indices.split(batch_size):
+            # At the ends of the volume the outermost slice stands in for missing neighbours.
+            neighbours = (batch[:, None] + offsets).clamp(0, len(stack) - 1)
+            positions = 2 * batch / max(len(stack) - 1, 1) - 1
+            repaired[batch] = _repair_resized(
+                prior, stack[neighbours], conditioning.for_slices(plane, positions), size
+            )
+            done += len(batch)
+            if progress is not None:
+                progress(done, total, f"repairing {plane} slices")
+        mean += repaired.movedim(0, plane_axis(plane)) / len(stacks)
+    return torch.lerp(clipped, mean, strength)
+
+
+def _repair_resized(
+    prior: Prior, slices: Tensor, conditioning: Conditioning, size: int | None
+) -> Tensor:
+    """Repair slices (N, C, H, W) at another size; (N, H, W) at their own size again."""
+    height, width = slices.shape[-2:]
+    longest = max(height, width)
+    if size is None or size == longest == min(height, width):
+        return prior.repair(slices, conditioning)
+    shown = (round(height * size / longest), round(width * size / longest))
+    enlarged = F.interpolate(slices, size=shown, mode="bilinear", antialias=True)
+    padded = F.pad(enlarged, (0, size - shown[1], 0, size - shown[0]))
+    repaired = prior.repair(padded, conditioning)[:, : shown[0], : shown[1]]
+    back = F.interpolate(repaired[:, None], size=(height, width), mode="bilinear", antialias=True)
+    return back[:, 0]

@@ -1,0 +1,68 @@
+"""WeightAverage: the exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage(nn.Module):
+    """Exponential moving average of the trainable weights, kept in the checkpoint as buffers.
+
+    Frozen weights are not averaged, so that a large frozen backbone costs nothing.
+
+    Args:
+        network: whose parameters with `requires_grad` are averaged.
+        decay: weight of the old average in each update. Early on it is min(decay, (1 + n)/(10 + n))
+            after n updates, so that the random start is forgotten soon.
+
+    Raises:
+        ValueError: decay outside [0, 1).
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}; expected a number in [0, 1).")
+        self.decay = decay
+        self.updates: Tensor
+        self.register_buffer("updates", torch.tensor(0))
+        self._keys: list[str] = []
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                # A buffer's name may not hold a dot.
+                self._keys.append(name.replace(".", "/"))
+                self.register_buffer(self._keys[-1], parameter.detach().clone())
+
+    def _pairs(self, network: nn.Module) -> tuple[list[Tensor], list[nn.Parameter]]:
+        parameters = dict(network.named_parameters())
+        buffers = dict(self.named_buffers())
+        return (
+            [buffers[key] for key in self._keys],
+            [parameters[key.replace("/", ".")] for key in self._keys],
+        )
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the present weights."""
+        done = int(self.updates)
+        decay = min(self.decay, (1 + done) / (10 + done))
+        averages, parameters = self._pairs(network)
+        torch._foreach_lerp_(averages, list(parameters), 1 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def applied(self, network: nn.Module) -> Iterator[None]:
+        """Within the context the network computes with the averaged weights."""
+        averages, parameters = self._pairs(network)
+        present = [parameter.data for parameter in parameters]
+        for parameter, average in zip(parameters, averages, strict=True):
+            parameter.data = average
+        try:
+            yield
+        finally:
+            for parameter, own in zip(parameters, present, strict=True):
+                parameter.data = own
