@@ -25,8 +25,9 @@ Fit = Literal["volume", "body"]
 LOGGER = logging.getLogger("diffnr")
 AIR_HU = -1000.0
 TISSUE_HU = -500.0
-# Structures thinner than this (couch covers, cables) do not tie the couch to the body.
-THIN_MM = 4.0
+# Structures thinner than this share of the body (the cube root of its volume) do not count as body:
+# couch tops and cables, but not fingers.
+THIN_SHARE = 0.04
 # Normalised attenuation below this is air: it neither widens the simulated object nor stops a scan.
 OBJECT_FLOOR = 0.02
 # 2 GB of float32: the object is simulated on coarser voxels where it would need more.
@@ -284,8 +285,8 @@ def _cube(
 def body_box(loaded: LoadedVolume) -> tuple[np.ndarray, np.ndarray]:
     """Return first and one-past-last voxel (z, y, x) of the largest connected piece of tissue.
 
-    Structures thinner than a few millimetres are opened away first, so that a couch does not
-    count as body where only its cover touches.
+    Structures thin against the body are opened away first, so that a couch that touches it does not
+    count.
 
     Raises:
         ValueError: there is no tissue.
@@ -302,9 +303,11 @@ def body_box(loaded: LoadedVolume) -> tuple[np.ndarray, np.ndarray]:
             f"{loaded.name}: nothing lies above {threshold:g} HU, so there is no body to fit; use "
             "fit='volume' or check the unit."
         )
-    reach = [min(int(THIN_MM / (2 * edge) + 0.5), 8) for edge in loaded.spacing_mm]
-    opened = ndimage.binary_opening(np.pad(tissue, 8), np.ones([2 * r + 1 for r in reach]))
-    opened = opened[8:-8, 8:-8, 8:-8]
+    thin_mm = THIN_SHARE * np.cbrt(np.count_nonzero(tissue) * np.prod(loaded.spacing_mm))
+    reach = [1 + 2 * int(0.5 * thin_mm / edge + 0.5) for edge in loaded.spacing_mm]
+    # A morphological opening with a box; scipy's grey filters are separable, its binary ones not.
+    opened = ndimage.minimum_filter(tissue.view(np.uint8), reach, mode="nearest")
+    opened = ndimage.maximum_filter(opened, reach, mode="nearest")
     labels, _ = ndimage.label(opened if opened.any() else tissue)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
