@@ -1,0 +1,149 @@
+"""The command ``diffnr``: one subcommand for each workflow.
+
+Nothing heavy is imported before a command is known, so that ``diffnr --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from diffnr_lightning import __version__
+
+WORKFLOWS = "diffnr_lightning.workflows"
+
+# Name -> first line of the workflow's docstring (tests/test_cli.py compares them): reading it from
+# the function would import torch for a mere --help.
+COMMANDS = {
+    "simulate": "Scan a volume, or a generated chest, and write the case.",
+    "ingest": "Turn measured projections into a case.",
+    "reconstruct": "Reconstruct the volume of a case.",
+    "evaluate": "Print one table of finished runs under every metric protocol.",
+    "curate": "Scan volumes, stop reconstructions early, and keep what they look like beside the truth.",
+    "finetune": "Train a SliceFixer on curated pairs.",
+    "report": "Write one self-contained HTML page that compares runs.",
+    "demo": "Reconstruct a generated chest in several ways and compare them.",
+    "doctor": "Show versions, devices and what will run where.",
+}
+RESUMABLE = {"reconstruct", "curate", "finetune", "demo"}
+
+EXPECTED_ERRORS = (ValueError, TypeError, OSError)
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        Exit code: 0, 2 after bad input, 130 after an interruption.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = os.environ.get("DIFFNR_TRACEBACK") == "1"
+    if "--traceback" in arguments:
+        arguments.remove("--traceback")
+        show_traceback = True
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"diffnr {__version__}")
+        return 0
+    command, options = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        _complain(
+            "diffnr", f"unknown command {command!r}; one of {', '.join(COMMANDS)} is expected."
+        )
+        return USAGE_ERROR
+    prog = f"diffnr {command}"
+    try:
+        _run(command, options, prog)
+    except KeyboardInterrupt:
+        return _interrupted(command, prog)
+    except SystemExit as end:
+        # Lightning answers Ctrl-C with an exit of its own.
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return _interrupted(command, prog)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (*EXPECTED_ERRORS, ImportError) as error:
+        if show_traceback or not _is_for_users(error):
+            raise
+        _complain(prog, _one_sentence(error))
+        return USAGE_ERROR
+    return 0
+
+
+def _run(command: str, options: list[str], prog: str) -> None:
+    _set_up_messages()
+    function = getattr(importlib.import_module(WORKFLOWS), command)
+    from diffnr_lightning.workflows.settings import parse
+
+    function(**parse(function, options, prog=prog).arguments)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: diffnr COMMAND [--config FILE.yaml ...] [OPTIONS]",
+            "",
+            "Sparse-view CT reconstruction with neural representations and repairing priors.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`diffnr COMMAND --help` lists a command's options, `--print_config` prints them as YAML,",
+            "`--traceback` (or DIFFNR_TRACEBACK=1) shows where an error came from.",
+        ]
+    )
+
+
+def _set_up_messages() -> None:
+    """Show our messages plainly, and those of Lightning only where something is wrong."""
+    logger = logging.getLogger("diffnr")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Data of one scan are tensors in memory: workers for them would only cost.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def _is_for_users(error: BaseException) -> bool:
+    """Tell errors in words for a user from defects; of import errors only those that name an extra."""
+    return not isinstance(error, ImportError) or "diffnr-lightning[" in str(error)
+
+
+def _one_sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}."
+    return text or f"{type(error).__name__}."
+
+
+def _interrupted(command: str, prog: str) -> int:
+    hint = "the same command resumes" if command in RESUMABLE else "nothing was kept"
+    print(f"{prog}: interrupted; {hint}.", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _complain(prog: str, sentence: str) -> None:
+    print(f"{prog}: error: {sentence}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

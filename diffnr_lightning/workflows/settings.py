@@ -1,0 +1,252 @@
+"""From config files and command-line options to the arguments of a workflow.
+
+The signature of the workflow is the schema and its docstring the help: nothing is declared twice. A node
+``{class_path, init_args}`` in YAML names a class by its import path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+
+# A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
+RESOLVED = "resolved"
+
+_NUMBER = re.compile(r"-\.?\d")
+
+
+class Settings(NamedTuple):
+    """What a workflow is called with.
+
+    Attributes:
+        arguments: keyword arguments, with objects built.
+        resolved: the same as a plain dict that YAML can hold, every default filled in.
+    """
+
+    arguments: dict[str, Any]
+    resolved: dict[str, Any]
+
+
+def settings_parser(function: Callable[..., Any], prog: str | None = None) -> ArgumentParser:
+    """Return the parser whose options are the parameters of a workflow.
+
+    Args:
+        function: the workflow.
+        prog: name of the command in help and usage.
+    """
+    parser = ArgumentParser(
+        prog=prog or function.__name__,
+        description=inspect.getdoc(function).split("\n\nArgs:")[0],
+        # "omegaconf" resolves ${...} per file, "omegaconf+" after all files and options are merged.
+        parser_mode="omegaconf+",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file of options; several --config merge from left to right, and options given on "
+        "the command line after them win.",
+    )
+    hidden = {RESOLVED} & set(inspect.signature(function).parameters)
+    parser.add_function_arguments(function, as_group=False, skip=hidden, fail_untyped=True)
+    return parser
+
+
+def parse(
+    function: Callable[..., Any], argv: Sequence[str], *, prog: str | None = None
+) -> Settings:
+    """Check options and config files against a workflow's signature, then build its arguments.
+
+    Args:
+        function: the workflow.
+        argv: options as on the command line. A list takes several values: ``--runs a b c``.
+        prog: name of the command in help and usage.
+
+    Returns:
+        The arguments; nothing of them is built before all are checked.
+
+    Raises:
+        FileNotFoundError: a config file that does not exist.
+        ValueError: an unknown option or key, a wrong type, a missing option, a file that is no YAML mapping.
+        SystemExit: after ``--help`` or ``--print_config``.
+    """
+    parser = settings_parser(function, prog)
+    argv = _lists_as_yaml(parser, _found_configs(argv))
+    configs = _config_arguments(argv)
+    for config in configs:
+        _check_yaml(config)
+    try:
+        namespace = parser.parse_args(argv)
+        resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
+    except ArgumentError as error:
+        raise ValueError(_sentence(parser, str(error), configs)) from error
+    except Exception as error:
+        # OmegaConf's own exceptions (a ${...} that names nothing) share no base with ArgumentError.
+        if not type(error).__module__.startswith("omegaconf"):
+            raise
+        raise ValueError(f"config: {' '.join(str(error).split())}.") from error
+    arguments = parser.instantiate(namespace).as_dict()
+    arguments.pop("config", None)
+    if RESOLVED in inspect.signature(function).parameters:
+        arguments[RESOLVED] = resolved
+    return Settings(arguments, resolved)
+
+
+def shipped_config(name: str) -> Path:
+    """Return the path of a config that comes with the project.
+
+    Args:
+        name: path below ``configs/``, such as ``reconstruct/fdk.yaml``.
+
+    Raises:
+        FileNotFoundError: no such config.
+    """
+    package = Path(__file__).resolve().parents[1]
+    # A checkout has configs/ beside the package; an installed wheel has it inside.
+    for folder in (package.parent / "configs", package / "configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"config {name} is not among the configs that come with diffnr.")
+
+
+def _found_configs(argv: Sequence[str]) -> list[str]:
+    """Let ``--config configs/x.yaml`` name a shipped config from every folder."""
+    found = list(argv)
+    for index, argument in enumerate(found):
+        option, equals, value = argument.partition("=")
+        if option != "--config":
+            continue
+        at, value = (index, value) if equals else (index + 1, "".join(found[index + 1 : index + 2]))
+        if value.startswith("configs/") and not Path(value).exists():
+            try:
+                path = str(shipped_config(value.removeprefix("configs/")))
+            except FileNotFoundError:
+                continue  # the ordinary message, with the name that was typed, follows
+            found[at] = f"--config={path}" if equals else path
+    return found
+
+
+def _config_arguments(argv: Sequence[str]) -> list[Path]:
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    values = [
+        b if a == "--config" else a[9:] for a, b in pairs if a.partition("=")[0] == "--config"
+    ]
+    return [Path(value) for value in values if value]
+
+
+def _check_yaml(config: Path) -> None:
+    """Refuse in words what jsonargparse would report without the name of the file."""
+    if not config.is_file():
+        raise FileNotFoundError(f"config {config} does not exist.")
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ValueError(
+            f"config {config} is not valid YAML{where}: {getattr(error, 'problem', error)}."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"config {config} holds no mapping; lines of 'key: value' are expected.")
+
+
+def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Rewrite ``--runs a b`` as ``--runs=[a, b]``, which is what jsonargparse reads."""
+    lists = {
+        option: items
+        for action in parser._actions
+        if (items := _item_types(getattr(action, "_typehint", None)))
+        for option in action.option_strings
+    }
+    rewritten: list[str] = []
+    rest = list(argv)
+    while rest:
+        option = rest.pop(0)
+        values: list[str] = []
+        if option in lists:
+            while rest and (not rest[0].startswith("-") or _NUMBER.match(rest[0])):
+                values.append(rest.pop(0))
+        one_literal = len(values) == 1 and (values[0][:1] == "[" or values[0] == "null")
+        if not values or one_literal:
+            rewritten += [option, *values]
+            continue
+        if not lists[option] & {int, float}:
+            # Words stay words: a folder named 007 or yes is no number and no truth.
+            values = [json.dumps(value) for value in values]
+        rewritten.append(f"{option}=[{', '.join(values)}]")
+    return rewritten
+
+
+def _item_types(hint: Any) -> set[Any]:
+    """Return the types of the items where a type is a list or tuple, else nothing."""
+    if get_origin(hint) in (list, tuple, Sequence):
+        return set(get_args(hint)) - {...}
+    if get_origin(hint) in (Union, UnionType):
+        return set().union(*(_item_types(option) for option in get_args(hint)))
+    return set()
+
+
+def _sentence(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> str:
+    """Turn a message of jsonargparse into one sentence that names option, value and expectation."""
+    if missing := re.match(r"the following arguments are required: (.+)", message):
+        names = missing[1].split(", ")
+        return f"{', '.join('--' + name for name in names)} missing: give it as an option or in a config."
+    if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+        return f"unknown option {unknown[1]}{_nearest(parser, unknown[1].partition('=')[0])}."
+    message = re.sub(
+        r"Group '([^']+)' does not accept option '([^']+)'",
+        r"Option '\1.\2' is not accepted",
+        message,
+    )
+    if unknown := re.match(r"Option '([^']+)' is not accepted", message):
+        where = next((f"config {path}" for path in configs if _has_key(path, unknown[1])), "config")
+        return f"{where}: unknown key '{unknown[1]}'{_nearest(parser, unknown[1])}."
+    key = re.match(r'Parser key "([^"]+)":\s*', message)
+    given = re.search(r"(?:Given|Got) value: (.*)$", message, re.DOTALL)
+    if key and given:
+        action = next((a for a in parser._actions if a.dest == key[1]), None)
+        hint = getattr(action, "_typehint", None)
+        if hint is not None and not inspect.isclass(hint) or hint in (int, float, bool, str):
+            return f"--{key[1]} is {given[1].strip()!r}; {_type_name(hint)} is expected."
+    text = " ".join(message[key.end() :].split() if key else message.split()).rstrip(".")
+    return f"--{key[1]}: {text}." if key else f"{text}."
+
+
+def _nearest(parser: ArgumentParser, name: str) -> str:
+    known = {option for action in parser._actions for option in action.option_strings}
+    wanted = name if name.startswith("--") else f"--{name}"
+    close = difflib.get_close_matches(wanted, known, n=1)
+    if not close:
+        return ""
+    return f"; did you mean {close[0] if name.startswith('--') else close[0].lstrip('-')}?".rstrip(
+        "?"
+    )
+
+
+def _has_key(path: Path, dotted: str) -> bool:
+    node: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in dotted.split("."):
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _type_name(hint: Any) -> str:
+    text = hint.__name__ if inspect.isclass(hint) and not get_args(hint) else str(hint)
+    for verbose, plain in (("typing.", ""), ("pathlib.", ""), ("NoneType", "null")):
+        text = text.replace(verbose, plain)
+    text = re.sub(r"Optional\[(.+)\]$", r"\1 or null", re.sub(r"<class '([^']+)'>", r"\1", text))
+    text = re.sub(r"Union\[(.+)\]$", lambda m: " or ".join(m[1].split(", ")), text)
+    if literal := re.fullmatch(r"Literal\[(.+)\]", text):
+        return "one of " + literal[1].replace("'", "")
+    return text.replace(" | None", " or null").replace("None", "null")

@@ -1,0 +1,105 @@
+"""A small stand-in for `diffnr_lightning.workflows`, with every kind of argument that workflows have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Describe the noise.
+
+    Args:
+        photons: photons a ray; None is no noise.
+        mode: kind of noise.
+    """
+
+    photons: float | None = 1e5
+    mode: Literal["physical", "tigre"] = "physical"
+
+    def __post_init__(self):
+        if self.photons is not None and self.photons <= 0:
+            raise ValueError(f"photons is {self.photons}; a positive count is expected.")
+
+
+class Body:
+    """Hold a size.
+
+    Args:
+        size: of the body.
+        count: of things in it.
+    """
+
+    def __init__(self, size: int, count: int = 5):
+        self.size, self.count = size, count
+
+
+class Method:
+    """Base of methods."""
+
+
+class Solver(Method):
+    """Solve.
+
+    Args:
+        iterations: how many.
+        body: makes a body of a size.
+    """
+
+    def __init__(self, iterations: int = 3, body: Callable[[int], Body] = Body):
+        self.iterations, self.body = iterations, body
+
+
+CALLS: list[dict[str, Any]] = []
+STANDARD_NOISE = Noise()
+
+
+def reconstruct(
+    case: Path,
+    out: Path,
+    method: Method,
+    seed: int = 0,
+    noise: Noise = STANDARD_NOISE,
+    resolved: dict[str, Any] | None = None,
+) -> None:
+    """Reconstruct the volume of a case.
+
+    Args:
+        case: folder of the case.
+        out: folder of the run.
+        method: way from projections to a volume.
+        seed: of everything random.
+        noise: what was added.
+        resolved: settings for the record.
+    """
+    CALLS.append(dict(locals()))
+    if case.name == "missing":
+        raise FileNotFoundError(f"case {case} does not exist.")
+    if case.name == "interrupted":
+        raise KeyboardInterrupt
+    if case.name == "interrupted_by_trainer":
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904 - as Lightning's Trainer does
+    if case.name == "no_extra":
+        raise ImportError(
+            "ASTRA is missing; install it with pip install 'diffnr-lightning[astra]'."
+        )
+    if case.name == "defect":
+        raise ZeroDivisionError("a defect")
+    if case.name == "unreadable":
+        open(case / "nothing")
+
+
+def evaluate(runs: list[Path], window_hu: tuple[float, float] | None = None) -> None:
+    """Print one table.
+
+    Args:
+        runs: run folders.
+        window_hu: what is shown.
+    """
+    CALLS.append(dict(locals()))

@@ -1,0 +1,232 @@
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_workflows
+import pytest
+import yaml
+
+from diffnr_lightning import cli
+
+METHOD = """
+method:
+  class_path: fake_workflows.Solver
+  init_args:
+    iterations: 7
+    body: {class_path: fake_workflows.Body, init_args: {count: 9}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch):
+    monkeypatch.setattr(cli, "WORKFLOWS", "fake_workflows")
+    fake_workflows.CALLS.clear()
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text, name="config.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def reconstruct(*options, case="case"):
+    return cli.main(["reconstruct", "--case", case, "--out", "run", *options])
+
+
+def test_help_and_version_load_nothing_heavy():
+    program = (
+        "import sys; from diffnr_lightning import cli; cli.main(['--help']); cli.main(['--version']);"
+        "sys.exit(bool({'torch', 'numpy', 'jsonargparse'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
+
+
+def test_a_config_becomes_objects_and_a_record(config):
+    assert reconstruct("--config", config(METHOD), "--noise.photons", "1e4") == 0
+    (call,) = fake_workflows.CALLS
+    assert call["case"] == Path("case")
+    assert call["method"].iterations == 7
+    assert vars(call["method"].body(3)) == {"size": 3, "count": 9}
+    assert call["noise"] == fake_workflows.Noise(photons=1e4)
+    assert call["resolved"]["noise"] == {"photons": 1e4, "mode": "physical"}
+    assert call["resolved"]["method"]["init_args"]["body"]["init_args"] == {"count": 9}
+    assert call["resolved"]["seed"] == 0
+    assert yaml.safe_load(yaml.safe_dump(call["resolved"])) == call["resolved"]
+
+
+def test_configs_merge_from_left_to_right_and_options_win(config):
+    first = config(METHOD + "seed: 1\nnoise: {photons: 5}\n", "first.yaml")
+    second = config("method: {init_args: {iterations: 8}}\nseed: 2\n", "second.yaml")
+    assert reconstruct("--config", first, "--config", second, "--noise.mode", "tigre") == 0
+    (call,) = fake_workflows.CALLS
+    assert (call["seed"], call["method"].iterations) == (2, 8)
+    assert call["method"].body(1).count == 9
+    assert call["noise"] == fake_workflows.Noise(5.0, "tigre")
+
+
+def test_interpolation_follows_overrides_across_files(config):
+    first = config(
+        METHOD.replace("iterations: 7", "iterations: ${seed}") + "seed: 1\n", "first.yaml"
+    )
+    second = config("seed: 40\n", "second.yaml")
+    assert reconstruct("--config", first, "--config", second) == 0
+    assert fake_workflows.CALLS[0]["method"].iterations == 40
+
+
+def test_null_is_recorded(config):
+    assert reconstruct("--config", config(METHOD), "--noise.photons", "null") == 0
+    assert fake_workflows.CALLS[0]["resolved"]["noise"]["photons"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        (["--runs", "a", "b", "007"], ["a", "b", "007"]),
+        (["--runs", "a"], ["a"]),
+        (["--runs", "yes", "a, b"], ["yes", "a, b"]),
+        (["--runs", '["a", "b"]'], ["a", "b"]),
+        (["--runs=[a, b]"], ["a", "b"]),
+    ],
+)
+def test_lists_take_several_values(options, runs):
+    assert cli.main(["evaluate", *options, "--window_hu", "-1000", "1e3"]) == 0
+    (call,) = fake_workflows.CALLS
+    assert call == {"runs": [Path(run) for run in runs], "window_hu": (-1000.0, 1000.0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--nose.photons", "3"],
+            ["unknown option --nose.photons", "did you mean --noise.photons"],
+        ),
+        (["--noise.photons", "many"], ["--noise.photons", "'many'", "float or null is expected"]),
+        (["--seed", "1.5"], ["--seed", "'1.5'", "int is expected"]),
+        (["--noise.mode", "none"], ["--noise.mode", "'none'", "physical"]),
+        (["--noise.photons", "-3"], ["photons is -3.0", "positive"]),
+        (["--method.init_args.steps", "3"], ["steps", "not accepted"]),
+        (["--config", "none.yaml"], ["none.yaml", "does not exist"]),
+    ],
+)
+def test_bad_options_are_one_sentence(config, capsys, options, words):
+    assert reconstruct("--config", config(METHOD), *options) == cli.USAGE_ERROR
+    assert_one_sentence(capsys, words)
+    assert not fake_workflows.CALLS
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sead: 3", ["config.yaml", "unknown key 'sead'", "did you mean seed"]),
+        ("noise: {photon: 3}", ["config.yaml", "noise.photon", "did you mean noise.photons"]),
+        ("seed: [", ["config.yaml", "not valid YAML", "line"]),
+        ("- seed", ["config.yaml", "no mapping"]),
+        ("seed: ${nothing}", ["nothing"]),
+        ("method: {class_path: fake_workflows.Nothing}", ["--method", "fake_workflows", "Nothing"]),
+        ("method: {class_path: fake_workflows.Body}", ["--method", "fake_workflows.Body"]),
+        ("method: {class_path: nowhere.Solver}", ["--method", "nowhere"]),
+        ("seed: 3", ["--method missing"]),
+    ],
+)
+def test_bad_configs_are_one_sentence(config, capsys, text, words):
+    assert reconstruct("--config", config(text)) == cli.USAGE_ERROR
+    assert_one_sentence(capsys, words)
+    assert not fake_workflows.CALLS
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("missing", ["case missing does not exist"]),
+        ("no_extra", ["diffnr-lightning[astra]"]),
+        ("unreadable", ["unreadable/nothing: No such file"]),
+    ],
+)
+def test_errors_of_workflows_are_one_sentence(config, capsys, case, words):
+    assert reconstruct("--config", config(METHOD), case=case) == cli.USAGE_ERROR
+    assert_one_sentence(capsys, words)
+
+
+def test_traceback_on_request(config, monkeypatch):
+    options = ["--config", config(METHOD)]
+    with pytest.raises(FileNotFoundError):
+        reconstruct(*options, "--traceback", case="missing")
+    monkeypatch.setenv("DIFFNR_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        reconstruct(*options, case="missing")
+
+
+def test_a_defect_keeps_its_traceback(config):
+    with pytest.raises(ZeroDivisionError):
+        reconstruct("--config", config(METHOD), case="defect")
+
+
+@pytest.mark.parametrize("case", ["interrupted", "interrupted_by_trainer"])
+def test_an_interrupted_run_says_how_to_go_on(config, capsys, case):
+    assert reconstruct("--config", config(METHOD), case=case) == cli.INTERRUPTED
+    assert "the same command resumes" in capsys.readouterr().err
+
+
+def test_unknown_command(capsys):
+    assert cli.main(["reconstuct"]) == cli.USAGE_ERROR
+    assert_one_sentence(capsys, ["'reconstuct'", "reconstruct"], prog="diffnr")
+
+
+def test_help_of_a_command_comes_from_signature_and_docstring(capsys):
+    assert cli.main(["reconstruct", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--noise.photons" in shown
+    assert "way from projections to a volume" in shown
+    assert "--resolved" not in shown
+
+
+def test_print_config_can_be_read_back(config, capsys, tmp_path):
+    assert reconstruct("--config", config(METHOD), "--print_config") == 0
+    printed = capsys.readouterr().out
+    assert cli.main(["reconstruct", "--config", config(printed, "printed.yaml")]) == 0
+    assert fake_workflows.CALLS[0]["method"].iterations == 7
+
+
+def test_shipped_configs_are_found_from_every_folder(monkeypatch, tmp_path):
+    from diffnr_lightning.workflows.settings import shipped_config
+
+    monkeypatch.chdir(tmp_path)
+    path = shipped_config("reconstruct/fdk.yaml")
+    assert path.is_file()
+    assert path.is_absolute()
+    with pytest.raises(FileNotFoundError, match="nothing.yaml"):
+        shipped_config("reconstruct/nothing.yaml")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_is_a_workflow_and_says_what_it_does(command):
+    function = getattr(importlib.import_module("diffnr_lightning.workflows"), command)
+    assert inspect.getdoc(function).splitlines()[0] == cli.COMMANDS[command]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(command, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "WORKFLOWS", "diffnr_lightning.workflows")
+    assert cli.main([command, "--help"]) == 0
+    assert f"usage: diffnr {command}" in capsys.readouterr().out
+
+
+def assert_one_sentence(capsys, words, prog="diffnr reconstruct"):
+    error = capsys.readouterr().err
+    assert error.startswith(f"{prog}: error: ")
+    assert error.count("\n") == 1
+    assert error.endswith(".\n")
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error
