@@ -4,7 +4,8 @@ from diffnr_lightning.data.cases import Case, read_case, write_case
 from diffnr_lightning.data.datamodules import IterationSampler, ScanData
 from diffnr_lightning.data.measured import measured_case
 from diffnr_lightning.data.noise import Noise
-from diffnr_lightning.data.simulation import Scanner, simulate_case
+from diffnr_lightning.data.scanner import Scanner
+from diffnr_lightning.data.simulation import simulate_case
 from diffnr_lightning.data.volumes import LoadedVolume, load_volume, save_volume
 
 __all__ = [

@@ -22,22 +22,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffnr_lightning.data.case_metadata import (
+    META_FILE,
+    checked_seed,
+    checked_window,
+    described_geometry,
+    read_meta,
+    view_entries,
+)
 from diffnr_lightning.data.volumes import checked_volume, read_array
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
 
-META_FILE = "meta_data.json"
 # R2-Gaussian's generator for real data writes "ct" where its reader looks for "vol".
 VOLUME_KEYS = ("vol", "ct")
-SCANNER_NUMBERS = {
-    "DSD": 1,
-    "DSO": 1,
-    "nDetector": 2,
-    "sDetector": 2,
-    "nVoxel": 3,
-    "sVoxel": 3,
-    "offOrigin": 3,
-    "offDetector": 2,
-}
 # Lengths of a scanner that went through JSON and back agree to this share of the detector distance.
 GEOMETRY_TOLERANCE = 1e-6
 
@@ -145,8 +142,11 @@ def read_case(path: str | Path) -> Case:
     if not path.is_dir():
         raise FileNotFoundError(f"case folder {path} does not exist; check the path.")
     meta_path = path / META_FILE
-    meta = _read_meta(meta_path)
-    train, test = _entries(meta, "proj_train", meta_path), _entries(meta, "proj_test", meta_path)
+    meta = read_meta(meta_path)
+    train, test = (
+        view_entries(meta, "proj_train", meta_path),
+        view_entries(meta, "proj_test", meta_path),
+    )
     if not train:
         raise ValueError(
             f"{meta_path} lists no projections under proj_train; at least two are expected."
@@ -156,11 +156,11 @@ def read_case(path: str | Path) -> Case:
             f"{meta_path} lists one projection under proj_train; at least two are expected."
         )
     scanner = meta["scanner"]
-    scan, grid = _geometry(scanner, meta, "train", train, meta_path)
+    scan, grid = described_geometry(scanner, meta, "train", train, meta_path)
     projections = _read_projections(path, train, scan.detector_shape)
     test_scan, test_projections = None, None
     if test:
-        test_scan, _ = _geometry(scanner, meta, "test", test, meta_path)
+        test_scan, _ = described_geometry(scanner, meta, "test", test, meta_path)
         test_projections = _read_projections(path, test, test_scan.detector_shape)
     window = meta.get("window_hu")
     return Case(
@@ -171,9 +171,9 @@ def read_case(path: str | Path) -> Case:
         test_scan=test_scan,
         test_projections=test_projections,
         volume=_read_truth(path, meta, grid),
-        window_hu=None if window is None else _window(window, meta_path),
+        window_hu=None if window is None else checked_window(window, meta_path),
         unit=str(meta.get("unit", "arbitrary")),
-        seed=_seed(meta.get("seed", 0), meta_path),
+        seed=checked_seed(meta.get("seed", 0), meta_path),
         source=str(meta.get("source", "")),
         provenance=dict(meta.get("provenance", {})),
     )
@@ -310,88 +310,6 @@ def _exchange(temporary: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _read_meta(meta_path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(meta_path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{meta_path} does not exist; a case folder holds {META_FILE}, proj_train/ and, where "
-            f"known, vol_gt.npy."
-        ) from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{meta_path} cannot be read as JSON: {error}.") from error
-    if not isinstance(meta, dict):
-        raise ValueError(f"{meta_path} holds a {type(meta).__name__}; a JSON object is expected.")
-    for key in ("scanner", "proj_train"):
-        if key not in meta:
-            raise ValueError(
-                f"{meta_path} lacks the key {key!r}; scanner and proj_train are expected."
-            )
-    if not isinstance(meta["scanner"], dict):
-        raise ValueError(
-            f"{meta_path} has a scanner that is no JSON object; its keys DSD, DSO, ... are "
-            f"expected."
-        )
-    return meta
-
-
-def _entries(meta: Mapping[str, Any], key: str, meta_path: Path) -> list[tuple[str, float]]:
-    entries = meta.get(key) or []
-    try:
-        pairs = [(str(entry["file_path"]), float(entry["angle"])) for entry in entries]
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{meta_path} has an entry under {key} without file_path and angle (radians); both "
-            f"are expected."
-        ) from error
-    if not np.isfinite([angle for _, angle in pairs]).all():
-        raise ValueError(f"{meta_path} has an angle under {key} that is not finite.")
-    return pairs
-
-
-def _check_scanner(scanner: Mapping[str, Any], meta_path: Path) -> None:
-    """Refuse entries that are not as many finite numbers as they should be."""
-    for key, count in SCANNER_NUMBERS.items():
-        value = scanner.get(key)
-        if value is None:
-            continue
-        numbers = list(value) if isinstance(value, list) else [value]
-        real = all(isinstance(n, int | float) and np.isfinite(n) for n in numbers)
-        if len(numbers) != count or not real:
-            raise ValueError(
-                f"{meta_path} has scanner {key} = {value!r}; {count} finite number(s) are expected."
-            )
-        if key.startswith(("n", "s")) and min(numbers) <= 0:
-            raise ValueError(f"{meta_path} has scanner {key} = {value!r}; it must be positive.")
-
-
-def _geometry(
-    scanner: Mapping[str, Any],
-    meta: Mapping[str, Any],
-    part: str,
-    entries: Sequence[tuple[str, float]],
-    meta_path: Path,
-) -> tuple[ScanGeometry, VolumeGrid]:
-    _check_scanner(scanner, meta_path)
-    try:
-        scan, grid = from_r2_scanner(scanner, [angle for _, angle in entries])
-        vectors = meta.get(f"views_{part}")
-        if vectors is not None:
-            poses = [vectors[key] for key in ("source_mm", "detector_mm", "u_mm", "v_mm")]
-            scan = ScanGeometry(vectors["beam"], scan.detector_shape, *poses)
-            grid = VolumeGrid(grid.shape, grid.voxel_mm, tuple(meta["centre_mm"]))
-    except KeyError as error:
-        raise ValueError(f"{meta_path} has views_{part} but lacks the key {error}.") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{meta_path}: {str(error).rstrip('.?')}.") from error
-    if len(scan) != len(entries):
-        raise ValueError(
-            f"{meta_path} describes {len(scan)} poses and {len(entries)} projections under "
-            f"proj_{part}; they must agree."
-        )
-    return scan, grid
-
-
 def _read_projections(
     folder: Path, entries: Sequence[tuple[str, float]], shape: tuple[int, int]
 ) -> Tensor:
@@ -430,21 +348,3 @@ def _read_truth(folder: Path, meta: Mapping[str, Any], grid: VolumeGrid) -> Tens
             f"{grid.shape[::-1]}."
         )
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _seed(seed: Any, meta_path: Path) -> int:
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"{meta_path} has seed {seed!r}; a non-negative integer is expected.")
-    return seed
-
-
-def _window(window: Sequence[float], meta_path: Path) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in window)
-    except (TypeError, ValueError):
-        low, high = 0.0, 0.0
-    if not low < high:
-        raise ValueError(
-            f"{meta_path} has window_hu {window}; two numbers, low < high, are expected."
-        )
-    return low, high

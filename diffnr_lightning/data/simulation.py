@@ -4,92 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict
 
 import numpy as np
-import SimpleITK
 import torch
-from diffnr_lightning.projectors import project
-from scipy import ndimage
 
 from diffnr_lightning.data.cases import Case
+from diffnr_lightning.data.field_of_view import Fit, fit_cube
 from diffnr_lightning.data.noise import Noise, attenuation_scale, photon_noise, tigre_noise
 from diffnr_lightning.data.resampling import resample
+from diffnr_lightning.data.scanner import Layout, Scanner, view_angles
 from diffnr_lightning.data.volumes import LoadedVolume
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
-
-Layout = Literal["uniform", "random", "limited_arc"]
-Fit = Literal["volume", "body"]
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors import project
 
 LOGGER = logging.getLogger("diffnr")
 AIR_HU = -1000.0
-TISSUE_HU = -500.0
-# Structures thinner than this share of the body (the cube root of its volume) do not count as body:
-# couch tops and cables, but not fingers.
-THIN_SHARE = 0.04
 # Normalised attenuation below this is air: it neither widens the simulated object nor stops a scan.
 OBJECT_FLOOR = 0.02
 # 2 GB of float32: the object is simulated on coarser voxels where it would need more.
 MOST_FINE_VOXELS = 512**3
 # Streams of random numbers of one case; views, test views and noise do not disturb each other.
 VIEW_STREAM, TEST_STREAM, NOISE_STREAM = range(3)
-
-
-@dataclass(frozen=True)
-class Scanner:
-    """Describe the scanner of a simulated scan.
-
-    Args:
-        beam: ``"cone"`` or ``"parallel"``.
-        source_to_axis: DSO; without meaning for parallel beam.
-        source_to_detector: DSD; without meaning for parallel beam.
-        detector: height and width of the square detector.
-        unit: ``"cube"`` gives the lengths in edges of the reconstructed cube, so that every object
-            fills the detector alike; ``"mm"`` gives them in mm.
-        detector_pixels: rows and columns; None means as many as the cube has voxels.
-
-    Raises:
-        ValueError: lengths that are not positive or contradict each other.
-    """
-
-    beam: Literal["cone", "parallel"] = "cone"
-    source_to_axis: float = 2.5
-    source_to_detector: float = 3.75
-    detector: float = 1.6
-    unit: Literal["cube", "mm"] = "cube"
-    detector_pixels: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.unit not in ("cube", "mm"):
-            raise ValueError(f"scanner unit is {self.unit!r}; 'cube' or 'mm' is expected.")
-        for name in ("source_to_axis", "source_to_detector", "detector"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(
-                    f"scanner {name} is {getattr(self, name)}; a positive length is expected."
-                )
-        if self.detector_pixels is not None and self.detector_pixels < 1:
-            raise ValueError(
-                f"scanner detector_pixels is {self.detector_pixels}; at least one is expected."
-            )
-
-    def scan(self, angles_rad: np.ndarray, side_mm: float, pixels: int) -> ScanGeometry:
-        """Return the geometry around a cube of edge `side_mm` with `pixels` rows and columns."""
-        length = side_mm if self.unit == "cube" else 1.0
-        detector = {
-            "angles_rad": angles_rad,
-            "detector_shape": (pixels, pixels),
-            "pixel_mm": self.detector * length / pixels,
-        }
-        if self.beam == "parallel":
-            return ScanGeometry.parallel(**detector)
-        return ScanGeometry.cone(
-            source_to_axis_mm=self.source_to_axis * length,
-            source_to_detector_mm=self.source_to_detector * length,
-            **detector,
-        )
-
-
 STANDARD_SCANNER = Scanner()
 STANDARD_NOISE = Noise()
 
@@ -154,7 +90,7 @@ def simulate_case(
     name = name or loaded.name
     seed = stable_seed(name, num_views) if seed is None else int(seed)
     density, window = _normalised(loaded, window_hu)
-    centre, side = _cube(loaded, fit, margin)  # (z, y, x) relative to the volume's centre
+    centre, side = fit_cube(loaded, fit, margin)  # (z, y, x) relative to the volume's centre
     if voxel_mm is not None:
         side = size * voxel_mm
     grid = VolumeGrid((size,) * 3, side / size)
@@ -167,7 +103,8 @@ def simulate_case(
     circle = 360.0 if scanner.beam == "cone" else 180.0
     span = circle if arc_deg is None else arc_deg
     pixels = scanner.detector_pixels or size
-    angles = _view_angles(layout, num_views, span, start_deg, seed)
+    view_stream = np.random.default_rng([seed, VIEW_STREAM])
+    angles = view_angles(layout, num_views, span, start_deg, view_stream)
     scan = scanner.scan(angles, side, pixels)
     drawn = np.random.default_rng([seed, TEST_STREAM]).uniform(0, np.deg2rad(circle), test_views)
     test_scan = scanner.scan(np.sort(drawn), side, pixels) if test_views else None
@@ -265,66 +202,6 @@ def _normalised(
             "and the unit."
         )
     return density, (low, high)
-
-
-def _cube(
-    loaded: LoadedVolume, fit: str, margin: float
-) -> tuple[tuple[float, float, float], float]:
-    """Return centre (z, y, x), relative to the volume's, and edge of the cube, both in mm."""
-    if fit == "volume":
-        return (0.0, 0.0, 0.0), max(loaded.size_mm)
-    if fit != "body":
-        raise ValueError(f"fit is {fit!r}; 'volume' or 'body' is expected.")
-    first, last = body_box(loaded)
-    shape, spacing = np.asarray(loaded.array.shape), np.asarray(loaded.spacing_mm)
-    centre = (0.5 * (first + last) - 0.5 * shape) * spacing
-    side = float(((last - first) * spacing).max()) * (1 + 2 * margin)
-    return tuple(centre.tolist()), side
-
-
-def body_box(loaded: LoadedVolume) -> tuple[np.ndarray, np.ndarray]:
-    """Return first and one-past-last voxel (z, y, x) of the largest connected piece of tissue.
-
-    Structures thin against the body are opened away first, so that a couch that touches it does not
-    count.
-
-    Raises:
-        ValueError: there is no tissue.
-    """
-    if loaded.unit == "HU":
-        threshold = TISSUE_HU
-    else:
-        otsu = SimpleITK.OtsuThresholdImageFilter()
-        otsu.Execute(SimpleITK.GetImageFromArray(loaded.array))
-        threshold = otsu.GetThreshold()
-    tissue = loaded.array > threshold
-    if not tissue.any():
-        raise ValueError(
-            f"{loaded.name}: nothing lies above {threshold:g} HU, so there is no body to fit; use "
-            "fit='volume' or check the unit."
-        )
-    thin_mm = THIN_SHARE * np.cbrt(np.count_nonzero(tissue) * np.prod(loaded.spacing_mm))
-    reach = [1 + 2 * int(0.5 * thin_mm / edge + 0.5) for edge in loaded.spacing_mm]
-    # A morphological opening with a box; scipy's grey filters are separable, its binary ones not.
-    opened = ndimage.minimum_filter(tissue.view(np.uint8), reach, mode="nearest")
-    opened = ndimage.maximum_filter(opened, reach, mode="nearest")
-    labels, _ = ndimage.label(opened if opened.any() else tissue)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    box = ndimage.find_objects(labels)[int(sizes.argmax()) - 1]
-    return np.array([s.start for s in box]), np.array([s.stop for s in box])
-
-
-def _view_angles(
-    layout: str, num_views: int, arc_deg: float, start_deg: float, seed: int
-) -> np.ndarray:
-    if layout == "random":
-        drawn = np.random.default_rng([seed, VIEW_STREAM]).uniform(0, arc_deg, num_views)
-        return np.deg2rad(start_deg + np.sort(drawn))
-    if layout == "limited_arc" and arc_deg < 360:
-        # An arc has two ends and both are scanned; a circle has none.
-        return np.deg2rad(start_deg + np.linspace(0, arc_deg, num_views))
-    return uniform_angles(num_views, arc_deg, start_deg)
 
 
 def _simulated_object(

@@ -1,0 +1,157 @@
+"""The ``meta_data.json`` of a case folder: read, checked, and turned into geometry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner
+
+META_FILE = "meta_data.json"
+SCANNER_NUMBERS = {
+    "DSD": 1,
+    "DSO": 1,
+    "nDetector": 2,
+    "sDetector": 2,
+    "nVoxel": 3,
+    "sVoxel": 3,
+    "offOrigin": 3,
+    "offDetector": 2,
+}
+
+
+def read_meta(meta_path: Path) -> dict[str, Any]:
+    """Read the file and check that its two indispensable entries are there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON object, or lacks an entry.
+    """
+    try:
+        meta = json.loads(meta_path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{meta_path} does not exist; a case folder holds {META_FILE}, proj_train/ and, where "
+            f"known, vol_gt.npy."
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{meta_path} cannot be read as JSON: {error}.") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{meta_path} holds a {type(meta).__name__}; a JSON object is expected.")
+    for key in ("scanner", "proj_train"):
+        if key not in meta:
+            raise ValueError(
+                f"{meta_path} lacks the key {key!r}; scanner and proj_train are expected."
+            )
+    if not isinstance(meta["scanner"], dict):
+        raise ValueError(
+            f"{meta_path} has a scanner that is no JSON object; its keys DSD, DSO, ... are "
+            f"expected."
+        )
+    return meta
+
+
+def view_entries(meta: Mapping[str, Any], key: str, meta_path: Path) -> list[tuple[str, float]]:
+    """Return file and angle (radians) of each view listed under `key`.
+
+    Raises:
+        ValueError: an entry without them.
+    """
+    entries = meta.get(key) or []
+    try:
+        pairs = [(str(entry["file_path"]), float(entry["angle"])) for entry in entries]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{meta_path} has an entry under {key} without file_path and angle (radians); both "
+            f"are expected."
+        ) from error
+    if not np.isfinite([angle for _, angle in pairs]).all():
+        raise ValueError(f"{meta_path} has an angle under {key} that is not finite.")
+    return pairs
+
+
+def described_geometry(
+    scanner: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    part: str,
+    entries: Sequence[tuple[str, float]],
+    meta_path: Path,
+) -> tuple[ScanGeometry, VolumeGrid]:
+    """Build scan and grid from the scanner, or from per-view vectors where there are any.
+
+    Args:
+        scanner: the scanner entry.
+        meta: the whole file; ``views_train`` and ``views_test`` hold vectors.
+        part: ``"train"`` or ``"test"``.
+        entries: file and angle of each view.
+        meta_path: how an error names the file.
+
+    Raises:
+        ValueError: missing or contradictory entries.
+    """
+    _check_scanner(scanner, meta_path)
+    try:
+        scan, grid = from_r2_scanner(scanner, [angle for _, angle in entries])
+        vectors = meta.get(f"views_{part}")
+        if vectors is not None:
+            poses = [vectors[key] for key in ("source_mm", "detector_mm", "u_mm", "v_mm")]
+            scan = ScanGeometry(vectors["beam"], scan.detector_shape, *poses)
+            grid = VolumeGrid(grid.shape, grid.voxel_mm, tuple(meta["centre_mm"]))
+    except KeyError as error:
+        raise ValueError(f"{meta_path} has views_{part} but lacks the key {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{meta_path}: {str(error).rstrip('.?')}.") from error
+    if len(scan) != len(entries):
+        raise ValueError(
+            f"{meta_path} describes {len(scan)} poses and {len(entries)} projections under "
+            f"proj_{part}; they must agree."
+        )
+    return scan, grid
+
+
+def checked_seed(seed: Any, meta_path: Path) -> int:
+    """Return the seed of a case.
+
+    Raises:
+        ValueError: it is no non-negative integer.
+    """
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"{meta_path} has seed {seed!r}; a non-negative integer is expected.")
+    return seed
+
+
+def checked_window(window: Sequence[float], meta_path: Path) -> tuple[float, float]:
+    """Return the window of a case, HU of 0 and 1.
+
+    Raises:
+        ValueError: it is not two numbers, low < high.
+    """
+    try:
+        low, high = (float(bound) for bound in window)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not low < high:
+        raise ValueError(
+            f"{meta_path} has window_hu {window}; two numbers, low < high, are expected."
+        )
+    return low, high
+
+
+def _check_scanner(scanner: Mapping[str, Any], meta_path: Path) -> None:
+    """Refuse entries that are not as many finite numbers as they should be."""
+    for key, count in SCANNER_NUMBERS.items():
+        value = scanner.get(key)
+        if value is None:
+            continue
+        numbers = list(value) if isinstance(value, list) else [value]
+        real = all(isinstance(n, int | float) and np.isfinite(n) for n in numbers)
+        if len(numbers) != count or not real:
+            raise ValueError(
+                f"{meta_path} has scanner {key} = {value!r}; {count} finite number(s) are expected."
+            )
+        if key.startswith(("n", "s")) and min(numbers) <= 0:
+            raise ValueError(f"{meta_path} has scanner {key} = {value!r}; it must be positive.")
