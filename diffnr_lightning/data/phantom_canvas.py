@@ -1,0 +1,180 @@
+"""The voxels a phantom is painted on: where they lie in the body, and how edges fall between them.
+
+Anatomy is written in body coordinates: millimetres of a reference adult, x to the patient's left, y to the back, z to the
+head. A `Canvas` holds the body coordinates of every voxel of a cube. Body size, posture and a slow random warp are all in
+that map, so shapes can be simple and still differ between patients.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Box = tuple[slice, slice, slice]
+Point = tuple[float, float, float]
+
+NOISE_SPAN_MM = 440.0
+WARP_CELL_MM = 62.0
+# A sample in the middle of every quarter of a voxel: noise finer than the voxel averages out instead of aliasing.
+SUBSAMPLES = (-0.375, -0.125, 0.125, 0.375)
+
+
+def noise(rng: np.random.Generator, cell_mm: float, axis_mm: np.ndarray) -> np.ndarray:
+    """Return band-limited noise of unit variance, the same field at every resolution.
+
+    Args:
+        rng: source of the field's nodes; how many are drawn depends on `cell_mm` alone.
+        cell_mm: distance of the nodes, mm; structures are about twice as large.
+        axis_mm: (N,) voxel centres, evenly spaced and the same along all three axes.
+
+    Returns:
+        (N, N, N) float32.
+    """
+    nodes = int(np.ceil(NOISE_SPAN_MM / cell_mm)) + 4
+    lattice = rng.standard_normal((nodes, nodes, nodes), dtype=np.float32)
+    weights = _spline_weights(axis_mm, cell_mm, nodes)
+    field = np.tensordot(weights, lattice, axes=(1, 0))
+    field = np.einsum("yj,zjk->zyk", weights, field, optimize=True)
+    # The sum of squared cubic B-spline weights is 151/315 on average along one axis.
+    return (field @ weights.T) * np.float32((315.0 / 151.0) ** 1.5)
+
+
+def _spline_weights(axis_mm: np.ndarray, cell_mm: float, nodes: int) -> np.ndarray:
+    """Return (N, nodes) float32 weights of cubic B-splines, averaged over each voxel's extent."""
+    edge = axis_mm[1] - axis_mm[0]
+    weights = np.zeros((len(axis_mm), nodes))
+    for shift in SUBSAMPLES:
+        position = (axis_mm + shift * edge) / cell_mm + 0.5 * (nodes - 1)
+        distance = np.abs(position[:, None] - np.arange(nodes))
+        near = 2 / 3 - distance**2 * (1 - distance / 2)
+        far = np.clip(2 - distance, 0, None) ** 3 / 6
+        weights += np.where(distance < 1, near, far) / len(SUBSAMPLES)
+    return weights.astype(np.float32)
+
+
+def inside(distance: np.ndarray, edge: float) -> np.ndarray:
+    """Return the share of a voxel inside a surface, from the signed distance (mm) of its centre."""
+    return np.clip(0.5 - distance / edge, 0, 1)
+
+
+def tube_share(distance: np.ndarray, radius: np.ndarray, edge: float) -> np.ndarray:
+    """Return the share of a voxel that a round tube fills, correct in sum for tubes thinner than a voxel.
+
+    Args:
+        distance: mm from the tube's centre line.
+        radius: mm, broadcast against `distance`.
+        edge: voxel edge, mm.
+    """
+    # A ramp one voxel wide around radius r adds pi * edge^2 / 12 to the cross-section: take it off again, and where the tube
+    # is too thin for that, lower the peak instead.
+    ramp = np.sqrt(np.maximum(radius**2 - edge**2 / 12, edge**2 / 4))
+    return np.clip(0.5 + (ramp - distance) / edge, 0, 1) * np.minimum(1, 3 * radius**2 / edge**2)
+
+
+def capsule(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, start: Point, end: Point
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance (mm) to a line segment and the position along it (0 at start, 1 at end)."""
+    bx, by, bz = (float(e - s) for s, e in zip(start, end, strict=True))
+    px, py, pz = x - float(start[0]), y - float(start[1]), z - float(start[2])
+    along = np.clip((px * bx + py * by + pz * bz) / (bx * bx + by * by + bz * bz + 1e-9), 0, 1)
+    return np.sqrt((px - along * bx) ** 2 + (py - along * by) ** 2 + (pz - along * bz) ** 2), along
+
+
+class Canvas:
+    """Hold the voxels of one phantom.
+
+    Args:
+        size: voxels along each edge of the cube.
+        side_mm: edge of the cube, mm.
+        pose: (3, 3) map from world to body directions (rotation and body size), rows and columns x, y, z.
+        offset_mm: body coordinates of the cube's centre.
+        warp_mm: standard deviation of the slow displacement of the body.
+        rng: source of the displacement.
+
+    Attributes:
+        hu: (Z, Y, X) float32, what has been painted so far.
+        x, y, z: (Z, Y, X) float32 body coordinates of the voxels, mm.
+        edge: voxel edge in body millimetres.
+        axis_mm: (size,) voxel centres along a world axis, mm.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        side_mm: float,
+        pose: np.ndarray,
+        offset_mm: Point,
+        warp_mm: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.size = size
+        self.spacing_mm = side_mm / size
+        self.axis_mm = (np.arange(size) - 0.5 * (size - 1)) * self.spacing_mm
+        self.edge = float(self.spacing_mm * np.cbrt(np.linalg.det(pose)))
+        self.hu = np.full((size, size, size), -1000.0, dtype=np.float32)
+        self._to_world = np.linalg.inv(pose)
+        self._offset = np.asarray(offset_mm, dtype=float)
+        line = self.axis_mm.astype(np.float32)
+        body = []
+        self._reach = 0.0
+        for row, shift in zip(pose, offset_mm, strict=True):
+            coordinate = noise(rng, WARP_CELL_MM, self.axis_mm) * np.float32(warp_mm)
+            self._reach = max(self._reach, float(np.abs(coordinate).max()))
+            coordinate += float(row[0]) * line + float(shift)
+            coordinate += float(row[1]) * line[:, None]
+            coordinate += float(row[2]) * line[:, None, None]
+            body.append(coordinate)
+        self.x, self.y, self.z = body
+
+    def box(self, low: Point, high: Point) -> Box | None:
+        """Return the voxels that can lie between two body corners, or None where the cube has none of them."""
+        corners = np.array([[(low, high)[i >> a & 1][a] for a in range(3)] for i in range(8)])
+        world = (corners - self._offset) @ self._to_world.T
+        reach = self._reach + self.spacing_mm
+        first = np.floor((world.min(axis=0) - reach - self.axis_mm[0]) / self.spacing_mm)
+        last = np.ceil((world.max(axis=0) + reach - self.axis_mm[0]) / self.spacing_mm) + 1
+        first, last = np.clip([first, last], 0, self.size).astype(int)
+        if (first >= last).any():
+            return None
+        return tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], last[::-1], strict=True))
+
+    def ball_box(self, centre: Point, reach: float) -> Box | None:
+        """Return the voxels that can lie within `reach` mm of a body point."""
+        return self.box(tuple(c - reach for c in centre), tuple(c + reach for c in centre))
+
+    def at(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the body coordinates x, y, z of a box's voxels."""
+        return self.x[box], self.y[box], self.z[box]
+
+    def blend(self, box: Box, share: np.ndarray, hu: np.ndarray | float) -> None:
+        """Replace `share` of each voxel's content by tissue of `hu`."""
+        view = self.hu[box]
+        view += share * (hu - view)
+
+    def tubes(
+        self,
+        share: np.ndarray,
+        paths: list[tuple[np.ndarray, np.ndarray]],
+        grow_mm: float = 0.0,
+    ) -> None:
+        """Raise `share` to what tubes fill of each voxel.
+
+        Args:
+            share: (Z, Y, X) float32, changed in place.
+            paths: pairs of points (N, 3) and radii (N,), body mm.
+            grow_mm: added to every radius.
+        """
+        for points, radii in paths:
+            points, radii = np.asarray(points).tolist(), (np.asarray(radii) + grow_mm).tolist()
+            for i in range(len(points) - 1):
+                start, end = points[i], points[i + 1]
+                reach = max(radii[i], radii[i + 1]) + self.edge
+                low = tuple(min(a, b) - reach for a, b in zip(start, end, strict=True))
+                high = tuple(max(a, b) + reach for a, b in zip(start, end, strict=True))
+                box = self.box(low, high)
+                if box is None:
+                    continue
+                distance, along = capsule(*self.at(box), start, end)
+                radius = radii[i] + along * (radii[i + 1] - radii[i])
+                filled = tube_share(distance, radius, self.edge)
+                np.maximum(share[box], filled, out=share[box])
