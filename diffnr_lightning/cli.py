@@ -23,7 +23,7 @@ COMMANDS = {
     "ingest": "Turn measured projections into a case.",
     "reconstruct": "Reconstruct the volume of a case.",
     "evaluate": "Print one table of finished runs under every metric protocol.",
-    "curate": "Scan volumes, stop reconstructions early, and keep what they look like beside the truth.",
+    "curate": "Make pairs of degraded and clean volumes, from which a SliceFixer learns.",
     "finetune": "Train a SliceFixer on curated pairs.",
     "report": "Write one self-contained HTML page that compares runs.",
     "demo": "Reconstruct a generated chest in several ways and compare them.",
@@ -103,8 +103,8 @@ def _help() -> str:
             "commands:",
             *lines,
             "",
-            "`diffnr COMMAND --help` lists a command's options, `--print_config` prints them as YAML,",
-            "`--traceback` (or DIFFNR_TRACEBACK=1) shows where an error came from.",
+            "`diffnr COMMAND --help` lists the options of a command, `--print_config` prints them",
+            "as YAML, `--traceback` (or DIFFNR_TRACEBACK=1) shows where an error came from.",
         ]
     )
 
@@ -124,7 +124,7 @@ def _set_up_messages() -> None:
 
 
 def _is_for_users(error: BaseException) -> bool:
-    """Tell errors in words for a user from defects; of import errors only those that name an extra."""
+    """Tell errors in words from defects: of import errors, those that name an extra."""
     return not isinstance(error, ImportError) or "diffnr-lightning[" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: quiet threads, compiled kernels that are kept, real volumes where there are any."""
+"""What all tests share: quiet threads, compiled kernels that are kept, real volumes."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A small stand-in for `diffnr_lightning.workflows`, with every kind of argument that workflows have."""
+"""A small stand-in for `diffnr_lightning.workflows`, with every kind of argument."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def reconstruct(*options, case="case"):
 
 def test_help_and_version_load_nothing_heavy():
     program = (
-        "import sys; from diffnr_lightning import cli; cli.main(['--help']); cli.main(['--version']);"
+        "import sys; from diffnr_lightning import cli;"
+        "cli.main(['--help']); cli.main(['--version']);"
         "sys.exit(bool({'torch', 'numpy', 'jsonargparse'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """From config files and command-line options to the arguments of a workflow.
 
-The signature of the workflow is the schema and its docstring the help: nothing is declared twice. A node
-``{class_path, init_args}`` in YAML names a class by its import path.
+The signature of the workflow is the schema and its docstring the help: nothing is declared twice.
+A node ``{class_path, init_args}`` in YAML names a class by its import path.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def settings_parser(function: Callable[..., Any], prog: str | None = None) -> Ar
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
-        help="YAML file of options; several --config merge from left to right, and options given on "
-        "the command line after them win.",
+        help="YAML file of options; several --config merge from left to right, and options that "
+        "follow them win.",
     )
     hidden = {RESOLVED} & set(inspect.signature(function).parameters)
     parser.add_function_arguments(function, as_group=False, skip=hidden, fail_untyped=True)
@@ -76,7 +76,8 @@ def parse(
 
     Raises:
         FileNotFoundError: a config file that does not exist.
-        ValueError: an unknown option or key, a wrong type, a missing option, a file that is no YAML mapping.
+        ValueError: an unknown option or key, a wrong type, a missing option, or a config file that
+            is no YAML mapping.
         SystemExit: after ``--help`` or ``--print_config``.
     """
     parser = settings_parser(function, prog)
@@ -198,8 +199,8 @@ def _item_types(hint: Any) -> set[Any]:
 def _sentence(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> str:
     """Turn a message of jsonargparse into one sentence that names option, value and expectation."""
     if missing := re.match(r"the following arguments are required: (.+)", message):
-        names = missing[1].split(", ")
-        return f"{', '.join('--' + name for name in names)} missing: give it as an option or in a config."
+        names = ", ".join(f"--{name}" for name in missing[1].split(", "))
+        return f"{names} missing: give it as an option or in a config."
     if unknown := re.match(r"unrecognized arguments: (\S+)", message):
         return f"unknown option {unknown[1]}{_nearest(parser, unknown[1].partition('=')[0])}."
     message = re.sub(

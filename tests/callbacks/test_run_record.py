@@ -1,0 +1,66 @@
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import toy_run
+
+from diffnr_lightning.callbacks.run_record import ResourceUse, RunRecord, replacing
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
+    whole, _ = toy_run.fit(tmp_path / "whole.ckpt")
+    checkpoint = tmp_path / "killed.ckpt"
+    killed = subprocess.run(
+        [sys.executable, toy_run.__file__, str(checkpoint), "27"], capture_output=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL
+    kept = torch.load(checkpoint, weights_only=True)
+    assert kept["iteration"] == 20
+    resumed, record = toy_run.fit(checkpoint)
+    assert resumed.iteration == whole.iteration == 40
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.load(checkpoint, weights_only=True)["iteration"] == 40
+    before = kept["callbacks"]["RunRecord"]["seconds"]
+    assert before > 0
+    assert record.use.seconds > before
+    assert record.use.earlier_seconds == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_progress_counts_batches_up_to_the_last(tmp_path):
+    seen = []
+    toy_run.fit(tmp_path / "run.ckpt", steps=25, progress=lambda *shown: seen.append(shown))
+    assert [(done, total) for done, total, _ in seen] == [(10, 25), (20, 25), (25, 25)]
+    assert all(text.startswith("loss ") for _, _, text in seen)
+
+
+def test_every_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="every is 0"):
+        RunRecord(tmp_path / "run.ckpt", every=0)
+
+
+def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "folder" / "volume.nii.gz"
+    with replacing(path) as part:
+        assert part.name.endswith(".nii.gz")
+        part.write_text("old")
+        assert not path.exists()
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["volume.nii.gz"]
+
+
+def test_resource_use_is_in_seconds_and_megabytes():
+    use = ResourceUse()
+    held = torch.ones(64, 2**18)  # 64 MiB
+    metrics = use.as_metrics()
+    assert held.sum() > 0
+    assert 0 <= metrics["seconds"] < 60
+    assert 64 < metrics["peak_memory_mb"] < 100_000
+    use.earlier_peak_mb = 1e6
+    assert use.peak_memory_mb == 1e6
