@@ -37,6 +37,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner,
 VOLUME_KEYS = ("vol", "ct")
 # Lengths of a scanner that went through JSON and back agree to this share of the detector distance.
 GEOMETRY_TOLERANCE = 1e-6
+OFFSET_DIGITS = 9
 
 
 @dataclass(eq=False)
@@ -243,6 +244,9 @@ def _scanner_entry(case: Case) -> dict[str, Any]:
         if circular is not None
         else _nominal_scanner(case.scan, case.grid)
     )
+    for key in ("offOrigin", "offDetector"):
+        # They come out of a fit of the orbit; what it leaves of zero is no offset.
+        entry[key] = [round(length, OFFSET_DIGITS) + 0.0 for length in entry[key]]
     noisy = noise.get("mode", "none") != "none"
     return {
         **entry,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from diffnr_lightning.data import LoadedVolume, Noise, Scanner, simulate_case
+from diffnr_lightning.data import LoadedVolume, Noise, Scanner, read_case, simulate_case, write_case
 from diffnr_lightning.data.noise import MU_WATER_PER_MM
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.projectors import project
@@ -134,6 +134,17 @@ def test_luna16_recipe(ellipsoid):
     assert orbit.pixel_mm == pytest.approx((19.2, 19.2))
     assert case.grid.size_mm == pytest.approx((409.6,) * 3)
     np.testing.assert_allclose(np.diff(orbit.angles_rad), np.deg2rad(10), atol=1e-9)
+
+
+def test_simulated_case_survives_its_folder(loaded, tmp_path):
+    case = simulate_case(loaded, **SMALL)
+    again = read_case(write_case(case, tmp_path / "case"))
+    assert again.grid == case.grid
+    assert torch.equal(again.projections, case.projections)
+    assert torch.equal(again.volume, case.volume)
+    assert again.provenance == case.provenance
+    first, second = again.scan.orbit, case.scan.orbit
+    np.testing.assert_allclose(first.angles_rad, second.angles_rad, atol=1e-9)
 
 
 def test_layouts(loaded):
