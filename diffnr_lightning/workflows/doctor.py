@@ -1,0 +1,141 @@
+"""What this installation has, and what will run where."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+
+import numba
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.priors import load_default
+from diffnr_lightning.projectors import choose_backend
+from diffnr_lightning.workflows.run_folder import cpu_name, environment, version
+
+# Extra of setup.cfg -> (module, package whose version is shown, what it is for).
+EXTRAS = {
+    "monai": ("monai", "monai", "medical transforms and networks"),
+    "wandb": ("wandb", "wandb", "logging of finetuning to Weights & Biases"),
+    "cluster": ("submitit", "submitit", "job arrays on SLURM"),
+    "astra": ("astra", "astra-toolbox", "ASTRA projectors"),
+    "bench": ("itk", "itk-rtk", "RTK, the peer of `make bench`"),
+    "dev": ("pytest", "pytest", "tests, notebooks, Triton's interpreter"),
+}
+
+
+def doctor() -> None:
+    """Show versions, devices and what will run where."""
+    # Wide enough to keep every line whole where the output goes to a file.
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    for table in (_versions(), _machine(), _kernels(), _extras()):
+        console.print(table)
+
+
+def _versions() -> Table:
+    table = _table("Versions", "package", "version")
+    described = environment()
+    git = described["git"]
+    suffix = f" (commit {git['commit'][:10]}{', changed' if git['dirty'] else ''})" if git else ""
+    table.add_row("diffnr_lightning", described["diffnr_lightning"] + suffix)
+    table.add_row("python", described["python"])
+    for name, installed in described["packages"].items():
+        table.add_row(name, installed or "[red]missing[/red]")
+    return table
+
+
+def _machine() -> Table:
+    table = _table("Machine", "what", "value")
+    described = environment()
+    table.add_row("platform", described["platform"])
+    table.add_row("processor", f"{cpu_name()}, {described['cores']} cores to use")
+    table.add_row("torch threads", str(described["threads"]["torch"]))
+    table.add_row("numba threads", f"{described['threads']['numba']} ({_threading_layer()})")
+    policy = os.environ.get("OMP_WAIT_POLICY", "not set")
+    advice = "" if policy.upper() == "PASSIVE" else "; PASSIVE is much faster on shared cores"
+    table.add_row("OMP_WAIT_POLICY", policy + advice)
+    if not torch.cuda.is_available():
+        built = (
+            f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        )
+        table.add_row("GPU", f"none that torch can use ({built})")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        table.add_row(
+            f"GPU {index}",
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+            f"compute capability {properties.major}.{properties.minor}",
+        )
+    return table
+
+
+def _kernels() -> Table:
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    table = _table("What will run where", "operation", *(f"on {device}" for device in devices))
+    grid = VolumeGrid((64, 64, 64), 1.0)
+    angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    detector = {"angles_rad": angles, "detector_shape": (64, 64), "pixel_mm": 1.5}
+    cone = ScanGeometry.cone(source_to_axis_mm=200.0, source_to_detector_mm=300.0, **detector)
+    tilted = ScanGeometry(
+        beam="cone",
+        source_mm=cone.source_mm,
+        detector_mm=cone.detector_mm,
+        u_mm=cone.u_mm * np.cos(0.1) + cone.v_mm * np.sin(0.1),
+        v_mm=cone.v_mm * np.cos(0.1) - cone.u_mm * np.sin(0.1),
+        detector_shape=cone.detector_shape,
+    )
+    scans = {
+        "projector, circular cone beam": cone,
+        "projector, parallel beam": ScanGeometry.parallel(**detector),
+        "projector, tilted detector": tilted,
+    }
+    for name, scan in scans.items():
+        table.add_row(name, *(_kernel(choose_backend(grid, scan, device)) for device in devices))
+    table.add_row("SliceFixer (the compact one)", _prior(), *["torch"] * (len(devices) - 1))
+    return table
+
+
+def _kernel(backend: str) -> str:
+    return "reference (torch)" if backend == "reference" else f"{backend} (numba)"
+
+
+def _prior() -> str:
+    try:
+        weights = sum(parameter.numel() for parameter in load_default().parameters())
+    except (FileNotFoundError, ValueError) as error:
+        return f"[red]{error}[/red]"
+    return f"torch, {weights / 1e6:.1f} M weights"
+
+
+def _extras() -> Table:
+    table = _table("Optional extras", "extra", "for", "state")
+    for extra, (module, package, purpose) in EXTRAS.items():
+        installed = version(package) if find_spec(module) else None
+        state = installed or rf"pip install 'diffnr-lightning\[{extra}]'"
+        table.add_row(extra, purpose, state)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+@numba.njit(parallel=True)
+def _touch_threads(count: int) -> int:
+    total = 0
+    for index in numba.prange(count):
+        total += index
+    return total
+
+
+def _threading_layer() -> str:
+    """Return the pool that numba took; it is chosen when the first parallel kernel runs."""
+    _touch_threads(2)
+    return numba.threading_layer()
