@@ -1,0 +1,224 @@
+"""Forward projection and backprojection: an exactly adjoint, differentiable pair on every backend.
+
+``separable`` and ``rays`` are numba kernels for float32 CPU tensors, ``reference`` is torch for any
+device and dtype. They share one discretisation (`sampling`), so they agree to rounding wherever
+`choose_backend` would take them.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors import rays, reference, separable
+from diffnr_lightning.projectors.sampling import steepest_climb
+
+BACKENDS: dict[str, ModuleType] = {"separable": separable, "rays": rays, "reference": reference}
+
+_LOG = logging.getLogger("diffnr")
+_ANNOUNCED: set[tuple[str, bool, str]] = set()
+
+__all__ = [
+    "BACKENDS",
+    "backproject",
+    "choose_backend",
+    "project",
+    "warmup",
+    "weighted_backproject",
+]
+
+
+def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str = "auto") -> Tensor:
+    """Return the line integrals of a volume along every ray of a scan.
+
+    Differentiable; the gradient is `backproject` on the same backend.
+
+    Args:
+        volume: (Z, Y, X), any density; zero outside the grid.
+        grid: where the voxels are.
+        scan: where source and detector are.
+        backend: a key of `BACKENDS`, or "auto" for `choose_backend`.
+
+    Returns:
+        (V, H, W) in the unit of the volume times mm, in its dtype and on its device.
+
+    Raises:
+        ValueError: a shape that does not match the grid, or a backend that cannot serve the scan
+            or device.
+        TypeError: a dtype that the backend does not compute in.
+    """
+    backend = _resolve(volume, grid.shape, "volume", grid, scan, backend)
+    return _Projection.apply(volume, grid, scan, backend)
+
+
+def backproject(
+    projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str = "auto"
+) -> Tensor:
+    """Return the exact adjoint of `project` applied to projections.
+
+    Differentiable; the gradient is `project` on the same backend.
+
+    Args:
+        projections: (V, H, W).
+        grid: where the voxels are.
+        scan: where source and detector are.
+        backend: a key of `BACKENDS`, or "auto" for `choose_backend`.
+
+    Returns:
+        (Z, Y, X) in the unit of the projections times mm.
+
+    Raises:
+        ValueError: a shape that does not match the scan, or a backend that cannot serve the scan
+            or device.
+        TypeError: a dtype that the backend does not compute in.
+    """
+    shape = (len(scan), *scan.detector_shape)
+    backend = _resolve(projections, shape, "projections", grid, scan, backend)
+    return _Backprojection.apply(projections, grid, scan, backend)
+
+
+def weighted_backproject(
+    filtered: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str = "auto"
+) -> Tensor:
+    """Return, for every voxel, the sum over views of the detector value at the voxel's shadow.
+
+    The voxel-driven backprojection of FDK and FBP: bilinear lookup on the detector, zero outside
+    it, times ``(DSO / depth)^2`` for a cone beam, with DSO the distance from source to axis and
+    depth that from source to voxel along the detector's normal. No view weights, no constant. Not
+    the adjoint of `project`, and without gradients.
+
+    Args:
+        filtered: (V, H, W) filtered projections.
+        grid: where the voxels are.
+        scan: a circular scan.
+        backend: "separable", "reference" or "auto".
+
+    Returns:
+        (Z, Y, X) in the unit of ``filtered``.
+
+    Raises:
+        ValueError: a scan that is not circular, wrong shapes, or a backend without this operation.
+        TypeError: a dtype that the backend does not compute in.
+    """
+    orbit = scan.orbit
+    if orbit is None:
+        raise ValueError(
+            "weighted_backproject was given a scan that is not circular; use an iterative solver."
+        )
+    if backend == "auto":
+        numba_serves = filtered.device.type == "cpu" and filtered.dtype == torch.float32
+        backend = "separable" if numba_serves else "reference"
+    if backend == "rays":
+        raise ValueError("backend 'rays' has no weighted_backproject; use 'separable'.")
+    shape = (len(scan), *scan.detector_shape)
+    backend = _resolve(filtered, shape, "filtered", grid, scan, backend)
+    return BACKENDS[backend].weighted_backproject(filtered, grid, scan, orbit.source_to_axis_mm)
+
+
+def choose_backend(grid: VolumeGrid, scan: ScanGeometry, device: torch.device | str) -> str:
+    """Return the fastest backend that serves a scan: "separable", "rays" or "reference".
+
+    The choice is logged once for each kind of scan and device (logger "diffnr").
+
+    Args:
+        grid: the voxels; flat ones can make rays too steep for "separable".
+        scan: the poses.
+        device: of the tensors.
+    """
+    device_type = torch.device(device).type
+    choice = "reference" if device_type != "cpu" else _fast_cpu_backend(grid, scan)
+    kind = (scan.beam, scan.rows_along_axis, device_type)
+    if kind not in _ANNOUNCED:
+        _ANNOUNCED.add(kind)
+        poses = "rows along z" if scan.rows_along_axis else "free poses"
+        _LOG.info("projector: %s (%s beam, %s, %s)", choice, scan.beam, poses, device_type)
+    return choice
+
+
+def warmup() -> None:
+    """Compile every numba kernel or load it from the cache; seconds the first time only."""
+    grid = VolumeGrid((4, 4, 4), 1.0)
+    scan = ScanGeometry.cone(
+        angles_rad=[0.0, 1.5],
+        source_to_axis_mm=20.0,
+        source_to_detector_mm=30.0,
+        detector_shape=(4, 4),
+        pixel_mm=2.0,
+    )
+    volume = torch.ones(grid.shape)
+    for name in ("separable", "rays"):
+        projections = project(volume, grid, scan, name)
+        backproject(projections, grid, scan, name)
+    weighted_backproject(projections, grid, scan, "separable")
+
+
+class _Projection(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, volume: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str
+    ) -> Tensor:
+        ctx.setup = (grid, scan, backend)
+        return BACKENDS[backend].project(volume, grid, scan)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Backprojection.apply(gradient, *ctx.setup), None, None, None
+
+
+class _Backprojection(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str
+    ) -> Tensor:
+        ctx.setup = (grid, scan, backend)
+        return BACKENDS[backend].backproject(projections, grid, scan)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Projection.apply(gradient, *ctx.setup), None, None, None
+
+
+@lru_cache(maxsize=256)
+def _fast_cpu_backend(grid: VolumeGrid, scan: ScanGeometry) -> str:
+    if scan.rows_along_axis and steepest_climb(grid, scan) <= 1.0:
+        return "separable"
+    return "rays"
+
+
+def _resolve(
+    array: Tensor,
+    shape: tuple[int, ...],
+    name: str,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    backend: str,
+) -> str:
+    """Check one input and return the name of the backend that will serve it."""
+    if not isinstance(array, Tensor):
+        raise TypeError(f"{name} is a {type(array).__name__}; a torch tensor is expected.")
+    if tuple(array.shape) != tuple(shape):
+        raise ValueError(f"{name} has shape {tuple(array.shape)}; {tuple(shape)} is expected.")
+    if not array.is_floating_point():
+        raise TypeError(f"{name} has dtype {array.dtype}; a floating dtype is expected.")
+    if backend == "auto":
+        backend = choose_backend(grid, scan, array.device)
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"backend is {backend!r}; one of {', '.join(BACKENDS)} or auto is expected."
+        )
+    if backend != "reference" and array.device.type != "cpu":
+        raise ValueError(
+            f"backend {backend!r} runs on the CPU and {name} is on {array.device}; use 'reference'."
+        )
+    if backend != "reference" and array.dtype != torch.float32:
+        raise TypeError(
+            f"backend {backend!r} computes in float32 and {name} is {array.dtype}; "
+            "convert it or use 'reference'."
+        )
+    return backend

@@ -1,0 +1,421 @@
+"""numba projector pair and FDK backprojection for scans whose detector rows run along z.
+
+With v parallel to z (circular, helical and parallel scans with any in-plane offset) the ray of
+pixel (view, row, column) crosses a slice of its main axis at a lateral position that does not
+depend on the row. Bilinear interpolation then is one lerp of two voxel columns per (view, column,
+slice), contiguous in memory when z runs fastest, and one 1D lerp per row. Two forms of the same
+sums are used:
+
+* forward: the sum over slices is the inner loop (a reduction over gathers is vectorised by LLVM, a
+  scatter of stores is not), with 32 lerped voxel columns kept in the L1 cache;
+* adjoint: threads own slices of the main axis, so that no two threads write to the same voxel and
+  the order of every sum is fixed: results are bit-equal for any number of threads.
+
+The main axis is x or y, never z: rays that climb more than one z voxel per in-plane voxel skip z
+slices, which is why `choose_backend` sends such scans to `rays`.
+"""
+
+# Arguments of kernels are arrays and named tuples of arrays as their docstrings say.
+# ruff: noqa: ANN001, ANN202
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, TIE, ray_bundle
+
+_SLICES = 32  # lerped voxel columns that stay in the L1 cache: 32 x 128 floats are 17 kB
+_COLUMNS = 8  # detector columns per task; small, so that one view already fills the cores
+_OWNED = 4  # slices per task of the adjoint, interleaved to hide the latency of read-modify-write
+
+_ZERO = np.float32(0.0)
+
+
+class _Fans(NamedTuple):
+    """Rays of every (view, column), as linear functions of the index k of the slice and the row i.
+
+    The lateral index is ``lateral + k * slope``; the z index is ``(z + k * z_k) + i * (z_i + k *
+    z_ik)``. The length of a step is ``step * sqrt(1 + (rise + i * rise_i) ** 2)`` mm. All float64
+    (V, W).
+    """
+
+    along_x: np.ndarray
+    lateral: np.ndarray
+    slope: np.ndarray
+    z: np.ndarray
+    z_k: np.ndarray
+    z_i: np.ndarray
+    z_ik: np.ndarray
+    step: np.ndarray
+    rise: np.ndarray
+    rise_i: np.ndarray
+    first: (
+        np.ndarray
+    )  # first and last slice that the ray meets, int64; last < first where it misses
+    last: np.ndarray
+
+
+def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
+    """Return line integrals (V, H, W) of a float32 CPU volume (Z, Y, X); see `projectors.project`.
+
+    Raises:
+        ValueError: detector rows that do not run along z.
+    """
+    fans = _fans(grid, scan)
+    out = np.zeros((len(scan), *scan.detector_shape), np.float32)
+    columns = _voxel_columns(volume.detach().numpy())
+    with LAUNCH_LOCK:
+        _project(columns, fans, out)
+    return torch.from_numpy(out)
+
+
+def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
+    """Return the adjoint (Z, Y, X) applied to float32 CPU projections (V, H, W).
+
+    Raises:
+        ValueError: detector rows that do not run along z.
+    """
+    fans = _fans(grid, scan)
+    nz, ny, nx = grid.shape
+    out = np.zeros((ny + 2, nx + 2, nz), np.float32)
+    rays = projections.detach().numpy().transpose(0, 2, 1).copy()
+    with LAUNCH_LOCK:
+        _scale_by_step(rays, fans)
+        _backproject(rays, fans, True, out)
+        _backproject(rays, fans, False, out)
+    return torch.from_numpy(np.ascontiguousarray(out[1:-1, 1:-1].transpose(2, 0, 1)))
+
+
+def weighted_backproject(
+    filtered: Tensor, grid: VolumeGrid, scan: ScanGeometry, source_to_axis_mm: float | None
+) -> Tensor:
+    """Return detector values summed over views; see `projectors.weighted_backproject`.
+
+    Raises:
+        ValueError: detector rows that do not run along z.
+    """
+    _require_rows_along_axis(scan)
+    planes = _plane_maps(grid, scan, source_to_axis_mm)
+    rows, columns = scan.detector_shape
+    fans = np.zeros((len(scan), columns + 2, rows), np.float32)
+    fans[:, 1:-1] = filtered.detach().numpy().transpose(0, 2, 1)
+    nz, ny, nx = grid.shape
+    out = np.empty((ny, nx, nz), np.float32)
+    with LAUNCH_LOCK:
+        _weighted_backproject(fans, planes, out)
+    return torch.from_numpy(np.ascontiguousarray(out.transpose(2, 0, 1)))
+
+
+class _Planes(NamedTuple):
+    """Where voxel (x, y, z) falls on the detector of each view; all float64 (V,).
+
+    With depth = depth_0 + depth_x x + depth_y y the column is ``(u_0 + u_x x + u_y y) / depth``,
+    the row ``row_0 + (row_a + row_z z) / depth`` and the weight ``(weight / depth) ** 2``.
+    """
+
+    depth_0: np.ndarray
+    depth_x: np.ndarray
+    depth_y: np.ndarray
+    u_0: np.ndarray
+    u_x: np.ndarray
+    u_y: np.ndarray
+    row_0: np.ndarray
+    row_a: np.ndarray
+    row_z: np.ndarray
+    weight: np.ndarray
+
+
+def _voxel_columns(volume: np.ndarray) -> np.ndarray:
+    """Copy (Z, Y, X) to (Y + 2, X + 2, Z): z contiguous, zeros around instead of bounds checks."""
+    nz, ny, nx = volume.shape
+    columns = np.zeros((ny + 2, nx + 2, nz), np.float32)
+    columns[1:-1, 1:-1] = volume.transpose(1, 2, 0)
+    return columns
+
+
+def _require_rows_along_axis(scan: ScanGeometry) -> None:
+    if not scan.rows_along_axis:
+        raise ValueError(
+            "backend 'separable' was given a scan whose detector rows do not run along z; "
+            "use 'rays'."
+        )
+
+
+def _fans(grid: VolumeGrid, scan: ScanGeometry) -> _Fans:
+    _require_rows_along_axis(scan)
+    origin, origin_i, origin_j, ray, ray_i, ray_j = ray_bundle(grid, scan)
+    nz, ny, nx = grid.shape
+    column = np.arange(scan.detector_shape[1])[None, :, None]
+    start = origin[:, None] + column * origin_j[:, None]  # (V, W, 3), row 0
+    towards = ray[:, None] + column * ray_j[:, None]
+    along_x = np.abs(towards[..., 0]) * TIE >= np.abs(towards[..., 1])
+
+    def main_first(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, y = vectors[..., 0], vectors[..., 1]
+        return np.where(along_x, x, y), np.where(along_x, y, x)
+
+    main, side = main_first(start)
+    main_speed, side_speed = main_first(towards)
+    per_slice = 1.0 / main_speed  # ray parameter between two slices
+    t = -main * per_slice  # ray parameter at slice 0
+    slope = side_speed * per_slice
+    lateral = side + side_speed * t
+    edge_x, edge_y, edge_z = grid.voxel_mm[::-1]
+    flat = np.hypot(towards[..., 0] * edge_x, towards[..., 1] * edge_y)
+    extent, width = np.where(along_x, nx, ny), np.where(along_x, ny, nx)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bounds = np.stack([(-1 - lateral) / slope, (width - lateral) / slope])
+    level = np.abs(slope) < 1e-12
+    inside = (lateral > -1) & (lateral < width)
+    low = np.where(level, np.where(inside, 0.0, np.inf), bounds.min(axis=0))
+    high = np.where(level, np.where(inside, np.inf, -np.inf), bounds.max(axis=0))
+    if scan.beam == "cone":
+        low = np.where(main_speed > 0, np.maximum(low, main), low)
+        high = np.where(main_speed < 0, np.minimum(high, main), high)
+    return _Fans(
+        along_x=along_x,
+        lateral=lateral,
+        slope=slope,
+        z=start[..., 2] + towards[..., 2] * t,
+        z_k=towards[..., 2] * per_slice,
+        z_i=origin_i[:, None, 2] + ray_i[:, None, 2] * t,
+        z_ik=ray_i[:, None, 2] * per_slice,
+        step=flat * np.abs(per_slice),
+        rise=towards[..., 2] * edge_z / flat,
+        rise_i=ray_i[:, None, 2] * edge_z / flat,
+        first=np.ceil(np.clip(low, 0, extent)).astype(np.int64),
+        last=np.floor(np.clip(high, -1, extent - 1)).astype(np.int64),
+    )
+
+
+def _plane_maps(grid: VolumeGrid, scan: ScanGeometry, source_to_axis_mm: float | None) -> _Planes:
+    edge_x, edge_y, edge_z = grid.voxel_mm[::-1]
+    rows, columns = scan.detector_shape
+    pitch = np.linalg.norm(scan.u_mm, axis=1)
+    u_hat, normal, v_step = scan.u_mm / pitch[:, None], scan.normal, scan.v_mm[:, 2]
+    middle_i, middle_j = 0.5 * (rows - 1), 0.5 * (columns - 1)
+    origin = np.asarray(grid.origin_mm)
+    if scan.beam == "cone":
+        # Similar triangles: the shadow of a point is source + (reach / depth) (point - source).
+        reach = ((scan.detector_mm - scan.source_mm) * normal).sum(axis=1)
+        offset = ((scan.source_mm - scan.detector_mm) * u_hat).sum(axis=1) / pitch + middle_j
+        start = origin - scan.source_mm
+        depth = [(start * normal).sum(axis=1), normal[:, 0] * edge_x, normal[:, 1] * edge_y]
+        magnify = (reach / pitch)[:, None] * u_hat
+        u = [
+            (start * magnify).sum(axis=1) + offset * depth[0],
+            magnify[:, 0] * edge_x + offset * depth[1],
+            magnify[:, 1] * edge_y + offset * depth[2],
+        ]
+        row_0 = (scan.source_mm[:, 2] - scan.detector_mm[:, 2]) / v_step + middle_i
+        row_a, row_z = start[:, 2] * reach / v_step, edge_z * reach / v_step
+        weight = np.full(len(scan), source_to_axis_mm, np.float64)
+    else:
+        # Slide along the ray onto the detector plane: point + s direction, linear in the point.
+        along = (scan.direction * u_hat).sum(axis=1) / (scan.direction * normal).sum(axis=1)
+        across = (u_hat - along[:, None] * normal) / pitch[:, None]
+        start = origin - scan.detector_mm
+        depth = [np.ones(len(scan)), np.zeros(len(scan)), np.zeros(len(scan))]
+        u = [(start * across).sum(axis=1) + middle_j, across[:, 0] * edge_x, across[:, 1] * edge_y]
+        row_0 = np.full(len(scan), middle_i)
+        row_a, row_z = start[:, 2] / v_step, edge_z / v_step
+        weight = np.ones(len(scan))
+    return _Planes(*depth, *u, row_0, row_a, row_z, weight)
+
+
+@njit(cache=True, fastmath=True, inline="always")
+def _row_range(z_first, z_last, i_first, i_last, nz, rows):
+    """Return rows whose z index may lie in (-1, nz) in two slices or between them."""
+    low, high = rows, 0
+    for z, climb in ((z_first, i_first), (z_last, i_last)):
+        if abs(climb) < 1e-12:
+            return 0, rows
+        a, b = (-1.0 - z) / climb, (nz - z) / climb
+        if a > b:
+            a, b = b, a
+        low = min(low, int(min(max(a, 0.0), float(rows))))
+        high = max(high, int(min(max(b + 1.0, 0.0), float(rows))))
+    return low, high
+
+
+@njit(cache=True, fastmath=True, inline="always")
+def _lateral_cell(fans, v, j, k, limit):
+    """Return the padded lateral cell crossed in slice k, and the weight of the next one."""
+    at = fans.lateral[v, j] + k * fans.slope[v, j] + 1.0
+    cell = min(max(int(at), 0), limit - 2)
+    return cell, np.float32(min(max(at - cell, 0.0), 1.0))
+
+
+@njit(cache=True, fastmath=True, parallel=True)
+def _project(columns, fans, out):
+    """Fill projections (V, H, W) from padded voxel columns (Y + 2, X + 2, Z)."""
+    views, rows, width = out.shape
+    nz = columns.shape[2]
+    blocks = (width + _COLUMNS - 1) // _COLUMNS
+    stride = nz + 3
+    top = np.float32(nz + 1)
+    for task in prange(views * blocks):
+        v = task // blocks
+        begin = (task % blocks) * _COLUMNS
+        lerped = np.zeros(
+            _SLICES * stride, np.float32
+        )  # z index -1 comes first; zeros at both ends
+        base, climb = np.empty(_SLICES, np.float32), np.empty(_SLICES, np.float32)
+        total = np.empty(rows, np.float32)
+        for j in range(begin, min(begin + _COLUMNS, width)):
+            total[:] = _ZERO
+            along_x = fans.along_x[v, j]
+            end = fans.last[v, j] + 1
+            for block in range(fans.first[v, j], end, _SLICES):
+                count = min(_SLICES, end - block)
+                for s in range(count):
+                    k = block + s
+                    limit = columns.shape[0] if along_x else columns.shape[1]
+                    cell, w = _lateral_cell(fans, v, j, k, limit)
+                    if along_x:
+                        near, far = columns[cell, k + 1], columns[cell + 1, k + 1]
+                    else:
+                        near, far = columns[k + 1, cell], columns[k + 1, cell + 1]
+                    for n in range(nz):
+                        lerped[s * stride + 1 + n] = near[n] + w * (far[n] - near[n])
+                    base[s] = np.float32(fans.z[v, j] + k * fans.z_k[v, j] + 1.0)
+                    climb[s] = np.float32(fans.z_i[v, j] + k * fans.z_ik[v, j])
+                low, high = _row_range(
+                    base[0] - 1.0, base[count - 1] - 1.0, climb[0], climb[count - 1], nz, rows
+                )
+                for i in range(low, high):
+                    row = np.float32(i)
+                    acc = _ZERO
+                    for s in range(count):
+                        at = min(max(base[s] + row * climb[s], _ZERO), top)
+                        cell_z = np.int32(at)
+                        p = s * stride + cell_z
+                        acc += lerped[p] + (at - np.float32(cell_z)) * (lerped[p + 1] - lerped[p])
+                    total[i] += acc
+            for i in range(rows):
+                rise = fans.rise[v, j] + i * fans.rise_i[v, j]
+                out[v, i, j] = total[i] * np.float32(fans.step[v, j] * np.sqrt(1.0 + rise * rise))
+
+
+@njit(cache=True, fastmath=True, parallel=True)
+def _scale_by_step(rays, fans):
+    """Multiply rays (V, W, H) by the length of their steps, in place."""
+    views, width, rows = rays.shape
+    for v in prange(views):
+        for j in range(width):
+            for i in range(rows):
+                rise = fans.rise[v, j] + i * fans.rise_i[v, j]
+                rays[v, j, i] *= np.float32(fans.step[v, j] * np.sqrt(1.0 + rise * rise))
+
+
+@njit(cache=True, fastmath=True, parallel=True)
+def _backproject(rays, fans, along_x, out):
+    """Add rays (V, W, H) of main axis x (or y) to padded columns; a task owns `_OWNED` slices."""
+    views, width, rows = rays.shape
+    nz = out.shape[2]
+    extent = (out.shape[1] if along_x else out.shape[0]) - 2
+    limit = out.shape[0] if along_x else out.shape[1]
+    stride = nz + 3
+    top = np.float32(nz + 1)
+    for task in prange((extent + _OWNED - 1) // _OWNED):
+        begin = task * _OWNED
+        line = np.zeros(_OWNED * stride, np.float32)
+        base, climb = np.empty(_OWNED, np.float32), np.empty(_OWNED, np.float32)
+        for v in range(views):
+            for j in range(width):
+                if fans.along_x[v, j] != along_x:
+                    continue
+                start = max(fans.first[v, j], begin)
+                end = min(fans.last[v, j] + 1, begin + _OWNED)
+                if end <= start:
+                    continue
+                for s in range(_OWNED):
+                    base[s] = np.float32(fans.z[v, j] + (begin + s) * fans.z_k[v, j] + 1.0)
+                    climb[s] = np.float32(fans.z_i[v, j] + (begin + s) * fans.z_ik[v, j])
+                last = _OWNED - 1
+                low, high = _row_range(
+                    base[0] - 1.0, base[last] - 1.0, climb[0], climb[last], nz, rows
+                )
+                line[:] = _ZERO
+                b0, b1, b2, b3 = base[0], base[1], base[2], base[3]
+                c0, c1, c2, c3 = climb[0], climb[1], climb[2], climb[3]
+                for i in range(low, high):
+                    row, value = np.float32(i), rays[v, j, i]
+                    z0 = min(max(b0 + row * c0, _ZERO), top)
+                    z1 = min(max(b1 + row * c1, _ZERO), top)
+                    z2 = min(max(b2 + row * c2, _ZERO), top)
+                    z3 = min(max(b3 + row * c3, _ZERO), top)
+                    p0, p1, p2, p3 = np.int32(z0), np.int32(z1), np.int32(z2), np.int32(z3)
+                    far0, far1 = value * (z0 - np.float32(p0)), value * (z1 - np.float32(p1))
+                    far2, far3 = value * (z2 - np.float32(p2)), value * (z3 - np.float32(p3))
+                    q1, q2, q3 = p1 + stride, p2 + 2 * stride, p3 + 3 * stride
+                    line[p0] += value - far0
+                    line[q1] += value - far1
+                    line[q2] += value - far2
+                    line[q3] += value - far3
+                    line[p0 + 1] += far0
+                    line[q1 + 1] += far1
+                    line[q2 + 1] += far2
+                    line[q3 + 1] += far3
+                for k in range(start, end):
+                    cell, w = _lateral_cell(fans, v, j, k, limit)
+                    if along_x:
+                        near, far = out[cell, k + 1], out[cell + 1, k + 1]
+                    else:
+                        near, far = out[k + 1, cell], out[k + 1, cell + 1]
+                    shift = (k - begin) * stride + 1
+                    for n in range(nz):
+                        part = w * line[shift + n]
+                        far[n] += part
+                        near[n] += line[shift + n] - part
+
+
+@njit(cache=True, fastmath=True, parallel=True)
+def _weighted_backproject(fans, planes, out):
+    """Fill voxel columns (Y, X, Z) from detector columns (V, W + 2, H), zero at both sides."""
+    views, padded, rows = fans.shape
+    ny, nx, nz = out.shape
+    stride = rows + 3
+    top = np.float32(rows + 1)
+    for y in prange(ny):
+        lerped = np.zeros(_SLICES * stride, np.float32)  # row index -1 comes first
+        base, climb = np.empty(_SLICES, np.float32), np.empty(_SLICES, np.float32)
+        for x in range(nx):
+            out[y, x] = _ZERO
+            v = 0
+            while v < views:
+                count = 0
+                while v < views and count < _SLICES:
+                    depth = planes.depth_0[v] + x * planes.depth_x[v] + y * planes.depth_y[v]
+                    # A voxel behind the source is not seen; one on the source has no finite weight.
+                    scale = 1.0 / depth if depth > 0.0 else 0.0
+                    at = (planes.u_0[v] + x * planes.u_x[v] + y * planes.u_y[v]) * scale + 1.0
+                    if scale > 0.0 and 0.0 < at < padded - 1.0:
+                        cell = min(int(at), padded - 2)
+                        w = np.float32(at - cell)
+                        weight = np.float32((planes.weight[v] * scale) ** 2)
+                        near, far = fans[v, cell], fans[v, cell + 1]
+                        for i in range(rows):
+                            value = near[i] + w * (far[i] - near[i])
+                            lerped[count * stride + 1 + i] = weight * value
+                        base[count] = np.float32(planes.row_0[v] + planes.row_a[v] * scale + 1.0)
+                        climb[count] = np.float32(planes.row_z[v] * scale)
+                        count += 1
+                    v += 1
+                for z in range(nz):
+                    height = np.float32(z)
+                    acc = _ZERO
+                    for s in range(count):
+                        at_row = min(max(base[s] + height * climb[s], _ZERO), top)
+                        cell_row = np.int32(at_row)
+                        p = s * stride + cell_row
+                        acc += lerped[p] + (at_row - np.float32(cell_row)) * (
+                            lerped[p + 1] - lerped[p]
+                        )
+                    out[y, x, z] += acc
