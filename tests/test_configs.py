@@ -1,0 +1,57 @@
+"""Every shipped config is read by the command it is for; configs/tiny are run elsewhere."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffnr_lightning.workflows.settings import parse, settings_parser
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(CONFIGS.glob("*/*.yaml"))
+
+# Folder -> command, and the options that a user has to add.
+COMMANDS = {
+    "data": ("simulate", ["--volume=phantom:0", "--out=case"]),
+    "reconstruct": ("reconstruct", ["--case=case", "--out=run"]),
+    "curate": ("curate", ["--out=pairs"]),
+    "finetune": ("finetune", ["--out=run"]),
+}
+
+
+def command_of(path):
+    """A tiny config carries its command at the front of its name."""
+    if path.parent.name != "tiny":
+        return COMMANDS[path.parent.name]
+    return next(entry for folder, entry in COMMANDS.items() if path.name.startswith(entry[0]))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_is_accepted(path):
+    command, options = command_of(path)
+    workflow = getattr(importlib.import_module("diffnr_lightning.workflows"), command)
+    parser = settings_parser(workflow)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    missing = [o for o in options if o.removeprefix("--").partition("=")[0] not in content]
+    parser.parse_args([f"--config={path}", *missing])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_config_says_what_it_is_for(path):
+    assert path.read_text(encoding="utf-8").startswith("#")
+
+
+@pytest.mark.parametrize("path", CONFIGS.glob("reconstruct/*.yaml"), ids=lambda path: path.stem)
+def test_every_method_can_be_built(path):
+    workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
+    settings = parse(workflow, [f"--config={path}", "--case=case", "--out=run"])
+    assert settings.arguments["method"] is not None
+    assert settings.resolved["method"]["class_path"].startswith("diffnr_lightning.")
+
+
+def test_there_are_configs():
+    names = {path.stem for path in CONFIGS.glob("reconstruct/*.yaml")}
+    published = "fdk sirt sart asd_pocs r2gaussian r2gaussian_diffnr r2gaussian_diffnr_align"
+    assert names >= set(published.split())
+    assert (CONFIGS / "data" / "luna16.yaml").is_file()
