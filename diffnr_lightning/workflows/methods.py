@@ -137,15 +137,20 @@ class Scene(Method):
             )
         return volume.detach()
 
-    def fit(self, problem: Problem) -> SceneOptimization:
-        """Optimise and return the module; takes up the checkpoint where there is one."""
+    def fit(self, problem: Problem, stop_at: int | None = None) -> SceneOptimization:
+        """Optimise and return the module; takes up the checkpoint where there is one.
+
+        Args:
+            problem: what is given.
+            stop_at: iterations after which to stop early, with the schedules of the full length.
+        """
         representation = self.representation(problem.grid)
         first = self.start.reconstruct(problem)
         representation.initialise(first, problem.projections, problem.scan, problem.seed)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
         own = (self.density_control, self.pseudo_reference)
         trainer = lightning.Trainer(
-            max_steps=self.iterations,
+            max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",
             devices=1,
             logger=False,

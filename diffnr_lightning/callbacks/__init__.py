@@ -1,0 +1,7 @@
+"""What happens beside an optimisation: density control, pseudo-references, records."""
+
+from diffnr_lightning.callbacks.density_control import DensityControl
+from diffnr_lightning.callbacks.pseudo_reference import PseudoReference
+from diffnr_lightning.callbacks.snapshots import Snapshots
+
+__all__ = ["DensityControl", "PseudoReference", "Snapshots"]

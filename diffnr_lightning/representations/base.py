@@ -1,0 +1,51 @@
+"""What every representation promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+
+
+class Representation(nn.Module, ABC):
+    """A learnable volume of normalised attenuation; it knows no loss and no schedule.
+
+    Args:
+        grid: the box that it represents; scenes are scaled to a unit box in here only.
+    """
+
+    def __init__(self, grid: VolumeGrid) -> None:
+        super().__init__()
+        self.grid = grid
+
+    @abstractmethod
+    def density(self, points: Tensor) -> Tensor:
+        """Return the density at points (..., 3), world x, y, z in mm, as (...)."""
+
+    @abstractmethod
+    def render(self, scan: ScanGeometry) -> Tensor:
+        """Return the line integrals (V, H, W) of the density in mm, differentiably."""
+
+    @abstractmethod
+    def query(self, grid: VolumeGrid) -> Tensor:
+        """Return the density at the voxels of a grid, (Z, Y, X), differentiably."""
+
+    @abstractmethod
+    def initialise(
+        self, volume: Tensor, projections: Tensor, scan: ScanGeometry, seed: int
+    ) -> None:
+        """Start from a first reconstruction.
+
+        Args:
+            volume: (Z, Y, X) on the grid of the representation.
+            projections: (V, H, W) measured, line integrals in mm.
+            scan: their geometry.
+            seed: of everything random.
+        """
+
+    @abstractmethod
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return parameter groups for an optimiser, each with `params`, `lr` and `name`."""

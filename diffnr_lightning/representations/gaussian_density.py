@@ -1,0 +1,130 @@
+"""Adaptive density control: clone, split and prune Gaussians together with their optimiser state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffnr_lightning.representations.gaussian_cloud import GaussianCloud, _inverse_softplus
+from diffnr_lightning.representations.gaussian_render import rotation_matrices
+
+
+@dataclass(frozen=True)
+class DensityLimits:
+    """Thresholds of density control.
+
+    Args:
+        gradient: mean pull at the projected centre, in half detector widths, from which a Gaussian is densified.
+        large: standard deviation from which a Gaussian is split rather than cloned, as a share of the largest edge.
+        least_density: below it a Gaussian is pruned.
+        most_gaussians: the cloud does not grow past this.
+
+    Source: R2-Gaussian: 5e-5, 0.1, 1e-5 and 500,000.
+    """
+
+    gradient: float = 5e-5
+    large: float = 0.1
+    least_density: float = 1e-5
+    most_gaussians: int = 500_000
+
+
+def clone_and_split(
+    cloud: GaussianCloud,
+    optimizer: torch.optim.Optimizer,
+    pull: Tensor,
+    limits: DensityLimits,
+    generator: torch.Generator,
+) -> tuple[int, int]:
+    """Clone small and split large Gaussians where the projections pull hardest.
+
+    A clone shares place and shape with its original and halves its density; a split Gaussian is replaced by two that are
+    drawn from it, 1.6 times smaller and half as dense.
+
+    Args:
+        cloud: changed in place.
+        optimizer: its state follows; newborn Gaussians begin without history.
+        pull: (N,) mean norm of the gradient of the projected centres.
+        limits: thresholds.
+        generator: draws the children of split Gaussians.
+
+    Returns:
+        Numbers of cloned and of split Gaussians.
+
+    Source: R2-Gaussian, section on adaptive control. Deviation: where the limit on their number allows only some, the
+    hardest pulled are taken.
+    """
+    room = max(0, limits.most_gaussians - cloud.num_gaussians)
+    chosen = torch.nonzero(pull >= limits.gradient).flatten()
+    if len(chosen) > room:
+        chosen = chosen[pull[chosen].argsort(descending=True, stable=True)[:room]].sort().values
+    if not len(chosen):
+        return 0, 0
+    with torch.no_grad():
+        positions, scales, rotations, densities = cloud.activated()
+        is_large = scales[chosen].amax(dim=1) > limits.large * cloud.edge_mm
+        cloned, split = chosen[~is_large], chosen[is_large]
+        halved = _inverse_softplus((0.5 * densities).clamp(min=1e-7))
+        cloud.raw_densities[cloned] = halved[cloned]
+        newborn = {name: p[cloned].clone() for name, p in _parameters(cloud).items()}
+        twice = split.repeat(2)
+        children = {name: p[twice].clone() for name, p in _parameters(cloud).items()}
+        normal = torch.randn(len(twice), 3, generator=generator).to(scales)
+        axes = rotation_matrices(rotations[twice])
+        offset = (axes @ (normal * scales[twice])[..., None])[..., 0]
+        children["positions"] += offset / (0.5 * cloud.edge_mm)
+        low, high = cloud.scale_bounds_mm
+        share = ((scales[twice] / 1.6 - low) / (high - low)).clamp(1e-4, 1 - 1e-4)
+        children["raw_scales"] = torch.logit(share)
+        children["raw_densities"] = halved[twice]
+        kept = torch.ones(cloud.num_gaussians, dtype=torch.bool, device=scales.device)
+        kept[split] = False
+        born = {name: torch.cat([newborn[name], children[name]]) for name in newborn}
+    _exchange(cloud, optimizer, kept, born)
+    return len(cloned), len(split)
+
+
+def prune(cloud: GaussianCloud, optimizer: torch.optim.Optimizer, limits: DensityLimits) -> int:
+    """Remove Gaussians that are too thin or have left the box; returns how many."""
+    with torch.no_grad():
+        inside = (cloud.positions.abs() <= _half_box(cloud)).all(dim=1)
+        kept = inside & (F.softplus(cloud.raw_densities) >= limits.least_density)
+    removed = int((~kept).sum())
+    # A cloud of nothing could not be optimised any more.
+    if removed and removed < cloud.num_gaussians:
+        _exchange(cloud, optimizer, kept, {})
+        return removed
+    return 0
+
+
+def _half_box(cloud: GaussianCloud) -> Tensor:
+    sizes = torch.tensor(cloud.grid.size_mm[::-1], device=cloud.positions.device)
+    return sizes / cloud.edge_mm
+
+
+def _parameters(cloud: GaussianCloud) -> dict[str, nn.Parameter]:
+    return dict(cloud.named_parameters(recurse=False))
+
+
+def _exchange(
+    cloud: GaussianCloud,
+    optimizer: torch.optim.Optimizer,
+    kept: Tensor,
+    born: dict[str, Tensor],
+) -> None:
+    """Keep some Gaussians and append newborn ones, in the parameters and in Adam's moments."""
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, old in _parameters(cloud).items():
+        extra = born.get(name, old[:0].detach())
+        new = nn.Parameter(torch.cat([old.detach()[kept], extra]))
+        setattr(cloud, name, new)
+        groups[id(old)]["params"] = [new]
+        state = optimizer.state.pop(old, None)
+        if state is not None:
+            for key, moment in state.items():
+                if torch.is_tensor(moment) and moment.shape == old.shape:
+                    state[key] = torch.cat([moment[kept], torch.zeros_like(extra)])
+            optimizer.state[new] = state
+    cloud.statistics = type(cloud.statistics)(cloud.num_gaussians)

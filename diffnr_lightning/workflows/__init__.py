@@ -1,0 +1,26 @@
+"""The commands as Python functions: what `diffnr COMMAND` does is the function of that name."""
+
+from diffnr_lightning.workflows.curation import curate
+from diffnr_lightning.workflows.demo import demo
+from diffnr_lightning.workflows.doctor import doctor
+from diffnr_lightning.workflows.methods import Method, Problem, Scene, Solver
+from diffnr_lightning.workflows.reconstruction import reconstruct
+from diffnr_lightning.workflows.reporting import evaluate, report
+from diffnr_lightning.workflows.scanning import ingest, simulate
+from diffnr_lightning.workflows.training import finetune
+
+__all__ = [
+    "Method",
+    "Problem",
+    "Scene",
+    "Solver",
+    "curate",
+    "demo",
+    "doctor",
+    "evaluate",
+    "finetune",
+    "ingest",
+    "reconstruct",
+    "report",
+    "simulate",
+]

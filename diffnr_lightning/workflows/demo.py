@@ -1,0 +1,53 @@
+"""The main job in one command: a generated chest, reconstructed in several ways."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from diffnr_lightning.data import META_FILE
+from diffnr_lightning.reports import print_table, read_runs, write_comparison, write_page
+from diffnr_lightning.workflows.reconstruction import reconstruct
+from diffnr_lightning.workflows.scanning import simulate
+from diffnr_lightning.workflows.settings import parse, shipped_config
+
+logger = logging.getLogger("diffnr")
+
+METHODS = {
+    "fdk": "FDK",
+    "asd_pocs": "ASD-POCS",
+    "r2gaussian": "3D Gaussians",
+    "r2gaussian_diffnr_align": "3D Gaussians + DiffNR",
+}
+
+
+def demo(
+    out: Path = Path("runs/demo"), size: int = 128, num_views: int = 24, seed: int = 1
+) -> Path:
+    """Reconstruct a generated chest in several ways and compare them.
+
+    Args:
+        out: folder for the case, the runs and the report.
+        size: voxels along each edge.
+        num_views: projections.
+        seed: of the chest; the shipped SliceFixer was trained on chests of other seeds.
+
+    Returns:
+        The report.
+    """
+    case = out / "case"
+    if not (case / META_FILE).is_file():
+        options = ["--volume", f"phantom:{seed}", "--out", str(case)]
+        options += ["--size", str(size), "--num_views", str(num_views)]
+        config = shipped_config("data/demo.yaml")
+        simulate(**parse(simulate, ["--config", str(config), *options]).arguments)
+    for method, label in METHODS.items():
+        options = ["--case", str(case), "--out", str(out / method), "--name", label]
+        config = shipped_config(f"reconstruct/{method}.yaml")
+        reconstruct(**parse(reconstruct, ["--config", str(config), *options]).arguments)
+    runs = read_runs([out / method for method in METHODS])
+    print_table(runs)
+    write_comparison(runs, out / "comparison.png")
+    page = write_page(runs, out / "report.html")
+    logger.info("pictures: %s\nreport:   %s", out / "comparison.png", page)
+    return page

@@ -1,0 +1,140 @@
+"""Reconstruct a case into a run folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.callbacks.run_record import RunRecord, replacing
+from diffnr_lightning.data import Case, read_case, save_volume
+from diffnr_lightning.geometry import check_scan_sees_grid
+from diffnr_lightning.metrics import evaluate_volume, projection_error
+from diffnr_lightning.projectors import project
+from diffnr_lightning.reports import preview
+from diffnr_lightning.solvers import analytic
+from diffnr_lightning.workflows.methods import Method, Problem, Scene
+from diffnr_lightning.workflows.progress import progress_bar
+from diffnr_lightning.workflows.run_folder import RunFolder
+
+logger = logging.getLogger("diffnr")
+
+# The brightest voxels may be streaks; this share of the first reconstruction is below intensity 1.
+BRIGHT_QUANTILE = 0.999
+
+
+def reconstruct(
+    case: Path,
+    out: Path,
+    method: Method,
+    name: str | None = None,
+    seed: int | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    checkpoint_every: int = 500,
+    resolved: dict[str, Any] | None = None,
+) -> Path:
+    """Reconstruct the volume of a case.
+
+    A finished run is left alone; an interrupted one goes on to the same volume.
+
+    Args:
+        case: case folder, with or without the true volume.
+        out: run folder.
+        method: how, such as in configs/reconstruct/*.yaml.
+        name: of the method in tables; null takes the method's own.
+        seed: of everything random; null takes the case's.
+        device: where to compute.
+        checkpoint_every: batches between two checkpoints of an optimisation.
+        resolved: filled in by the command line.
+
+    Returns:
+        The run folder: volume.nii.gz, metrics.json, preview.png, config.yaml, environment.json.
+
+    Raises:
+        ValueError: a case or checkpoint that does not fit, or a run of other settings in the folder.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda but torch finds no GPU; use --device cpu.")
+    loaded = read_case(case)
+    run = RunFolder(
+        out, resolved or {"case": str(case), "method": type(method).__name__, "seed": seed}
+    )
+    run.open()
+    if run.finished:
+        logger.info("%s is finished already", out)
+        return out
+    check_scan_sees_grid(loaded.scan, loaded.grid)
+    seed = loaded.seed if seed is None else seed
+    scale = intensity_scale(loaded)
+    projections = (loaded.projections / scale).to(device)
+    with progress_bar(f"{loaded.name}: {name or method.name}") as progress:
+        record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
+        problem = Problem(
+            projections,
+            loaded.scan,
+            loaded.grid,
+            # Some generators take 32 bits only.
+            seed % 2**31,
+            checkpoint=run.resume_from() if isinstance(method, Scene) else None,
+            callbacks=(record,),
+            progress=progress,
+        )
+        volume = method.reconstruct(problem)
+    _finish(run, loaded, volume.cpu(), scale, case, name or method.name)
+    return out
+
+
+def intensity_scale(case: Case) -> float:
+    """Return what the projections are divided by so that the volume lies between 0 and about 1.
+
+    Cases with a window are normalised already; for others the analytic reconstruction tells.
+    """
+    if case.volume is not None or case.window_hu is not None:
+        return 1.0
+    first = analytic(case.projections, case.grid, case.scan)
+    scale = float(
+        torch.quantile(first.flatten()[:: max(1, first.numel() // 2**22)], BRIGHT_QUANTILE)
+    )
+    if not scale > 0:
+        raise ValueError(
+            f"{case.name}: the projections reconstruct to nothing above zero; is the logarithm taken and the sign right?"
+        )
+    return scale
+
+
+def _finish(
+    run: RunFolder, case: Case, volume: Tensor, scale: float, folder: Path, method: str
+) -> None:
+    """Write volume, preview and, last, metrics."""
+    metrics: dict[str, Any] = {
+        "case": case.name,
+        "case_folder": str(folder.resolve()),
+        "method": method,
+        "views": len(case.scan),
+        "voxel_mm": list(case.grid.voxel_mm),
+        "window_hu": case.window_hu,
+        "intensity_scale": scale,
+        **run.use.as_metrics(),
+    }
+    if case.volume is not None:
+        metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())
+    if case.test_scan is not None:
+        shown = project(volume * scale, case.grid, case.test_scan)
+        metrics["projections"] = projection_error(shown.numpy(), case.test_projections.numpy())
+    truth = None if case.volume is None else case.volume.numpy()
+    with replacing(run.path / "preview.png") as part:
+        preview(volume.numpy(), truth, part, case.grid.voxel_mm, method)
+    save_volume(
+        run.path / "volume.nii.gz",
+        (volume if case.window_hu else volume * scale).numpy(),
+        case.grid,
+        case.window_hu,
+        case.frame_origin_mm,
+    )
+    run.write_json("metrics.json", metrics)
+    score = metrics.get("protocols", {}).get("r2")
+    text = f", PSNR {score['psnr']:.2f} dB, SSIM {score['ssim']:.3f}" if score else ""
+    logger.info("%s: %s in %.0f s%s", case.name, method, metrics["seconds"], text)

@@ -1,0 +1,30 @@
+"""Tables and pages of finished runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffnr_lightning.reports import print_table, read_runs, write_page, write_tables
+
+
+def evaluate(runs: list[Path], out: Path | None = None) -> None:
+    """Print one table of finished runs under every metric protocol.
+
+    Args:
+        runs: run folders, or folders of run folders.
+        out: folder for the table as Markdown and CSV; null only prints.
+    """
+    found = read_runs(runs)
+    print_table(found)
+    if out is not None:
+        write_tables(found, out)
+
+
+def report(runs: list[Path], out: Path = Path("report.html")) -> Path:
+    """Write one self-contained HTML page that compares runs.
+
+    Args:
+        runs: run folders of one or several cases, or folders of run folders.
+        out: the HTML file.
+    """
+    return write_page(read_runs(runs), out)

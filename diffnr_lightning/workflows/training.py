@@ -1,0 +1,120 @@
+"""Finetune a SliceFixer on curated pairs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from diffnr_lightning.callbacks.run_record import RunRecord, replacing
+from diffnr_lightning.data.slice_pairs import SlicePairData
+from diffnr_lightning.modules import SliceFixerFinetuning
+from diffnr_lightning.priors import CompactSliceFixer, load_prior
+from diffnr_lightning.workflows.progress import progress_bar
+from diffnr_lightning.workflows.run_folder import RunFolder
+
+logger = logging.getLogger("diffnr")
+
+
+def finetune(
+    out: Path,
+    data: SlicePairData,
+    prior: Callable[[], CompactSliceFixer] = CompactSliceFixer,
+    module: Callable[[torch.nn.Module], SliceFixerFinetuning] = SliceFixerFinetuning,
+    iterations: int = 20_000,
+    start: Path | None = None,
+    validate_every: int = 1000,
+    checkpoint_every: int = 500,
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    strategy: str = "auto",
+    num_nodes: int = 1,
+    curves: Logger | None = None,
+    callbacks: dict[str, lightning.Callback] | None = None,
+    seed: int = 0,
+    resolved: dict[str, Any] | None = None,
+) -> Path:
+    """Train a SliceFixer on curated pairs.
+
+    A finished run is left alone; an interrupted one goes on to the same weights.
+
+    Args:
+        out: run folder: weights.safetensors, curves, checkpoint, config and environment.
+        data: folders of pairs, held-out cases and batches.
+        prior: the network.
+        module: losses and learning rates.
+        iterations: batches; `data` and `module` have to be given the same number.
+        start: weights to start from instead of random ones.
+        validate_every: batches between two validations.
+        checkpoint_every: batches between two checkpoints.
+        precision: of the computation.
+        accelerator: of Lightning's Trainer.
+        devices: of Lightning's Trainer.
+        strategy: of Lightning's Trainer, such as ddp.
+        num_nodes: of Lightning's Trainer.
+        curves: Lightning logger; null writes curves/metrics.csv.
+        callbacks: further Lightning callbacks, by name.
+        seed: of the first weights.
+        resolved: filled in by the command line.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError: numbers of iterations that disagree, or a run of other settings in the folder.
+    """
+    run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
+    run.open()
+    if run.finished:
+        logger.info("%s is finished already", out)
+        return out
+    lightning.seed_everything(seed, verbose=False)
+    network = prior() if start is None else load_prior(start)
+    task = module(network)
+    if not iterations == data.iterations == task.iterations:
+        raise ValueError(
+            f"iterations are {iterations}, data.iterations {data.iterations} and module.iterations {task.iterations}; "
+            "the three have to agree."
+        )
+    with progress_bar("finetuning") as progress:
+        record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
+        trainer = lightning.Trainer(
+            max_steps=iterations * task.optimizer_steps_per_batch,
+            max_epochs=1,
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            num_nodes=num_nodes,
+            precision=precision,
+            logger=curves or CSVLogger(out, name="curves", version="", flush_logs_every_n_steps=1),
+            callbacks=[*(callbacks or {}).values(), record],
+            val_check_interval=validate_every,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
+    scores = (
+        {k: float(v) for k, v in trainer.validate(task, datamodule=data, verbose=False)[0].items()}
+        if data.validation
+        else {}
+    )
+    if trainer.is_global_zero:
+        with replacing(out / "weights.safetensors") as part:
+            task.export(part, {"iterations": task.iteration, "validation": scores})
+        run.finish({"iterations": task.iteration, "validation": scores})
+        logger.info(
+            "%s: %s",
+            out / "weights.safetensors",
+            ", ".join(f"{k} {v:.4g}" for k, v in scores.items()),
+        )
+    return out
