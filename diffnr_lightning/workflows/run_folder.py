@@ -62,7 +62,9 @@ class RunFolder:
         """
         config = self.path / "config.yaml"
         if config.is_file():
-            self._compare(config)
+            # A run that has made nothing yet, such as one whose data were refused, binds nobody.
+            if any(not self._describes(entry) for entry in self.path.iterdir()):
+                self._compare(config)
         elif self.path.exists():
             if not self.path.is_dir():
                 raise ValueError(f"{self.path} is a file; a folder for the run is expected.")
@@ -114,6 +116,10 @@ class RunFolder:
         metrics = {**metrics, **self.use.as_metrics()}
         self.write_json("metrics.json", metrics)
         return metrics
+
+    @staticmethod
+    def _describes(entry: Path) -> bool:
+        return entry.name in ("config.yaml", "environment.json") or entry.name.startswith(".")
 
     def _compare(self, config: Path) -> None:
         try:

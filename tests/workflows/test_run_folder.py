@@ -48,9 +48,16 @@ def test_the_same_settings_take_up_the_run_from_another_place(run):
     ],
 )
 def test_a_run_of_other_settings_is_refused(run, settings, words):
+    run.checkpoint.touch()
     with pytest.raises(ValueError, match="give another --out") as error:
         RunFolder(run.path, settings).open()
     assert words in str(error.value)
+
+
+def test_a_run_that_made_nothing_is_replaced(run):
+    RunFolder(run.path, changed(iterations=4)).open()
+    kept = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert kept["method"]["init_args"]["iterations"] == 4
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
