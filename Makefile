@@ -58,7 +58,7 @@ test-gpu: $(INSTALLED)
 	$(PYTHON) -m pytest -m gpu $(PYTEST_FLAGS)
 
 bench: $(BENCH_INSTALLED)
-	$(PYTHON) benchmarks/run_all.py
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script; done
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .
