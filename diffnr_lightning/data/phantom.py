@@ -1,9 +1,10 @@
-"""Generated chest CT scans: an anthropomorphic thorax in HU, different for every seed, at any resolution.
+"""Generated chest CT scans: an anthropomorphic thorax in HU, another for every seed, at any size.
 
-The anatomy is continuous: signed distances, tubes and band-limited noise in body millimetres, evaluated at voxel centres
-with edges as wide as a voxel. The same seed at another size is therefore the same patient, scanned more finely. It shows
-what a chest CT shows (lungs with vessels, airways, fissures and nodules, heart and great vessels with or without contrast
-agent, ribs, spine, shoulder girdle, muscles, fat, upper abdomen), as a stand-in for patients, not as a model of any.
+The anatomy is continuous: signed distances, tubes and band-limited noise in body millimetres,
+evaluated at voxel centres with edges as wide as a voxel. The same seed at another size is therefore
+the same patient, scanned more finely. It shows what a chest CT shows (lungs with vessels, airways,
+fissures and nodules, heart and great vessels with or without contrast agent, ribs, spine, shoulder
+girdle, muscles, fat, upper abdomen), as a stand-in for patients, not as a model of any.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import numpy as np
 
 from diffnr_lightning.data.phantom_anatomy import (
     LEVELS,
-    VERTEBRAE_MM,
+    THORACIC_MM,
     Thorax,
     Variation,
-    smooth_max,
     smooth_min,
 )
 from diffnr_lightning.data.phantom_canvas import Canvas, inside, noise
@@ -35,17 +35,28 @@ from diffnr_lightning.data.volumes import LoadedVolume
 SMALLEST_SIZE = 16
 HU_RANGE = (-1000.0, 2000.0)
 WARP_MM = 1.4
-CORTEX_MM = 1.1
-# Amplitude of the fine texture by what a voxel holds: air, lung, fat, soft tissue, spongy bone, cortex.
-TEXTURE_HU = ((-1000, 0), (-960, 4), (-870, 24), (-700, 24), (-300, 10), (-100, 6), (40, 7), (120, 9), (200, 32), (900, 45))
+CORTEX_MM = 1.3
+# Amplitude of the fine texture by what a voxel holds: air, lung, fat, soft tissue.
+TEXTURE_HU = (
+    (-1000, 0),
+    (-960, 4),
+    (-870, 24),
+    (-700, 24),
+    (-300, 10),
+    (-100, 6),
+    (40, 7),
+    (120, 9),
+)
+# Slices are painted a few at a time, so that what is computed on the way stays in the cache.
 SLAB_VOXELS = 300_000
 
 
 def chest(seed: int, size: int = 128, table_top: bool = False) -> LoadedVolume:
     """Generate a chest CT scan.
 
-    Array axes are the package's: z grows to the head, y to the back, x to the patient's left, so an axial slice shown with
-    its first row on top lies as radiologists look at it (supine, seen from the feet).
+    Array axes are the package's: z grows to the head, y to the back, x to the patient's left, so an
+    axial slice shown with its first row on top lies as radiologists look at it (supine, seen from
+    the feet).
 
     Args:
         seed: patient; equal seeds give equal patients at every size.
@@ -85,14 +96,15 @@ def chest(seed: int, size: int = 128, table_top: bool = False) -> LoadedVolume:
     spine(thorax, canvas, bone)
     shoulder_girdle(thorax, canvas, bone)
     canvas.hu += inside(bone, canvas.edge) * (1080.0 * patient.bone - canvas.hu)
-    canvas.hu += inside(bone + CORTEX_MM, canvas.edge) * (190.0 * patient.bone - canvas.hu)
-    del bone, cartilage
     fine = noise(fine_rng, 4.5, canvas.axis_mm) + np.float32(0.4) * coarse
+    marrow = 190.0 * patient.bone + np.float32(28) * fine
+    canvas.hu += inside(bone + CORTEX_MM, canvas.edge) * (marrow - canvas.hu)
+    del bone, cartilage, marrow
     for layer, grain in zip(canvas.hu, fine, strict=True):
         layer += grain * np.interp(layer, *zip(*TEXTURE_HU, strict=True)).astype(np.float32)
     if table_top:
         back = float(thorax.axis_y(20.0)) + float(thorax.skin[len(LEVELS) // 2 + 10, :40].max())
-        table(canvas, (0.0, 0.0, 0.0), back + 6.0)
+        table(canvas, back + 6.0)
     np.clip(canvas.hu, *HU_RANGE, out=canvas.hu)
     return LoadedVolume(
         array=np.ascontiguousarray(canvas.hu, dtype=np.float32),
@@ -112,9 +124,15 @@ def _side_mm(thorax: Thorax) -> float:
 def _pose(patient: Variation) -> np.ndarray:
     """Return the (3, 3) map from world to body directions."""
     turn, tilt, lean = np.deg2rad(patient.angles_deg)
-    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    about_y = np.array([[np.cos(lean), 0, np.sin(lean)], [0, 1, 0], [-np.sin(lean), 0, np.cos(lean)]])
+    about_z = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    )
+    about_x = np.array(
+        [[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]]
+    )
+    about_y = np.array(
+        [[np.cos(lean), 0, np.sin(lean)], [0, 1, 0], [-np.sin(lean), 0, np.cos(lean)]]
+    )
     return np.diag(1 / np.array(patient.scale)) @ about_z @ about_x @ about_y
 
 
@@ -156,8 +174,11 @@ def _body(
     glands = inside(breasts + 12, edge) * np.clip(2 * (slow - 0.1), 0, 1)
     hu += glands * (25 - hu)
     muscle = smooth_min(thorax.wall(polar, "muscle"), arms, 12.0)
-    hu += inside(muscle, edge) * (56 - 120 * sheets * np.clip(-muscle / 8, 0, 1) - hu)
+    hu += inside(muscle, edge) * (57 - 95 * sheets * np.clip(-muscle / 8, 0, 1) - hu)
     cage = thorax.wall(polar, "cage")
+    width = max(1.1, 0.5 * edge)
+    plane = np.exp(-(((cage - 9 - 2 * slow) / width) ** 2)) * np.clip(-muscle / 6 - 0.5, 0, 1)
+    hu += plane * (1.1 / width) * (-75 - hu)
     cavity = cage + 4.5
     within = np.flatnonzero(cavity < edge)
     hu[within] = _cavity(
@@ -185,17 +206,17 @@ def _cavity(
     sheets: np.ndarray,
     edge: float,
 ) -> np.ndarray:
-    """Return the HU of points (N,) inside the ribs: neck, mediastinal fat, discs and canal, abdomen, lungs."""
+    """Return the HU of points (N,) inside the ribs: neck, fat, discs, canal, abdomen, lungs."""
     patient = thorax.patient
     cavity = cage + 4.5
     neck = np.clip((z - 92) / 25, 0, 1)
-    filled = -98 + neck * (150 - 110 * sheets)
+    filled = -98 + neck * (150 - 70 * sheets)
     hu = hu + inside(cavity, edge) * (filled - hu)
     below = (thorax.diaphragm(x, y) - z) * 0.75
     low = np.flatnonzero(below > -edge)
     organs = abdomen(thorax, x[low], y[low], z[low], cavity[low], below[low], edge)
     hu[low] += inside(np.maximum(cavity[low], -below[low]), edge) * (organs - hu[low])
-    grown = np.interp(z, VERTEBRAE_MM[13::-1], np.linspace(1, 0, 14)).astype(np.float32)
+    grown = np.interp(z, THORACIC_MM[13::-1], np.linspace(1, 0, 14)).astype(np.float32)
     column = np.interp(z, LEVELS, thorax.spine_y(LEVELS)).astype(np.float32)
     depth = 11 + 5 * grown
     disc = np.hypot(x * (depth / (13.5 + 7 * grown)), y - column) - depth
@@ -205,13 +226,14 @@ def _cavity(
     hu += inside(np.hypot(x / 1.3, y - column - depth - 8.5) - 4.5, edge) * (40 - hu)
     lung = thorax.lung(x, y, z, cage)
     air = patient.lung_hu + 0.3 * y + 14 * slow
-    # Oblique fissure of both lungs, horizontal fissure of the right one: sheets of a millimetre, bulging a little.
+    # Oblique fissure of both lungs, horizontal fissure of the right one: sheets of half a
+    # millimetre, bulging a little.
     oblique = 0.667 * (y + 2) - 0.745 * (z - 5) + 5 * slow
     for sheet, there in (
         (oblique, np.abs(x) > 20),
         (z - 6 + 0.12 * y - 4 * slow, (x < -30) & (oblique < 0)),
     ):
-        share = np.clip(1 - np.abs(sheet) / edge, 0, 1) * min(1.0, 0.9 / edge) * there
+        share = np.clip(1 - np.abs(sheet) / edge, 0, 1) * min(1.0, 0.5 / edge) * there
         air += share * (30 - air)
     return hu + inside(lung, edge) * (air - hu)
 
@@ -230,13 +252,16 @@ def _vessels(
     grown = lung_trees(thorax, tree_rng)
     portal = np.array([-25.0, 6.0, -135.0])
     ends = liver_rng.uniform((-120, -60, -190), (10, 50, -70), (60, 3))
-    liver_vessels(canvas, tree(portal, ends, 1.3, liver_rng), tissue["liver vessel"])
+    liver_vessels(canvas, tree(portal, ends, 1.7, liver_rng), tissue["liver vessel"])
     share = np.empty_like(canvas.hu)
     layers = [
         (paths["oesophagus"], 0.0, 42.0),
-        *((paths[name] + grown.get(name, []), 0.0, tissue[name]) for name in ("vein", "lung vein", "lung artery", "artery")),
+        *(
+            (paths[name] + grown.get(name, []), 0.0, tissue[name])
+            for name in ("vein", "lung vein", "lung artery", "artery")
+        ),
         (paths["airway"], 1.6, 35.0),
-        (grown["airway"], 0.9, 10.0),
+        (grown["airway"], 0.7, -150.0),
         (paths["airway"] + grown["airway"], 0.0, -1000.0),
     ]
     for branches, wall, hu in layers:

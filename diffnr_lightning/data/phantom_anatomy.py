@@ -1,8 +1,9 @@
-"""Shapes of the phantom's chest: body wall, lungs, mediastinum, diaphragm and heart as signed distances.
+"""Shapes of the phantom's chest: body wall, lungs, mediastinum, diaphragm, heart.
 
-All lengths are body millimetres (`phantom_canvas`). The body wall is given in polar coordinates around the chest's axis:
-`phi` is 0 at the spine, pi at the sternum and the same on both sides; `rho` is the distance from the axis. Distances are
-negative inside, and first-order: exact near a surface, which is all that edges and thin layers need.
+All lengths are body millimetres (`phantom_canvas`), and shapes are signed distances: negative
+inside, and first-order, that is exact near a surface, which is all that edges and thin layers need.
+The body wall is given in polar coordinates around the chest's axis: `phi` is 0 at the spine, pi at
+the sternum and the same on both sides; `rho` is the distance from the axis.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from diffnr_lightning.data.phantom_canvas import Point, capsule
 
 PHI = np.linspace(0.0, np.pi, 181)
 LEVELS = np.arange(-240.0, 241.0, 2.0)
-# Middle of the vertebral bodies T1 to T12 and L1 to L4.
-VERTEBRAE_MM = (122, 104, 85.5, 66.5, 47, 27, 6, -15, -37, -60, -84, -109, -136, -164, -193, -222)
+# Middle of the vertebral bodies T1 to T12 and L1 to L4, then of C7 to C2.
+THORACIC_MM = (122, 104, 85.5, 66.5, 47, 27, 6, -15, -37, -60, -84, -109, -136, -164, -193, -222)
+CERVICAL_MM = (139, 154.5, 169.5, 184, 198.5, 213)
 SIDES = (-1.0, 1.0)
 
 
@@ -51,7 +53,7 @@ def ellipsoid(
     radii: Point,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the signed distance to an ellipsoid whose axes are the rows of `axes` (default x, y, z)."""
+    """Return the distance to an ellipsoid whose axes are the rows of `axes` (default x, y, z)."""
     p = [v - float(c) for v, c in zip((x, y, z), centre, strict=True)]
     if axes is not None:
         p = [float(r[0]) * p[0] + float(r[1]) * p[1] + float(r[2]) * p[2] for r in axes]
@@ -125,7 +127,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Polar:
-    """Hold points in the polar coordinates of the body wall: phi (rad), rho, z and x (mm), table places and weights."""
+    """Hold points in the polar coordinates of the body wall: phi (rad), rho and z (mm)."""
 
     phi: np.ndarray
     rho: np.ndarray
@@ -156,25 +158,47 @@ class Thorax:
     Attributes:
         axis_y: y of the chest's axis at a level z.
         spine_y: y of the middle of the vertebral bodies at a level z.
-        cage, muscle, skin: (LEVELS, PHI) float32 radii of the ribs' middle, the muscles' outside and the skin.
+        cage, muscle, skin: (LEVELS, PHI) float32 radii of the ribs' middle, the muscles' outside
+            and the skin.
         chambers: name -> (centre, radii, axes) of the heart's chambers (blood pools).
     """
 
     def __init__(self, patient: Variation) -> None:
         self.patient = patient
         half_width = curve(
-            (-240, 112), (-190, 118), (-130, 127), (-60, 131), (0, 126), (50, 112), (90, 90),
-            (115, 68), (135, 50), (160, 44), (240, 44),
-        )  # fmt: skip
-        half_depth = curve(
-            (-240, 80), (-190, 84), (-120, 90), (-30, 91), (50, 79), (90, 60), (115, 48), (135, 42), (240, 42)
+            (-240, 112),
+            (-190, 118),
+            (-130, 127),
+            (-60, 131),
+            (0, 126),
+            (50, 112),
+            (90, 90),
+            (115, 68),
+            (135, 50),
+            (160, 44),
+            (240, 44),
         )
-        self.axis_y = curve((-240, -2), (-130, 0), (-30, 0), (50, 9), (90, 19), (130, 26), (240, 16))
+        half_depth = curve(
+            (-240, 80),
+            (-190, 84),
+            (-120, 90),
+            (-30, 91),
+            (50, 79),
+            (90, 60),
+            (115, 48),
+            (135, 42),
+            (240, 42),
+        )
+        self.axis_y = curve(
+            (-240, -2), (-130, 0), (-30, 0), (50, 9), (90, 19), (130, 26), (240, 16)
+        )
         self.spine_y = lambda z: self.axis_y(z) + half_depth(z) * patient.barrel - 39.0
         z, phi = np.meshgrid(LEVELS, PHI, indexing="ij")
         width, depth = half_width(z), half_depth(z) * patient.barrel
         cage = _superellipse(phi, width, depth, 2.35)
-        gutter = curve((-240, 20), (-100, 26), (80, 26), (130, 14), (240, 6))(z) * bump(phi, 0, 0.34)
+        gutter = curve((-240, 20), (-100, 26), (80, 26), (130, 14), (240, 6))(z) * bump(
+            phi, 0, 0.34
+        )
         cage = cage - gutter - 5 * bump(phi, np.pi, 0.22) * bump(z, 0, 90)
         self.cage = cage.astype(np.float32)
         self.muscle = self._muscle(z, phi, cage, gutter).astype(np.float32)
@@ -209,16 +233,27 @@ class Thorax:
         )
         trunk = cage + 4 + gutter + bulk * strength
         width = curve(
-            (-240, 1), (20, 20), (55, 92), (85, 132), (110, 146), (135, 138), (155, 108), (175, 76), (200, 62), (240, 60)
+            (-240, 1),
+            (20, 20),
+            (55, 92),
+            (85, 132),
+            (110, 146),
+            (135, 138),
+            (155, 108),
+            (175, 76),
+            (200, 62),
+            (240, 60),
         )(z)
-        back = curve((-240, 1), (20, 20), (60, 80), (85, 95), (110, 92), (140, 76), (170, 60), (240, 54))(z)
+        back = curve(
+            (-240, 1), (20, 20), (60, 80), (85, 95), (110, 92), (140, 76), (170, 60), (240, 54)
+        )(z)
         front = curve((-240, 1), (20, 20), (70, 55), (110, 66), (135, 62), (165, 52), (240, 48))(z)
         shoulder = _superellipse(phi, width, np.where(phi < np.pi / 2, back, front), 2.2)
         return smooth_max(trunk, shoulder, 14.0)
 
     def _heart(self) -> dict[str, tuple[Point, Point, np.ndarray]]:
         turn = np.deg2rad(self.patient.heart_turn_deg)
-        size = self.patient.heart
+        size = 1.05 * self.patient.heart
         c, s = np.cos(turn), np.sin(turn)
         rotate = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
         long_axis = rotate @ np.array([0.70, -0.56, -0.44])
@@ -226,13 +261,13 @@ class Thorax:
         across = np.cross(long_axis, [0.0, 0.0, 1.0])
         across /= np.linalg.norm(across)
         axes = np.stack([long_axis, across, np.cross(long_axis, across)])
-        centre = np.array([14.0, -18.0, -24.0 - 0.4 * self.patient.inflation_mm])
+        centre = np.array([14.0, -21.0, -29.0 - 0.6 * self.patient.inflation_mm])
         self.heart_centre, self.heart_axes = tuple(centre.tolist()), axes
         places = {
             "left ventricle": ((25, 3, -8), (40, 19, 20)),
             "right ventricle": ((-1, -25, -12), (38, 15, 25)),
             "right atrium": ((-38, -4, -2), (20, 23, 28)),
-            "left atrium": ((-4, 27, 17), (20, 29, 18)),
+            "left atrium": ((-5, 22, 17), (20, 26, 18)),
         }
         return {
             name: (
@@ -258,13 +293,6 @@ class Thorax:
         steep = polar.look_up(self.slopes[name])
         return (polar.rho - polar.look_up(getattr(self, name))) * steep
 
-    def on_wall(self, phi: float, z: float, side: float, outwards: float = 0.0) -> Point:
-        """Return the point at (phi, z) of one side, `outwards` mm off the middle of the ribs."""
-        points = self.polar(*(np.array([v], dtype=np.float32) for v in (0.0, 0.0, z)))
-        row = points.z[0] / 2 - LEVELS[0] / 2
-        radius = np.interp(phi, PHI, self.cage[int(np.clip(row, 0, len(LEVELS) - 1))]) + outwards
-        return (side * radius * np.sin(phi), float(self.axis_y(z)) + radius * np.cos(phi), float(z))
-
     def arms(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Return the distance to the muscles of the raised arms."""
         distance, along = capsule(np.abs(x), y, z, (118, 24, 112), (129, -2, 235))
@@ -284,14 +312,16 @@ class Thorax:
             away = ((x - side * 62) / 62) ** 2 + ((y + 8) / 74) ** 2
             dome = self.dome_z[side] - 44 * away / (1 + 0.25 * away)
             level = dome if level is None else smooth_max(level, dome, 30.0)
-        return level
+        # The heart's weight flattens the middle; it stays nearly as high as the left dome.
+        away = ((x - 10) / 48) ** 2 + ((y + 24) / 46) ** 2
+        return smooth_max(level, self.dome_z[1.0] - 8 - 34 * away / (1 + 0.2 * away), 16.0)
 
     def heart(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Return the distance to the pericardium."""
         distance = None
         for centre, radii, axes in self.chambers.values():
-            part = ellipsoid(x, y, z, centre, tuple(r + 9 for r in radii), axes)
-            distance = part if distance is None else smooth_min(distance, part, 26.0)
+            part = ellipsoid(x, y, z, centre, tuple(r + 8 for r in radii), axes)
+            distance = part if distance is None else smooth_min(distance, part, 34.0)
         return distance
 
     def mediastinum(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -314,12 +344,12 @@ class Thorax:
         distance = smooth_min(distance, ellipsoid(x, y, z, (17, 12, 72), (19, 28, 19)), 10.0)
         return smooth_min(distance, self.heart(x, y, z), 7.0)
 
-    def lung(
-        self, x: np.ndarray, y: np.ndarray, z: np.ndarray, cage: np.ndarray
-    ) -> np.ndarray:
+    def lung(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, cage: np.ndarray) -> np.ndarray:
         """Return the distance to the lungs, given the distance to the middle of the ribs."""
         apex = np.sqrt(
-            ((np.abs(x) - 47) / 74) ** 2 + ((y - 14) / 84) ** 2 + (np.maximum(z, 10) - 10) ** 2 / 118**2
+            ((np.abs(x) - 47) / 74) ** 2
+            + ((y - 14) / 84) ** 2
+            + (np.maximum(z, 10) - 10) ** 2 / 118**2
         )
         apex = (apex - 1) * 74 - np.clip(10 - z, 0, None)
         distance = smooth_max(cage + 4.5, apex, 8.0)
@@ -340,6 +370,6 @@ def _superellipse(
 
 
 def _steepness(radius: np.ndarray) -> np.ndarray:
-    """Return the cosine between a surface's normal and the radial direction, (LEVELS, PHI) float32."""
+    """Return the cosine between a surface's normal and the radius, (LEVELS, PHI) float32."""
     along_z, along_phi = np.gradient(radius, LEVELS[1] - LEVELS[0], PHI[1] - PHI[0])
     return (1 / np.sqrt(1 + (along_phi / radius) ** 2 + along_z**2)).astype(np.float32)

@@ -1,8 +1,9 @@
 """The voxels a phantom is painted on: where they lie in the body, and how edges fall between them.
 
-Anatomy is written in body coordinates: millimetres of a reference adult, x to the patient's left, y to the back, z to the
-head. A `Canvas` holds the body coordinates of every voxel of a cube. Body size, posture and a slow random warp are all in
-that map, so shapes can be simple and still differ between patients.
+Anatomy is written in body coordinates: millimetres of a reference adult, x to the patient's left, y
+to the back, z to the head. A `Canvas` holds the body coordinates of every voxel of a cube. Body
+size, posture and a slow random warp are all in that map, so shapes can be simple and still differ
+between patients.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ Point = tuple[float, float, float]
 
 NOISE_SPAN_MM = 440.0
 WARP_CELL_MM = 62.0
-# A sample in the middle of every quarter of a voxel: noise finer than the voxel averages out instead of aliasing.
+# A sample in the middle of every quarter of a voxel: noise finer than the voxel averages out
+# instead of aliasing.
 SUBSAMPLES = (-0.375, -0.125, 0.125, 0.375)
 
 
@@ -57,15 +59,15 @@ def inside(distance: np.ndarray, edge: float) -> np.ndarray:
 
 
 def tube_share(distance: np.ndarray, radius: np.ndarray, edge: float) -> np.ndarray:
-    """Return the share of a voxel that a round tube fills, correct in sum for tubes thinner than a voxel.
+    """Return the share of a voxel that a round tube fills, right in sum for the thinnest tubes.
 
     Args:
         distance: mm from the tube's centre line.
         radius: mm, broadcast against `distance`.
         edge: voxel edge, mm.
     """
-    # A ramp one voxel wide around radius r adds pi * edge^2 / 12 to the cross-section: take it off again, and where the tube
-    # is too thin for that, lower the peak instead.
+    # A ramp one voxel wide around radius r adds pi * edge^2 / 12 to the cross-section: take it off
+    # again, and where the tube is too thin for that, lower the peak instead.
     ramp = np.sqrt(np.maximum(radius**2 - edge**2 / 12, edge**2 / 4))
     return np.clip(0.5 + (ramp - distance) / edge, 0, 1) * np.minimum(1, 3 * radius**2 / edge**2)
 
@@ -73,7 +75,7 @@ def tube_share(distance: np.ndarray, radius: np.ndarray, edge: float) -> np.ndar
 def capsule(
     x: np.ndarray, y: np.ndarray, z: np.ndarray, start: Point, end: Point
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance (mm) to a line segment and the position along it (0 at start, 1 at end)."""
+    """Return the distance (mm) to a line segment and the place along it (0 start, 1 end)."""
     bx, by, bz = (float(e - s) for s, e in zip(start, end, strict=True))
     px, py, pz = x - float(start[0]), y - float(start[1]), z - float(start[2])
     along = np.clip((px * bx + py * by + pz * bz) / (bx * bx + by * by + bz * bz + 1e-9), 0, 1)
@@ -86,7 +88,8 @@ class Canvas:
     Args:
         size: voxels along each edge of the cube.
         side_mm: edge of the cube, mm.
-        pose: (3, 3) map from world to body directions (rotation and body size), rows and columns x, y, z.
+        pose: (3, 3) map from world to body directions (rotation and body size), rows and columns x,
+            y, z.
         offset_mm: body coordinates of the cube's centre.
         warp_mm: standard deviation of the slow displacement of the body.
         rng: source of the displacement.
@@ -127,7 +130,7 @@ class Canvas:
         self.x, self.y, self.z = body
 
     def box(self, low: Point, high: Point) -> Box | None:
-        """Return the voxels that can lie between two body corners, or None where the cube has none of them."""
+        """Return the voxels that can lie between two body corners, or None if there are none."""
         corners = np.array([[(low, high)[i >> a & 1][a] for a in range(3)] for i in range(8)])
         world = (corners - self._offset) @ self._to_world.T
         reach = self._reach + self.spacing_mm

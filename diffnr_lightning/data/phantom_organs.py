@@ -11,24 +11,51 @@ from diffnr_lightning.data.phantom_anatomy import (
     smooth_max,
     smooth_min,
 )
-from diffnr_lightning.data.phantom_canvas import Canvas, Point, inside
+from diffnr_lightning.data.phantom_canvas import Canvas, inside
 from diffnr_lightning.data.phantom_vessels import Path, lung_points
 
 # HU of blood and perfused tissue without contrast agent, and early and late after it was injected.
 PHASES = {
     "none": {
-        "artery": 43, "left": 43, "right": 43, "lung artery": 43, "lung vein": 43, "vein": 43,
-        "myocardium": 50, "liver": 58, "liver vessel": 42, "spleen": 49, "kidney": 33,
+        "artery": 43,
+        "left": 43,
+        "right": 43,
+        "lung artery": 43,
+        "lung vein": 43,
+        "vein": 43,
+        "myocardium": 50,
+        "liver": 58,
+        "liver vessel": 42,
+        "spleen": 49,
+        "kidney": 33,
     },
     "arterial": {
-        "artery": 310, "left": 300, "right": 220, "lung artery": 290, "lung vein": 300, "vein": 170,
-        "myocardium": 105, "liver": 68, "liver vessel": 75, "spleen": 112, "kidney": 165,
+        "artery": 310,
+        "left": 300,
+        "right": 220,
+        "lung artery": 290,
+        "lung vein": 300,
+        "vein": 170,
+        "myocardium": 105,
+        "liver": 68,
+        "liver vessel": 75,
+        "spleen": 112,
+        "kidney": 165,
     },
     "venous": {
-        "artery": 168, "left": 165, "right": 160, "lung artery": 162, "lung vein": 166, "vein": 158,
-        "myocardium": 112, "liver": 110, "liver vessel": 165, "spleen": 122, "kidney": 190,
+        "artery": 168,
+        "left": 165,
+        "right": 160,
+        "lung artery": 162,
+        "lung vein": 166,
+        "vein": 158,
+        "myocardium": 112,
+        "liver": 110,
+        "liver vessel": 165,
+        "spleen": 122,
+        "kidney": 190,
     },
-}  # fmt: skip
+}
 WALLS_MM = {"left ventricle": 9.0, "right ventricle": 3.0, "right atrium": 2.5, "left atrium": 2.5}
 
 
@@ -45,7 +72,9 @@ def abdomen(
 
     Args:
         thorax: the patient's shapes.
-        x, y, z: body coordinates, mm.
+        x: body coordinates, mm.
+        y: body coordinates, mm.
+        z: body coordinates, mm.
         wall: distance to the inner side of the body wall, mm.
         below: distance to the upper side of the diaphragm, positive below, mm.
         edge: voxel edge, mm.
@@ -54,17 +83,20 @@ def abdomen(
     hu = np.full(x.shape, -103, dtype=np.float32)
     room = smooth_max(wall + 3, 3.5 - below, 10.0)
     depth = -100.0 - 0.6 * thorax.patient.inflation_mm
-    stomach = ellipsoid(x, y, z, (60, -14, depth - 8), (40, 48, 46))
-    spleen = ellipsoid(x, y, z, (92, 44, depth - 16), (36, 44, 48))
-    spleen = smooth_max(smooth_max(room, spleen, 4.0), -ellipsoid(x, y, z, (62, 12, depth - 22), (42, 52, 52)), 4.0)
+    stomach = ellipsoid(x, y, z, (60, -10, depth - 10), (36, 46, 44))
+    spleen = ellipsoid(x, y, z, (90, 44, depth - 14), (38, 46, 52))
+    spleen = smooth_max(
+        smooth_max(room, spleen, 4.0), -ellipsoid(x, y, z, (58, 10, depth - 22), (40, 50, 56)), 4.0
+    )
     liver = ellipsoid(x, y, z, (-48, -8, depth - 22), (112, 100, 96))
-    # The left lobe thins out towards the left; vena cava and spine press into the liver from behind.
-    liver = smooth_max(liver, 0.5 * (x + 12) + 0.75 * (y - 20), 14.0)
+    # The left lobe thins out towards the left; vena cava and spine press into the liver from
+    # behind.
+    liver = smooth_max(liver, 0.5 * (x + 12) + 0.75 * (y - 20) + 7 * np.sin(x / 20), 14.0)
     liver = smooth_max(smooth_max(room, liver, 8.0), -(stomach - 3), 6.0)
     kidney = ellipsoid(np.abs(x), y, z, (56, 54, -196), (27, 26, 52))
     stomach = smooth_max(room, stomach, 6.0)
     colon = smooth_max(room, ellipsoid(x, y, z, (66, -50, -172), (46, 22, 20)), 4.0)
-    level = np.float32(-22.0)
+    level = np.float32(-30.0)
     for distance, value in (
         (kidney, tissue["kidney"]),
         (spleen, tissue["spleen"]),
@@ -112,13 +144,15 @@ def heart(thorax: Thorax, canvas: Canvas) -> None:
 
 
 def nodules(thorax: Thorax, canvas: Canvas, rng: np.random.Generator) -> None:
-    """Paint round to lobed nodules of 4 to 14 mm in the lungs; some are calcified, some of ground glass."""
+    """Paint lobed nodules of 4 to 14 mm in the lungs, some calcified, some of ground glass."""
     for _ in range(thorax.patient.nodules):
         side = SIDES[int(rng.integers(2))]
         radius = float(rng.uniform(2.0, 7.0))
         centre = lung_points(thorax, 1, radius + 2, side, rng)[0]
         kind = rng.random()
-        hu = float(rng.uniform(20, 70) if kind < 0.7 else rng.uniform(250, 600) if kind < 0.85 else -560.0)
+        hu = float(
+            rng.uniform(20, 70) if kind < 0.7 else rng.uniform(250, 600) if kind < 0.85 else -560.0
+        )
         lobes = [(centre, radius)]
         for _ in range(3):
             direction = rng.normal(size=3)
@@ -135,10 +169,8 @@ def nodules(thorax: Thorax, canvas: Canvas, rng: np.random.Generator) -> None:
         canvas.blend(box, inside(distance, canvas.edge), hu)
 
 
-def plaques(
-    thorax: Thorax, canvas: Canvas, aorta: Path, rng: np.random.Generator
-) -> None:
-    """Paint calcified plaques in the wall of the aorta and in the groove of the left coronary artery."""
+def plaques(thorax: Thorax, canvas: Canvas, aorta: Path, rng: np.random.Generator) -> None:
+    """Paint calcified plaques in the wall of the aorta and along the left coronary artery."""
     share = np.zeros_like(canvas.hu)
     points, radii = aorta
     paths: list[Path] = []
@@ -160,10 +192,12 @@ def plaques(
     canvas.hu += share * (820.0 - canvas.hu)
 
 
-def table(canvas: Canvas, centre: Point, back_mm: float) -> None:
-    """Paint a curved couch top of carbon fibre and foam under the patient's back, in body coordinates."""
-    x, y = canvas.x - float(centre[0]), canvas.y
-    top = y - float(back_mm) + x * x / 900.0
+def table(canvas: Canvas, back_mm: float) -> None:
+    """Paint a curved couch top of carbon fibre and foam at y = `back_mm`, behind the patient."""
+    x = canvas.x
+    top = canvas.y - back_mm + x * x / 900.0
     shell = np.maximum(np.maximum(-top, top - 24), np.abs(x) - 170)
     canvas.hu += inside(shell, canvas.edge) * (canvas.hu < -900) * (-150.0 - canvas.hu)
-    canvas.hu += inside(shell + 2.5, canvas.edge) * (canvas.hu < -100) * (top > 0) * (-930.0 - canvas.hu)
+    canvas.hu += (
+        inside(shell + 2.5, canvas.edge) * (canvas.hu < -100) * (top > 0) * (-930.0 - canvas.hu)
+    )

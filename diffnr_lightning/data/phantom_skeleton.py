@@ -1,30 +1,47 @@
 """Bones of the phantom's chest: rib cage, spine and shoulder girdle.
 
-Ribs, sternum and shoulder blades lie in shells parallel to the body wall, so they are shapes in its polar coordinates.
-The spine, collar bones and upper arms are tubes and ellipsoids. All of them write signed distances (mm, negative inside);
-the union of the bones is painted once, with a cortical shell.
+Ribs, sternum and shoulder blades lie in shells parallel to the body wall, so they are shapes in its
+polar coordinates. The spine, collar bones and upper arms are tubes and ellipsoids. All of them
+write signed distances (mm, negative inside); the union of the bones is painted once, with a
+cortical shell.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from diffnr_lightning.data.phantom_anatomy import PHI, SIDES, VERTEBRAE_MM, Polar, Thorax, smooth_min
+from diffnr_lightning.data.phantom_anatomy import (
+    CERVICAL_MM,
+    PHI,
+    SIDES,
+    THORACIC_MM,
+    Polar,
+    Thorax,
+    smooth_min,
+)
 from diffnr_lightning.data.phantom_canvas import Canvas, Point, capsule
 
 RIB_START = 0.27
-# For every rib: how far it drops (mm), where its bone ends and its cartilage ends (phi), how far the cartilage rises (mm).
+# For every rib: how far it drops (mm), where its bone ends and its cartilage ends (phi), how far
+# the cartilage rises (mm).
 RIBS = (
-    (32, 2.60, 2.98, 0), (50, 2.58, 2.98, 3), (56, 2.55, 2.97, 6), (65, 2.55, 2.96, 15), (72, 2.52, 2.96, 26),
-    (80, 2.45, 2.96, 36), (85, 2.36, 2.98, 46), (88, 2.20, 2.70, 44), (85, 2.05, 2.50, 42), (74, 1.88, 2.25, 32),
-    (55, 1.45, 1.50, 0), (38, 0.95, 1.00, 0),
-)  # fmt: skip
+    (32, 2.60, 2.98, 0),
+    (50, 2.58, 2.98, 3),
+    (56, 2.55, 2.97, 6),
+    (65, 2.55, 2.96, 15),
+    (72, 2.52, 2.96, 26),
+    (80, 2.45, 2.96, 36),
+    (85, 2.36, 2.98, 46),
+    (88, 2.20, 2.70, 44),
+    (85, 2.05, 2.50, 42),
+    (74, 1.88, 2.25, 32),
+    (55, 1.45, 1.50, 0),
+    (38, 0.95, 1.00, 0),
+)
 
 
-def rib_cage(
-    thorax: Thorax, polar: Polar, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distances of points near the body wall to the bones in it and to the rib cartilage.
+def rib_cage(thorax: Thorax, polar: Polar, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances of points near the body wall to its bones and to the rib cartilage.
 
     Args:
         thorax: the patient's shapes.
@@ -44,7 +61,7 @@ def rib_cage(
     for number, (drop, bone_end, end, rise) in enumerate(RIBS):
         along = np.clip((PHI - RIB_START) / (bone_end - RIB_START), 0, None)
         sternal = np.clip((PHI - bone_end) / (end - bone_end), 0, 1)
-        level = VERTEBRAE_MM[number] + 3 - drop * np.minimum(along, 1) ** 1.25
+        level = THORACIC_MM[number] + 3 - drop * np.minimum(along, 1) ** 1.25
         level = level - 10 * np.clip(along - 1, 0, 0.15) + rise * sternal**1.2
         if level.min() > high or level.max() < low:
             continue
@@ -72,10 +89,11 @@ def rib_cage(
 
 
 def shoulder_blades(thorax: Thorax, polar: Polar) -> np.ndarray:
-    """Return the distance of points (N,) behind the rib cage to the plates of the shoulder blades."""
+    """Return the distance of points (N,) to the plates of the shoulder blades."""
     radius = polar.look_up(thorax.scapula)
     across = polar.phi * radius
-    # Corners in (distance from the midline, z): upper, lower, and at the shoulder joint; the edges' normals point outwards.
+    # Corners in (distance from the midline, z): upper, lower, and at the shoulder joint; the edges'
+    # normals point outwards.
     corners = ((64, 106), (84, -14), (132, 112))
     inside = None
     for (u, z), (u_next, z_next) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -88,9 +106,10 @@ def shoulder_blades(thorax: Thorax, polar: Polar) -> np.ndarray:
 
 def spine(thorax: Thorax, canvas: Canvas, bone: np.ndarray) -> None:
     """Lower `bone` (Z, Y, X) to the distance to the vertebrae."""
-    for number, level in enumerate(VERTEBRAE_MM):
-        pitch = abs(VERTEBRAE_MM[min(number + 1, 15)] - VERTEBRAE_MM[min(number, 14)])
-        grown = min(number / 13, 1.0)
+    levels = np.array(CERVICAL_MM[::-1] + THORACIC_MM)
+    pitches = -np.gradient(levels)
+    for number, (level, pitch) in enumerate(zip(levels.tolist(), pitches.tolist(), strict=True)):
+        grown = float(np.clip((number - len(CERVICAL_MM)) / 13, 0, 1))
         half_width, half_depth = 13.5 + 7 * grown, 11 + 5 * grown
         half_height = 0.5 * pitch - 2.0 - 0.9 * grown
         centre = (0.0, float(thorax.spine_y(level)), float(level))
@@ -115,7 +134,7 @@ def spine(thorax: Thorax, canvas: Canvas, bone: np.ndarray) -> None:
 def _arch(
     back: float, canal: float, level: float, pitch: float, grown: float
 ) -> list[tuple[Point, Point, float, float]]:
-    """Return pedicle, lamina, articular, transverse and spinous process as (start, end, radius, radius)."""
+    """Return pedicle, lamina and processes as (start, end, first radius, last radius)."""
     corner = (14.0, canal + 2, level + 1)
     joint = (14.0, canal + 5.5)
     tip = level - (20 if 2 < grown * 13 < 10 else 9)
@@ -129,7 +148,7 @@ def _arch(
 
 
 def shoulder_girdle(thorax: Thorax, canvas: Canvas, bone: np.ndarray) -> None:
-    """Lower `bone` (Z, Y, X) to the distance to collar bones, shoulder-blade ridges, shoulder joints and upper arms."""
+    """Lower `bone` (Z, Y, X) to the distance to collar bones, shoulders and upper arms."""
     front = float(thorax.axis_y(96)) - 56 * thorax.patient.barrel
     tubes = (
         ((22, front + 2, 97), (55, front - 4, 108), 7.0, 5.2),
