@@ -91,6 +91,10 @@ def test_an_installed_wheel_has_configs_and_weights(repository, tmp_path):
         f"diffnr_lightning/{p.relative_to(repository)}" for p in repository.glob("configs/*/*.yaml")
     }
     assert configs <= names
+    package = repository / "diffnr_lightning"
+    files = {path for path in package.rglob("*") if path.is_file()}
+    files = {path for path in files if "__pycache__" not in path.parts}
+    assert {str(path.relative_to(repository)) for path in files} <= names
     assert "diffnr_lightning/assets/compact_slicefixer.safetensors" in names
     program = (
         "from diffnr_lightning.workflows.settings import shipped_config;"

@@ -18,8 +18,7 @@ import diffnr_lightning
 from diffnr_lightning.callbacks.run_record import ResourceUse, replacing
 
 PACKAGES = (
-    "torch lightning numba numpy scipy diffusers safetensors jsonargparse omegaconf SimpleITK "
-    "torchmetrics"
+    "torch lightning numba numpy scipy diffusers safetensors jsonargparse omegaconf SimpleITK"
 ).split()
 # Where the folder lies says nothing about what is in it.
 FREE_KEYS = ("out",)
