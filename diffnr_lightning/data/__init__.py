@@ -4,6 +4,7 @@ from diffnr_lightning.data.cases import Case, read_case, write_case
 from diffnr_lightning.data.datamodules import IterationSampler, ScanData
 from diffnr_lightning.data.measured import measured_case
 from diffnr_lightning.data.noise import Noise
+from diffnr_lightning.data.phantom import chest
 from diffnr_lightning.data.scanner import Scanner
 from diffnr_lightning.data.simulation import simulate_case
 from diffnr_lightning.data.volumes import LoadedVolume, load_volume, save_volume
@@ -15,6 +16,7 @@ __all__ = [
     "Noise",
     "ScanData",
     "Scanner",
+    "chest",
     "load_volume",
     "measured_case",
     "read_case",

@@ -29,6 +29,7 @@ class SceneOptimization(lightning.LightningModule):
         representation: what is optimised.
         scan: geometry of the measured views.
         grid: voxels of the volume that is wanted.
+        seed: with the iteration, seeds the random sub-volumes, so that a resumed run draws the same ones.
         lambda_ssim: weight of 1 - SSIM between rendered and measured projections.
         lambda_tv: weight of the total variation of a random sub-volume.
         tv_size: edge of that sub-volume in voxels.
@@ -39,7 +40,6 @@ class SceneOptimization(lightning.LightningModule):
         rate_scale: factor on the learning rates of the representation's parameter groups.
         rate_decay: factor that the learning rates have lost after `rate_iterations`, log-linearly.
         rate_iterations: length of that decay in batches.
-        seed: with the iteration, seeds the random sub-volumes, so that a resumed run draws the same ones.
 
     Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's, lengths
     as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6. Deviation:
@@ -51,6 +51,7 @@ class SceneOptimization(lightning.LightningModule):
         representation: Representation,
         scan: ScanGeometry,
         grid: VolumeGrid,
+        seed: int = 0,
         *,
         lambda_ssim: float = 0.25,
         lambda_tv: float = 0.05,
@@ -62,7 +63,6 @@ class SceneOptimization(lightning.LightningModule):
         rate_scale: float = 1.0,
         rate_decay: float = 0.1,
         rate_iterations: int = 30_000,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.representation = representation

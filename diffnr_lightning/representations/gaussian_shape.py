@@ -46,6 +46,17 @@ def bell(q):  # noqa: ANN001, ANN201 -- a float32 inside kernels
 
 
 @njit(inline="always")
+def span(middle, reach, size):  # noqa: ANN001, ANN201 -- inlined into kernels
+    """Return the first index within `reach` of `middle` on an axis of `size` cells, and how many there are.
+
+    32-bit integers, because AVX2 cannot turn 64-bit ones into floats.
+    """
+    begin = np.int32(max(middle - reach + f4(0.9999999), f4(0)))
+    end = np.int32(min(middle + reach, f4(size - 1)) + f4(1)) if middle + reach >= f4(0) else np.int32(0)
+    return begin, np.int32(end - begin)
+
+
+@njit(inline="always")
 def rotation_matrix(q: np.ndarray, matrix: np.ndarray) -> None:
     """Write the rotation of a unit quaternion into `matrix` (3, 3)."""
     w, x, y, z = q[0], q[1], q[2], q[3]

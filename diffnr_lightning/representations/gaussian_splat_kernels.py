@@ -22,6 +22,7 @@ from diffnr_lightning.representations.gaussian_shape import (
     add_shape_gradient,
     bell,
     rotation_matrix,
+    span,
 )
 
 f4 = np.float32
@@ -141,11 +142,14 @@ def splat(
                     continue
                 middle = footprints[g, 0] - slant * dy
                 reach = math.sqrt(left / cc)
-                begin = int(max(f4(0), math.ceil(middle - reach)))
-                end = int(min(f4(columns - 1), math.floor(middle + reach)))
-                for j in range(begin, end + 1):
-                    dx = f4(j) - middle
-                    image[i, j] += height * bell(q + cc * dx * dx)
+                begin, count = span(middle, reach, columns)
+                if count <= 0:
+                    continue
+                row = image[i, begin : begin + count]
+                from_middle = f4(begin) - middle
+                for j in range(count):
+                    dx = from_middle + f4(j)
+                    row[j] += height * bell(q + cc * dx * dx)
 
 
 @njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -177,12 +181,15 @@ def splat_moments(
                     shift = -slant * dy
                     middle = footprints[g, 0] + shift
                     reach = math.sqrt(left / cc)
-                    begin = int(max(f4(0), math.ceil(middle - reach)))
-                    end = int(min(f4(columns - 1), math.floor(middle + reach)))
+                    begin, length = span(middle, reach, columns)
+                    if length <= 0:
+                        continue
+                    row = gradient[i, begin : begin + length]
+                    from_middle = f4(begin) - middle
                     s0 = s1 = s2 = f4(0)
-                    for j in range(begin, end + 1):
-                        dx = f4(j) - middle
-                        w = gradient[i, j] * bell(q + cc * dx * dx)
+                    for j in range(length):
+                        dx = from_middle + f4(j)
+                        w = row[j] * bell(q + cc * dx * dx)
                         s0 += w
                         s1 += w * dx
                         s2 += w * dx * dx

@@ -17,6 +17,7 @@ from diffnr_lightning.representations.gaussian_shape import (
     add_shape_gradient,
     bell,
     rotation_matrix,
+    span,
 )
 
 f4 = np.float32
@@ -96,9 +97,8 @@ def voxelise(
                     continue
                 reach_y = math.sqrt((cut2 - flat) / yy)
                 middle_y = ellipsoids[g, 1] - tilt * dz
-                begin_y = int(max(f4(0), math.ceil(middle_y - reach_y)))
-                end_y = int(min(f4(rows - 1), math.floor(middle_y + reach_y)))
-                for y in range(begin_y, end_y + 1):
+                begin_y, count_y = span(middle_y, reach_y, rows)
+                for y in range(begin_y, begin_y + count_y):
                     dy = f4(y) - ellipsoids[g, 1]
                     from_middle = f4(y) - middle_y
                     q = flat + yy * from_middle * from_middle
@@ -107,11 +107,14 @@ def voxelise(
                         continue
                     middle = ellipsoids[g, 0] - (xy * dy + xz * dz) * per_xx
                     reach = math.sqrt(left * per_xx)
-                    begin = int(max(f4(0), math.ceil(middle - reach)))
-                    end = int(min(f4(columns - 1), math.floor(middle + reach)))
-                    for x in range(begin, end + 1):
-                        dx = f4(x) - middle
-                        volume[z, y, x] += peak * bell(q + xx * dx * dx)
+                    begin, count = span(middle, reach, columns)
+                    if count <= 0:
+                        continue
+                    row = volume[z, y, begin : begin + count]
+                    offset = f4(begin) - middle
+                    for x in range(count):
+                        dx = offset + f4(x)
+                        row[x] += peak * bell(q + xx * dx * dx)
 
 
 @njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -154,9 +157,8 @@ def voxelise_backward(
                     continue
                 reach_y = math.sqrt((cut2 - flat) / yy)
                 middle_y = ellipsoids[g, 1] - tilt * dz
-                begin_y = int(max(f4(0), math.ceil(middle_y - reach_y)))
-                end_y = int(min(f4(rows - 1), math.floor(middle_y + reach_y)))
-                for y in range(begin_y, end_y + 1):
+                begin_y, count_y = span(middle_y, reach_y, rows)
+                for y in range(begin_y, begin_y + count_y):
                     dy = f4(y) - ellipsoids[g, 1]
                     from_middle = f4(y) - middle_y
                     q = flat + yy * from_middle * from_middle
@@ -166,12 +168,15 @@ def voxelise_backward(
                     shift = -(xy * dy + xz * dz) * per_xx
                     middle = ellipsoids[g, 0] + shift
                     reach = math.sqrt(left * per_xx)
-                    begin = int(max(f4(0), math.ceil(middle - reach)))
-                    end = int(min(f4(columns - 1), math.floor(middle + reach)))
+                    begin, length = span(middle, reach, columns)
+                    if length <= 0:
+                        continue
+                    row = gradient[z, y, begin : begin + length]
+                    offset = f4(begin) - middle
                     s0 = s1 = s2 = f4(0)
-                    for x in range(begin, end + 1):
-                        dx = f4(x) - middle
-                        w = gradient[z, y, x] * bell(q + xx * dx * dx)
+                    for x in range(length):
+                        dx = offset + f4(x)
+                        w = row[x] * bell(q + xx * dx * dx)
                         s0 += w
                         s1 += w * dx
                         s2 += w * dx * dx

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from diffnr_lightning.data import META_FILE
+from diffnr_lightning.data.case_metadata import META_FILE
 from diffnr_lightning.reports import print_table, read_runs, write_comparison, write_page
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.scanning import simulate

@@ -45,7 +45,13 @@ class Problem(NamedTuple):
 
 
 class Method(ABC):
-    """A way from projections to a volume; subclasses are named in configs by ``class_path``."""
+    """A way from projections to a volume; subclasses are named in configs by ``class_path``.
+
+    Attributes:
+        name: in tables, where the command gives no other.
+    """
+
+    name: str
 
     @abstractmethod
     def reconstruct(self, problem: Problem) -> Tensor:
@@ -124,6 +130,7 @@ class Scene(Method):
         self.density_control = density_control
         self.pseudo_reference = pseudo_reference
         self.finish = finish
+        self.name = "scene" if pseudo_reference is None else "scene + DiffNR"
         self.start = start or Solver("analytic")
 
     def reconstruct(self, problem: Problem) -> Tensor:

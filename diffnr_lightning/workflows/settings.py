@@ -137,7 +137,7 @@ def _found_configs(argv: Sequence[str]) -> list[str]:
 
 
 def _config_arguments(argv: Sequence[str]) -> list[Path]:
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    pairs = zip(argv, [*argv[1:], ""], strict=False)
     values = [
         b if a == "--config" else a[9:] for a, b in pairs if a.partition("=")[0] == "--config"
     ]
