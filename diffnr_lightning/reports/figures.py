@@ -1,0 +1,244 @@
+"""Pictures of volumes: methods side by side in three planes, error maps at a stated window."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from diffnr_lightning.reports.planes import PLANES, Plane, image_of, pixel_aspect
+from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
+from diffnr_lightning.reports.writing import write_whole
+
+# Share of the intensity window that the error maps span unless said otherwise.
+ERROR_SHARE = 0.1
+HU_SHOWN = (-1000.0, 1000.0)
+ERROR_COLOURS = "inferno"
+BACKGROUND = "black"
+FOREGROUND = "0.85"
+
+
+def full_window(
+    volumes: Mapping[str, ShownVolume], truth: ShownVolume | None
+) -> tuple[float, float]:
+    """Return the values shown black and white: the agreed window, else the range of the truth.
+
+    Without either, the window spans the middle 99 % of all volumes, which a few streaks of a bad
+    reconstruction cannot stretch.
+    """
+    shown = [*([truth] if truth is not None else []), *volumes.values()]
+    agreed = next((volume.window for volume in shown if volume.window is not None), None)
+    if agreed is not None:
+        return agreed
+    if truth is not None and np.ptp(truth.values) > 0:
+        return float(truth.values.min()), float(truth.values.max())
+    low = min(float(np.percentile(volume.values, 0.5)) for volume in shown)
+    high = max(float(np.percentile(volume.values, 99.5)) for volume in shown)
+    return low, high if high > low else low + 1.0
+
+
+def display_window(
+    volumes: Mapping[str, ShownVolume], truth: ShownVolume | None
+) -> tuple[float, float]:
+    """Return the values shown black and white unless said otherwise.
+
+    Of volumes in HU this is the part of the window in which soft tissue and lung can be told apart.
+    """
+    low, high = full_window(volumes, truth)
+    if any(volume.unit == "HU" for volume in volumes.values()) and low < HU_SHOWN[1]:
+        return max(low, HU_SHOWN[0]), min(high, HU_SHOWN[1])
+    return low, high
+
+
+def slice_panels(
+    volumes: Mapping[str, ShownVolume],
+    truth: ShownVolume | None,
+    path: str | Path,
+    *,
+    window: tuple[float, float] | None = None,
+    error_window: float | None = None,
+    position: tuple[int, int, int] | None = None,
+    captions: Mapping[str, str] | None = None,
+) -> Path:
+    """Draw methods in columns and planes in rows, each plane followed by its error map.
+
+    Args:
+        volumes: by method, all on one grid.
+        truth: on the same grid; without it there are no error maps.
+        path: PNG file, which appears whole or not at all.
+        window: values shown black and white; by default `display_window`.
+        error_window: error shown in the brightest colour; by default a tenth of the window.
+        position: (z, y, x) index of the slices; the middle by default.
+        captions: line below a method's name, for example its scores.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: no volumes, volumes on different grids, a position outside of them, or a path
+            that cannot be written.
+    """
+    if not volumes:
+        raise ValueError("there are no volumes to draw; name at least one method.")
+    columns = {**volumes, **({"truth": truth} if truth is not None else {})}
+    shapes = {name: volume.values.shape for name, volume in columns.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the volumes to draw have shapes {shapes}; one shape is expected.")
+    shape = next(iter(shapes.values()))
+    position = position or tuple(n // 2 for n in shape)
+    if not all(0 <= index < n for index, n in zip(position, shape, strict=True)):
+        raise ValueError(f"position {position} lies outside of the volumes of shape {shape}.")
+    low, high = window or display_window(volumes, truth)
+    error_high = error_window or ERROR_SHARE * (high - low)
+    voxel_mm = next(iter(columns.values())).voxel_mm
+    unit = next(iter(columns.values())).unit
+
+    kinds = ("image", "error") if truth is not None else ("image",)
+    rows = [(plane, kind) for plane in PLANES for kind in kinds]
+    ratios = [shape[p.rows] * voxel_mm[p.rows] / (shape[2] * voxel_mm[2]) for p, _ in rows]
+    edge = 2.4
+    figure = Figure(
+        figsize=(edge * len(columns) + 0.4, edge * sum(ratios) + 0.9), facecolor=BACKGROUND
+    )
+    grid = figure.add_gridspec(
+        len(rows),
+        len(columns),
+        height_ratios=ratios,
+        wspace=0.03,
+        hspace=0.03,
+        left=0.3 / (edge * len(columns) + 0.4),
+        right=0.995,
+        top=1 - 0.5 / (edge * sum(ratios) + 0.9),
+        bottom=0.35 / (edge * sum(ratios) + 0.9),
+    )
+    for i, (plane, kind) in enumerate(rows):
+        for j, (name, volume) in enumerate(columns.items()):
+            axes = figure.add_subplot(grid[i, j])
+            _bare(axes)
+            image = image_of(volume.values, plane, position[plane.axis])
+            if kind == "error" and truth is not None:
+                if volume is truth:
+                    axes.set_facecolor(BACKGROUND)
+                    continue
+                error = np.abs(image - image_of(truth.values, plane, position[plane.axis]))
+                _show(axes, error, plane, voxel_mm, (0.0, error_high), ERROR_COLOURS)
+            else:
+                _show(axes, image, plane, voxel_mm, (low, high), "gray")
+            if i == 0:
+                caption = (captions or {}).get(name)
+                title = name if caption is None else f"{name}\n{caption}"
+                axes.set_title(title, color=FOREGROUND, fontsize=9)
+            if j == 0:
+                label = plane.name if kind == "image" else "error"
+                axes.set_ylabel(label, color=FOREGROUND, fontsize=9)
+    suffix = "" if unit == "arbitrary" else f" {unit}"
+    note = f"window {low:.4g} to {high:.4g}{suffix}"
+    if truth is not None:
+        note += f"; error maps |volume - truth| from 0 to {error_high:.4g}{suffix}"
+    figure.text(0.5, 0.01, note, color=FOREGROUND, fontsize=8, ha="center", va="bottom")
+    return _save(figure, Path(path))
+
+
+def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:
+    """Draw the middle slices of the runs of one case beside each other, with their scores.
+
+    Args:
+        runs: finished runs; where they are of several cases, those of the first are drawn.
+        path: PNG file, which appears whole or not at all.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: no runs, volumes on different grids, or a path that cannot be written.
+        FileNotFoundError: a run without its volume.
+    """
+    if not runs:
+        raise ValueError("there are no runs to draw; name at least one finished run.")
+    chosen = [run for run in runs if run.case == runs[0].case]
+    volumes = {run.method: read_volume(run) for run in chosen}
+    truth = read_truth(chosen[0], volumes[chosen[0].method])
+    captions = {run.method: score_caption(run) for run in chosen}
+    return slice_panels(volumes, truth, path, captions=captions)
+
+
+def score_caption(run: RunSummary) -> str:
+    """Return "33.52 dB / 0.900" under protocol r2, or nothing where the truth is not known."""
+    score = run.protocols.get("r2")
+    return f"{score['psnr']:.2f} dB / {score['ssim']:.3f}" if score else ""
+
+
+def preview(
+    volume: ArrayLike,
+    truth: ArrayLike | None,
+    path: str | Path,
+    voxel_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    title: str = "reconstruction",
+) -> Path:
+    """Draw the middle slices of one normalised volume, beside the truth where it is known.
+
+    Args:
+        volume: (Z, Y, X), normalised to the window 0..1; array or CPU tensor.
+        truth: (Z, Y, X), likewise, or None.
+        path: PNG file, which appears whole or not at all.
+        voxel_mm: voxel edges (z, y, x).
+        title: name of the volume.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: shapes that differ, or a path that cannot be written.
+    """
+    values = np.asarray(volume, dtype=np.float32)
+    # Volumes that were never compared with a window (real projections) span their own range.
+    window = (0.0, 1.0) if truth is not None else _own_window(values)
+    return slice_panels(
+        {title: ShownVolume(values, voxel_mm, None, "arbitrary")},
+        None
+        if truth is None
+        else ShownVolume(np.asarray(truth, dtype=np.float32), voxel_mm, None, "arbitrary"),
+        path,
+        window=window,
+    )
+
+
+def _own_window(values: NDArray[np.float32]) -> tuple[float, float]:
+    return full_window({"": ShownVolume(values, (1.0, 1.0, 1.0), None, "arbitrary")}, None)
+
+
+def _bare(axes: Any) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _show(
+    axes: Any,
+    image: NDArray[np.float32],
+    plane: Plane,
+    voxel_mm: tuple[float, float, float],
+    limits: tuple[float, float],
+    colours: str,
+) -> None:
+    axes.imshow(
+        image,
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        aspect=pixel_aspect(plane, voxel_mm),
+        interpolation="antialiased",
+    )
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=110, facecolor=BACKGROUND)
+    return write_whole(path, buffer.getvalue())

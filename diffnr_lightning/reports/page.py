@@ -1,0 +1,340 @@
+"""One self-contained HTML page in which runs can be looked through and compared.
+
+The volumes travel inside the page as compressed 12-bit values; slicing, windows and error maps
+happen in the browser, so that every plane, window and pair of methods can be had from one copy.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffnr_lightning.reports.figures import display_window, full_window, score_caption
+from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
+from diffnr_lightning.reports.tables import (
+    Column,
+    Row,
+    ScoreTable,
+    best_rows,
+    format_cell,
+    row_label,
+    score_table,
+)
+from diffnr_lightning.reports.writing import write_whole
+
+log = logging.getLogger("diffnr")
+
+LEVELS = 4096
+# Values this share of the window beyond its ends are still told apart; those further out are
+# clipped.
+MARGIN = 0.1
+TRUTH_LABEL = "truth"
+
+PROTOCOL_NOTES = {
+    "r2": "peak 1, not clipped, whole volume; SSIM of 2D slices, three axes, empty slices skipped",
+    "naf": "peak 1, not clipped; 3D SSIM, uniform 7³ window, data range 2 (inflated)",
+    "strict": "clipped to 0–1, inside the field of view, range of the truth; 3D Gaussian SSIM",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _CaseVolumes:
+    """Volumes of one case on one grid, ready to be shown."""
+
+    name: str
+    volumes: dict[str, ShownVolume]
+    truth: ShownVolume | None
+    runs: dict[str, RunSummary]
+
+
+def write_page(
+    runs: Sequence[RunSummary],
+    out: str | Path,
+    *,
+    title: str = "Sparse-view reconstructions",
+    max_edge: int = 160,
+    max_cases: int = 3,
+    baseline: str | None = None,
+    paper: str | Path | None = None,
+) -> Path:
+    """Write the page.
+
+    Args:
+        runs: finished runs, of one or several cases.
+        out: HTML file, which appears whole or not at all.
+        title: heading.
+        max_edge: volumes with a longer edge are averaged over blocks of voxels until they fit; the
+            page says so.
+        max_cases: cases whose volumes are embedded, the first ones; the table always holds all.
+        baseline: method with which the others are compared under the table.
+        paper: CSV file of published numbers, see `score_table`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: no runs, a damaged volume, or a path that cannot be written.
+        FileNotFoundError: a run without its volume, or a paper file that does not exist.
+    """
+    if max_edge < 1 or max_cases < 0:
+        raise ValueError(
+            f"max_edge is {max_edge} and max_cases {max_cases}; at least 1 and 0 are expected."
+        )
+    table = score_table(runs, baseline=baseline, paper=paper)
+    names = list(dict.fromkeys(run.case for run in runs))
+    if len(names) > max_cases:
+        log.info("the page shows the volumes of %s; its table holds all cases.", names[:max_cases])
+    cases, blocks = [], []
+    for name in names[:max_cases]:
+        description, volumes = _embed(
+            _gather(name, [run for run in runs if run.case == name]), max_edge, len(blocks)
+        )
+        cases.append(description)
+        blocks.extend(volumes)
+    left_out = names[max_cases:]
+    content = {
+        "TITLE": html.escape(title),
+        "STYLE": _asset("page.css"),
+        "TABLES": _tables(table),
+        "LEFT_OUT": _left_out(left_out),
+        "DATA": _json({"cases": cases, "levels": LEVELS}),
+        "VOLUMES": "\n".join(blocks),
+        "SCRIPT": _asset("page.js"),
+    }
+    # In one pass, so that nothing is looked for inside of what was filled in.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: content[match[1]], _asset("page.html"))
+    return write_whole(Path(out), page.encode())
+
+
+def _asset(name: str) -> str:
+    return resources.files("diffnr_lightning.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _json(content: Any) -> str:
+    # A case may be called "</script>"; the escape is the same string to a JSON parser.
+    return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+
+
+def _gather(name: str, runs: Sequence[RunSummary]) -> _CaseVolumes:
+    """Read the volumes of a case; those on another grid than the first cannot be shown with it."""
+    volumes: dict[str, ShownVolume] = {}
+    shown: dict[str, RunSummary] = {}
+    truth: ShownVolume | None = None
+    for run in runs:
+        volume = read_volume(run)
+        shape = volume.values.shape
+        first = next(iter(volumes.values()), volume)
+        if shape != first.values.shape or volume.unit != first.unit:
+            log.warning(
+                "run %s has shape %s in %s, the first run of its case %s in %s; it is in the table "
+                "only.",
+                run.folder,
+                shape,
+                volume.unit,
+                first.values.shape,
+                first.unit,
+            )
+            continue
+        if truth is None:
+            truth = read_truth(run, volume)
+            if truth is not None and truth.values.shape != shape:
+                log.warning(
+                    "the truth of case %s has shape %s, its runs %s; they are shown without it.",
+                    name,
+                    truth.values.shape,
+                    shape,
+                )
+                truth = None
+        label = run.method if run.method not in volumes else f"{run.method} ({run.folder.name})"
+        while label in volumes:
+            label += "'"
+        volumes[label], shown[label] = volume, run
+    return _CaseVolumes(name, volumes, truth, shown)
+
+
+def _embed(case: _CaseVolumes, max_edge: int, first: int) -> tuple[dict[str, Any], list[str]]:
+    """Return what the script needs to know of a case, and its volumes as elements of the page."""
+    low, high = full_window(case.volumes, case.truth)
+    margin = MARGIN * (high - low)
+    limits = (low - margin, high + margin)
+    reference = next(iter(case.volumes.values()))
+    factor = math.ceil(max(reference.values.shape) / max_edge)
+    everything = {**case.volumes, **({TRUTH_LABEL: case.truth} if case.truth is not None else {})}
+    entries, blocks = [], []
+    shape: tuple[int, ...] = ()
+    for label, volume in everything.items():
+        values = block_mean(volume.values, factor)
+        shape = values.shape
+        identity = f"volume{first + len(blocks)}"
+        is_truth = volume is case.truth
+        entries.append(
+            {
+                "label": label,
+                "element": identity,
+                "truth": is_truth,
+                "caption": "" if is_truth else score_caption(case.runs[label]),
+                "history": {} if is_truth else _history(case.runs[label]),
+            }
+        )
+        blocks.append(
+            f'<script type="text/plain" id="{identity}">{pack_volume(values, limits)}</script>'
+        )
+    description = {
+        "name": case.name,
+        "shape": list(shape),
+        "voxel_mm": [edge * factor for edge in reference.voxel_mm],
+        "unit": reference.unit,
+        "limits": list(limits),
+        "window": [low, high],
+        "first_window": list(display_window(case.volumes, case.truth)),
+        "factor": factor,
+        "volumes": entries,
+    }
+    return description, blocks
+
+
+def block_mean(volume: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Average cubes of `factor` voxels.
+
+    Voxels that fill no whole cube at the upper ends are dropped.
+
+    Args:
+        volume: (Z, Y, X).
+        factor: edge of the cubes; along an axis shorter than this the whole axis is one block.
+
+    Returns:
+        (Z // factor, Y // factor, X // factor).
+    """
+    if factor == 1:
+        return volume
+    for axis in range(3):
+        edge = min(factor, volume.shape[axis])
+        count = volume.shape[axis] // edge
+        kept = np.take(volume, range(count * edge), axis=axis)
+        shape = (*kept.shape[:axis], count, edge, *kept.shape[axis + 1 :])
+        volume = kept.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
+    return volume
+
+
+def pack_volume(volume: NDArray[np.float32], limits: tuple[float, float]) -> str:
+    """Quantise a volume to 12 bits between two limits and compress it.
+
+    Differences along x become small unsigned numbers (0, -1, 1, -2, ... to 0, 1, 2, 3, ...), whose
+    low and high bytes are compressed one after the other. The page's script undoes it.
+
+    Args:
+        volume: (Z, Y, X); values beyond the limits are clipped.
+        limits: values of the lowest and the highest level.
+
+    Returns:
+        Base64 text.
+    """
+    low, high = limits
+    scaled = (volume.astype(np.float64) - low) * ((LEVELS - 1) / (high - low))
+    levels = np.rint(np.clip(scaled, 0, LEVELS - 1)).astype(np.int32).ravel()
+    steps = np.diff(levels, prepend=np.int32(0))
+    folded = np.where(steps < 0, -2 * steps - 1, 2 * steps).astype(np.uint16)
+    planes = (folded & 255).astype(np.uint8).tobytes() + (folded >> 8).astype(np.uint8).tobytes()
+    return base64.b64encode(zlib.compress(planes, 6)).decode("ascii")
+
+
+def _history(run: RunSummary) -> dict[str, list[float | None]]:
+    """Return the series of a run with NaN and infinity as gaps."""
+    return {
+        name: [value if math.isfinite(value) else None for value in map(float, series)]
+        for name, series in run.history.items()
+    }
+
+
+def _left_out(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return (
+        '<p class="note">Volumes of these cases are not embedded: '
+        f"{html.escape(', '.join(names))}.</p>"
+    )
+
+
+def _tables(table: ScoreTable) -> str:
+    several = len({row.case for row in table.cases}) > 1
+    parts = [_table(table.means, table.columns, with_case=False)]
+    if several or len(table.cases) > len([row for row in table.means if not row.published]):
+        parts.append(
+            f"<details><summary>Every case ({len(table.cases)} runs)</summary>"
+            f"{_table(table.cases, table.columns, with_case=True)}</details>"
+        )
+    notes = [
+        *table.notes,
+        *(
+            f"{name}: {text}."
+            for name, text in PROTOCOL_NOTES.items()
+            if any(column.key.startswith(f"{name}_") for column in table.columns)
+        ),
+    ]
+    if any(column.key.startswith("views_") for column in table.columns):
+        notes.append("views: projections that were held out, divided by each view's maximum.")
+    parts.append(
+        f'<ul class="notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
+    )
+    return "\n".join(parts)
+
+
+def _groups(columns: Sequence[Column]) -> Mapping[str, list[Column]]:
+    groups: dict[str, list[Column]] = {}
+    for column in columns:
+        head = column.title.split(" ", 1)[0] if " " in column.title else "cost"
+        groups.setdefault("cost" if column.key == "peak_memory_mb" else head, []).append(column)
+    return groups
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column], with_case: bool) -> str:
+    groups = _groups(columns)
+    ordered = [column for group in groups.values() for column in group]
+    best = {} if with_case else {column.key: best_rows(rows, column) for column in ordered}
+    case_head = '<th rowspan="2" class="name">case</th>' if with_case else ""
+    top = "".join(
+        f'<th colspan="{len(group)}" class="group">{html.escape(head)}</th>'
+        for head, group in groups.items()
+    )
+    second = "".join(
+        f'<th class="{"first" if column is group[0] else ""}">'
+        f"{html.escape(column.title.removeprefix(f'{head} '))}</th>"
+        for head, group in groups.items()
+        for column in group
+    )
+    body = []
+    for position, row in enumerate(rows):
+        cells = [f'<td class="name">{html.escape(row.case or "")}</td>'] if with_case else []
+        cells.append(f'<td class="name">{html.escape(row_label(row))}</td>')
+        for group in groups.values():
+            for column in group:
+                marks = ["first"] if column is group[0] else []
+                marks += ["best"] if position in best.get(column.key, ()) else []
+                cells.append(f'<td class="{" ".join(marks)}">{_cell(row, column)}</td>')
+        kind = ' class="published"' if row.published else ""
+        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{case_head}<th rowspan="2" class="name">method</th>'
+        f"{top}</tr><tr>{second}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _cell(row: Row, column: Column) -> str:
+    text = html.escape(format_cell(row, column, interval=False))
+    if column.key not in row.intervals:
+        return text
+    low, high = row.intervals[column.key]
+    return f"{text}<small>{low:.{column.decimals}f} to {high:.{column.decimals}f}</small>"

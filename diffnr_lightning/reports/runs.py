@@ -1,0 +1,226 @@
+"""Read run folders: the numbers of every finished run, its volume, and the truth of its case."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+
+log = logging.getLogger("diffnr")
+
+METRICS_FILE = "metrics.json"
+CONFIG_FILE = "config.yaml"
+VOLUME_FILE = "volume.nii.gz"
+CASE_FILE = "meta_data.json"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Hold what a finished run says about itself.
+
+    Attributes:
+        folder: of the run.
+        case: name of the scan.
+        method: how it was reconstructed.
+        protocols: protocol -> {"psnr": dB, "ssim": index}; empty where the truth is not known.
+        projections: error of the held-out views; empty where there were none.
+        seconds: wall time, None where not recorded.
+        peak_memory_mb: peak resident memory, None where not recorded.
+        iterations: of the optimisation, None for a method without.
+        case_folder: the case, None where it is not named or not there any more.
+        history: series of numbers by name, among them "iteration", for the convergence chart.
+        window_hu: HU of the values 0 and 1 if the volume is in HU.
+    """
+
+    folder: Path
+    case: str
+    method: str
+    protocols: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    projections: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    iterations: int | None = None
+    case_folder: Path | None = None
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    window_hu: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ShownVolume:
+    """Hold a volume in the unit in which it is shown.
+
+    Attributes:
+        values: (Z, Y, X) float32.
+        voxel_mm: voxel edges (z, y, x).
+        window: values that normalise to 0 and 1, None where there is no agreed window.
+        unit: "HU" or "arbitrary".
+    """
+
+    values: NDArray[np.float32]
+    voxel_mm: tuple[float, float, float]
+    window: tuple[float, float] | None
+    unit: str
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
+    """Read all finished runs in some folders and below.
+
+    A run that is not finished (a config without metrics) is left out, with a sentence in the log.
+
+    Args:
+        folders: run folders, or folders of run folders at any depth.
+
+    Returns:
+        One summary per run, in the order of the folders, below them by path; none twice.
+
+    Raises:
+        FileNotFoundError: a folder that does not exist.
+        ValueError: no finished run at all, or a metrics file that is damaged or incomplete.
+    """
+    found: dict[Path, None] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"run folder {folder} does not exist; check the path.")
+        metrics = sorted(path.parent for path in folder.rglob(METRICS_FILE))
+        found.update(dict.fromkeys(metrics))
+        for config in sorted(folder.rglob(CONFIG_FILE)):
+            if not (config.parent / METRICS_FILE).is_file():
+                log.warning("run %s is not finished and is left out.", config.parent)
+    if not found:
+        raise ValueError(
+            f"no finished run lies under {', '.join(map(str, folders)) or 'no folder'}; a folder "
+            f"with {METRICS_FILE} is expected."
+        )
+    return [read_run(folder) for folder in found]
+
+
+def read_run(folder: str | Path) -> RunSummary:
+    """Read one finished run.
+
+    Raises:
+        FileNotFoundError: no metrics file.
+        ValueError: a metrics file that is no JSON object or lacks the case or the method.
+    """
+    path = Path(folder) / METRICS_FILE
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; the run is not finished.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}; run the reconstruction again.") from error
+    if not isinstance(content, dict) or not {"case", "method"} <= content.keys():
+        raise ValueError(
+            f"{path} has no 'case' and 'method'; a metrics file of a finished run is expected."
+        )
+    case_folder = _case_folder(content.get("case_folder"), Path(folder))
+    return RunSummary(
+        folder=Path(folder),
+        case=str(content["case"]),
+        method=str(content["method"]),
+        protocols=content.get("protocols") or {},
+        projections=content.get("projections") or {},
+        seconds=content.get("seconds"),
+        peak_memory_mb=content.get("peak_memory_mb"),
+        iterations=content.get("iterations"),
+        case_folder=case_folder,
+        history=content.get("history") or {},
+        window_hu=_window_hu(content, case_folder),
+    )
+
+
+def read_volume(run: RunSummary) -> ShownVolume:
+    """Read the volume that a run made.
+
+    Raises:
+        FileNotFoundError: no volume file.
+        ValueError: a file that cannot be read or is not three-dimensional.
+    """
+    path = run.folder / VOLUME_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; run the reconstruction again.")
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} cannot be read as NIfTI; run the reconstruction again."
+        ) from error
+    if image.GetDimension() != 3:
+        raise ValueError(
+            f"{path} has {image.GetDimension()} axes; a volume with three is expected."
+        )
+    z, y, x = image.GetSpacing()[::-1]
+    values = SimpleITK.GetArrayFromImage(image).astype(np.float32)
+    unit = "arbitrary" if run.window_hu is None else "HU"
+    return ShownVolume(values, (z, y, x), run.window_hu, unit)
+
+
+def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
+    """Read the true volume of a run's case, in the unit of the run's volume.
+
+    Args:
+        run: whose case folder is looked up.
+        volume: of the run; gives voxel size and unit.
+
+    Returns:
+        The truth, or None where the case has none or lies elsewhere now.
+
+    Raises:
+        ValueError: a truth that is damaged.
+    """
+    if run.case_folder is None:
+        return None
+    meta = _read_case(run.case_folder)
+    # R2-Gaussian's reader looks for "vol"; its generator for real data writes "ct".
+    name = meta.get("vol") or meta.get("ct")
+    if name is None:
+        return None
+    path = run.case_folder / name
+    try:
+        turned = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"the true volume {path} cannot be read; write the case again.") from error
+    # Case folders store (x, y, z).
+    values = np.ascontiguousarray(turned.transpose(2, 1, 0), dtype=np.float32)
+    if volume.window is not None:
+        low, high = volume.window
+        values = low + values * (high - low)
+    return ShownVolume(values, volume.voxel_mm, volume.window, volume.unit)
+
+
+def _case_folder(named: Any, run: Path) -> Path | None:
+    if not named:
+        return None
+    # A relative path was meant from the run folder or from where the command was called.
+    for folder in (run / str(named), Path(str(named))):
+        if (folder / CASE_FILE).is_file():
+            return folder
+    log.warning("case folder %s of run %s is not there; it is shown without truth.", named, run)
+    return None
+
+
+def _read_case(folder: Path) -> dict[str, Any]:
+    path = folder / CASE_FILE
+    try:
+        meta = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}; write the case again.") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} holds no JSON object; write the case again.")
+    return meta
+
+
+def _window_hu(content: Mapping[str, Any], case_folder: Path | None) -> tuple[float, float] | None:
+    window = content.get("window_hu")
+    if window is None and case_folder is not None:
+        window = _read_case(case_folder).get("window_hu")
+    if window is None:
+        return None
+    low, high = (float(value) for value in window)
+    return low, high

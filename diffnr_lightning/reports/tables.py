@@ -1,0 +1,427 @@
+"""One table of runs under all metric protocols: means over cases with intervals, and every case."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_difference
+from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.writing import write_whole
+
+PAPER_COLUMNS = ("method", "protocol", "psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Describe a number of the table.
+
+    Attributes:
+        key: column name in CSV files, for example ``r2_psnr``.
+        title: what people read.
+        decimals: digits printed after the point.
+        better: 1 where a higher number is better, -1 where a lower one is, 0 for costs.
+    """
+
+    key: str
+    title: str
+    decimals: int
+    better: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold one line of the table.
+
+    Attributes:
+        method: whose.
+        case: which, None for a mean over cases.
+        count: cases in a mean; 1 for one case, 0 for published numbers.
+        values: number by column key; a key is missing where the number is not known.
+        intervals: (low, high) by column key, for means over several cases.
+        published: whether the numbers come from a paper.
+    """
+
+    method: str
+    case: str | None
+    count: int
+    values: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Hold the whole table.
+
+    Attributes:
+        columns: the numbers that at least one run has.
+        means: one row per method (and published rows below ours).
+        cases: one row per run.
+        notes: sentences that belong under the table.
+    """
+
+    columns: tuple[Column, ...]
+    means: tuple[Row, ...]
+    cases: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+COLUMNS = (
+    *(
+        column
+        for name in PROTOCOLS
+        for column in (
+            Column(f"{name}_psnr", f"{name} PSNR", 2, 1),
+            Column(f"{name}_ssim", f"{name} SSIM", 3, 1),
+        )
+    ),
+    Column("views_psnr", "views PSNR", 2, 1),
+    Column("views_ssim", "views SSIM", 3, 1),
+    Column("views_relative_l2", "views rel. L2", 4, -1),
+    Column("seconds", "seconds", 1, 0),
+    Column("peak_memory_mb", "memory MB", 0, 0),
+)
+
+NARROW_COLUMNS = {
+    **{f"{name}\ndB / SSIM": (f"{name}_psnr", f"{name}_ssim") for name in PROTOCOLS},
+    "views\ndB": ("views_psnr",),
+    "\ns": ("seconds",),
+}
+SHORT_COLUMNS = {
+    **NARROW_COLUMNS,
+    "views\nrel. L2": ("views_relative_l2",),
+    "\nMB": ("peak_memory_mb",),
+}
+WIDE_TERMINAL = 110
+
+
+def score_table(
+    runs: Sequence[RunSummary],
+    *,
+    baseline: str | None = None,
+    paper: str | Path | None = None,
+    seed: int = 0,
+) -> ScoreTable:
+    """Gather the numbers of runs.
+
+    Args:
+        runs: finished runs. Two runs of one method on one case are both counted as cases.
+        baseline: method with which every other one is compared case by case, in the notes.
+        paper: CSV file of published numbers (columns method, protocol, psnr, ssim); they are shown
+            below ours, or by themselves where we have no run of that method.
+        seed: of the bootstrap intervals.
+
+    Returns:
+        Methods in the order in which they appear in `runs`.
+
+    Raises:
+        ValueError: no runs, a baseline without a run, or a paper file with other columns.
+        FileNotFoundError: a paper file that does not exist.
+    """
+    if not runs:
+        raise ValueError("there are no runs to put into a table; name at least one finished run.")
+    cases = tuple(Row(run.method, run.case, 1, _numbers(run), {}) for run in runs)
+    methods = list(dict.fromkeys(row.method for row in cases))
+    if baseline is not None and baseline not in methods:
+        raise ValueError(
+            f"the baseline '{baseline}' has no run; one of {', '.join(methods)} is expected."
+        )
+    published = _read_paper(Path(paper)) if paper is not None else {}
+    means: list[Row] = []
+    for method in dict.fromkeys((*methods, *published)):
+        rows = [row for row in cases if row.method == method]
+        if rows:
+            means.append(_mean(method, rows, seed))
+        if method in published:
+            means.append(Row(method, None, 0, published[method], {}, published=True))
+    known = {key for row in (*cases, *means) for key in row.values}
+    return ScoreTable(
+        tuple(column for column in COLUMNS if column.key in known),
+        tuple(means),
+        cases,
+        tuple(_notes(cases, methods, baseline, seed)),
+    )
+
+
+def _numbers(run: RunSummary) -> dict[str, float]:
+    values: dict[str, float | None] = {
+        f"{name}_{key}": run.protocols.get(name, {}).get(key)
+        for name in PROTOCOLS
+        for key in ("psnr", "ssim")
+    }
+    values.update({f"views_{key}": value for key, value in run.projections.items()})
+    values.update(seconds=run.seconds, peak_memory_mb=run.peak_memory_mb)
+    columns = {column.key for column in COLUMNS}
+    return {k: float(v) for k, v in values.items() if v is not None and k in columns}
+
+
+def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
+    values, intervals = {}, {}
+    for column in COLUMNS:
+        numbers = [row.values[column.key] for row in rows if column.key in row.values]
+        # A mean over those cases alone that happen to have the number would be another mean.
+        if len(numbers) < len(rows):
+            continue
+        values[column.key] = math.fsum(numbers) / len(numbers)
+        if len(numbers) > 1:
+            intervals[column.key] = bootstrap_interval(numbers, seed)
+    return Row(method, None, len(rows), values, intervals)
+
+
+def _notes(
+    cases: Sequence[Row], methods: Sequence[str], baseline: str | None, seed: int
+) -> list[str]:
+    notes = []
+    groups = {
+        method: sorted(row.case or "" for row in cases if row.method == method)
+        for method in methods
+    }
+    if any(len(group) > 1 for group in groups.values()):
+        counts = ", ".join(f"{method}: {len(group)}" for method, group in groups.items())
+        if len({len(group) for group in groups.values()}) == 1:
+            counts = str(len(groups[methods[0]]))
+        notes.append(
+            f"Means over cases ({counts}); intervals: 95 %, bootstrap of the mean over cases."
+        )
+    if len({tuple(group) for group in groups.values()}) > 1:
+        notes.append("The methods were not run on the same cases, so their means do not compare.")
+    if baseline is None:
+        return notes
+    for method in methods:
+        if method == baseline:
+            continue
+        pairs = _paired(cases, method, baseline)
+        if not pairs:
+            notes.append(f"{method} and {baseline} share no case with a known truth.")
+            continue
+        gain = paired_difference(*zip(*pairs, strict=True), seed=seed)
+        interval = "" if math.isnan(gain.low) else f" [{gain.low:+.2f}, {gain.high:+.2f}]"
+        notes.append(
+            f"{method} against {baseline}: {gain.mean:+.2f} dB{interval} (r2 PSNR), higher in "
+            f"{gain.wins} of {gain.count} cases."
+        )
+    return notes
+
+
+def _paired(cases: Sequence[Row], first: str, second: str) -> list[tuple[float, float]]:
+    """Return r2 PSNR of two methods on the cases that both have."""
+    scores: dict[str, dict[str | None, float]] = {first: {}, second: {}}
+    for row in cases:
+        if row.method in scores and "r2_psnr" in row.values:
+            scores[row.method][row.case] = row.values["r2_psnr"]
+    return [
+        (scores[first][case], scores[second][case])
+        for case in scores[first]
+        if case in scores[second]
+    ]
+
+
+def _read_paper(path: Path) -> dict[str, dict[str, float]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"the file of published numbers {path} does not exist.")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        if not set(PAPER_COLUMNS) <= columns:
+            raise ValueError(
+                f"{path} has the columns {sorted(columns)}; {', '.join(PAPER_COLUMNS)} are "
+                "expected."
+            )
+        published: dict[str, dict[str, float]] = {}
+        for line in reader:
+            if line["protocol"] not in PROTOCOLS:
+                raise ValueError(
+                    f"{path} names the protocol '{line['protocol']}'; one of "
+                    f"{', '.join(PROTOCOLS)} is expected."
+                )
+            numbers = published.setdefault(line["method"], {})
+            for key in ("psnr", "ssim"):
+                if line[key]:
+                    numbers[f"{line['protocol']}_{key}"] = float(line[key])
+    return published
+
+
+def format_cell(row: Row, column: Column, interval: bool = True) -> str:
+    """Return a number as text: "31.20 [30.1, 32.4]", or "–" where it is not known."""
+    if column.key not in row.values:
+        return "–"
+    text = f"{row.values[column.key]:.{column.decimals}f}"
+    if interval and column.key in row.intervals:
+        low, high = row.intervals[column.key]
+        text += f" [{low:.{column.decimals}f}, {high:.{column.decimals}f}]"
+    return text
+
+
+def row_label(row: Row) -> str:
+    """Return the name of a row: the method, marked where the numbers are published ones."""
+    return f"{row.method} (paper)" if row.published else row.method
+
+
+def best_rows(rows: Sequence[Row], column: Column) -> set[int]:
+    """Return the positions of the best rows of ours in a column, as they are printed."""
+    printed = {
+        position: round(column.better * row.values[column.key], column.decimals)
+        for position, row in enumerate(rows)
+        if column.key in row.values and not row.published
+    }
+    if len(printed) < 2 or column.better == 0:
+        return set()
+    best = max(printed.values())
+    return {position for position, value in printed.items() if value == best}
+
+
+def print_table(
+    runs: Sequence[RunSummary],
+    *,
+    baseline: str | None = None,
+    paper: str | Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print means, and every case where there are several, to a terminal.
+
+    Args:
+        runs: finished runs.
+        baseline: see `score_table`.
+        paper: see `score_table`.
+        console: where to; standard output by default.
+
+    Raises:
+        ValueError: see `score_table`.
+    """
+    table = score_table(runs, baseline=baseline, paper=paper)
+    console = console or Console()
+    parts = [("Mean over cases", table.means)] if _several(table) or not table.cases else []
+    for case in dict.fromkeys(row.case for row in table.cases):
+        parts.append((case or "", tuple(row for row in table.cases if row.case == case)))
+    if not _several(table):
+        parts = [(parts[0][0], table.means)]
+    for title, rows in parts:
+        console.print(_rich_table(title, rows, table.columns, console.width))
+    for note in table.notes:
+        console.print(note, highlight=False, markup=False)
+
+
+def _several(table: ScoreTable) -> bool:
+    return len({row.case for row in table.cases}) > 1 or any(row.count > 1 for row in table.means)
+
+
+def _rich_table(title: str, rows: Sequence[Row], columns: Sequence[Column], width: int) -> Table:
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown.add_column("method", overflow="fold")
+    known = {column.key: column for column in columns}
+    # PSNR and SSIM share a cell, so that all protocols fit into a terminal of 80 characters.
+    short = SHORT_COLUMNS if width >= WIDE_TERMINAL else NARROW_COLUMNS
+    cells = {head: [known[key] for key in keys if key in known] for head, keys in short.items()}
+    cells = {head: group for head, group in cells.items() if group}
+    for head in cells:
+        shown.add_column(head, justify="right", no_wrap=True)
+    best = {key: best_rows(rows, column) for key, column in known.items()}
+    for position, row in enumerate(rows):
+        shown.add_row(
+            Text(row_label(row)),
+            *(_short_cell(row, group, position, best) for group in cells.values()),
+            style="dim" if row.published else None,
+        )
+    return shown
+
+
+def _short_cell(
+    row: Row, pair: Sequence[Column], position: int, best: Mapping[str, set[int]]
+) -> Text:
+    cell = Text()
+    for column in pair:
+        mark = "bold green" if position in best.get(column.key, ()) else ""
+        cell.append(" / " if cell else "").append(format_cell(row, column, interval=False), mark)
+    return cell
+
+
+def to_markdown(table: ScoreTable) -> str:
+    """Return the table as Markdown: means with intervals, then every case, then the notes."""
+    lines = _markdown_rows("method", [(row_label(row), row) for row in table.means], table.columns)
+    if _several(table):
+        labelled = [(f"{row.case} | {row_label(row)}", row) for row in table.cases]
+        lines += ["", *_markdown_rows("case | method", labelled, table.columns)]
+    if table.notes:
+        lines += ["", *(f"{note}  " for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_rows(
+    head: str, rows: Sequence[tuple[str, Row]], columns: Sequence[Column]
+) -> list[str]:
+    rule = " | ".join(["---"] * (head.count("|") + 1) + ["---:"] * len(columns))
+    return [
+        f"| {head} | {' | '.join(column.title for column in columns)} |",
+        f"| {rule} |",
+        *(
+            f"| {label} | {' | '.join(format_cell(row, column) for column in columns)} |"
+            for label, row in rows
+        ),
+    ]
+
+
+def write_tables(
+    runs: Sequence[RunSummary],
+    folder: str | Path,
+    *,
+    baseline: str | None = None,
+    paper: str | Path | None = None,
+) -> tuple[Path, Path]:
+    """Write the table as ``table.md`` and ``table.csv``.
+
+    Args:
+        runs: finished runs.
+        folder: where to; made where it is missing.
+        baseline: see `score_table`.
+        paper: see `score_table`.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ValueError: see `score_table`, or a folder that cannot be written.
+    """
+    table = score_table(runs, baseline=baseline, paper=paper)
+    markdown = write_whole(Path(folder) / "table.md", to_markdown(table).encode())
+    return markdown, write_csv(table, Path(folder) / "table.csv")
+
+
+def write_csv(table: ScoreTable, path: str | Path) -> Path:
+    """Write every case and the means as CSV with full precision, whole or not at all.
+
+    Args:
+        table: what to write.
+        path: the file; its folder is made where it is missing.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    keys = [column.key for column in table.columns]
+    ends = ("", "_low", "_high")
+    fields = ["method", "case", "cases", *(f"{key}{end}" for key in keys for end in ends)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for row in (*table.cases, *table.means):
+        line: dict[str, object] = {"method": row_label(row) if row.published else row.method}
+        line["case"] = row.case if row.case is not None else ("paper" if row.published else "mean")
+        line["cases"] = row.count
+        for key, value in row.values.items():
+            line[key] = repr(value)
+        for key, (low, high) in row.intervals.items():
+            line[f"{key}_low"], line[f"{key}_high"] = repr(low), repr(high)
+        writer.writerow(line)
+    return write_whole(Path(path), text.getvalue().encode())

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from diffnr_lightning.reports import ShownVolume, preview, read_runs, slice_panels, write_comparison
+from diffnr_lightning.reports.figures import display_window, full_window
+
+
+def shown(values, unit="arbitrary", window=None):
+    return ShownVolume(np.asarray(values, np.float32), (1.0, 1.0, 1.0), window, unit)
+
+
+def test_preview_with_and_without_truth(tmp_path, truth):
+    alone = imread(preview(truth, None, tmp_path / "alone.png"))
+    beside = imread(preview(truth + 0.2, truth, tmp_path / "deep" / "beside.png"))
+    assert beside.shape[1] > 1.5 * alone.shape[1]
+    # Error maps are the only thing in colour, and equal volumes have black ones.
+    coloured = np.ptp(beside[..., :3], axis=-1).max()
+    assert coloured > 0.2
+    equal = imread(preview(truth, truth, tmp_path / "equal.png"))
+    assert np.ptp(equal[..., :3], axis=-1).max() < 0.05
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_comparison_has_one_column_per_method_and_the_truth(run_folders, tmp_path):
+    one = imread(write_comparison(read_runs(run_folders[:1]), tmp_path / "one.png"))
+    two = imread(write_comparison(read_runs(run_folders), tmp_path / "two.png"))
+    assert two.shape[1] / one.shape[1] == pytest.approx(3 / 2, abs=0.05)
+
+
+def test_windows():
+    volume = shown(np.linspace(-2, 3, 1000).reshape(10, 10, 10))
+    truth = shown(np.linspace(0, 1, 1000).reshape(10, 10, 10))
+    assert full_window({"a": volume}, truth) == (0.0, 1.0)
+    low, high = full_window({"a": volume}, None)
+    assert -2 < low < -1.9
+    assert 2.9 < high < 3
+    hu = shown(volume.values, "HU", (-1000.0, 3000.0))
+    assert full_window({"a": hu}, None) == (-1000.0, 3000.0)
+    assert display_window({"a": hu}, None) == (-1000.0, 1000.0)
+    constant = shown(np.ones((3, 3, 3)))
+    low, high = full_window({"a": constant}, None)
+    assert high > low
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path, truth):
+    with pytest.raises(ValueError, match="no volumes"):
+        slice_panels({}, None, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="one shape is expected"):
+        slice_panels({"a": shown(truth)}, shown(truth[1:]), tmp_path / "a.png")
+    with pytest.raises(ValueError, match="outside"):
+        slice_panels({"a": shown(truth)}, None, tmp_path / "a.png", position=(99, 0, 0))
+    with pytest.raises(ValueError, match="no runs"):
+        write_comparison([], tmp_path / "a.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written"):
+        preview(truth, None, tmp_path / "file" / "a.png")

@@ -1,0 +1,90 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from diffnr_lightning.reports import read_run, read_runs, read_truth, read_volume
+
+from .conftest import SHAPE, VOXEL_MM, WINDOW_HU, write_run
+
+
+def test_runs_are_found_at_any_depth_and_once(run_folders, tmp_path):
+    found = read_runs([run_folders[1], tmp_path])
+    assert [run.folder for run in found] == [
+        run_folders[1],
+        *sorted(f for f in run_folders if f != run_folders[1]),
+    ]
+    assert {run.method for run in found} == {"FDK", "DiffNR"}
+
+
+def test_unfinished_run_is_left_out_and_named(run_folders, tmp_path, caplog):
+    (run_folders[0] / "metrics.json").unlink()
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        found = read_runs([tmp_path])
+    assert len(found) == 3
+    assert str(run_folders[0]) in caplog.text
+
+
+def test_volume_and_truth_share_unit_and_axes(run_folders, truth):
+    run = read_run(run_folders[0])
+    volume = read_volume(run)
+    shown = read_truth(run, volume)
+    assert volume.values.shape == SHAPE == shown.values.shape
+    assert volume.voxel_mm == VOXEL_MM
+    assert volume.unit == shown.unit == "HU"
+    assert volume.window == WINDOW_HU
+    np.testing.assert_allclose(shown.values, -1000 + 3000 * truth, atol=1e-2)
+    np.testing.assert_allclose(volume.values - shown.values, 300, atol=1e-2)
+
+
+def test_case_without_truth_or_window(tmp_path, truth):
+    run = read_run(write_run(tmp_path / "run", "tooth", "FBP", truth, window_hu=None))
+    volume = read_volume(run)
+    assert run.protocols == {}
+    assert volume.unit == "arbitrary"
+    assert volume.window is None
+    assert read_truth(run, volume) is None
+
+
+def test_case_that_moved_is_shown_without_truth(run_folders, caplog):
+    metrics = json.loads((run_folders[0] / "metrics.json").read_text())
+    metrics["case_folder"] = "elsewhere"
+    (run_folders[0] / "metrics.json").write_text(json.dumps(metrics))
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        run = read_run(run_folders[0])
+    assert "elsewhere" in caplog.text
+    assert read_truth(run, read_volume(run)) is None
+    assert run.protocols["r2"]["psnr"] == pytest.approx(20, abs=1e-3)
+
+
+def test_relative_case_folder_is_looked_up_from_the_run(run_folders):
+    metrics = json.loads((run_folders[0] / "metrics.json").read_text())
+    metrics["case_folder"] = "../case_chest"
+    (run_folders[0] / "metrics.json").write_text(json.dumps(metrics))
+    assert read_run(run_folders[0]).case_folder is not None
+
+
+def test_bad_folders_are_refused_in_words(run_folders, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        read_runs([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no finished run"):
+        read_runs([tmp_path / "empty"])
+    (run_folders[0] / "metrics.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        read_runs(run_folders)
+    (run_folders[0] / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="'case' and 'method'"):
+        read_runs(run_folders)
+    (run_folders[1] / "volume.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read as NIfTI"):
+        read_volume(read_run(run_folders[1]))
+    (run_folders[1] / "volume.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"volume.nii.gz does not exist"):
+        read_volume(read_run(run_folders[1]))
+    run = read_run(run_folders[2])
+    volume = read_volume(run)
+    (run.case_folder / "vol_gt.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError, match="true volume"):
+        read_truth(run, volume)
