@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from diffnr_lightning.data.phantom_anatomy import (
+    ARM_END,
+    ARM_MM,
     LEVELS,
     THORACIC_MM,
     Thorax,
@@ -116,9 +118,13 @@ def chest(seed: int, size: int = 128, table_top: bool = False) -> LoadedVolume:
 
 
 def _side_mm(thorax: Thorax) -> float:
-    """Return the edge of the cube that holds the widest place of the body, mm."""
-    width = 2 * float(thorax.skin[: 3 * len(LEVELS) // 4].max())
-    return float(np.clip((width + 22) * thorax.patient.scale[0], 360, 400))
+    """Return the edge of the cube that holds the patient from arm to arm, mm."""
+    patient = thorax.patient
+    trunk = float(thorax.skin[: 3 * len(LEVELS) // 4].max())
+    arms = ARM_END[0] + ARM_MM + 0.5 * patient.fat_mm
+    lean = abs(np.sin(np.deg2rad(patient.angles_deg[2]))) * 170
+    half = max(trunk, arms) + lean + abs(patient.offset_mm[0]) + 17
+    return float(np.clip(2 * half * patient.scale[0], 360, 400))
 
 
 def _pose(patient: Variation) -> np.ndarray:

@@ -21,6 +21,9 @@ LEVELS = np.arange(-240.0, 241.0, 2.0)
 THORACIC_MM = (122, 104, 85.5, 66.5, 47, 27, 6, -15, -37, -60, -84, -109, -136, -164, -193, -222)
 CERVICAL_MM = (139, 154.5, 169.5, 184, 198.5, 213)
 SIDES = (-1.0, 1.0)
+# Where a raised arm leaves the scan, and its radius there.
+ARM_END = (124.0, -2.0, 235.0)
+ARM_MM = 36.0
 
 
 def curve(*points: tuple[float, float]) -> PchipInterpolator:
@@ -108,7 +111,7 @@ class Variation:
         female = bool(rng.random() < 0.5)
         return cls(
             scale=tuple(float(size * rng.uniform(0.98, 1.02)) for _ in range(3)),
-            angles_deg=tuple(float(a) for a in rng.normal(0, (2.0, 1.5, 1.5)).clip(-4, 4)),
+            angles_deg=tuple(float(a) for a in rng.normal(0, (2.0, 1.5, 0.8)).clip(-4, 4)),
             offset_mm=tuple(float(o) for o in rng.uniform(-5, 5, 3)),
             fat_mm=float(7 + 16 * rng.beta(1.6, 2.4)),
             muscle=float(rng.uniform(0.75, 1.0) if female else rng.uniform(0.85, 1.25)),
@@ -295,8 +298,8 @@ class Thorax:
 
     def arms(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Return the distance to the muscles of the raised arms."""
-        distance, along = capsule(np.abs(x), y, z, (118, 24, 112), (129, -2, 235))
-        return distance - (36 - 5 * along) * self.patient.muscle**0.5
+        distance, along = capsule(np.abs(x), y, z, (118, 24, 112), ARM_END)
+        return distance - (ARM_MM - 5 * along) * self.patient.muscle**0.5
 
     def breasts(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Return the distance to the breasts' outlines."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffnr_lightning.data.phantom_anatomy import (
+    ARM_END,
     CERVICAL_MM,
     PHI,
     SIDES,
@@ -159,8 +160,8 @@ def shoulder_girdle(thorax: Thorax, canvas: Canvas, bone: np.ndarray) -> None:
         ((100, 78, 100), (118, 36, 140), 4.2, 6.0),
         ((98, 52, 108), (104, 36, 110), 7.0, 9.0),
         ((121, 22, 114), (121, 20, 118), 20.0, 20.5),
-        ((121, 20, 116), (125, 6, 170), 14.0, 11.0),
-        ((125, 6, 170), (129, -2, 235), 11.0, 10.5),
+        ((121, 20, 116), (122, 6, 170), 14.0, 11.0),
+        ((122, 6, 170), ARM_END, 11.0, 10.5),
     )
     for start, end, first, last in tubes:
         reach = max(first, last) + 2 * canvas.edge
