@@ -1,5 +1,22 @@
 """Classical reconstruction as plain functions of (projections, grid, scan)."""
 
+from diffnr_lightning.solvers.asd_pocs import asd_pocs
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk, ramp_filter
+from diffnr_lightning.solvers.normalisation import Weights, normalise
+from diffnr_lightning.solvers.sart import sart
+from diffnr_lightning.solvers.sirt import sirt
+from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
 
-__all__ = ["analytic", "fbp", "fdk", "ramp_filter"]
+__all__ = [
+    "Weights",
+    "analytic",
+    "asd_pocs",
+    "fbp",
+    "fdk",
+    "normalise",
+    "ramp_filter",
+    "sart",
+    "sirt",
+    "total_variation",
+    "total_variation_gradient",
+]

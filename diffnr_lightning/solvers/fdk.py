@@ -1,5 +1,4 @@
-"""Analytic reconstruction: FDK for circular cone-beam scans, filtered backprojection for parallel
-ones.
+"""Analytic reconstruction: FDK for cone beam, filtered backprojection for parallel beam.
 
 Source: L. A. Feldkamp, L. C. Davis, J. W. Kress, "Practical cone-beam algorithm", JOSA A 1984;
 A. C. Kak, M. Slaney, "Principles of Computerized Tomographic Imaging", 1988, sections 3.3 and 3.6.
@@ -34,8 +33,7 @@ def analytic(
     filter: Filter = "hann",  # noqa: A002 -- the field's word for it
     cutoff: float = 1.0,
 ) -> Tensor:
-    """Reconstruct with the analytic method of the scan: `fdk` for cone beam, `fbp` for parallel
-    beam.
+    """Reconstruct with the analytic method of the scan: `fdk` for cone, `fbp` for parallel.
 
     Args:
         projections: (V, H, W) line integrals in unit times mm.

@@ -1,0 +1,92 @@
+"""ASD-POCS: ordered-subset data steps alternating with steepest descent of the total variation.
+
+Source: E. Y. Sidky, X. Pan, "Image reconstruction in circular cone-beam computed tomography by
+constrained, total-variation minimization", Phys. Med. Biol. 2008.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
+from diffnr_lightning.solvers.sart import ordered_subsets, subset_pass
+from diffnr_lightning.solvers.total_variation import total_variation_gradient
+
+# Sidky and Pan's constants: the descent shrinks by _SHRINK whenever it moved the volume further
+# than _LARGEST times the data step did while the data misfit was above its tolerance.
+_SHRINK = 0.95
+_LARGEST = 0.95
+
+
+@torch.no_grad()
+def asd_pocs(
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    *,
+    iterations: int = 30,
+    tv_iterations: int = 20,
+    tv_weight: float = 0.05,
+    tolerance: float = 0.0,
+    subsets: int | None = None,
+    relaxation: float = 1.0,
+    decay: float = 0.95,
+    initial: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Look for the non-negative volume of least total variation that explains the projections.
+
+    Args:
+        projections: (V, H, W) line integrals in unit times mm.
+        grid: voxels of the volume that is wanted.
+        scan: the views, in any poses.
+        iterations: pairs of a pass over all views and a descent of the total variation.
+        tv_iterations: steps of each descent.
+        tv_weight: length of one descent step as a fraction of the first data step; more smooths
+            more.
+        tolerance: norm of the residual, as a fraction of the norm of the projections, below which
+            the descent is not held back: about the noise of the measurement.
+        subsets: as in `sart`.
+        relaxation: length of the data steps of the first pass, in (0, 2).
+        decay: factor on the relaxation after every pass.
+        initial: (Z, Y, X) to start from; None starts from zeros.
+        progress: called with (done, total, text) after every iteration.
+
+    Returns:
+        (Z, Y, X) in unit.
+
+    Raises:
+        ValueError: shapes that disagree, non-finite input, or options out of range.
+        TypeError: input that is not a tensor of floats.
+    """
+    check_iterations(iterations, relaxation)
+    for name, value in (("tv_weight", tv_weight), ("tolerance", tolerance)):
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}; a finite number of at least 0 is expected.")
+    if tv_iterations < 0:
+        raise ValueError(f"tv_iterations is {tv_iterations}; at least 0 is expected.")
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"decay is {decay}; a factor in (0, 1] is expected.")
+    volume = start_volume(projections, grid, scan, initial)
+    parts = ordered_subsets(projections, grid, scan, subsets)
+    allowed = tolerance * float(projections.norm())
+    length: float | None = None
+    for done in range(1, iterations + 1):
+        before = volume.clone()
+        misfit = subset_pass(volume, grid, parts, relaxation, nonnegative=True)
+        data_step = float((volume - before).norm())
+        if length is None:
+            length = tv_weight * data_step / max(tv_iterations, 1)
+        before.copy_(volume)
+        for _ in range(tv_iterations):
+            gradient = total_variation_gradient(volume, grid.voxel_mm)
+            volume.sub_(gradient, alpha=length / max(float(gradient.norm()), 1e-30))
+        tv_step = float((volume - before).norm())
+        if tv_step > _LARGEST * data_step and misfit > allowed:
+            length *= _SHRINK
+        relaxation *= decay
+        if progress is not None:
+            progress(done, iterations, f"residual {misfit:.4g}")
+    return volume.clamp_(min=0.0)

@@ -1,0 +1,64 @@
+"""Simultaneous iterative reconstruction (SIRT): weighted least squares, all views at once.
+
+Source: J. Gregor, T. Benson, "Computational analysis and improvement of SIRT", IEEE TMI 2008.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors import backproject, project
+from diffnr_lightning.solvers.normalisation import Weights, normalise
+from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
+
+
+@torch.no_grad()
+def sirt(
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    *,
+    iterations: int = 100,
+    initial: Tensor | None = None,
+    nonnegative: bool = True,
+    relaxation: float = 1.0,
+    weights: Weights | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Iterate ``x <- x + relaxation * C A^T R (b - A x)``, C and R from `normalise`.
+
+    Few iterations from a good volume move it towards the measurements and leave what they do not
+    see.
+
+    Args:
+        projections: (V, H, W) line integrals in unit times mm.
+        grid: voxels of the volume that is wanted.
+        scan: the views, in any poses.
+        iterations: passes over all views.
+        initial: (Z, Y, X) to start from; None starts from zeros.
+        nonnegative: set negative voxels to zero after every iteration.
+        relaxation: length of the step, in (0, 2); 1 is safe.
+        weights: `normalise(grid, scan, projections)` if it is known from an earlier call.
+        progress: called with (done, total, text) after every iteration.
+
+    Returns:
+        (Z, Y, X) in unit.
+
+    Raises:
+        ValueError: shapes that disagree, non-finite input, or options out of range.
+        TypeError: input that is not a tensor of floats.
+    """
+    check_iterations(iterations, relaxation)
+    volume = start_volume(projections, grid, scan, initial)
+    weights = weights or normalise(grid, scan, projections)
+    step = relaxation * weights.voxels
+    for done in range(1, iterations + 1):
+        residual = projections - project(volume, grid, scan)
+        volume.addcmul_(step, backproject(residual * weights.rays, grid, scan))
+        if nonnegative:
+            volume.clamp_(min=0.0)
+        if progress is not None:
+            progress(done, iterations, f"residual {float(residual.norm()):.4g}")
+    return volume
