@@ -23,7 +23,9 @@ COMMANDS = {
     "ingest": "Turn measured projections into a case.",
     "reconstruct": "Reconstruct the volume of a case.",
     "evaluate": "Print one table of finished runs under every metric protocol.",
-    "curate": "Make pairs of degraded and clean volumes, from which a SliceFixer learns.",
+    "curate": (
+        "Scan volumes, stop reconstructions early, and keep what they look like beside the truth."
+    ),
     "finetune": "Train a SliceFixer on curated pairs.",
     "report": "Write one self-contained HTML page that compares runs.",
     "demo": "Reconstruct a generated chest in several ways and compare them.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +95,27 @@ def reconstruct(
         open(case / "nothing")
 
 
+class Pairs:
+    """Hold pairs.
+
+    Args:
+        folders: of pairs.
+        iterations: how many.
+    """
+
+    def __init__(self, folders: Sequence[Path], iterations: int = 1):
+        self.folders, self.iterations = folders, iterations
+
+
+def finetune(data: Pairs) -> None:
+    """Train on pairs.
+
+    Args:
+        data: the pairs.
+    """
+    CALLS.append(dict(locals()))
+
+
 def evaluate(runs: list[Path], window_hu: tuple[float, float] | None = None) -> None:
     """Print one table.
 
@@ -103,3 +124,8 @@ def evaluate(runs: list[Path], window_hu: tuple[float, float] | None = None) -> 
         window_hu: what is shown.
     """
     CALLS.append(dict(locals()))
+
+
+def doctor() -> None:
+    """Show versions."""
+    CALLS.append({})

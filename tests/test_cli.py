@@ -84,6 +84,11 @@ def test_interpolation_follows_overrides_across_files(config):
     assert fake_workflows.CALLS[0]["method"].iterations == 40
 
 
+def test_a_command_may_have_no_options():
+    assert cli.main(["doctor"]) == 0
+    assert fake_workflows.CALLS == [{}]
+
+
 def test_null_is_recorded(config):
     assert reconstruct("--config", config(METHOD), "--noise.photons", "null") == 0
     assert fake_workflows.CALLS[0]["resolved"]["noise"]["photons"] is None
@@ -103,6 +108,13 @@ def test_lists_take_several_values(options, runs):
     assert cli.main(["evaluate", *options, "--window_hu", "-1000", "1e3"]) == 0
     (call,) = fake_workflows.CALLS
     assert call == {"runs": [Path(run) for run in runs], "window_hu": (-1000.0, 1000.0)}
+
+
+@pytest.mark.parametrize("option", ["--data.folders", "--data.init_args.folders"])
+@pytest.mark.parametrize("folders", [["a"], ["a", "b"]])
+def test_lists_of_a_nested_class_too(option, folders):
+    assert cli.main(["finetune", option, *folders]) == 0
+    assert [str(folder) for folder in fake_workflows.CALLS[0]["data"].folders] == folders
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def test_files_named_in_the_text_exist(document):
     named = re.findall(r"`((?:configs|notebooks|benchmarks|tests|diffnr_lightning)/[\w./]*)`", text)
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     for name in [*named, *links]:
+        if Path(name).stem in ("x", "test_x"):  # stands for any name
+            continue
         found = (REPOSITORY / name, REPOSITORY / f"{name}.py")
         assert any(path.exists() for path in found), name
 

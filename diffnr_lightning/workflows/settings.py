@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
@@ -162,29 +162,39 @@ def _check_yaml(config: Path) -> None:
 
 def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     """Rewrite ``--runs a b`` as ``--runs=[a, b]``, which is what jsonargparse reads."""
-    lists = {
-        option: items
-        for action in parser._actions
-        if (items := _item_types(getattr(action, "_typehint", None)))
-        for option in action.option_strings
-    }
     rewritten: list[str] = []
     rest = list(argv)
     while rest:
         option = rest.pop(0)
         values: list[str] = []
-        if option in lists:
+        items = _item_types(_option_hint(parser, option))
+        if items:
             while rest and (not rest[0].startswith("-") or _NUMBER.match(rest[0])):
                 values.append(rest.pop(0))
         one_literal = len(values) == 1 and (values[0][:1] == "[" or values[0] == "null")
         if not values or one_literal:
             rewritten += [option, *values]
             continue
-        if not lists[option] & {int, float}:
+        if not items & {int, float}:
             # Words stay words: a folder named 007 or yes is no number and no truth.
             values = [json.dumps(value) for value in values]
         rewritten.append(f"{option}=[{', '.join(values)}]")
     return rewritten
+
+
+def _option_hint(parser: ArgumentParser, option: str) -> Any:
+    """Return the type of an option, ``--data.folders`` of an argument that is a class included."""
+    hints = {
+        name: getattr(action, "_typehint", None)
+        for action in parser._actions
+        for name in action.option_strings
+    }
+    if option in hints:
+        return hints[option]
+    parent, _, key = option.replace(".init_args", "").rpartition(".")
+    if inspect.isclass(hints.get(parent)):
+        return get_type_hints(hints[parent].__init__).get(key)
+    return None
 
 
 def _item_types(hint: Any) -> set[Any]:
