@@ -86,10 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: list[str], prog: str) -> None:
-    _set_up_messages()
     function = getattr(importlib.import_module(WORKFLOWS), command)
     from diffnr_lightning.workflows.settings import parse
 
+    # After the import: Lightning sets the level of its own loggers when it is imported.
+    _set_up_messages()
     function(**parse(function, options, prog=prog).arguments)
 
 
@@ -119,10 +120,12 @@ def _set_up_messages() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Data of one scan are tensors in memory: workers for them would only cost.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning's own use of torch, which a user cannot change.
+    warnings.filterwarnings("ignore", message=".*treespec.*", module="lightning.*")
 
 
 def _is_for_users(error: BaseException) -> bool:
