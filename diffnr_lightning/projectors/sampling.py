@@ -25,6 +25,10 @@ TIE = 1.0 + 1e-6
 # process when two Python threads launch kernels at the same time.
 LAUNCH_LOCK = threading.Lock()
 
+# Arithmetic of the kernels: sums may be regrouped and multiplications fused, but NaN and infinity
+# keep their meaning, so that a broken volume cannot turn into a plausible projection.
+RELAXED = {"reassoc", "contract", "arcp", "nsz"}
+
 
 def ray_bundle(
     grid: VolumeGrid, scan: ScanGeometry

@@ -28,7 +28,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, TIE, ray_bundle
+from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, RELAXED, TIE, ray_bundle
 
 _SLICES = 32  # lerped voxel columns that stay in the L1 cache: 32 x 128 floats are 17 kB
 _COLUMNS = 8  # detector columns per task; small, so that one view already fills the cores
@@ -87,8 +87,9 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     rays = projections.detach().numpy().transpose(0, 2, 1).copy()
     with LAUNCH_LOCK:
         _scale_by_step(rays, fans)
-        _backproject(rays, fans, True, out)
-        _backproject(rays, fans, False, out)
+        for along_x in (True, False):
+            if (fans.along_x == along_x).any():
+                _backproject(rays, fans, along_x, out)
     return torch.from_numpy(np.ascontiguousarray(out[1:-1, 1:-1].transpose(2, 0, 1)))
 
 
@@ -229,7 +230,7 @@ def _plane_maps(grid: VolumeGrid, scan: ScanGeometry, source_to_axis_mm: float |
     return _Planes(*depth, *u, row_0, row_a, row_z, weight)
 
 
-@njit(cache=True, fastmath=True, inline="always")
+@njit(cache=True, fastmath=RELAXED, inline="always")
 def _row_range(z_first, z_last, i_first, i_last, nz, rows):
     """Return rows whose z index may lie in (-1, nz) in two slices or between them."""
     low, high = rows, 0
@@ -244,7 +245,7 @@ def _row_range(z_first, z_last, i_first, i_last, nz, rows):
     return low, high
 
 
-@njit(cache=True, fastmath=True, inline="always")
+@njit(cache=True, fastmath=RELAXED, inline="always")
 def _lateral_cell(fans, v, j, k, limit):
     """Return the padded lateral cell crossed in slice k, and the weight of the next one."""
     at = fans.lateral[v, j] + k * fans.slope[v, j] + 1.0
@@ -252,7 +253,7 @@ def _lateral_cell(fans, v, j, k, limit):
     return cell, np.float32(min(max(at - cell, 0.0), 1.0))
 
 
-@njit(cache=True, fastmath=True, parallel=True)
+@njit(cache=True, fastmath=RELAXED, parallel=True)
 def _project(columns, fans, out):
     """Fill projections (V, H, W) from padded voxel columns (Y + 2, X + 2, Z)."""
     views, rows, width = out.shape
@@ -303,18 +304,20 @@ def _project(columns, fans, out):
                 out[v, i, j] = total[i] * np.float32(fans.step[v, j] * np.sqrt(1.0 + rise * rise))
 
 
-@njit(cache=True, fastmath=True, parallel=True)
+@njit(cache=True, fastmath=RELAXED)
 def _scale_by_step(rays, fans):
-    """Multiply rays (V, W, H) by the length of their steps, in place."""
+    """Multiply rays (V, W, H) by the length of their steps in place: too short for threads."""
     views, width, rows = rays.shape
-    for v in prange(views):
+    for v in range(views):
         for j in range(width):
+            step = np.float32(fans.step[v, j])
+            rise_0, rise_i = np.float32(fans.rise[v, j]), np.float32(fans.rise_i[v, j])
             for i in range(rows):
-                rise = fans.rise[v, j] + i * fans.rise_i[v, j]
-                rays[v, j, i] *= np.float32(fans.step[v, j] * np.sqrt(1.0 + rise * rise))
+                rise = rise_0 + np.float32(i) * rise_i
+                rays[v, j, i] *= step * np.sqrt(np.float32(1.0) + rise * rise)
 
 
-@njit(cache=True, fastmath=True, parallel=True)
+@njit(cache=True, fastmath=RELAXED, parallel=True)
 def _backproject(rays, fans, along_x, out):
     """Add rays (V, W, H) of main axis x (or y) to padded columns; a task owns `_OWNED` slices."""
     views, width, rows = rays.shape
@@ -376,7 +379,7 @@ def _backproject(rays, fans, along_x, out):
                         near[n] += line[shift + n] - part
 
 
-@njit(cache=True, fastmath=True, parallel=True)
+@njit(cache=True, fastmath=RELAXED, parallel=True)
 def _weighted_backproject(fans, planes, out):
     """Fill voxel columns (Y, X, Z) from detector columns (V, W + 2, H), zero at both sides."""
     views, padded, rows = fans.shape

@@ -15,7 +15,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from diffnr_lightning.projectors.sampling import LAUNCH_LOCK
+from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, RELAXED
 
 _ZERO = np.float32(0.0)
 
@@ -63,7 +63,7 @@ def total_variation_gradient(
     return torch.from_numpy(out)
 
 
-@njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "arcp"})
+@njit(cache=True, parallel=True, fastmath=RELAXED)
 def _inverse_norms(volume, ratios, floor, out):
     """Fill one over the length of the forward-difference gradient of every voxel."""
     nz, ny, nx = volume.shape
@@ -82,7 +82,7 @@ def _inverse_norms(volume, ratios, floor, out):
             out[z, y, x] = one / np.sqrt(floor + wz * dz * dz + wy * dy * dy)
 
 
-@njit(cache=True, parallel=True, fastmath={"contract", "reassoc", "arcp"})
+@njit(cache=True, parallel=True, fastmath=RELAXED)
 def _gradient(volume, ratios, inverse, out):
     """Fill the gradient: minus the divergence of the normalised forward differences."""
     nz, ny, nx = volume.shape

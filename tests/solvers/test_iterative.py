@@ -1,0 +1,197 @@
+"""SIRT, SART and ASD-POCS: what they promise on few noisy views."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.projectors import project
+from diffnr_lightning.solvers import analytic, asd_pocs, normalise, sart, sirt
+from diffnr_lightning.solvers.sart import golden_order, ordered_subsets
+
+FAST = {"sirt": {"iterations": 40}, "sart": {"iterations": 6}, "asd_pocs": {"iterations": 10}}
+SOLVERS = {"sirt": sirt, "sart": sart, "asd_pocs": asd_pocs}
+
+
+def error(volume, truth):
+    return float((volume - truth).square().mean().sqrt())
+
+
+def misfit(volume, measurement):
+    residual = project(volume, measurement.grid, measurement.scan) - measurement.projections
+    return float(residual.norm() / measurement.projections.norm())
+
+
+@pytest.fixture(scope="module", params=SOLVERS)
+def solved(request, measurement):
+    """(name, volume, calls of progress)."""
+    calls = []
+    volume = SOLVERS[request.param](
+        measurement.projections,
+        measurement.grid,
+        measurement.scan,
+        progress=lambda *call: calls.append(call),
+        **FAST[request.param],
+    )
+    return request.param, volume, calls
+
+
+def test_beats_fdk_on_noisy_sparse_views(solved, measurement):
+    _, volume, _ = solved
+    grid, scan, truth, projections = measurement
+    plain = analytic(projections, grid, scan).clamp_min(0.0)
+    assert error(volume, truth) < 0.75 * error(plain, truth)
+    assert misfit(volume, measurement) < 0.65 * misfit(plain, measurement)
+    assert float(volume.min()) >= 0.0
+
+
+def test_progress_is_reported_to_the_end(solved):
+    name, _, calls = solved
+    total = FAST[name]["iterations"]
+    assert [call[:2] for call in calls] == [(i + 1, total) for i in range(total)]
+    residuals = [float(call[2].removeprefix("residual ")) for call in calls]
+    assert residuals[-1] < 0.5 * residuals[0]
+
+
+def test_total_variation_pays_on_a_piecewise_constant_object(measurement):
+    grid, scan, truth, projections = measurement
+    smooth = asd_pocs(projections, grid, scan, iterations=12)
+    rough = sart(projections, grid, scan, iterations=12)
+    assert error(smooth, truth) < 0.8 * error(rough, truth)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_truth_with_clean_data_stays(name, measurement):
+    grid, scan, truth, _ = measurement
+    clean = project(truth, grid, scan)
+    options = {"tv_iterations": 0} if name == "asd_pocs" else {}
+    volume = SOLVERS[name](clean, grid, scan, iterations=2, initial=truth, **options)
+    assert error(volume, truth) < 1e-5
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_initial_volume_is_used_and_not_changed(name, measurement):
+    grid, scan, truth, projections = measurement
+    kept = truth.clone()
+    near = SOLVERS[name](projections, grid, scan, iterations=1, initial=truth)
+    far = SOLVERS[name](projections, grid, scan, iterations=1)
+    assert torch.equal(truth, kept)
+    assert error(near, truth) < error(far, truth)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_same_call_gives_the_same_bits(name, measurement):
+    grid, scan, _, projections = measurement
+    first, second = (SOLVERS[name](projections, grid, scan, iterations=2) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_arbitrary_poses(name):
+    """A wobbling C-arm, which analytic methods refuse."""
+    rng = np.random.default_rng(1)
+    grid = VolumeGrid((12, 12, 12), 1.0)
+    circle = ScanGeometry.cone(
+        angles_rad=uniform_angles(12),
+        source_to_axis_mm=60.0,
+        source_to_detector_mm=90.0,
+        detector_shape=(20, 20),
+        pixel_mm=1.4,
+    )
+    scan = ScanGeometry(
+        "cone",
+        circle.detector_shape,
+        circle.source_mm + rng.normal(size=(12, 3)),
+        circle.detector_mm + rng.normal(size=(12, 3)),
+        circle.u_mm + 0.05 * rng.normal(size=(12, 3)),
+        circle.v_mm + 0.05 * rng.normal(size=(12, 3)),
+    )
+    truth = torch.zeros(grid.shape)
+    truth[3:9, 4:8, 2:9] = 1.0
+    volume = SOLVERS[name](project(truth, grid, scan), grid, scan, iterations=15)
+    assert error(volume, truth) < 0.5 * float(truth.square().mean().sqrt())
+
+
+def test_voxels_outside_every_view_stay_as_they_are(measurement):
+    """A detector that sees the middle only: no blow-up at the edge of what it sees."""
+    grid, _, truth, _ = measurement
+    scan = ScanGeometry.cone(
+        angles_rad=uniform_angles(16),
+        source_to_axis_mm=200.0,
+        source_to_detector_mm=300.0,
+        detector_shape=(16, 60),
+        pixel_mm=1.5,
+    )
+    projections = project(truth, grid, scan)
+    for solver in (sirt, sart):
+        volume = solver(projections, grid, scan, iterations=10)
+        assert float(volume[0].abs().max()) == 0.0
+        assert float(volume.max()) < 2.0
+
+
+def test_weights_can_be_passed_on(measurement):
+    grid, scan, _, projections = measurement
+    weights = normalise(grid, scan, projections)
+    torch.testing.assert_close(
+        sirt(projections, grid, scan, iterations=2, weights=weights),
+        sirt(projections, grid, scan, iterations=2),
+    )
+
+
+def test_weights_are_reciprocal_sums(measurement):
+    grid, scan, truth, projections = measurement
+    weights = normalise(grid, scan, projections)
+    lengths = project(torch.ones(grid.shape), grid, scan)
+    seen = weights.rays > 0
+    torch.testing.assert_close(weights.rays[seen], 1 / lengths[seen])
+    assert float(lengths[~seen].max()) < 1e-2 * float(lengths.max())
+    assert (weights.voxels > 0).all()
+
+
+def test_subsets_hold_every_view_once(measurement):
+    grid, scan, _, projections = measurement
+    for count in (None, 1, 3, 7, 20):
+        parts = ordered_subsets(projections, grid, scan, count)
+        assert len(parts) == (count or 20)
+        together = torch.cat([part.projections for part in parts])
+        for view in projections:
+            assert int((together == view).all(dim=(1, 2)).sum()) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 24, 36])
+def test_golden_order_is_a_permutation_with_long_jumps(count):
+    order = golden_order(count)
+    assert sorted(order) == list(range(count))
+    jumps = np.abs(np.diff(order))
+    if count >= 5:
+        assert np.minimum(jumps, count - jumps).min() >= count // 4
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_refusals_say_what_was_expected(name, measurement):
+    grid, scan, truth, projections = measurement
+    solver = SOLVERS[name]
+    with pytest.raises(ValueError, match="projections has shape"):
+        solver(projections[:3], grid, scan)
+    with pytest.raises(ValueError, match=r"initial has shape \(31, 32, 32\)"):
+        solver(projections, grid, scan, initial=truth[1:])
+    with pytest.raises(ValueError, match="NaN"):
+        solver(projections * float("nan"), grid, scan)
+    with pytest.raises(TypeError, match="torch tensor is expected"):
+        solver(projections.numpy(), grid, scan)
+    with pytest.raises(ValueError, match="iterations is 0"):
+        solver(projections, grid, scan, iterations=0)
+    with pytest.raises(ValueError, match="relaxation is 2.5"):
+        solver(projections, grid, scan, relaxation=2.5)
+
+
+def test_options_of_one_solver_are_checked(measurement):
+    grid, scan, _, projections = measurement
+    with pytest.raises(ValueError, match="subsets is 99"):
+        sart(projections, grid, scan, subsets=99)
+    with pytest.raises(ValueError, match="decay is 0"):
+        sart(projections, grid, scan, decay=0.0)
+    with pytest.raises(ValueError, match="tv_weight is -1"):
+        asd_pocs(projections, grid, scan, tv_weight=-1.0)
+    with pytest.raises(ValueError, match="tv_iterations is -1"):
+        asd_pocs(projections, grid, scan, tv_iterations=-1)

@@ -1,0 +1,78 @@
+"""Every line counts once."""
+
+import numpy as np
+import pytest
+
+from diffnr_lightning.geometry import uniform_angles
+from diffnr_lightning.solvers.redundancy import arc_length, ray_weights, view_steps
+
+ACROSS = np.linspace(-30.0, 30.0, 61)
+FAN = np.arctan2(ACROSS, 200.0)
+
+
+def test_steps_of_an_even_circle():
+    steps, closed = view_steps(uniform_angles(24, 360, 77), 2 * np.pi)
+    assert closed
+    np.testing.assert_allclose(steps, 2 * np.pi / 24)
+
+
+def test_steps_follow_the_gaps_in_any_order():
+    angles = np.deg2rad([180.0, 0.0, 60.0, 300.0])
+    steps, closed = view_steps(angles, 2 * np.pi)
+    assert closed
+    np.testing.assert_allclose(np.rad2deg(steps), [120.0, 60.0, 90.0, 90.0])
+
+
+def test_an_arc_ends_at_its_large_gap():
+    steps, closed = view_steps(uniform_angles(20, 200, 300), 2 * np.pi)
+    assert not closed
+    np.testing.assert_allclose(steps, np.deg2rad(10.0))
+    assert arc_length(steps) == pytest.approx(np.deg2rad(200.0))
+
+
+def test_opposite_views_share_their_step():
+    steps, closed = view_steps(uniform_angles(12), np.pi)
+    assert closed
+    np.testing.assert_allclose(steps.sum(), np.pi)
+    np.testing.assert_allclose(steps, np.pi / 12)
+
+
+def test_one_view_stands_for_everything():
+    steps, closed = view_steps(np.array([1.0]), 2 * np.pi)
+    assert closed
+    np.testing.assert_allclose(steps, 2 * np.pi)
+
+
+@pytest.mark.parametrize(
+    ("arc_deg", "edges"),
+    [
+        (200.0, None),
+        (240.0, None),
+        (330.0, None),
+        (360.0, None),
+        (360.0, (-10.0, 30.0)),
+        (360.0, (-30.0, 12.0)),
+    ],
+)
+def test_shares_of_a_line_sum_to_one(arc_deg, edges):
+    """Interpolated at the angle from which the same line is seen again."""
+    count = int(arc_deg) * 4
+    angles = uniform_angles(count, arc_deg, 40)
+    steps, closed = view_steps(angles, 2 * np.pi)
+    shares = ray_weights(angles, FAN, ACROSS, edges, steps, closed)
+    start = angles[0]
+    for j in range(0, len(ACROSS), 7):
+        again = np.mod(angles + np.pi - 2 * FAN[j] - start, 2 * np.pi)
+        period = 2 * np.pi if closed else None
+        other = np.interp(
+            again, angles - start, shares[:, len(ACROSS) - 1 - j], right=0.0, period=period
+        )
+        np.testing.assert_allclose(shares[:, j] + other, 1.0, atol=0.02)
+
+
+def test_shares_are_smooth_over_a_short_arc():
+    angles = uniform_angles(840, 210, 0)
+    steps, closed = view_steps(angles, 2 * np.pi)
+    shares = ray_weights(angles, FAN, ACROSS, None, steps, closed)
+    assert np.abs(np.diff(shares, axis=0)).max() < 0.1
+    assert np.abs(np.diff(shares, axis=1)).max() < 0.35
