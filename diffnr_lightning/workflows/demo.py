@@ -13,12 +13,7 @@ from diffnr_lightning.workflows.settings import parse, shipped_config
 
 logger = logging.getLogger("diffnr")
 
-METHODS = {
-    "fdk": "FDK",
-    "asd_pocs": "ASD-POCS",
-    "r2gaussian": "3D Gaussians",
-    "r2gaussian_diffnr_align": "3D Gaussians + DiffNR",
-}
+METHODS = ("fdk", "asd_pocs", "r2gaussian", "r2gaussian_diffnr_align")
 
 
 def demo(
@@ -41,8 +36,8 @@ def demo(
         options += ["--size", str(size), "--num_views", str(num_views)]
         config = shipped_config("data/demo.yaml")
         simulate(**parse(simulate, ["--config", str(config), *options]).arguments)
-    for method, label in METHODS.items():
-        options = ["--case", str(case), "--out", str(out / method), "--name", label]
+    for method in METHODS:
+        options = ["--case", str(case), "--out", str(out / method)]
         config = shipped_config(f"reconstruct/{method}.yaml")
         reconstruct(**parse(reconstruct, ["--config", str(config), *options]).arguments)
     runs = read_runs([out / method for method in METHODS])
