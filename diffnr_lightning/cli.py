@@ -31,7 +31,7 @@ COMMANDS = {
     "demo": "Reconstruct a generated chest in several ways and compare them.",
     "doctor": "Show versions, devices and what will run where.",
 }
-RESUMABLE = {"reconstruct", "curate", "finetune", "demo"}
+RESUMABLE = {"reconstruct", "sweep", "curate", "finetune", "demo"}
 
 EXPECTED_ERRORS = (ValueError, TypeError, OSError)
 USAGE_ERROR = 2

@@ -7,6 +7,7 @@ from diffnr_lightning.workflows.methods import Method, Problem, Scene, Solver
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.reporting import evaluate, report
 from diffnr_lightning.workflows.scanning import ingest, simulate
+from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.training import finetune
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "reconstruct",
     "report",
     "simulate",
+    "sweep",
 ]

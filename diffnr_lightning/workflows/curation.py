@@ -87,7 +87,7 @@ def curate(
     sources = _sources(volumes, exclude or [])
     if not methods:
         raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
-    part, parts = _shard(shard)
+    part, parts = shard_of(shard)
     jobs = [(source, run) for source in sources for run in range(runs)]
     mine = list(enumerate(jobs))[part::parts]
     with progress_bar("curating") as progress:
@@ -206,7 +206,8 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
 
 
-def _shard(shard: str) -> tuple[int, int]:
+def shard_of(shard: str) -> tuple[int, int]:
+    """Return part and number of parts of a shard `K/N`; ValueError where there is none such."""
     part, _, parts = shard.partition("/")
     if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
         raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
