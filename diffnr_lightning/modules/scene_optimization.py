@@ -114,7 +114,8 @@ class SceneOptimization(lightning.LightningModule):
         else:
             volume, reference = self.query_volume(), self.reference
             prepared = self._prepared_reference()
-        if self.reference_loss == "l1":
+        if self.reference_loss == "l1" or not (reference > 0).any():
+            # Where the reference shows nothing there is no structure to compare.
             return l1(volume, reference)
         return 1 - ssim_3d(volume, prepared)
 

@@ -1,0 +1,90 @@
+"""Time whole reconstructions: 3D Gaussians with and without DiffNR, in one process.
+
+    python benchmarks/diffnr.py [--size 128] [--views 24] [--iterations 400]
+
+Prints seconds a batch, the seconds of one repair (network and alignment), and the overhead that DiffNR
+adds to plain Gaussians at the shipped schedules. The paper's own overhead is 11m35s / 5m52s = 1.97.
+The result goes to ``benchmarks/results/diffnr.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from diffnr_lightning.data import Noise, chest, simulate_case  # noqa: E402
+from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
+from diffnr_lightning.workflows.run_folder import cpu_name  # noqa: E402
+from diffnr_lightning.workflows.settings import parse, shipped_config  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results" / "diffnr.json"
+CONFIGS = ("r2gaussian", "r2gaussian_diffnr", "r2gaussian_diffnr_align")
+
+
+def scene(config: str) -> Scene:
+    """Build the method of a shipped config."""
+    options = ["--config", str(shipped_config(f"reconstruct/{config}.yaml"))]
+    return parse(reconstruct, [*options, "--case=case", "--out=run"]).arguments["method"]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--views", type=int, default=24)
+    options = parser.parse_args()
+    case = simulate_case(
+        chest(1, size=options.size),
+        size=options.size,
+        num_views=options.views,
+        noise=Noise("tigre", 1e4, 10.0),
+        test_views=0,
+    )
+    problem = Problem(case.projections, case.scan, case.grid, 0)
+    # A first short run compiles the kernels or loads them from the cache.
+    scene("r2gaussian_diffnr_align").fit(problem, stop_at=3)
+    seconds = {}
+    for config in CONFIGS:
+        method = scene(config)
+        started = time.perf_counter()
+        method.reconstruct(problem)
+        seconds[config] = time.perf_counter() - started
+    pseudo = scene("r2gaussian_diffnr_align").pseudo_reference
+    started = time.perf_counter()
+    pseudo.repair(case.volume, case.projections, case.grid, case.scan)
+    repair = time.perf_counter() - started
+    table = Table(
+        title=f"{options.size}^3, {options.views} views, {torch.get_num_threads()} threads"
+    )
+    for column in ("method", "seconds", "ratio to plain Gaussians"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for config in CONFIGS:
+        ratio = seconds[config] / seconds["r2gaussian"]
+        table.add_row(config, f"{seconds[config]:.1f}", f"{ratio:.2f}")
+    table.add_row("one repair, aligned", f"{repair:.1f}", "")
+    Console().print(table)
+    result = {
+        "machine": cpu_name(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "size": options.size,
+        "views": options.views,
+        "seconds": {**seconds, "one_repair": repair},
+        "overhead": {c: seconds[c] / seconds["r2gaussian"] for c in CONFIGS},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
