@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors import rays, reference, separable
+from diffnr_lightning.projectors import rays, reference, separable, voxel_driven
 from diffnr_lightning.projectors.sampling import steepest_climb
 
 BACKENDS: dict[str, ModuleType] = {"separable": separable, "rays": rays, "reference": reference}
@@ -118,7 +118,8 @@ def weighted_backproject(
         raise ValueError("backend 'rays' has no weighted_backproject; use 'separable'.")
     shape = (len(scan), *scan.detector_shape)
     backend = _resolve(filtered, shape, "filtered", grid, scan, backend)
-    return BACKENDS[backend].weighted_backproject(filtered, grid, scan, orbit.source_to_axis_mm)
+    serves = reference if backend == "reference" else voxel_driven
+    return serves.weighted_backproject(filtered, grid, scan, orbit.source_to_axis_mm)
 
 
 def choose_backend(grid: VolumeGrid, scan: ScanGeometry, device: torch.device | str) -> str:

@@ -66,3 +66,16 @@ def steepest_climb(grid: VolumeGrid, scan: ScanGeometry) -> float:
     )
     plane = np.abs(rays[..., :2]).max(axis=-1)
     return float((np.abs(rays[..., 2]) / np.maximum(plane, 1e-300)).max())
+
+
+def require_rows_along_axis(scan: ScanGeometry) -> None:
+    """Refuse a scan that the separable kernels cannot serve.
+
+    Raises:
+        ValueError: detector rows that do not run along z.
+    """
+    if not scan.rows_along_axis:
+        raise ValueError(
+            "backend 'separable' was given a scan whose detector rows do not run along z; "
+            "use 'rays'."
+        )

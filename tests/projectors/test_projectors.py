@@ -332,6 +332,6 @@ def test_warmup_compiles_every_kernel():
     projectors.warmup()
     assert projectors.separable._project.signatures
     assert projectors.separable._backproject.signatures
-    assert projectors.separable._weighted_backproject.signatures
+    assert projectors.voxel_driven._weighted_backproject.signatures
     assert projectors.rays._project.signatures
     assert projectors.rays._backproject.signatures
