@@ -20,7 +20,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, RELAXED, TIE, ray_bundle
+from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, TIE, UNGROUPED, ray_bundle
 
 _SLAB = 8  # slices owned by one task of the adjoint
 _RAYS = 1 << 19  # rays traced at one time: 45 bytes each
@@ -177,14 +177,14 @@ def _trace(
             step[n] = np.float32(np.sqrt(length) * abs(per_slice))
 
 
-@njit(cache=True, fastmath=RELAXED, inline="always")
+@njit(cache=True, fastmath=UNGROUPED, inline="always")
 def _cell(at, size):
     """Return the padded cell of a lateral index, and the weight of the next one."""
     cell = min(max(int(at + 1.0), 0), size - 2)
     return cell, np.float32(min(max(at + 1.0 - cell, 0.0), 1.0))
 
 
-@njit(cache=True, fastmath=RELAXED, parallel=True)
+@njit(cache=True, fastmath=UNGROUPED, parallel=True)
 def _project(slices, axis, traces, out):
     """Fill the line integrals (n,) of the rays with this main axis; slices (N, P + 2, Q + 2)."""
     _, height, width = slices.shape
@@ -202,7 +202,7 @@ def _project(slices, axis, traces, out):
         out[n] = acc * traces.step[n]
 
 
-@njit(cache=True, fastmath=RELAXED, parallel=True)
+@njit(cache=True, fastmath=UNGROUPED, parallel=True)
 def _backproject(values, axis, traces, slices):
     """Add rays (n,) of this main axis to slices (N, P + 2, Q + 2); a task owns `_SLAB` of them."""
     extent, height, width = slices.shape

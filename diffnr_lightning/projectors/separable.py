@@ -32,6 +32,7 @@ from diffnr_lightning.projectors.sampling import (
     LAUNCH_LOCK,
     RELAXED,
     TIE,
+    UNGROUPED,
     ray_bundle,
     require_rows_along_axis,
 )
@@ -238,7 +239,7 @@ def _scale_by_step(rays, fans):
                 rays[v, j, i] *= step * np.sqrt(np.float32(1.0) + rise * rise)
 
 
-@njit(cache=True, fastmath=RELAXED, parallel=True)
+@njit(cache=True, fastmath=UNGROUPED, parallel=True)
 def _backproject(rays, fans, along_x, out):
     """Add rays (V, W, H) of main axis x (or y) to padded columns; a task owns `_OWNED` slices."""
     views, width, rows = rays.shape

@@ -1,0 +1,72 @@
+"""Kernels give the same bits when they are compiled and when they come from numba's cache."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import hashlib
+
+import torch
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
+from diffnr_lightning.projectors import backproject, project
+from diffnr_lightning.representations import GaussianCloud
+from diffnr_lightning.solvers import analytic, asd_pocs, sart, sirt
+
+
+def show(name, *tensors):
+    print(name, *(hashlib.md5(t.detach().contiguous().numpy()).hexdigest()[:8] for t in tensors))
+
+
+grid = VolumeGrid((32, 32, 32), 2.0)
+detector = {"detector_shape": (30, 34), "pixel_mm": 3.0}
+cone = ScanGeometry.cone(
+    angles_rad=uniform_angles(9), source_to_axis_mm=160, source_to_detector_mm=240, **detector
+)
+parallel = ScanGeometry.parallel(angles_rad=uniform_angles(9, 180), **detector)
+generator = torch.Generator().manual_seed(0)
+volume = torch.rand(grid.shape, generator=generator)
+for name, scan in {"cone": cone, "parallel": parallel}.items():
+    p = torch.rand((9, 30, 34), generator=generator)
+    for kind in ("separable", "rays"):
+        show(f"{name} {kind} project", project(volume, grid, scan, kind))
+        show(f"{name} {kind} backproject", backproject(p, grid, scan, kind))
+    p = project(volume, grid, scan)
+    first = analytic(p, grid, scan)
+    show(name + " analytic", first)
+    for solver in (sirt, sart, asd_pocs):
+        show(f"{name} {solver.__name__}", solver(p, grid, scan, iterations=2))
+    cloud = GaussianCloud(grid, num_gaussians=700)
+    cloud.initialise(first, p, scan, 3)
+    weights = list(cloud.parameters())
+    shown = cloud.render(scan[[3, 5]])
+    show(name + " render", shown, *torch.autograd.grad((shown * p[[3, 5]]).sum(), weights))
+    queried = cloud.query(grid)
+    show(name + " query", queried, *torch.autograd.grad((queried * volume).sum(), weights))
+x = volume.clone().requires_grad_()
+target = queried.detach()
+for name, loss in {"tv": tv_3d(x), "3d": ssim_3d(x, target), "2d": ssim_2d(x, target).mean()}.items():
+    show(name, loss, torch.autograd.grad(loss, x)[0])
+"""
+
+
+@pytest.mark.slow
+def test_compiled_and_cached_kernels_agree_bit_for_bit(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    shown = [
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=True,
+        ).stdout.splitlines()
+        for _ in ("compiled", "cached")
+    ]
+    assert len(shown[0]) > 15
+    assert shown[0] == shown[1]
