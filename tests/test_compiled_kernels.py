@@ -49,8 +49,8 @@ for name, scan in {"cone": cone, "parallel": parallel}.items():
     show(name + " query", queried, *torch.autograd.grad((queried * volume).sum(), weights))
 x = volume.clone().requires_grad_()
 target = queried.detach()
-for name, loss in {"tv": tv_3d(x), "3d": ssim_3d(x, target), "2d": ssim_2d(x, target).mean()}.items():
-    show(name, loss, torch.autograd.grad(loss, x)[0])
+for loss in (tv_3d(x), ssim_3d(x, target), ssim_2d(x, target).mean()):
+    show("loss", loss, torch.autograd.grad(loss, x)[0])
 """
 
 

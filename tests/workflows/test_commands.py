@@ -1,0 +1,205 @@
+"""Every command really runs, from the scan to the page, on configs/tiny; killed runs resume."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+import yaml
+from safetensors import safe_open
+
+from diffnr_lightning import cli
+
+TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
+GAUSSIANS = ["--config", str(TINY / "reconstruct_gaussians.yaml"), "--checkpoint_every", "10"]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def diffnr(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def voxels(run):
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(run / "volume.nii.gz")))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(scope="module")
+def case(work):
+    assert diffnr("simulate", "--config", TINY / "simulate.yaml", "--out", work / "case") == 0
+    return work / "case"
+
+
+@pytest.fixture(scope="module")
+def pairs(work):
+    assert diffnr("curate", "--config", TINY / "curate.yaml", "--out", work / "pairs") == 0
+    return work / "pairs"
+
+
+def finetune_options(pairs):
+    return ["--config", TINY / "finetune.yaml", "--data.folders", pairs]
+
+
+@pytest.fixture(scope="module")
+def weights(work, pairs):
+    out = work / "slicefixer"
+    assert diffnr("finetune", *finetune_options(pairs), "--out", out) == 0
+    return out / "weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def gaussians(work, case):
+    assert diffnr("reconstruct", "--case", case, *GAUSSIANS, "--out", work / "gaussians") == 0
+    return work / "gaussians"
+
+
+def diffnr_options(weights):
+    options = ["--config", TINY / "reconstruct_diffnr.yaml"]
+    return [*GAUSSIANS, *options, "--method.pseudo_reference.weights", weights]
+
+
+@pytest.fixture(scope="module")
+def repaired(work, case, weights):
+    out = work / "repaired"
+    assert diffnr("reconstruct", "--case", case, *diffnr_options(weights), "--out", out) == 0
+    return out
+
+
+def test_a_run_folder_holds_what_it_promises(gaussians):
+    names = {path.name for path in gaussians.iterdir()}
+    promised = "volume.nii.gz metrics.json config.yaml environment.json preview.png checkpoint.ckpt"
+    assert set(promised.split()) == names
+    metrics = json.loads((gaussians / "metrics.json").read_text())
+    assert {"r2", "naf", "strict"} <= set(metrics["protocols"])
+    assert metrics["projections"]["psnr"] > 15
+    assert metrics["seconds"] > 0
+    assert metrics["peak_memory_mb"] > 50
+    settings = yaml.safe_load((gaussians / "config.yaml").read_text())
+    assert settings["method"]["init_args"]["iterations"] == 120
+    assert settings["method"]["init_args"]["optimisation"]["init_args"]["lambda_ssim"] == 0.25
+    # In HU, since the phantom is.
+    assert -1100 < np.percentile(voxels(gaussians), 1) < -700
+
+
+def test_the_prior_takes_part(gaussians, repaired):
+    assert not np.array_equal(voxels(gaussians), voxels(repaired))
+    kept = torch.load(repaired / "checkpoint.ckpt", weights_only=True)
+    assert kept["scene"]["reference"] is not None
+    assert kept["callbacks"]["PseudoReference"]["made"] == 2
+
+
+def test_runs_become_a_table_and_a_page(gaussians, repaired, tmp_path, capsys):
+    assert diffnr("evaluate", "--runs", gaussians, repaired) == 0
+    shown = capsys.readouterr().out
+    assert "scene + DiffNR" in shown
+    assert diffnr("report", "--runs", gaussians, repaired, "--out", tmp_path / "report.html") == 0
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.parametrize("method", ["fdk", "sirt", "sart", "asd_pocs"])
+def test_classical_solvers(case, method, tmp_path):
+    config = f"configs/reconstruct/{method}.yaml"
+    assert diffnr("reconstruct", "--case", case, "--config", config, "--out", tmp_path) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["protocols"]["r2"]["psnr"] > 15
+
+
+def test_a_finished_run_is_left_alone(case, gaussians):
+    before = (gaussians / "volume.nii.gz").stat().st_mtime_ns
+    assert diffnr("reconstruct", "--case", case, *GAUSSIANS, "--out", gaussians) == 0
+    assert (gaussians / "volume.nii.gz").stat().st_mtime_ns == before
+
+
+def test_a_run_of_other_settings_is_refused(case, gaussians, capsys):
+    options = [*GAUSSIANS, "--method.iterations", "119"]
+    assert diffnr("reconstruct", "--case", case, *options, "--out", gaussians) == cli.USAGE_ERROR
+    assert "method.init_args.iterations = 120, not 119" in capsys.readouterr().err
+
+
+def test_a_case_without_truth_and_held_out_views(case, tmp_path):
+    blind = shutil.copytree(case, tmp_path / "case")
+    shutil.rmtree(blind / "proj_test")
+    (blind / "vol_gt.npy").unlink()
+    meta = json.loads((blind / "meta_data.json").read_text())
+    for key in ("vol", "proj_test"):
+        meta.pop(key, None)
+    (blind / "meta_data.json").write_text(json.dumps(meta))
+    options = ["--config", "configs/reconstruct/fdk.yaml", "--out", tmp_path / "run"]
+    assert diffnr("reconstruct", "--case", blind, *options) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "protocols" not in metrics
+    assert "projections" not in metrics
+
+
+def assert_same_tensors(path, other):
+    # The order of the header's entries is not fixed by safetensors.
+    with safe_open(path, framework="pt") as a, safe_open(other, framework="pt") as b:
+        assert set(a.keys()) == set(b.keys())
+        assert all(torch.equal(a.get_tensor(key), b.get_tensor(key)) for key in a.keys())
+
+
+def kill_when(condition, *arguments):
+    """Start a command and end it as `kill -9` does as soon as `condition()` holds."""
+    command = [sys.executable, "-m", "diffnr_lightning.cli", *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def iteration_of(checkpoint):
+    if not checkpoint.exists():
+        return 0
+    return torch.load(checkpoint, weights_only=True)["scene"]["iteration"]
+
+
+def test_a_killed_reconstruction_resumes_to_the_same_volume(case, weights, repaired, tmp_path):
+    out = tmp_path / "run"
+    options = ["--case", case, *diffnr_options(weights), "--out", out]
+    checkpoint = out / "checkpoint.ckpt"
+    # After the first repair and after the number of Gaussians has changed.
+    kill_when(lambda: iteration_of(checkpoint) >= 60, "reconstruct", *options)
+    assert not (out / "metrics.json").exists()
+    assert diffnr("reconstruct", *options) == 0
+    np.testing.assert_array_equal(voxels(out), voxels(repaired))
+    assert not list(out.glob(".*"))
+
+
+def test_a_killed_finetuning_resumes_to_the_same_weights(pairs, weights, tmp_path):
+    out = tmp_path / "run"
+    options = [*finetune_options(pairs), "--out", out]
+    kill_when((out / "checkpoint.ckpt").exists, "finetune", *options)
+    assert diffnr("finetune", *options) == 0
+    assert_same_tensors(out / "weights.safetensors", weights)
+
+
+def test_an_interrupted_curation_goes_on(pairs, tmp_path):
+    out = tmp_path / "pairs"
+    shutil.copytree(pairs, out)
+    files = sorted(out.glob("*.safetensors"))
+    assert len(files) == 2
+    files[0].unlink()
+    assert diffnr("curate", "--config", TINY / "curate.yaml", "--out", out) == 0
+    for file in files:
+        assert_same_tensors(file, pairs / file.name)
+
+
+@pytest.mark.parametrize("config", sorted(TINY.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_tiny_config_is_used_here(config):
+    assert config.name in Path(__file__).read_text(encoding="utf-8")
