@@ -51,7 +51,7 @@ def sweep(
         sources += matches
     configs = {Path(method).stem: _config(method) for method in methods}
     part, parts = shard_of(shard)
-    scans = [(count, source) for source in sources for count in views]
+    scans = [(count, source) for count in views for source in sources]
     for count, source in scans[part::parts]:
         name = (
             source.replace(":", "_")
