@@ -37,6 +37,19 @@ class Body:
         self.size, self.count = size, count
 
 
+class Stop:
+    """Say when to stop.
+
+    Args:
+        after: iterations.
+    """
+
+    def __init__(self, after: int = 1):
+        if after < 1:
+            raise ValueError(f"after is {after}; at least one is expected.")
+        self.after = after
+
+
 class Method:
     """Base of methods."""
 
@@ -47,9 +60,15 @@ class Solver(Method):
     Args:
         iterations: how many.
         body: makes a body of a size.
+        stop: when to stop.
     """
 
-    def __init__(self, iterations: int = 3, body: Callable[[int], Body] = Body):
+    def __init__(
+        self,
+        iterations: int = 3,
+        body: Callable[[int], Body] = Body,
+        stop: Stop | None = None,
+    ):
         self.iterations, self.body = iterations, body
 
 

@@ -88,7 +88,10 @@ class RunFolder:
         if not self.checkpoint.is_file():
             return None
         try:
-            torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            kept = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            lacking = {"pytorch-lightning_version", "state_dict", "loops"} - set(kept)
+            if lacking:
+                raise KeyError(sorted(lacking)[0])
         except Exception as error:  # zip, pickle and torch each have their own
             raise ValueError(
                 f"checkpoint {self.checkpoint} cannot be read ({type(error).__name__}); remove it "
@@ -118,6 +121,8 @@ class RunFolder:
 
     @staticmethod
     def _describes(entry: Path) -> bool:
+        if entry.is_dir():
+            return not any(entry.iterdir())
         return entry.name in ("config.yaml", "environment.json") or entry.name.startswith(".")
 
     def _compare(self, config: Path) -> None:

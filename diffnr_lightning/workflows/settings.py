@@ -6,7 +6,6 @@ A node ``{class_path, init_args}`` in YAML names a class by its import path.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -17,6 +16,8 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+
+from diffnr_lightning.workflows.refusals import refusal
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
@@ -89,13 +90,17 @@ def parse(
         namespace = parser.parse_args(argv)
         resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
     except ArgumentError as error:
-        raise ValueError(_sentence(parser, str(error), configs)) from error
+        raise ValueError(refusal(parser, str(error), configs)) from error
     except Exception as error:
         # OmegaConf's own exceptions (a ${...} that names nothing) share no base with ArgumentError.
         if not type(error).__module__.startswith("omegaconf"):
             raise
         raise ValueError(f"config: {' '.join(str(error).split())}.") from error
-    arguments = parser.instantiate(namespace).as_dict()
+    try:
+        arguments = parser.instantiate(namespace).as_dict()
+    except ValueError as error:
+        # The classes' own words, which jsonargparse wraps where a type has alternatives.
+        raise ValueError(refusal(parser, str(error), configs)) from error
     arguments.pop("config", None)
     if RESOLVED in inspect.signature(function).parameters:
         arguments[RESOLVED] = resolved
@@ -204,60 +209,3 @@ def _item_types(hint: Any) -> set[Any]:
     if get_origin(hint) in (Union, UnionType):
         return set().union(*(_item_types(option) for option in get_args(hint)))
     return set()
-
-
-def _sentence(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> str:
-    """Turn a message of jsonargparse into one sentence that names option, value and expectation."""
-    if missing := re.match(r"the following arguments are required: (.+)", message):
-        names = ", ".join(f"--{name}" for name in missing[1].split(", "))
-        return f"{names} missing: give it as an option or in a config."
-    if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-        return f"unknown option {unknown[1]}{_nearest(parser, unknown[1].partition('=')[0])}."
-    message = re.sub(
-        r"Group '([^']+)' does not accept option '([^']+)'",
-        r"Option '\1.\2' is not accepted",
-        message,
-    )
-    if unknown := re.match(r"Option '([^']+)' is not accepted", message):
-        where = next((f"config {path}" for path in configs if _has_key(path, unknown[1])), "config")
-        return f"{where}: unknown key '{unknown[1]}'{_nearest(parser, unknown[1])}."
-    key = re.match(r'Parser key "([^"]+)":\s*', message)
-    given = re.search(r"(?:Given|Got) value: (.*)$", message, re.DOTALL)
-    if key and given:
-        action = next((a for a in parser._actions if a.dest == key[1]), None)
-        hint = getattr(action, "_typehint", None)
-        if hint is not None and not inspect.isclass(hint) or hint in (int, float, bool, str):
-            return f"--{key[1]} is {given[1].strip()!r}; {_type_name(hint)} is expected."
-    text = " ".join(message[key.end() :].split() if key else message.split()).rstrip(".")
-    return f"--{key[1]}: {text}." if key else f"{text}."
-
-
-def _nearest(parser: ArgumentParser, name: str) -> str:
-    known = {option for action in parser._actions for option in action.option_strings}
-    wanted = name if name.startswith("--") else f"--{name}"
-    close = difflib.get_close_matches(wanted, known, n=1)
-    if not close:
-        return ""
-    return f"; did you mean {close[0] if name.startswith('--') else close[0].lstrip('-')}?".rstrip(
-        "?"
-    )
-
-
-def _has_key(path: Path, dotted: str) -> bool:
-    node: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for key in dotted.split("."):
-        if not isinstance(node, dict) or key not in node:
-            return False
-        node = node[key]
-    return True
-
-
-def _type_name(hint: Any) -> str:
-    text = hint.__name__ if inspect.isclass(hint) and not get_args(hint) else str(hint)
-    for verbose, plain in (("typing.", ""), ("pathlib.", ""), ("NoneType", "null")):
-        text = text.replace(verbose, plain)
-    text = re.sub(r"Optional\[(.+)\]$", r"\1 or null", re.sub(r"<class '([^']+)'>", r"\1", text))
-    text = re.sub(r"Union\[(.+)\]$", lambda m: " or ".join(m[1].split(", ")), text)
-    if literal := re.fullmatch(r"Literal\[(.+)\]", text):
-        return "one of " + literal[1].replace("'", "")
-    return text.replace(" | None", " or null").replace("None", "null")

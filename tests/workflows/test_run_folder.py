@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+import torch
 import yaml
 
 from diffnr_lightning.workflows.run_folder import RunFolder, environment
@@ -11,6 +12,11 @@ SETTINGS = {
     "out": "here",
     "method": {"init_args": {"iterations": 3, "window": (0, 1)}},
 }
+
+
+class Hostile:
+    def __reduce__(self):
+        return print, ("executed",)
 
 
 def changed(**init_args):
@@ -80,6 +86,16 @@ def test_a_damaged_checkpoint_is_refused(run):
     run.checkpoint.write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(ValueError, match="cannot be read"):
         run.resume_from()
+    torch.save({"weights": 1}, run.checkpoint)
+    with pytest.raises(ValueError, match="cannot be read"):
+        run.resume_from()
+
+
+def test_a_hostile_checkpoint_is_not_run(run, capsys):
+    torch.save({"state_dict": Hostile()}, run.checkpoint)
+    with pytest.raises(ValueError, match="cannot be read"):
+        run.resume_from()
+    assert "executed" not in capsys.readouterr().out
 
 
 def test_metrics_mark_the_end(run):
