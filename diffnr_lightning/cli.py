@@ -118,11 +118,10 @@ def _help() -> str:
 def _set_up_messages() -> None:
     """Show our messages plainly, and those of Lightning only where something is wrong."""
     logger = logging.getLogger("diffnr")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    handler = logging.StreamHandler()  # to the stderr of now, which may not be that of last time
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Data of one scan are tensors in memory: workers for them would only cost.

@@ -1,0 +1,218 @@
+"""Bad input is one sentence and exit code 2, and leaves nothing half-written."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning import cli
+
+TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
+GAUSSIANS = ["--config", str(TINY / "reconstruct_gaussians.yaml")]
+FDK = ["--config", "configs/reconstruct/fdk.yaml"]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, monkeypatch):
+    """Run a command in an empty folder, and return its complaint."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        before = set(tmp_path.rglob("*"))
+        capsys.readouterr()
+        assert cli.main([str(argument) for argument in arguments]) == cli.USAGE_ERROR
+        error = capsys.readouterr().err
+        last = error.splitlines()[-1]
+        assert last.startswith(f"diffnr {arguments[0]}: error: ")
+        assert "Traceback" not in error
+        assert set(tmp_path.rglob("*")) == before
+        return last
+
+    return run
+
+
+def cube():
+    volume = np.random.default_rng(0).normal(0, 50, (20, 20, 20)).astype(np.float32)
+    volume[5:15, 5:15, 5:15] += 1000
+    return volume
+
+
+def spoilt(value):
+    volume = cube()
+    volume[3, 3, 3] = value
+    return volume
+
+
+SCAN = "--size 16 --num_views 8 --test_views 2 --unit HU --spacing_mm 1 1 1 --out case".split()
+
+
+@pytest.fixture(scope="module")
+def good_case(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    np.save(folder / "volume.npy", cube())
+    options = [*SCAN[:-1], str(folder / "case")]
+    assert cli.main(["simulate", "--volume", str(folder / "volume.npy"), *options]) == 0
+    return folder / "case"
+
+
+@pytest.fixture(scope="module")
+def good_run(good_case, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert cli.main(["reconstruct", "--case", str(good_case), *GAUSSIANS, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("volume", "words"),
+    [
+        (cube()[0], "2 dimensions"),
+        (cube()[None], "4 dimensions"),
+        (spoilt(np.nan), "NaN"),
+        (spoilt(np.inf), "infinite"),
+        (np.full_like(cube(), 5), "constant"),
+        (np.array([{}], dtype=object), "cannot be read"),
+    ],
+)
+def test_arrays_that_are_no_volume(refused, tmp_path, volume, words):
+    np.save(tmp_path / "v.npy", volume)
+    assert words in refused("simulate", "--volume", "v.npy", *SCAN)
+
+
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.mha", "v.tif", "v.npy"])
+def test_files_that_are_missing_or_damaged(refused, tmp_path, name):
+    assert "does not exist" in refused("simulate", "--volume", name, *SCAN)
+    (tmp_path / name).write_bytes(b"no volume" * 50)
+    assert "cannot be read" in refused("simulate", "--volume", name, *SCAN)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--noise.photons", "-3"], "photons is -3"),
+        (["--num_views", "1"], "num_views is 1"),
+        (["--num_views", "0"], "num_views is 0"),
+        (["--size", "0"], "size is 0"),
+        (["--voxel_mm", "-1"], "voxel_mm is -1"),
+        (["--scanner.source_to_detector", "1"], "less than source_to_axis_mm"),
+        (["--window_hu", "100", "-100"], "window_hu"),
+        (["--arc_deg", "500"], "arc_deg is 500"),
+        (["--scaner.beam", "cone"], "did you mean --scanner.beam"),
+        (["--out", "v.npy"], "is a file"),
+    ],
+)
+def test_scans_that_cannot_be(refused, tmp_path, options, words):
+    np.save(tmp_path / "v.npy", cube())
+    assert words in refused("simulate", "--volume", "v.npy", *SCAN, *options)
+
+
+def remove(name):
+    def spoil(case):
+        path = case / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+    return spoil
+
+
+def rewrite(name, content):
+    return lambda case: (case / name).write_bytes(content)
+
+
+def truncate(name):
+    return lambda case: (case / name).write_bytes((case / name).read_bytes()[:200])
+
+
+def edit(change):
+    def spoil(case):
+        meta = json.loads((case / "meta_data.json").read_text())
+        change(meta)
+        (case / "meta_data.json").write_text(json.dumps(meta))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (remove("meta_data.json"), "meta_data.json does not exist"),
+        (remove("proj_train"), "does not exist"),
+        (remove("proj_train/0001.npy"), "0001.npy does not exist"),
+        (truncate("proj_train/0001.npy"), "0001.npy cannot be read"),
+        (truncate("vol_gt.npy"), "vol_gt.npy cannot be read"),
+        (rewrite("meta_data.json", b"{"), "cannot be read as JSON"),
+        (rewrite("meta_data.json", b"[]"), "a JSON object is expected"),
+        (edit(lambda meta: meta["scanner"].pop("DSO")), "lacks the key 'DSO'"),
+        (edit(lambda meta: meta["scanner"].update(DSD=1.0)), "(DSD) is 1.0"),
+        (edit(lambda meta: meta["scanner"].update(nVoxel=[16, 16])), "nVoxel"),
+        (edit(lambda meta: meta["scanner"].update(nDetector=[20, 20])), "(20, 20)"),
+        (edit(lambda meta: meta.update(proj_train=[])), "no projections"),
+        (edit(lambda meta: meta.update(proj_train=meta["proj_train"][:1])), "one projection"),
+    ],
+)
+def test_cases_that_are_damaged(refused, good_case, tmp_path, spoil, words):
+    case = shutil.copytree(good_case, tmp_path / "case")
+    spoil(case)
+    assert words in refused("reconstruct", "--case", "case", *FDK, "--out", "run")
+
+
+def test_outputs_that_cannot_be_written(refused, good_case):
+    blocked = os.path.join(os.devnull, "run")
+    refused("reconstruct", "--case", good_case, *FDK, "--out", blocked)
+    refused("report", "--runs", good_case, "--out", blocked)
+
+
+def test_folders_that_are_no_runs(refused):
+    for command in ("evaluate", "report"):
+        assert "does not exist" in refused(command, "--runs", "nothing")
+
+
+@pytest.mark.parametrize("content", [b"junk" * 50, pickle.dumps({"weights": 1}), b""])
+def test_weights_that_are_damaged_or_hostile(refused, good_case, tmp_path, content):
+    options = [*GAUSSIANS, "--config", TINY / "reconstruct_diffnr.yaml", "--out", "run"]
+    options += ["--method.pseudo_reference.weights", "w.safetensors"]
+    line = refused("reconstruct", "--case", good_case, *options)
+    assert "error: w.safetensors does not exist" in line
+    (tmp_path / "w.safetensors").write_bytes(content)
+    assert "error: w.safetensors is not" in refused("reconstruct", "--case", good_case, *options)
+
+
+def test_a_checkpoint_of_another_geometry(refused, good_case, good_run, tmp_path):
+    case = shutil.copytree(good_case, tmp_path / "case")
+    run = shutil.copytree(good_run, tmp_path / "run")
+    (run / "metrics.json").unlink()
+    settings = (run / "config.yaml").read_text().replace(str(good_case), "case")
+    (run / "config.yaml").write_text(settings)
+    edit(lambda meta: meta["scanner"].update(sVoxel=[2.0, 2.0, 2.0]))(case)
+    options = ["--case", "case", *GAUSSIANS, "--out", "run"]
+    assert "another" in refused("reconstruct", *options)
+
+
+def test_a_damaged_checkpoint(refused, good_case, good_run, tmp_path):
+    run = shutil.copytree(good_run, tmp_path / "run")
+    (run / "metrics.json").unlink()
+    kept = run / "checkpoint.ckpt"
+    kept.write_bytes(kept.read_bytes()[:5000])
+    line = refused("reconstruct", "--case", good_case, *GAUSSIANS, "--out", "run")
+    assert "checkpoint.ckpt cannot be read" in line
+    torch.save({"weights": 1}, kept)
+    refused("reconstruct", "--case", good_case, *GAUSSIANS, "--out", "run")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("ingest", ["--projections", "none.h5", "--out", "case"]),
+        ("curate", ["--config", TINY / "curate.yaml", "--volumes", "none.mha", "--out", "pairs"]),
+        ("curate", ["--config", TINY / "curate.yaml", "--shard", "3/2", "--out", "pairs"]),
+    ],
+)
+def test_other_commands(refused, command, options):
+    refused(command, *options)
