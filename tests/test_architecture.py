@@ -26,6 +26,7 @@ EVERYTHING = {
     "solvers",
 }
 MAY_IMPORT = {
+    "assets": set(),
     "batches": set(),
     "geometry": set(),
     "losses": set(),
