@@ -36,8 +36,8 @@ class PseudoReference(lightning.Callback):
             supervises; 0 leaves it as the prior made it.
         batch_size: slices repaired at once.
 
-    Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes and the alignment are ours; with
-    the defaults neither happens.
+    Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes and the alignment are ours;
+    with the defaults neither happens.
     """
 
     def __init__(

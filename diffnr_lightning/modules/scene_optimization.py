@@ -41,9 +41,10 @@ class SceneOptimization(lightning.LightningModule):
         rate_decay: factor that the learning rates have lost after `rate_iterations`, log-linearly.
         rate_iterations: length of that decay in batches.
 
-    Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's, lengths
-    as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6. Deviation:
-    `reference_size` other than 0 compares a random cube only, which makes a use of the reference cheap enough for tau = 1.
+    Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's,
+    lengths as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6.
+    Deviation: `reference_size` other than 0 compares a random cube only, which makes a use of the reference cheap
+    enough for tau = 1.
     """
 
     def __init__(

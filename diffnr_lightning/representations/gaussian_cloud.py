@@ -32,8 +32,8 @@ SMALLEST_START = 1e-3
 class GaussianCloud(Representation):
     """Represent a volume as a sum of N 3D Gaussians.
 
-    Parameters live in a box whose largest edge is 2: `positions` (N, 3); `raw_scales` (N, 3), a sigmoid maps them between
-    the bounds; `raw_rotations` (N, 4), normalised quaternions; `raw_densities` (N,), through softplus.
+    Parameters live in a box whose largest edge is 2: `positions` (N, 3); `raw_scales` (N, 3), a sigmoid maps them
+    between the bounds; `raw_rotations` (N, 4), normalised quaternions; `raw_densities` (N,), through softplus.
 
     Args:
         grid: the box.
@@ -48,8 +48,8 @@ class GaussianCloud(Representation):
         ValueError: no Gaussian, or bounds that are not in order.
 
     Source: R2-Gaussian (activations, bounds 0.0005 and 0.5, threshold 0.05, share 0.15, scale from the three nearest
-    neighbours). Deviations: a new Gaussian lies anywhere in its voxel, where the released code takes the voxel's corner;
-    voxels are drawn repeatedly where there are too few, where it fails; `calibrate` is ours.
+    neighbours). Deviations: a new Gaussian lies anywhere in its voxel, where the released code takes the voxel's
+    corner; voxels are drawn repeatedly where there are too few, where it fails; `calibrate` is ours.
     """
 
     def __init__(

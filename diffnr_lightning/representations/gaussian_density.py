@@ -40,8 +40,8 @@ def clone_and_split(
 ) -> tuple[int, int]:
     """Clone small and split large Gaussians where the projections pull hardest.
 
-    A clone shares place and shape with its original and halves its density; a split Gaussian is replaced by two that are
-    drawn from it, 1.6 times smaller and half as dense.
+    A clone shares place and shape with its original and halves its density; a split Gaussian is replaced by two that
+    are drawn from it, 1.6 times smaller and half as dense.
 
     Args:
         cloud: changed in place.

@@ -1,12 +1,12 @@
 """X-ray rendering and voxelisation of 3D Gaussians: a torch reference for any device, numba kernels on the CPU.
 
-Letters: N Gaussians, V views, H rows, W columns. A Gaussian has a centre (x, y, z) in mm, standard deviations along its own
-axes in mm, a unit quaternion (w, x, y, z) and a peak density. It ends at `cut` standard deviations; what lies beyond is
-made up for by the kept mass, in 2D for renderings and in 3D for voxels, so that both hold the same mass.
+Letters: N Gaussians, V views, H rows, W columns. A Gaussian has a centre (x, y, z) in mm, standard deviations along its
+own axes in mm, a unit quaternion (w, x, y, z) and a peak density. It ends at `cut` standard deviations; what lies
+beyond is made up for by the kept mass, in 2D for renderings and in 3D for voxels, so that both hold the same mass.
 
-Source: X-ray rendering of 3D Gaussians after Zha et al., "R2-Gaussian" (NeurIPS 2024): perspective to first order around
-each centre, with the unit ray as third axis, integrated in closed form. Deviations: no low-pass dilation, as there, but
-the truncated mass is restored (a cut at 3 standard deviations loses 1.2 % in 2D and 2.9 % in 3D).
+Source: X-ray rendering of 3D Gaussians after Zha et al., "R2-Gaussian" (NeurIPS 2024): perspective to first order
+around each centre, with the unit ray as third axis, integrated in closed form. Deviations: no low-pass dilation, as
+there, but the truncated mass is restored (a cut at 3 standard deviations loses 1.2 % in 2D and 2.9 % in 3D).
 """
 
 from __future__ import annotations

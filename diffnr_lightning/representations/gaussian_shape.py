@@ -52,7 +52,11 @@ def span(middle, reach, size):  # noqa: ANN001, ANN201 -- inlined into kernels
     32-bit integers, because AVX2 cannot turn 64-bit ones into floats.
     """
     begin = np.int32(max(middle - reach + f4(0.9999999), f4(0)))
-    end = np.int32(min(middle + reach, f4(size - 1)) + f4(1)) if middle + reach >= f4(0) else np.int32(0)
+    end = (
+        np.int32(min(middle + reach, f4(size - 1)) + f4(1))
+        if middle + reach >= f4(0)
+        else np.int32(0)
+    )
     return begin, np.int32(end - begin)
 
 

@@ -1,9 +1,9 @@
 """Numba kernels of X-ray splatting: project 3D Gaussians, sum their footprints, and the way back.
 
-A Gaussian with covariance S and peak density rho is seen, to first order around its centre, as a 2D Gaussian with covariance
-A = (J S J^T)[:2, :2], where the rows of J are the gradients of column, row and position along the ray. Its footprint
-has the height rho sqrt(2 pi |J S J^T| / |A|). Bands of rows own their pixels and every sum runs in the order of the
-Gaussians, so that results do not depend on the number of threads.
+A Gaussian with covariance S and peak density rho is seen, to first order around its centre, as a 2D Gaussian with
+covariance A = (J S J^T)[:2, :2], where the rows of J are the gradients of column, row and position along the ray. Its
+footprint has the height rho sqrt(2 pi |J S J^T| / |A|). Bands of rows own their pixels and every sum runs in the order
+of the Gaussians, so that results do not depend on the number of threads.
 
 View rows (V, 17): source or, for parallel beam, detector centre (3); detector normal or ray direction (3); unit u (3);
 unit v (3); source-detector distance; pitch u; pitch v; column and row where the normal through the source meets the

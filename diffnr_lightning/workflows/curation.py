@@ -72,8 +72,8 @@ def curate(
         scanner: distances and detector.
         noise: photons and read-out noise.
         fractions: shares of a method's iterations after which the volume is kept.
-        repair: a prior whose repairs of those volumes are kept as well, so that the next prior learns what a volume looks
-            like that was repaired already.
+        repair: a prior whose repairs of those volumes are kept as well, so that the next prior learns what a volume
+            looks like that was repaired already.
         seed: with the name of the run, seeds all that is drawn.
         shard: `K/N` makes every Nth run, beginning with run K.
         device: where to compute.

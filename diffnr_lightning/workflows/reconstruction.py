@@ -100,7 +100,8 @@ def intensity_scale(case: Case) -> float:
     )
     if not scale > 0:
         raise ValueError(
-            f"{case.name}: the projections reconstruct to nothing above zero; is the logarithm taken and the sign right?"
+            f"{case.name}: the projections reconstruct to nothing above zero; is the logarithm taken "
+            "and the sign right?"
         )
     return scale
 

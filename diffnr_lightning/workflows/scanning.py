@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import yaml
-
 from diffnr_lightning.data import (
     LoadedVolume,
     Noise,
@@ -17,7 +14,6 @@ from diffnr_lightning.data import (
     chest,
     load_volume,
     measured_case,
-    read_case,
     simulate_case,
     write_case,
 )
