@@ -61,7 +61,9 @@ for panel in axes:
 # `config.yaml`. A finished run is left alone when the cell is run again.
 
 # %%
-fewer = ["--method.representation.num_gaussians", "4000"]  # enough for so few voxels
+# Enough for so few voxels.
+fewer = ["--method.representation.num_gaussians", "4000", "--method.iterations", "400"]
+fewer += ["--method.optimisation.rate_iterations", "400"]
 methods = {
     "FDK": ("fdk", []),
     "SIRT": ("sirt", []),
