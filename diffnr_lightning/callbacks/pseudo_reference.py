@@ -17,7 +17,7 @@ from diffnr_lightning.priors import (
     load_prior,
     repair_volume,
 )
-from diffnr_lightning.solvers import sirt
+from diffnr_lightning.solvers import align
 
 logger = logging.getLogger("diffnr")
 
@@ -32,8 +32,8 @@ class PseudoReference(lightning.Callback):
         every: batches between two repairs (ell).
         repairs: how many repairs at most; None is no limit.
         planes: slices that are repaired; the results of several planes are averaged.
-        align_iterations: SIRT iterations that pull the repaired volume back to the measured projections before it
-            supervises; 0 leaves it as the prior made it.
+        align_iterations: iterations of `solvers.align`, which pulls the repaired volume back to the measured
+            projections before it supervises; 0 leaves it as the prior made it.
         batch_size: slices repaired at once.
 
     Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes and the alignment are ours;
@@ -95,9 +95,7 @@ class PseudoReference(lightning.Callback):
         repaired = repair_volume(
             self.prior, volume, conditioning, planes=self.planes, batch_size=self.batch_size
         )
-        if not self.align_iterations:
-            return repaired
-        return sirt(projections, grid, scan, iterations=self.align_iterations, initial=repaired)
+        return align(repaired, projections, grid, scan, iterations=self.align_iterations)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many references were made; the newest itself is in the module's checkpoint."""

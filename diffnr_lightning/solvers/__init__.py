@@ -1,5 +1,6 @@
 """Classical reconstruction as plain functions of (projections, grid, scan)."""
 
+from diffnr_lightning.solvers.alignment import align
 from diffnr_lightning.solvers.asd_pocs import asd_pocs
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk, ramp_filter
 from diffnr_lightning.solvers.normalisation import Weights, normalise
@@ -9,6 +10,7 @@ from diffnr_lightning.solvers.total_variation import total_variation, total_vari
 
 __all__ = [
     "Weights",
+    "align",
     "analytic",
     "asd_pocs",
     "fbp",
