@@ -25,7 +25,8 @@ def save_prior(
     """Write the weights (as float16) and all that is needed to build the network again.
 
     Args:
-        path: of the safetensors file; replaced in one step, so that no reader sees half a file.
+        path: of the safetensors file; replaced in one step, so that no reader sees half a file. Its
+            folder is created if missing.
         prior: network with an `architecture` dictionary of its constructor's arguments.
         metadata: anything JSON can hold: steps, data, configuration.
 
@@ -53,9 +54,13 @@ def save_prior(
         "architecture": json.dumps(prior.architecture),
         "metadata": json.dumps(metadata or {}),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(save(tensors, metadata=header))
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(save(tensors, metadata=header))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

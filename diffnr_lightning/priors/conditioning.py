@@ -87,13 +87,13 @@ def biplanar_pair(directions: Tensor) -> tuple[int, int]:
         ValueError: fewer than two views or wrong shape.
     """
     directions = torch.as_tensor(directions, dtype=torch.float64)
-    if directions.ndim == 1:
-        directions = torch.stack((torch.cos(directions), torch.sin(directions)), dim=1)
-    if directions.ndim != 2 or directions.shape[0] < 2:
+    if directions.shape[1:] not in ((), (3,)) or directions.ndim == 0 or len(directions) < 2:
         raise ValueError(
             f"directions has shape {tuple(directions.shape)}; a biplanar pair needs angles (V,) or "
             "vectors (V, 3) of at least two views."
         )
+    if directions.ndim == 1:
+        directions = torch.stack((torch.cos(directions), torch.sin(directions)), dim=1)
     unit = F.normalize(directions, dim=1)
     # Rounded: the choice among equally good pairs must not hang on the last bit of a cosine.
     cosine = torch.round((unit @ unit.T).abs() * 1e6)

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+SMALLEST = 24
+"""Edge in pixels below which the last convolution has nothing left to see."""
+
 
 class PatchDiscriminator(nn.Module):
     """Conditional patch discriminator: every output sees 70 x 70 pixels of (degraded, candidate).
@@ -45,10 +48,19 @@ class PatchDiscriminator(nn.Module):
         """Scores (logits) of the candidate, higher for clean ones.
 
         Args:
-            degraded: (N, H, W) in [0, 1], what the generator was given; H and W at least 32.
+            degraded: (N, H, W) in [0, 1], what the generator was given; H and W at least 24.
             candidate: (N, H, W), clean or repaired.
 
         Returns:
             (N, h, w), one logit for each patch.
+
+        Raises:
+            ValueError: slices that are too small or do not match.
         """
+        if degraded.shape != candidate.shape or min(degraded.shape[-2:]) < SMALLEST:
+            raise ValueError(
+                f"degraded has shape {tuple(degraded.shape)} and candidate "
+                f"{tuple(candidate.shape)}; the discriminator expects two alike (N, H, W) with H "
+                f"and W of at least {SMALLEST}: train on larger crops."
+            )
         return self.layers(torch.stack((degraded, candidate), dim=1))[:, 0]

@@ -15,7 +15,8 @@ EMPTY = 1e-3
 """A slice whose maximum is below this holds nothing that could be repaired."""
 
 
-@torch.inference_mode()
+# Not inference_mode: its results could not be the reference of a loss.
+@torch.no_grad()
 def repair_volume(
     prior: Prior,
     volume: Tensor,
@@ -87,7 +88,7 @@ def _repair_resized(
     longest = max(height, width)
     if size is None or size == longest == min(height, width):
         return prior.repair(slices, conditioning)
-    shown = (round(height * size / longest), round(width * size / longest))
+    shown = tuple(max(round(edge * size / longest), 1) for edge in (height, width))
     enlarged = F.interpolate(slices, size=shown, mode="bilinear", antialias=True)
     padded = F.pad(enlarged, (0, size - shown[1], 0, size - shown[0]))
     repaired = prior.repair(padded, conditioning)[:, : shown[0], : shown[1]]

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffnr_lightning.priors import CompactSliceFixer, Conditioning, Prior
+
+
+def small(**changed) -> CompactSliceFixer:
+    torch.manual_seed(0)
+    return CompactSliceFixer(**{"channels": (8, 16), "embedding": 16, **changed})
+
+
+def told(slices: int, seed: int = 0, **changed) -> Conditioning:
+    generator = torch.Generator().manual_seed(seed)
+    fields = {
+        "biplanar": torch.rand(slices, 2, 16, 16, generator=generator),
+        "plane": torch.arange(slices) % 3,
+        "position": torch.linspace(-1, 1, slices),
+        "views": torch.full((slices,), 24.0),
+    }
+    return Conditioning(**{**fields, **changed})
+
+
+def after_a_step(network: CompactSliceFixer) -> CompactSliceFixer:
+    """The network after one optimiser step; its last layer no longer holds zeros."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        # The second pass reaches what the zeros of the last layer hid from the first.
+        optimizer.zero_grad()
+        (network(torch.rand(3, 3, 16, 16), told(3)) - 2).square().mean().backward()
+        optimizer.step()
+    return network
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (15, 22), (1, 7), (33, 8)])
+@pytest.mark.parametrize("context", [0, 2])
+def test_is_the_identity_before_training_at_any_size(shape, context):
+    slices = torch.rand(2, 2 * context + 1, *shape)
+    network = small(context=context)
+    assert torch.equal(network(slices, told(2)), slices[:, context])
+    assert torch.equal(network.repair(slices, told(2)), slices[:, context])
+
+
+def test_keeps_its_size_and_range_once_it_corrects():
+    network = after_a_step(small())
+    slices = torch.rand(2, 3, 15, 22)
+    repaired = network.repair(slices, told(2))
+    assert repaired.shape == (2, 15, 22)
+    assert not torch.equal(repaired, slices[:, 1])
+    assert repaired.min() >= 0 and repaired.max() <= 1
+    assert network(slices * 5, told(2)).max() > 1  # forward does not clip, repair does
+    assert network.repair(slices * 5, told(2)).max() == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"biplanar": torch.ones(1, 2, 16, 16)},
+        {"plane": torch.tensor([2])},
+        {"position": torch.tensor([0.3])},
+        {"views": torch.tensor([48.0])},
+        {"views": torch.tensor([0.0])},
+    ],
+    ids=["biplanar", "plane", "position", "views", "unknown views"],
+)
+def test_every_part_of_the_conditioning_changes_the_repair(changed):
+    network = after_a_step(small()).eval()
+    slices = torch.rand(1, 3, 16, 16)
+    as_told = network(slices, told(1))
+    assert not torch.allclose(network(slices, told(1, **changed)), as_told, atol=1e-7)
+
+
+def test_unknown_views_are_not_taken_for_some_number_of_views():
+    """0 is a flag: the middle of the range, which maps to 0 as well, stays distinguishable."""
+    encoder = small().encoder
+    known, unknown = (encoder(told(1, views=torch.tensor([v]))) for v in (24.0, 0.0))
+    assert not torch.allclose(known, unknown)
+
+
+def test_neighbouring_slices_change_the_repair_and_slices_of_a_batch_do_not():
+    network = after_a_step(small()).eval()
+    slices = torch.rand(2, 3, 16, 16)
+    whole = network(slices, told(2))
+    moved = slices.clone()
+    moved[0, 0] = 0
+    changed = network(moved, told(2))
+    assert not torch.allclose(changed[0], whole[0], atol=1e-7)
+    torch.testing.assert_close(changed[1], whole[1])
+
+
+def test_a_conditioning_shared_by_all_slices_equals_its_copies():
+    network = after_a_step(small()).eval()
+    slices = torch.rand(3, 3, 16, 16)
+    one = told(1, plane=torch.tensor([1]), position=torch.tensor([0.2]))
+    copies = Conditioning(*(field.expand(3, *field.shape[1:]) for field in one))
+    mixed = one._replace(position=copies.position)
+    torch.testing.assert_close(network(slices, one), network(slices, copies))
+    torch.testing.assert_close(network(slices, mixed), network(slices, copies))
+
+
+def test_gradient_reaches_every_parameter_and_the_input():
+    network = after_a_step(small(blocks=2))
+    network.zero_grad()
+    slices = torch.rand(3, 3, 16, 16, requires_grad=True)
+    network(slices, told(3)).square().sum().backward()
+    missed = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert missed == []
+    assert slices.grad.any()
+
+
+def test_default_network_fits_in_the_package():
+    weights = sum(p.numel() for p in CompactSliceFixer().parameters())
+    assert 1e6 < weights < 8e6  # 16 MB in float16
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 5, 16, 16), (3, 16, 16)])
+def test_another_number_of_channels_is_refused(shape):
+    with pytest.raises(ValueError, match=r"slices has shape .*expects \(N, 3, H, W\)"):
+        small()(torch.rand(shape), told(2))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"context": -1}, {"channels": (8, 12)}, {"channels": ()}, {"blocks": 0}]
+)
+def test_architectures_that_cannot_be_built_are_refused(wrong):
+    with pytest.raises(ValueError, match="CompactSliceFixer got .*; expected"):
+        small(**wrong)
+
+
+def test_is_a_prior_and_is_rebuilt_from_its_architecture():
+    network = small(context=2, blocks=2)
+    assert isinstance(network, Prior)
+    again = CompactSliceFixer(**network.architecture)
+    assert {n: p.shape for n, p in again.named_parameters()} == {
+        n: p.shape for n, p in network.named_parameters()
+    }
