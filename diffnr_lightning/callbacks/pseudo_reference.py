@@ -61,6 +61,12 @@ class PseudoReference(lightning.Callback):
         self.made = 0
         self.prior: Prior = load_prior(weights) if weights is not None else load_default()
 
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Begin to count anew: one callback may serve several scans; a resume restores the count."""
+        self.made = 0
+
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
