@@ -66,7 +66,8 @@ def repair_volume(
     for (plane, stack), indices in zip(stacks, filled, strict=True):
         repaired = stack.clone()
         offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
-        for batch in indices.split(batch_size):
+        # An empty tensor splits into one empty batch, which no prior should see.
+        for batch in indices.split(batch_size) if len(indices) else ():
             # At the ends of the volume the outermost slice stands in for missing neighbours.
             neighbours = (batch[:, None] + offsets).clamp(0, len(stack) - 1)
             positions = 2 * batch / max(len(stack) - 1, 1) - 1
