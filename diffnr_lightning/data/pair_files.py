@@ -106,8 +106,11 @@ def open_pairs(folder: str | Path) -> dict[str, ScanPairs]:
 
 def _replace(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> ScanPairs:
@@ -122,7 +125,9 @@ def _open(path: Path) -> ScanPairs:
             )
         if scan.degraded.ndim != 4 or scan.degraded.shape[1:] != scan.clean.shape:
             raise ValueError("shapes that do not fit together")
-        if not {"case", "views"} <= set(scan.info):
+        if scan.biplanar.ndim != 3 or len(scan.biplanar) != 2:
+            raise ValueError("projections that are no pair")
+        if not isinstance(scan.info, dict) or not {"case", "views"} <= scan.info.keys():
             raise ValueError("a header without case and views")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -46,7 +46,8 @@ def _position(volume: Tensor, axis: int, index: int) -> float:
 class SlicePairDataset(Dataset[SlicePair]):
     """Random crops of random slices; item i is drawn from (seed, i) alone.
 
-    So a run that resumes at item i sees the very items it would have seen.
+    So a run that resumes at item i sees the very items it would have seen. Processes that share a
+    run take turns along the same sequence of draws.
 
     Args:
         scans: curated scans to draw from, each equally often.
@@ -61,6 +62,8 @@ class SlicePairDataset(Dataset[SlicePair]):
         empty_share: probability of keeping a drawn slice that shows nothing; otherwise another is
             drawn, up to 32 times.
         dropout: probability of hiding the projections, and, apart from that, the number of views.
+        rank: number of this process.
+        world_size: processes that share the run.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class SlicePairDataset(Dataset[SlicePair]):
         gain: tuple[float, float] = (0.9, 1.1),
         empty_share: float = 0.05,
         dropout: float = 0.15,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.scans = list(scans)
         self.length = length
@@ -87,12 +92,14 @@ class SlicePairDataset(Dataset[SlicePair]):
         self.gain = gain
         self.empty_share = empty_share
         self.dropout = dropout
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, item: int) -> SlicePair:
-        rng = np.random.default_rng((self.seed, item))
+        rng = np.random.default_rng((self.seed, item * self.world_size + self.rank))
         scan = self.scans[rng.integers(len(self.scans))]
         degraded = scan.degraded[rng.integers(len(scan.degraded))]
         axis = AXES[self.planes[rng.integers(len(self.planes))]]
@@ -122,7 +129,7 @@ class SlicePairDataset(Dataset[SlicePair]):
         """Random square of the slices, magnified and flipped at random, (C, crop, crop) float32."""
         height, width = slices.shape[-2:]
         magnified = np.exp(rng.uniform(*np.log(self.zoom))) if rng.random() < 0.5 else 1.0
-        edge = min(round(self.crop / magnified), height, width)
+        edge = min(max(round(self.crop / magnified), 1), height, width)
         top, left = rng.integers(height - edge + 1), rng.integers(width - edge + 1)
         square = slices[:, top : top + edge, left : left + edge].float()
         if edge != self.crop:
@@ -233,6 +240,7 @@ class SlicePairData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         for name, count in (
+            ("folders", len(folders)),
             ("iterations", iterations),
             ("batch_size", batch_size),
             ("crop", crop),
@@ -275,9 +283,16 @@ class SlicePairData(lightning.LightningDataModule):
 
         Raises:
             FileNotFoundError: a folder without pairs.
-            ValueError: a damaged file, a pattern that no case has, or nothing left to train on.
+            ValueError: a damaged file, biplanar pairs of several sizes, a pattern that no case has,
+                or nothing left to train on.
         """
         scans = [scan for folder in self.folders for scan in open_pairs(folder).values()]
+        sizes = sorted({tuple(scan.biplanar.shape) for scan in scans})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"the pairs folders hold biplanar projections of the shapes {sizes}; curate all of "
+                "them with the same size."
+            )
         cases = {str(scan.info["case"]) for scan in scans}
         for pattern in self.held_out:
             if not any(fnmatch(case, pattern) for case in cases):
@@ -296,7 +311,13 @@ class SlicePairData(lightning.LightningDataModule):
         total = self.iterations * self.batch_size
         done = self.trainer.lightning_module.iteration * self.batch_size
         return DataLoader(
-            SlicePairDataset(self.training, total, **self.drawing),
+            SlicePairDataset(
+                self.training,
+                total,
+                rank=self.trainer.global_rank,
+                world_size=self.trainer.world_size,
+                **self.drawing,
+            ),
             batch_size=self.batch_size,
             sampler=IterationSampler(total, start=done),
             num_workers=self.workers,

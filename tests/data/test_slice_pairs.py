@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import types
+import warnings
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.batches import SlicePair
+from diffnr_lightning.data.slice_pairs import (
+    HeldOutSlices,
+    ScanPairs,
+    SlicePairData,
+    SlicePairDataset,
+    write_pairs,
+)
+
+
+def scan(case="chest", shape=(10, 14, 18), snapshots=2, equal=False, seed=0) -> ScanPairs:
+    generator = torch.Generator().manual_seed(seed)
+    clean = 0.1 + 0.8 * torch.rand(shape, generator=generator)
+    noise = 0 if equal else 0.1 * torch.rand(snapshots, *shape, generator=generator)
+    degraded = (clean + noise).expand(snapshots, *shape)
+    biplanar = torch.rand(2, 8, 8, generator=generator)
+    info = {"case": case, "views": 24}
+    return ScanPairs(degraded.half(), clean.half(), biplanar.half(), info)
+
+
+def same(one: SlicePair, other: SlicePair) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def plain(scans, length=50, **changed) -> SlicePairDataset:
+    """Crops without magnification, gain and dropout."""
+    options = {"crop": 8, "zoom": (1, 1), "gain": (1, 1), "dropout": 0.0, **changed}
+    return SlicePairDataset(scans, length, **options)
+
+
+class TestDraws:
+    def test_item_depends_on_seed_and_number_only(self):
+        scans = [scan(), scan("other", seed=1)]
+        first = SlicePairDataset(scans, 30, seed=4, crop=8)
+        items = [first[i] for i in range(30)]
+        again = SlicePairDataset(scans, 1000, seed=4, crop=8)
+        np.random.seed(5)
+        torch.manual_seed(5)
+        for i in reversed(range(30)):
+            assert same(again[i], items[i])
+        other = SlicePairDataset(scans, 30, seed=5, crop=8)
+        assert not any(same(other[i], items[i]) for i in range(30))
+        assert not any(same(items[i], items[j]) for i in range(30) for j in range(i))
+
+    def test_shapes_and_types(self):
+        item = SlicePairDataset([scan()], 10, crop=12, context=2)[0]
+        assert item.degraded.shape == (5, 12, 12)
+        assert item.clean.shape == (1, 12, 12)
+        assert item.biplanar.shape == (2, 8, 8)
+        assert item.plane.dtype == torch.int64
+        assert {t.dtype for t in item if t is not item.plane} == {torch.float32}
+        assert item.position.shape == item.plane.shape == item.views.shape == ()
+
+    @pytest.mark.parametrize("crop", [8, 24])
+    def test_crops_flips_and_zoom_keep_degraded_and_clean_aligned(self, crop):
+        data = SlicePairDataset([scan(equal=True)], 60, crop=crop, zoom=(0.5, 2), gain=(0.5, 1.5))
+        for i in range(60):
+            assert torch.equal(data[i].degraded[1:2], data[i].clean)
+            assert data[i].clean.max() <= 1
+
+    def test_crops_are_squares_of_the_slice_flipped_or_not(self):
+        pairs = scan()
+        data = plain([pairs], context=0)
+        flips = set()
+        for i in range(50):
+            item = data[i]
+            axis = int(item.plane)
+            index = round((item.position.item() + 1) / 2 * (pairs.clean.shape[axis] - 1))
+            whole = pairs.clean.select(axis, index).float()
+            squares = whole.unfold(0, 8, 1).unfold(1, 8, 1)
+            found = [
+                axes
+                for axes in ((), (0,), (1,), (0, 1))
+                if (squares == item.clean[0].flip(axes)).all(dim=(-1, -2)).any()
+            ]
+            assert len(found) == 1
+            flips.add(found[0])
+        assert flips == {(), (0,), (1,), (0, 1)}
+
+    def test_neighbours_lie_around_the_slice_and_are_repeated_at_the_ends(self):
+        pairs = scan(equal=True)
+        ramp = torch.linspace(0.1, 1, 10).half()[:, None, None].expand(10, 14, 18)
+        pairs = pairs._replace(clean=ramp, degraded=ramp.expand(2, *ramp.shape))
+        ends = set()
+        for item in map(plain([pairs], planes=("axial",), context=2).__getitem__, range(50)):
+            index = round((item.position.item() + 1) / 2 * 9)
+            expected = [ramp[min(max(index + o, 0), 9), 0, 0].item() for o in range(-2, 3)]
+            assert item.degraded[:, 0, 0].tolist() == pytest.approx(expected)
+            ends.add(index)
+        assert ends == set(range(10))
+
+    def test_planes_scans_and_snapshots_are_drawn_equally_often(self):
+        scans = [scan("one"), scan("two", shape=(30, 30, 30), seed=1)]
+        scans[0].degraded[:] = torch.tensor([0.2, 0.4])[:, None, None, None]
+        scans[1].degraded[:] = torch.tensor([0.6, 0.8])[:, None, None, None]
+        items = [plain(scans, 600)[i] for i in range(600)]
+        planes = torch.bincount(torch.stack([item.plane for item in items]))
+        assert (planes - 200).abs().max() < 50
+        levels = torch.stack([item.degraded.mean() for item in items])
+        counts = torch.bincount((levels / 0.2).round().long())[1:]
+        assert (counts - 150).abs().max() < 45
+
+    def test_only_the_planes_wanted_are_drawn(self):
+        data = plain([scan()], planes=("coronal",))
+        assert {int(data[i].plane) for i in range(20)} == {1}
+
+    def test_magnification_shows_less_of_the_slice(self):
+        pairs = scan(shape=(1, 64, 64))
+        ramp = torch.linspace(0, 1, 64).half().expand(2, 1, 64, 64)
+        pairs = pairs._replace(degraded=ramp, clean=ramp[0])
+        spans = []
+        for i in range(80):
+            row = plain([pairs], 80, crop=16, zoom=(0.5, 2), planes=("axial",))[i].clean[0, 0]
+            spans.append((row[-1] - row[0]).abs().item() * 63 / 15)
+        spans = torch.tensor(spans)
+        assert 0.3 < ((spans - 1).abs() < 0.02).float().mean() < 0.7  # half stay as they are
+        assert spans.min() < 0.7 and spans.max() > 1.5
+        assert spans.min() > 0.45 and spans.max() < 2.2
+
+    def test_gain_and_dropout(self):
+        pairs = scan()
+        pairs.clean[:] = 0.5
+        doubled = plain([pairs], gain=(1.5, 1.5))[0]
+        torch.testing.assert_close(doubled.clean, torch.full((1, 8, 8), 0.75))
+        items = [plain([pairs], 200, dropout=0.5)[i] for i in range(200)]
+        hidden = torch.tensor([[not i.biplanar.any(), i.views.item() == 0] for i in items])
+        assert (hidden.float().mean(dim=0) - 0.5).abs().max() < 0.15
+        assert (hidden[:, 0] != hidden[:, 1]).any()  # one apart from the other
+        assert {i.views.item() for i in items} == {0.0, 24.0}
+
+    def test_slices_that_show_nothing_are_rare(self):
+        pairs = scan(shape=(40, 8, 8))
+        pairs.clean[4:] = 0
+        options = {"planes": ("axial",), "crop": 8}
+        shown = [plain([pairs], 100, empty_share=0.0, **options)[i].clean.any() for i in range(100)]
+        assert sum(map(bool, shown)) > 90
+        data = plain([pairs], 100, empty_share=1.0, **options)
+        assert sum(bool(data[i].clean.any()) for i in range(100)) < 30
+        pairs.clean[:] = 0
+        assert not plain([pairs], empty_share=0.0, **options)[0].clean.any()
+
+    def test_a_slice_smaller_than_the_crop_is_magnified(self):
+        item = plain([scan(shape=(3, 5, 4), equal=True)], crop=16)[0]
+        assert item.clean.shape == (1, 16, 16)
+        assert plain([scan()], crop=1, zoom=(4, 4))[3].clean.shape == (1, 1, 1)
+
+    def test_processes_draw_different_items_of_one_sequence(self):
+        alone = plain([scan()])
+        pair = [plain([scan()], rank=rank, world_size=2) for rank in range(2)]
+        for i in range(8):
+            assert same(pair[i % 2][i // 2], alone[i])
+
+
+class TestHeldOut:
+    def test_blocks_are_fixed(self):
+        scans = [scan(), scan("other", seed=1)]
+        options = {"slices": 3, "planes": ("axial", "sagittal")}
+        blocks, again = HeldOutSlices(scans, **options), HeldOutSlices(scans, **options)
+        assert len(blocks) == 2 * 2 * 2
+        assert all(same(blocks[i], again[i]) for i in range(8))
+
+    def test_blocks_are_whole_slices_spread_over_the_volume(self):
+        pairs = scan()
+        block = HeldOutSlices([pairs], slices=5, context=1)[1]
+        assert block.degraded.shape == (5, 3, 14, 18)
+        positions = [1, 3, 5, 7, 9]
+        assert torch.equal(block.clean[:, 0], pairs.clean[positions].float())
+        assert torch.equal(block.degraded[:, 1], pairs.degraded[1, positions].float())
+        assert torch.equal(block.degraded[-1, 2], pairs.degraded[1, 9].float())
+        torch.testing.assert_close(block.position, torch.tensor(positions) * 2 / 9 - 1)
+        assert block.plane.tolist() == [0] * 5
+        assert block.views.tolist() == [24.0] * 5
+        assert block.biplanar.shape == (5, 2, 8, 8)
+
+    def test_slices_that_show_nothing_are_left_out(self):
+        pairs = scan()
+        pairs.clean[:4] = 0
+        positions = HeldOutSlices([pairs], slices=20)[0].position
+        torch.testing.assert_close(positions, torch.arange(4, 10) * 2 / 9 - 1)
+        pairs.clean[:] = 0
+        assert HeldOutSlices([pairs], slices=20)[0].clean.shape == (10, 1, 14, 18)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for case in ("chest_1", "chest_2", "head_1"):
+        for views in (12, 24):
+            pairs = scan(case, shape=(6, 12, 12), seed=views)
+            info = {"case": case, "views": views}
+            tensors = {k: getattr(pairs, k) for k in ("degraded", "clean", "biplanar")}
+            write_pairs(tmp_path / "pairs", f"{case}_{views}", **tensors, info=info)
+    return tmp_path / "pairs"
+
+
+class Recorder(lightning.LightningModule):
+    """Keeps the batches; counts them under the name that the data asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.zeros(()))
+        self.iteration = 0
+        self.seen: list[SlicePair] = []
+        self.held_out: list[SlicePair] = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch)
+        self.iteration += 1
+        return (self.value - batch.clean).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.held_out.append(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.value], lr=0.1)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["iteration"] = self.iteration
+
+    def on_load_checkpoint(self, checkpoint):
+        self.iteration = checkpoint["iteration"]
+
+
+class SaveAt(lightning.Callback):
+    def __init__(self, batch, path):
+        self.batch, self.path = batch, path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if module.iteration == self.batch:
+            trainer.save_checkpoint(self.path)
+
+
+def run(data, callbacks=(), checkpoint=None) -> Recorder:
+    module = Recorder()
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        val_check_interval=data.iterations, callbacks=list(callbacks),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return module
+
+
+class TestData:
+    def test_held_out_cases_are_split_off_whole(self, folder):
+        data = SlicePairData([folder], 5, held_out=("chest_2", "head*"))
+        data.setup("fit")
+        assert {s.info["case"] for s in data.training} == {"chest_1"}
+        assert {s.info["case"] for s in data.validation} == {"chest_2", "head_1"}
+        assert len(data.training) == 2 and len(data.validation) == 4
+
+    def test_several_folders_are_one(self, folder, tmp_path):
+        pairs = scan("spine", shape=(6, 12, 12))
+        tensors = {k: getattr(pairs, k) for k in ("degraded", "clean", "biplanar")}
+        write_pairs(tmp_path / "more", "chest_1_12", **tensors, info=pairs.info)
+        data = SlicePairData([folder, tmp_path / "more"], 5)
+        data.setup("fit")
+        assert len(data.training) == 7
+
+    def test_nothing_held_out_means_no_validation(self, folder):
+        data = SlicePairData([folder], 5)
+        data.setup("fit")
+        assert data.validation == []
+        assert data.val_dataloader() == []
+
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    def test_resumed_run_draws_the_items_of_an_uninterrupted_one(
+        self, folder, tmp_path, batch_size
+    ):
+        def data():
+            options = {"held_out": ("head*",), "batch_size": batch_size, "crop": 8, "seed": 7}
+            return SlicePairData([folder], 9, validation_slices=2, **options)
+
+        whole = run(data(), [SaveAt(4, tmp_path / "run.ckpt")])
+        assert len(whole.seen) == 9
+        assert whole.seen[0].clean.shape == (batch_size, 1, 8, 8)
+        resumed = run(data(), checkpoint=tmp_path / "run.ckpt")
+        assert resumed.iteration == 9
+        assert len(resumed.seen) == 5
+        assert all(same(a, b) for a, b in zip(resumed.seen, whole.seen[4:], strict=True))
+        # 2 scans of the case with 2 snapshots each, in the same order at any time.
+        assert len(whole.held_out) == len(resumed.held_out) == 4
+        assert all(same(a, b) for a, b in zip(resumed.held_out, whole.held_out, strict=True))
+
+    def test_workers_draw_the_same_items(self, folder):
+        def items(workers):
+            data = SlicePairData([folder], 4, batch_size=2, crop=8, workers=workers)
+            data.setup("fit")
+            data.trainer = types.SimpleNamespace(
+                lightning_module=Recorder(), global_rank=0, world_size=1
+            )
+            return list(data.train_dataloader())
+
+        assert all(same(a, b) for a, b in zip(items(0), items(1), strict=True))
+
+    @pytest.mark.parametrize(
+        ("held_out", "match"),
+        [
+            (("lung*",), "'lung.*no curated case matches; the cases are chest_1, chest_2, head_1"),
+            (("*",), "matches every curated case"),
+        ],
+    )
+    def test_patterns_are_checked(self, folder, held_out, match):
+        with pytest.raises(ValueError, match=match):
+            SlicePairData([folder], 5, held_out=held_out).setup("fit")
+
+    def test_projections_of_several_sizes_are_refused(self, folder):
+        pairs = scan("spine", shape=(6, 12, 12))._replace(biplanar=torch.zeros(2, 4, 4))
+        tensors = {k: getattr(pairs, k) for k in ("degraded", "clean", "biplanar")}
+        write_pairs(folder, "spine", **tensors, info=pairs.info)
+        with pytest.raises(ValueError, match=r"shapes \[\(2, 4, 4\), \(2, 8, 8\)\]"):
+            SlicePairData([folder], 5).setup("fit")
+
+    @pytest.mark.parametrize(
+        ("wrong", "match"),
+        [
+            ({"folders": []}, "folders is or has the length 0"),
+            ({"iterations": 0}, "iterations is or has the length 0"),
+            ({"crop": 0}, "crop"),
+            ({"batch_size": -1}, "batch_size"),
+            ({"planes": ()}, "planes"),
+            ({"zoom": (0, 1)}, r"zoom is \(0, 1\); expected 0 < low <= high"),
+            ({"gain": (2, 1)}, "gain is"),
+            ({"dropout": 1.5}, r"expected shares in \[0, 1\]"),
+            ({"empty_share": -0.1}, r"expected shares in \[0, 1\]"),
+        ],
+    )
+    def test_options_are_checked(self, folder, wrong, match):
+        with pytest.raises(ValueError, match=match):
+            SlicePairData(**{"folders": [folder], "iterations": 5, **wrong})
