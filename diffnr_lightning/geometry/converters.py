@@ -17,7 +17,7 @@ def r2_scanner(scan: ScanGeometry, grid: VolumeGrid) -> dict[str, Any]:
     Raises:
         ValueError: the scan is not circular.
 
-    Source: `methods.md` notes on the R2-Gaussian format: nVoxel, sVoxel, offOrigin in (x, y, z); nDetector, sDetector,
+    Source: R2-Gaussian's data format: nVoxel, sVoxel, offOrigin in (x, y, z); nDetector, sDetector,
     offDetector in (v, u). offOrigin is the centre of the volume as seen from the rotation axis; offDetector v points
     up.
     """

@@ -41,6 +41,9 @@ class SceneOptimization(lightning.LightningModule):
         rate_decay: factor that the learning rates have lost after `rate_iterations`, log-linearly.
         rate_iterations: length of that decay in batches.
 
+    Raises:
+        ValueError: a negative weight, or a count below one.
+
     Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's,
     lengths as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6.
     Deviation: `reference_size` other than 0 compares a random cube only, which makes a use of the reference cheap
@@ -66,6 +69,18 @@ class SceneOptimization(lightning.LightningModule):
         rate_iterations: int = 30_000,
     ) -> None:
         super().__init__()
+        for name, count in (
+            ("rate_iterations", rate_iterations),
+            ("reference_every", reference_every),
+            ("tv_size", tv_size),
+        ):
+            if count < 1:
+                raise ValueError(f"{name} is {count}; at least 1 is expected.")
+        if min(lambda_ssim, lambda_tv, lambda_diff, reference_size) < 0:
+            raise ValueError(
+                f"lambda_ssim, lambda_tv, lambda_diff and reference_size are {lambda_ssim}, "
+                f"{lambda_tv}, {lambda_diff} and {reference_size}; none may be negative."
+            )
         self.representation = representation
         self.scan = scan
         self.grid = grid

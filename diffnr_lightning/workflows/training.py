@@ -69,11 +69,6 @@ def finetune(
     Raises:
         ValueError: numbers of iterations that disagree, or a run of other settings in the folder.
     """
-    run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
-    run.open()
-    if run.finished:
-        logger.info("%s is finished already", out)
-        return out
     lightning.seed_everything(seed, verbose=False)
     network = prior() if start is None else load_prior(start)
     task = module(network)
@@ -82,6 +77,11 @@ def finetune(
             f"iterations are {iterations}, data.iterations {data.iterations} and module.iterations {task.iterations}; "
             "the three have to agree."
         )
+    run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
+    run.open()
+    if run.finished:
+        logger.info("%s is finished already", out)
+        return out
     with progress_bar("finetuning") as progress:
         record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
         trainer = lightning.Trainer(
