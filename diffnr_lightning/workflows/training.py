@@ -70,7 +70,7 @@ def finetune(
         ValueError: numbers of iterations that disagree, or a run of other settings in the folder.
     """
     lightning.seed_everything(seed, verbose=False)
-    network = prior() if start is None else load_prior(start)
+    network = prior() if start is None else load_prior(start).train().requires_grad_(True)
     task = module(network)
     if not iterations == data.iterations == task.iterations:
         raise ValueError(
