@@ -1,7 +1,8 @@
-"""What happens beside an optimisation: density control, pseudo-references, records."""
+"""What happens beside an optimisation: density control, pseudo-references, records, pictures."""
 
 from diffnr_lightning.callbacks.density_control import DensityControl
 from diffnr_lightning.callbacks.pseudo_reference import PseudoReference
+from diffnr_lightning.callbacks.slice_images import SliceImages
 from diffnr_lightning.callbacks.snapshots import Snapshots
 
-__all__ = ["DensityControl", "PseudoReference", "Snapshots"]
+__all__ = ["DensityControl", "PseudoReference", "SliceImages", "Snapshots"]

@@ -48,7 +48,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
         discriminator: network that judges (degraded, candidate); None builds a PatchDiscriminator.
         average_decay: of the moving average.
         gradient_norm: gradients of either network are scaled down to at most this norm.
-        log_every: batches between two log entries.
+        log_every: batches between two log entries, whatever the Trainer's `log_every_n_steps`; the
+            step of an entry counts batches from 0.
 
     Raises:
         ValueError: a negative weight, no weight at all, or counts that make no sense.
@@ -112,7 +113,19 @@ class SliceFixerFinetuning(lightning.LightningModule):
         return 1 if self.discriminator is None else 2
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW for the prior and, if there is one, for the discriminator."""
+        """AdamW for the prior and, if there is one, for the discriminator.
+
+        Raises:
+            ValueError: float16 with a discriminator that starts later.
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and self.discriminator is not None and self.gan_start:
+            raise ValueError(
+                f"gan_start is {self.gan_start} with float16; the scaler of gradients cannot idle "
+                "with the discriminator: expected precision bf16-mixed or 32-true, or gan_start 0."
+            )
+        # A fused step would undo the scaling of float16 gradients after they were clipped.
+        fused = not scaled
         trainable = [p for p in self.prior.parameters() if p.requires_grad]
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
@@ -120,7 +133,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
                 lr=self.rate,
                 weight_decay=self.weight_decay,
                 betas=(0.9, 0.99),
-                fused=True,
+                fused=fused,
             )
         ]
         if self.discriminator is not None:
@@ -130,7 +143,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
                     lr=self.discriminator_rate,
                     weight_decay=self.weight_decay,
                     betas=(0.5, 0.99),
-                    fused=True,
+                    fused=fused,
                 )
             )
         return optimizers
@@ -176,7 +189,10 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
         self.iteration += 1
         if self.iteration % self.log_every == 0:
-            self.log_dict({f"train_{name}": term.detach() for name, term in terms.items()})
+            values = {f"train_{name}": float(term) for name, term in terms.items()}
+            # Not self.log: Lightning repeats what it was told at each batch until the next.
+            for logger in self.loggers:
+                logger.log_metrics(values, step=self.iteration - 1)
 
     def reconstruction_terms(self, repaired: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Terms of positive weight between repaired and clean slices, both (N, H, W)."""
@@ -190,8 +206,15 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def _step(self, optimizer: Any, loss: Tensor) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
-        self.clip_gradients(optimizer, self.gradient_norm, gradient_clip_algorithm="norm")
         optimizer.step()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients; under float16 they are unscaled only now.
+
+        Lightning's `clip_gradients` refuses fused optimisers under every mixed precision.
+        """
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], self.gradient_norm)
 
     def validation_step(self, batch: SlicePair, batch_idx: int) -> dict[str, Tensor]:
         """Repair a batch of held-out slices of one volume with the averaged weights.
