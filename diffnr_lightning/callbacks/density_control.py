@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 import torch
 
-from diffnr_lightning.representations import DensityLimits, clone_and_split, prune
+from diffnr_lightning.representations import DensityLimits, GaussianCloud, clone_and_split, prune
 
 
 class DensityControl(lightning.Callback):
@@ -19,6 +19,10 @@ class DensityControl(lightning.Callback):
         until: batches after which the cloud is left alone.
         limits: thresholds.
         seed: with the iteration, seeds the children of split Gaussians.
+
+    Raises:
+        ValueError: `every` is less than one.
+        TypeError: when a run starts whose representation is no `GaussianCloud`.
 
     Source: R2-Gaussian: from 500 every 100 until 15,000.
     """
@@ -38,18 +42,24 @@ class DensityControl(lightning.Callback):
         self.until = until
         self.limits = limits
         self.seed = seed
+        self._cloud: GaussianCloud | None = None
         self._restored: dict[str, torch.Tensor] | None = None
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Put back the statistics of an interrupted run."""
+        cloud = pl_module.representation
+        if not isinstance(cloud, GaussianCloud):
+            raise TypeError(
+                f"density control needs a GaussianCloud, but the representation is a "
+                f"{type(cloud).__name__}; leave density_control out."
+            )
         if self._restored is not None:
-            statistics = pl_module.representation.statistics
-            statistics.gradient = self._restored["gradient"].numpy().copy()
-            statistics.visible = self._restored["visible"].numpy().copy()
+            cloud.statistics.gradient = self._restored["gradient"].numpy().copy()
+            cloud.statistics.visible = self._restored["visible"].numpy().copy()
             self._restored = None
-        self._statistics = lambda: pl_module.representation.statistics
+        self._cloud = cloud
 
     def on_train_batch_end(
         self,
@@ -72,8 +82,10 @@ class DensityControl(lightning.Callback):
         cloud.statistics = type(statistics)(cloud.num_gaussians)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the statistics gathered since the last time."""
-        statistics = self._statistics()
+        """Return the statistics gathered since the last time; nothing before a run has started."""
+        if self._cloud is None:
+            return {}
+        statistics = self._cloud.statistics
         return {
             "gradient": torch.from_numpy(statistics.gradient.copy()),
             "visible": torch.from_numpy(statistics.visible.copy()),
@@ -81,4 +93,4 @@ class DensityControl(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the statistics until the run has started."""
-        self._restored = state_dict
+        self._restored = state_dict or None

@@ -44,8 +44,23 @@ class Representation(nn.Module, ABC):
             projections: (V, H, W) measured, line integrals in mm.
             scan: their geometry.
             seed: of everything random.
+
+        Raises:
+            ValueError: a volume on another grid.
         """
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return parameter groups for an optimiser, each with `params`, `lr` and `name`."""
+
+    def check_volume(self, volume: Tensor) -> None:
+        """Refuse a first reconstruction that is not on the grid of the representation.
+
+        Raises:
+            ValueError: naming both shapes.
+        """
+        if tuple(volume.shape) != self.grid.shape:
+            raise ValueError(
+                f"the first reconstruction has shape {tuple(volume.shape)}, but the representation's "
+                f"grid is {self.grid.shape}; reconstruct on that grid."
+            )

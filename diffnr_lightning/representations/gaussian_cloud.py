@@ -16,6 +16,7 @@ from diffnr_lightning.representations.base import Representation
 from diffnr_lightning.representations.gaussian_render import (
     CUT,
     ScreenStatistics,
+    check_cut,
     density_at,
     render_gaussians,
     voxelise_gaussians,
@@ -25,31 +26,37 @@ logger = logging.getLogger("diffnr")
 
 RATES = {"positions": 2e-4, "raw_densities": 1e-2, "raw_scales": 5e-3, "raw_rotations": 1e-3}
 SMALLEST_DENSITY = 1e-4
-# As a share of the largest edge; the distance to neighbours may be smaller where Gaussians coincide.
+# In units of half the largest edge; neighbours may be nearer where voxels are drawn repeatedly.
 SMALLEST_START = 1e-3
 
 
 class GaussianCloud(Representation):
     """Represent a volume as a sum of N 3D Gaussians.
 
-    Parameters live in a box whose largest edge is 2: `positions` (N, 3); `raw_scales` (N, 3), a sigmoid maps them
-    between the bounds; `raw_rotations` (N, 4), normalised quaternions; `raw_densities` (N,), through softplus.
+    Parameters live in a box whose largest edge is 2: `positions` (N, 3); `raw_scales` (N, 3), a
+    sigmoid maps them between the bounds; `raw_rotations` (N, 4), normalised quaternions;
+    `raw_densities` (N,), through softplus.
 
     Args:
         grid: the box.
         num_gaussians: how many to begin with.
         density_threshold: voxels of the first reconstruction above this may become Gaussians.
         density_scale: density of a new Gaussian as a share of its voxel's, before calibration.
-        calibrate: whether densities are scaled once so that the first rendering has the measured mass.
+        calibrate: whether densities are scaled once by the factor that fits the first renderings
+            to the measurement best.
         scale_bounds: least and largest standard deviation as shares of the largest edge.
         cut: where a Gaussian ends, in standard deviations.
 
-    Raises:
-        ValueError: no Gaussian, or bounds that are not in order.
+    Attributes:
+        statistics: what density control asks for, gathered by backward passes.
 
-    Source: R2-Gaussian (activations, bounds 0.0005 and 0.5, threshold 0.05, share 0.15, scale from the three nearest
-    neighbours). Deviations: a new Gaussian lies anywhere in its voxel, where the released code takes the voxel's
-    corner; voxels are drawn repeatedly where there are too few, where it fails; `calibrate` is ours.
+    Raises:
+        ValueError: no Gaussian, bounds that are not in order, or a cut outside (0, 4].
+
+    Source: R2-Gaussian (activations, bounds 0.0005 and 0.5, threshold 0.05, share 0.15, scale from
+    the three nearest neighbours). Deviations: a new Gaussian lies anywhere in its voxel, where the
+    released code takes the voxel's corner; voxels are drawn repeatedly where there are too few,
+    where it fails; `calibrate` is ours.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class GaussianCloud(Representation):
             raise ValueError(f"num_gaussians is {num_gaussians}; at least one is expected.")
         if not 0 < scale_bounds[0] < scale_bounds[1]:
             raise ValueError(f"scale_bounds is {scale_bounds}; 0 < least < largest is expected.")
+        check_cut(cut)
         self.density_threshold = density_threshold
         self.density_scale = density_scale
         self.calibrate = calibrate
@@ -82,7 +90,7 @@ class GaussianCloud(Representation):
         return len(self.positions)
 
     def resize(self, count: int) -> None:
-        """Make room for another number of Gaussians, as before loading a checkpoint; values are lost."""
+        """Make room for another number of Gaussians, as a checkpoint needs; values are lost."""
         device = self.positions.device if "positions" in self._parameters else None
         self.positions = nn.Parameter(torch.zeros(count, 3, device=device))
         self.raw_scales = nn.Parameter(torch.zeros(count, 3, device=device))
@@ -93,7 +101,7 @@ class GaussianCloud(Representation):
         self.statistics = ScreenStatistics(count)
 
     def activated(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return centres (N, 3) and scales (N, 3) in mm, unit quaternions (N, 4), densities (N,)."""
+        """Return centres and scales (N, 3) in mm, unit quaternions (N, 4), densities (N,)."""
         low, high = self.scale_bounds_mm
         centre = torch.tensor(self.grid.centre_mm, device=self.positions.device)
         return (
@@ -120,7 +128,8 @@ class GaussianCloud(Representation):
 
         Args:
             positions_mm: (N, 3) centres, world x, y, z.
-            scales_mm: (N,) or (N, 3) standard deviations; those outside the bounds are moved to them.
+            scales_mm: (N,) or (N, 3) standard deviations; those outside the bounds are moved to
+                them, or nearly, since a sigmoid never reaches its bounds.
             densities: (N,) positive peak values.
         """
         self.resize(len(positions_mm))
@@ -132,23 +141,25 @@ class GaussianCloud(Representation):
         with torch.no_grad():
             self.positions.copy_((positions_mm - centre) / (0.5 * self.edge_mm))
             self.raw_scales.copy_(torch.logit(share))
-            self.raw_densities.copy_(_inverse_softplus(densities))
+            self.raw_densities.copy_(inverse_softplus(densities))
 
     def initialise(
         self, volume: Tensor, projections: Tensor, scan: ScanGeometry, seed: int
     ) -> None:
-        """Sample Gaussians where a first reconstruction shows something; see `Representation.initialise`.
+        """Sample Gaussians where a first reconstruction shows something; see `Representation`.
 
         Raises:
-            ValueError: nothing in the volume lies above the threshold.
+            ValueError: a volume on another grid, nothing in it above the threshold, or, to
+                calibrate, no view that sees a Gaussian.
         """
+        self.check_volume(volume)
         count, device = self.num_gaussians, volume.device
         volume = volume.detach().cpu()
         candidates = torch.nonzero(volume > self.density_threshold)  # (M, 3) z, y, x
         if not len(candidates):
             raise ValueError(
-                f"no voxel of the first reconstruction exceeds density_threshold {self.density_threshold}; lower it "
-                "or check the scale of the projections."
+                "no voxel of the first reconstruction exceeds density_threshold "
+                f"{self.density_threshold}; lower it or check the scale of the projections."
             )
         generator = torch.Generator().manual_seed(seed)
         if len(candidates) >= count:
@@ -161,9 +172,12 @@ class GaussianCloud(Representation):
         edges = torch.tensor(self.grid.voxel_mm[::-1])
         origin = torch.tensor(self.grid.origin_mm)
         positions = origin + (index.flip(1) + inside) * edges
-        distance, _ = cKDTree(positions.numpy()).query(positions.numpy(), k=min(4, count))
-        nearest = np.sqrt(np.square(distance.reshape(count, -1)[:, 1:]).mean(axis=1))
-        scales = torch.from_numpy(np.nan_to_num(nearest, nan=edges.max().item())).float()
+        if count > 1:
+            distance, _ = cKDTree(positions.numpy()).query(positions.numpy(), k=min(4, count))
+            # The nearest of all is the Gaussian itself.
+            scales = torch.from_numpy(np.sqrt(np.square(distance[:, 1:]).mean(axis=1))).float()
+        else:
+            scales = edges.max().reshape(1)
         values = volume[tuple(index.T)]
         self.place(
             positions.float(),
@@ -183,14 +197,20 @@ class GaussianCloud(Representation):
 
     @torch.no_grad()
     def _calibrate(self, projections: Tensor, scan: ScanGeometry, views: int = 6) -> None:
-        """Scale all densities by the factor that fits some renderings to the measurement best."""
+        """Scale all densities by the factor that fits about `views` renderings best."""
         chosen = list(range(0, len(scan), max(1, len(scan) // views)))
         rendered, measured = self.render(scan[chosen]), projections[chosen]
-        factor = (rendered * measured).sum() / rendered.square().sum()
+        energy = rendered.square().sum()
+        if not energy > 0:
+            raise ValueError(
+                "no Gaussian is seen in the views used for calibration; check that the scan looks at "
+                "the grid, or set calibrate to false."
+            )
+        factor = (rendered * measured).sum() / energy
         densities = F.softplus(self.raw_densities) * factor.clamp(min=1e-3)
-        self.raw_densities.copy_(_inverse_softplus(densities))
+        self.raw_densities.copy_(inverse_softplus(densities))
 
 
-def _inverse_softplus(values: Tensor) -> Tensor:
-    # log(exp(v) - 1), written so that large values do not overflow.
+def inverse_softplus(values: Tensor) -> Tensor:
+    """Return log(exp(v) - 1) of positive values, written so that large ones do not overflow."""
     return values + torch.log(-torch.expm1(-values))

@@ -1,15 +1,18 @@
-"""Adaptive density control: clone, split and prune Gaussians together with their optimiser state."""
+"""Adaptive density control: clone, split and prune Gaussians and their optimiser state."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffnr_lightning.representations.gaussian_cloud import GaussianCloud, _inverse_softplus
+from diffnr_lightning.representations.gaussian_cloud import GaussianCloud, inverse_softplus
 from diffnr_lightning.representations.gaussian_render import rotation_matrices
+
+logger = logging.getLogger("diffnr")
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,10 @@ class DensityLimits:
     """Thresholds of density control.
 
     Args:
-        gradient: mean pull at the projected centre, in half detector widths, from which a Gaussian is densified.
-        large: standard deviation from which a Gaussian is split rather than cloned, as a share of the largest edge.
+        gradient: mean pull at the projected centre, in half detector widths, from which a Gaussian
+            is densified.
+        large: standard deviation above which a Gaussian is split rather than cloned, as a share of
+            the largest edge.
         least_density: below it a Gaussian is pruned.
         most_gaussians: the cloud does not grow past this.
 
@@ -40,8 +45,8 @@ def clone_and_split(
 ) -> tuple[int, int]:
     """Clone small and split large Gaussians where the projections pull hardest.
 
-    A clone shares place and shape with its original and halves its density; a split Gaussian is replaced by two that
-    are drawn from it, 1.6 times smaller and half as dense.
+    A clone shares place and shape with its original and halves its density; a split Gaussian is
+    replaced by two that are drawn from it, 1.6 times smaller and half as dense.
 
     Args:
         cloud: changed in place.
@@ -53,9 +58,17 @@ def clone_and_split(
     Returns:
         Numbers of cloned and of split Gaussians.
 
-    Source: R2-Gaussian, section on adaptive control. Deviation: where the limit on their number allows only some, the
-    hardest pulled are taken.
+    Raises:
+        ValueError: a pull for another number of Gaussians.
+
+    Source: R2-Gaussian, section on adaptive control. Deviation: where the limit on their number
+    allows only some, the hardest pulled are taken.
     """
+    if tuple(pull.shape) != (cloud.num_gaussians,):
+        raise ValueError(
+            f"pull has shape {tuple(pull.shape)}, but there are {cloud.num_gaussians} Gaussians; "
+            "(N,) is expected."
+        )
     room = max(0, limits.most_gaussians - cloud.num_gaussians)
     chosen = torch.nonzero(pull >= limits.gradient).flatten()
     if len(chosen) > room:
@@ -66,7 +79,7 @@ def clone_and_split(
         positions, scales, rotations, densities = cloud.activated()
         is_large = scales[chosen].amax(dim=1) > limits.large * cloud.edge_mm
         cloned, split = chosen[~is_large], chosen[is_large]
-        halved = _inverse_softplus((0.5 * densities).clamp(min=1e-7))
+        halved = inverse_softplus((0.5 * densities).clamp(min=1e-7))
         cloud.raw_densities[cloned] = halved[cloned]
         newborn = {name: p[cloned].clone() for name, p in _parameters(cloud).items()}
         twice = split.repeat(2)
@@ -87,16 +100,27 @@ def clone_and_split(
 
 
 def prune(cloud: GaussianCloud, optimizer: torch.optim.Optimizer, limits: DensityLimits) -> int:
-    """Remove Gaussians that are too thin or have left the box; returns how many."""
+    """Remove Gaussians that are too thin or have left the box.
+
+    Args:
+        cloud: changed in place.
+        optimizer: its state follows.
+        limits: thresholds.
+
+    Returns:
+        How many were removed; none, with a warning, where none would be left.
+    """
     with torch.no_grad():
         inside = (cloud.positions.abs() <= _half_box(cloud)).all(dim=1)
         kept = inside & (F.softplus(cloud.raw_densities) >= limits.least_density)
     removed = int((~kept).sum())
-    # A cloud of nothing could not be optimised any more.
-    if removed and removed < cloud.num_gaussians:
+    if removed == cloud.num_gaussians:
+        # A cloud of nothing could not be optimised any more.
+        logger.warning("no Gaussian is pruned, because none would be left; lower the rates")
+        return 0
+    if removed:
         _exchange(cloud, optimizer, kept, {})
-        return removed
-    return 0
+    return removed
 
 
 def _half_box(cloud: GaussianCloud) -> Tensor:
@@ -120,7 +144,8 @@ def _exchange(
         extra = born.get(name, old[:0].detach())
         new = nn.Parameter(torch.cat([old.detach()[kept], extra]))
         setattr(cloud, name, new)
-        groups[id(old)]["params"] = [new]
+        group = groups[id(old)]
+        group["params"] = [new if p is old else p for p in group["params"]]
         state = optimizer.state.pop(old, None)
         if state is not None:
             for key, moment in state.items():

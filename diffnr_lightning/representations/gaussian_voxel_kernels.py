@@ -1,8 +1,11 @@
 """Numba kernels that sum 3D Gaussians into voxels, and the way back.
 
-Slabs of slices own their voxels and every sum runs in the order of the Gaussians, so that results do not depend on the
-number of threads. Ellipsoids (N, 10): centre x, y, z in voxel indices; inverse covariance xx, xy, xz, yy, yz, zz in
-voxels; peak. Boxes (N, 6): first and last index along x, y and z (last z < first z: outside the grid).
+Slabs of slices own their voxels and every sum runs in the order of the Gaussians, so that results
+do not depend on the number of threads.
+
+Ellipsoids (N, 10), in voxel indices: centre x, y, z; stiffness of z; columns and rows by which the
+ellipse of a slice moves per slice; stiffness of y, slope, stiffness of x (see `ellipse_rows`);
+peak. Slices (2, N): first and last slice (last < first: outside the grid).
 """
 
 from __future__ import annotations
@@ -13,19 +16,25 @@ import numpy as np
 from numba import njit, prange
 
 from diffnr_lightning.representations.gaussian_shape import (
+    BLOCK,
     FAST,
-    add_shape_gradient,
+    add_rotation_gradient,
     bell,
+    dealt,
+    ellipse_rows,
     rotation_matrix,
     span,
 )
 
 f4 = np.float32
+i4 = np.int32
 SLAB = 4
 CHUNKS = 64
+# What would overflow is outside: a radius in voxels, a deviation in voxels.
+FAR, LEAST_SCALE = f4(1e6), f4(1e-6)
 
 
-@njit(parallel=True, cache=True, fastmath=True, error_model="numpy")
+@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
 def place_gaussians(
     positions: np.ndarray,
     scales: np.ndarray,
@@ -37,94 +46,119 @@ def place_gaussians(
     cut: np.float32,
     gain: np.float32,
     ellipsoids: np.ndarray,
-    boxes: np.ndarray,
+    slices: np.ndarray,
 ) -> None:
-    """Write ellipsoids and boxes; origin, edges and shape of the grid are in x, y, z order."""
+    """Write ellipsoids and slices; origin, edges and shape of the grid are in x, y, z order."""
     count = len(positions)
+    per_edge = f4(1) / edges
     for chunk in prange(CHUNKS):
-        rotation = np.empty((3, 3), f4)
+        rotation, m = np.empty((3, 3), f4), np.empty((3, 3), f4)
+        variance, centre = np.empty(3, f4), np.empty(3, f4)
         for g in range(chunk * count // CHUNKS, (chunk + 1) * count // CHUNKS):
-            rotation_matrix(rotations[g], rotation)
-            inside = True
+            slices[0, g], slices[1, g] = 1, 0
+            # Most Gaussians lie beside a small grid: ask for their spheres first.
+            radius = cut * max(scales[g, 0], scales[g, 1], scales[g, 2])
+            inside = radius < FAR * edges[0]
             for a in range(3):
-                variance = f4(0)
-                for k in range(3):
-                    variance += (rotation[a, k] * scales[g, k]) ** 2
-                centre = (positions[g, a] - origin[a]) / edges[a]
-                reach = cut * math.sqrt(variance) / edges[a]
-                low = max(f4(0), math.ceil(centre - reach))
-                high = min(f4(shape[a] - 1), math.floor(centre + reach))
-                ellipsoids[g, a] = centre
-                inside = inside and high >= low
-                boxes[g, 2 * a] = int(min(low, f4(shape[a])))
-                boxes[g, 2 * a + 1] = int(max(high, f4(-1)))
+                centre[a] = (positions[g, a] - origin[a]) * per_edge[a]
+                reach = radius * per_edge[a]
+                inside = inside and -reach <= centre[a] <= f4(shape[a] - 1) + reach
             if not inside:
-                boxes[g, 4], boxes[g, 5] = 1, 0
                 continue
-            n = 3
+            rotation_matrix(rotations[g], rotation)
+            low = high = f4(0)
             for a in range(3):
-                for b in range(a, 3):
-                    inverse = f4(0)
-                    for k in range(3):
-                        inverse += rotation[a, k] * rotation[b, k] / (scales[g, k] * scales[g, k])
-                    ellipsoids[g, n] = inverse * edges[a] * edges[b]
-                    n += 1
-            ellipsoids[g, 9] = densities[g] * gain
+                variance[a] = f4(0)
+                for k in range(3):
+                    m[a, k] = rotation[a, k] * scales[g, k] * per_edge[a]
+                    variance[a] += m[a, k] * m[a, k]
+                reach = cut * math.sqrt(variance[a])
+                low = max(f4(0), math.ceil(centre[a] - reach))
+                high = min(f4(shape[a] - 1), math.floor(centre[a] + reach))
+                inside = inside and high >= low
+            # Conditional Gaussians z, y | z, x | y, z from cross products of the rows of
+            # M = R diag(s): differences of entries of M M^T would cancel where M is thin.
+            x = m[1, 1] * m[2, 2] - m[1, 2] * m[2, 1]
+            y = m[1, 2] * m[2, 0] - m[1, 0] * m[2, 2]
+            z = m[1, 0] * m[2, 1] - m[1, 1] * m[2, 0]
+            area = x * x + y * y + z * z
+            volume = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z
+            if not (inside and area > LEAST_SCALE**4 and abs(volume) > LEAST_SCALE**3):
+                continue
+            slope = (
+                (m[0, 1] * m[2, 2] - m[0, 2] * m[2, 1]) * x
+                + (m[0, 2] * m[2, 0] - m[0, 0] * m[2, 2]) * y
+                + (m[0, 0] * m[2, 1] - m[0, 1] * m[2, 0]) * z
+            ) / area
+            xz = m[0, 0] * m[2, 0] + m[0, 1] * m[2, 1] + m[0, 2] * m[2, 2]
+            yz = m[1, 0] * m[2, 0] + m[1, 1] * m[2, 1] + m[1, 2] * m[2, 2]
+            e = ellipsoids[g]
+            e[0], e[1], e[2] = centre[0], centre[1], centre[2]
+            e[3], e[4], e[5] = f4(1) / variance[2], xz / variance[2], yz / variance[2]
+            e[6], e[7], e[8] = variance[2] / area, slope, area / (volume * volume)
+            e[9] = densities[g] * gain
+            slices[0, g], slices[1, g] = i4(low), i4(high)
 
 
 @njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
 def voxelise(
-    ellipsoids: np.ndarray, boxes: np.ndarray, cut2: np.float32, volume: np.ndarray
+    ellipsoids: np.ndarray,
+    slices: np.ndarray,
+    cut2: np.float32,
+    volume: np.ndarray,
 ) -> None:
     """Add the Gaussians to a volume (Z, Y, X)."""
     depth, rows, columns = volume.shape
-    for slab in prange((depth + SLAB - 1) // SLAB):
-        bottom, top = slab * SLAB, min(depth, slab * SLAB + SLAB)
+    slabs = (depth + SLAB - 1) // SLAB
+    for task in prange(slabs + slabs % 2):
+        slab = dealt(task, slabs)
+        bottom, top = i4(slab * SLAB), i4(min(depth, slab * SLAB + SLAB))
+        real, whole = np.empty((3, BLOCK), f4), np.empty((2, BLOCK), i4)
         for g in range(len(ellipsoids)):
-            if boxes[g, 4] >= top or boxes[g, 5] < bottom:
+            if slices[0, g] >= top or slices[1, g] < bottom:
                 continue
-            xx, xy, xz = ellipsoids[g, 3], ellipsoids[g, 4], ellipsoids[g, 5]
-            peak = ellipsoids[g, 9]
-            per_xx = f4(1) / xx
-            yy = ellipsoids[g, 6] - xy * xy * per_xx
-            yz = ellipsoids[g, 7] - xy * xz * per_xx
-            zz = ellipsoids[g, 8] - xz * xz * per_xx
-            tilt = yz / yy
-            for z in range(max(bottom, boxes[g, 4]), min(top, boxes[g, 5] + 1)):
-                dz = f4(z) - ellipsoids[g, 2]
-                flat = (zz - yz * tilt) * dz * dz
-                if flat >= cut2:
-                    continue
-                reach_y = math.sqrt((cut2 - flat) / yy)
-                middle_y = ellipsoids[g, 1] - tilt * dz
-                begin_y, count_y = span(middle_y, reach_y, rows)
-                for y in range(begin_y, begin_y + count_y):
-                    dy = f4(y) - ellipsoids[g, 1]
-                    from_middle = f4(y) - middle_y
-                    q = flat + yy * from_middle * from_middle
-                    left = cut2 - q
-                    if left <= f4(0):
-                        continue
-                    middle = ellipsoids[g, 0] - (xy * dy + xz * dz) * per_xx
-                    reach = math.sqrt(left * per_xx)
-                    begin, count = span(middle, reach, columns)
-                    if count <= 0:
-                        continue
-                    row = volume[z, y, begin : begin + count]
-                    offset = f4(begin) - middle
-                    for x in range(count):
-                        dx = offset + f4(x)
-                        row[x] += peak * bell(q + xx * dx * dx)
+            e = ellipsoids[g]
+            stiffness, peak = e[8], e[9]
+            for z in range(max(bottom, slices[0, g]), min(top, slices[1, g] + 1)):
+                dz = f4(i4(z)) - e[2]
+                base = e[3] * dz * dz
+                middle = e[1] + e[5] * dz
+                reach = math.sqrt(max(cut2 - base, f4(0)) / e[6])
+                begin, height = span(middle, reach, i4(rows))
+                for start in range(begin, begin + height, BLOCK):
+                    count = i4(min(begin + height - start, BLOCK))
+                    ellipse_rows(
+                        i4(start),
+                        count,
+                        (e[0] + e[4] * dz, middle),
+                        e[7],
+                        (e[6], stiffness),
+                        base,
+                        cut2,
+                        i4(columns),
+                        real,
+                        whole,
+                    )
+                    for i in range(count):
+                        q, offset = real[0, i], real[1, i]
+                        # Unsigned indices spare the check for negative ones, which prevents
+                        # vectorising.
+                        k, y, x = np.uintp(z), np.uintp(start + i), np.uintp(whole[0, i])
+                        for j in range(whole[1, i]):
+                            dx = offset + f4(j)
+                            volume[k, y, x + np.uintp(j)] += peak * bell(
+                                q + stiffness * dx * dx, cut2
+                            )
 
 
 @njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
 def voxelise_backward(
     scales: np.ndarray,
     rotations: np.ndarray,
-    densities: np.ndarray,
     edges: np.ndarray,
+    gain: np.float32,
     ellipsoids: np.ndarray,
-    boxes: np.ndarray,
+    slices: np.ndarray,
     cut2: np.float32,
     gradient: np.ndarray,
     position_gradient: np.ndarray,
@@ -132,94 +166,102 @@ def voxelise_backward(
     rotation_gradient: np.ndarray,
     density_gradient: np.ndarray,
 ) -> None:
-    """Write the gradients of all Gaussians from the gradient of the volume, by moments of gradient times bell."""
+    """Write the gradients of all Gaussians, by moments of the volume's gradient times bell."""
     _, rows, columns = gradient.shape
-    count = len(ellipsoids)
+    total = len(ellipsoids)
     for chunk in prange(4 * CHUNKS):
+        real, whole = np.empty((3, BLOCK), f4), np.empty((2, BLOCK), i4)
+        sums = np.empty((3, BLOCK), f4)
         rotation, moments = np.empty((3, 3), f4), np.empty((3, 3), f4)
-        inverse, turned = np.empty((3, 3), f4), np.empty((3, 3), f4)
-        slope = np.empty((3, 3), f4)
-        for g in range(chunk, count, 4 * CHUNKS):
-            if boxes[g, 5] < boxes[g, 4]:
+        turn = np.empty((3, 3), f4)
+        # Interleaved, because neighbours in the list may all be large.
+        for g in range(chunk, total, 4 * CHUNKS):
+            if slices[1, g] < slices[0, g]:
                 continue
-            xx, xy, xz = ellipsoids[g, 3], ellipsoids[g, 4], ellipsoids[g, 5]
-            peak = ellipsoids[g, 9]
-            per_xx = f4(1) / xx
-            yy = ellipsoids[g, 6] - xy * xy * per_xx
-            yz = ellipsoids[g, 7] - xy * xz * per_xx
-            zz = ellipsoids[g, 8] - xz * xz * per_xx
-            tilt = yz / yy
+            e = ellipsoids[g]
+            slope, stiffness, peak = e[7], e[8], e[9]
             m0 = mx = my = mz = mxx = mxy = mxz = myy = myz = mzz = f4(0)
-            for z in range(boxes[g, 4], boxes[g, 5] + 1):
-                dz = f4(z) - ellipsoids[g, 2]
-                flat = (zz - yz * tilt) * dz * dz
-                if flat >= cut2:
-                    continue
-                reach_y = math.sqrt((cut2 - flat) / yy)
-                middle_y = ellipsoids[g, 1] - tilt * dz
-                begin_y, count_y = span(middle_y, reach_y, rows)
-                for y in range(begin_y, begin_y + count_y):
-                    dy = f4(y) - ellipsoids[g, 1]
-                    from_middle = f4(y) - middle_y
-                    q = flat + yy * from_middle * from_middle
-                    left = cut2 - q
-                    if left <= f4(0):
-                        continue
-                    shift = -(xy * dy + xz * dz) * per_xx
-                    middle = ellipsoids[g, 0] + shift
-                    reach = math.sqrt(left * per_xx)
-                    begin, length = span(middle, reach, columns)
-                    if length <= 0:
-                        continue
-                    row = gradient[z, y, begin : begin + length]
-                    offset = f4(begin) - middle
-                    s0 = s1 = s2 = f4(0)
-                    for x in range(length):
-                        dx = offset + f4(x)
-                        w = row[x] * bell(q + xx * dx * dx)
-                        s0 += w
-                        s1 += w * dx
-                        s2 += w * dx * dx
-                    along = s1 + shift * s0
-                    m0 += s0
-                    mx += along
-                    my += dy * s0
-                    mz += dz * s0
-                    mxx += s2 + f4(2) * shift * s1 + shift * shift * s0
-                    mxy += dy * along
-                    mxz += dz * along
-                    myy += dy * dy * s0
-                    myz += dy * dz * s0
-                    mzz += dz * dz * s0
-            density_gradient[g] += m0 * peak / densities[g]
-            # Centre and inverse covariance in mm, then the covariance: d/dS = C M C peak / 2.
+            for z in range(slices[0, g], slices[1, g] + 1):
+                dz = f4(i4(z)) - e[2]
+                base = e[3] * dz * dz
+                lift_x, lift_y = e[4] * dz, e[5] * dz
+                reach = math.sqrt(max(cut2 - base, f4(0)) / e[6])
+                begin, height = span(e[1] + lift_y, reach, i4(rows))
+                for start in range(begin, begin + height, BLOCK):
+                    count = i4(min(begin + height - start, BLOCK))
+                    ellipse_rows(
+                        i4(start),
+                        count,
+                        (e[0] + lift_x, e[1] + lift_y),
+                        slope,
+                        (e[6], stiffness),
+                        base,
+                        cut2,
+                        i4(columns),
+                        real,
+                        whole,
+                    )
+                    for i in range(count):
+                        q, offset = real[0, i], real[1, i]
+                        k, y, x = np.uintp(z), np.uintp(start + i), np.uintp(whole[0, i])
+                        s0 = s1 = s2 = f4(0)
+                        for j in range(whole[1, i]):
+                            dx = offset + f4(j)
+                            w = gradient[k, y, x + np.uintp(j)] * bell(
+                                q + stiffness * dx * dx, cut2
+                            )
+                            s0 += w
+                            s1 += w * dx
+                            s2 += w * dx * dx
+                        sums[0, i], sums[1, i], sums[2, i] = s0, s1, s2
+                    p0 = px = py = pxx = pxy = pyy = f4(0)
+                    for i in range(count):
+                        dy = real[2, i] + lift_y
+                        shift = slope * real[2, i] + lift_x
+                        s0, s1 = sums[0, i], sums[1, i]
+                        along = s1 + shift * s0
+                        p0 += s0
+                        px += along
+                        py += dy * s0
+                        pxx += sums[2, i] + shift * (s1 + along)
+                        pxy += dy * along
+                        pyy += dy * dy * s0
+                    m0 += p0
+                    mx += px
+                    my += py
+                    mz += dz * p0
+                    mxx += pxx
+                    mxy += pxy
+                    mxz += dz * px
+                    myy += pyy
+                    myz += dz * py
+                    mzz += dz * dz * p0
+            density_gradient[g] += m0 * gain
+            # In mm and times the peak.
             ex, ey, ez = edges[0], edges[1], edges[2]
-            inverse[0, 0] = xx / (ex * ex)
-            inverse[0, 1] = inverse[1, 0] = xy / (ex * ey)
-            inverse[0, 2] = inverse[2, 0] = xz / (ex * ez)
-            inverse[1, 1] = ellipsoids[g, 6] / (ey * ey)
-            inverse[1, 2] = inverse[2, 1] = ellipsoids[g, 7] / (ey * ez)
-            inverse[2, 2] = ellipsoids[g, 8] / (ez * ez)
-            moments[0, 0] = mxx * ex * ex
-            moments[0, 1] = moments[1, 0] = mxy * ex * ey
-            moments[0, 2] = moments[2, 0] = mxz * ex * ez
-            moments[1, 1] = myy * ey * ey
-            moments[1, 2] = moments[2, 1] = myz * ey * ez
-            moments[2, 2] = mzz * ez * ez
-            for i in range(3):
-                position_gradient[g, i] += peak * (
-                    inverse[i, 0] * mx * ex + inverse[i, 1] * my * ey + inverse[i, 2] * mz * ez
-                )
-                for j in range(3):
-                    turned[i, j] = f4(0)
-                    for k in range(3):
-                        turned[i, j] += inverse[i, k] * moments[k, j]
-            for i in range(3):
-                for j in range(3):
-                    slope[i, j] = f4(0)
-                    for k in range(3):
-                        slope[i, j] += f4(0.5) * peak * turned[i, k] * inverse[k, j]
+            mx, my, mz = peak * ex * mx, peak * ey * my, peak * ez * mz
+            moments[0, 0] = peak * ex * ex * mxx
+            moments[0, 1] = moments[1, 0] = peak * ex * ey * mxy
+            moments[0, 2] = moments[2, 0] = peak * ex * ez * mxz
+            moments[1, 1] = peak * ey * ey * myy
+            moments[1, 2] = moments[2, 1] = peak * ey * ez * myz
+            moments[2, 2] = peak * ez * ez * mzz
+            # With r a column of R and s its scale, q is the sum of (r d)^2 / s^2.
             rotation_matrix(rotations[g], rotation)
-            add_shape_gradient(
-                slope, rotation, scales[g], rotations[g], scale_gradient[g], rotation_gradient[g]
-            )
+            for k in range(3):
+                per_variance = f4(1) / (scales[g, k] * scales[g, k])
+                pull = per_variance * (
+                    rotation[0, k] * mx + rotation[1, k] * my + rotation[2, k] * mz
+                )
+                stretch = f4(0)
+                for i in range(3):
+                    position_gradient[g, i] += rotation[i, k] * pull
+                    along = (
+                        moments[i, 0] * rotation[0, k]
+                        + moments[i, 1] * rotation[1, k]
+                        + moments[i, 2] * rotation[2, k]
+                    )
+                    turn[i, k] = -per_variance * along
+                    stretch += rotation[i, k] * along
+                scale_gradient[g, k] += stretch * per_variance / scales[g, k]
+            add_rotation_gradient(turn, rotations[g], rotation_gradient[g])

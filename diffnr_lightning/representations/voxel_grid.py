@@ -57,7 +57,8 @@ class VoxelGrid(Representation):
     def initialise(
         self, volume: Tensor, projections: Tensor, scan: ScanGeometry, seed: int
     ) -> None:
-        """Take the first reconstruction as it is."""
+        """Take the first reconstruction without what is negative; see `Representation`."""
+        self.check_volume(volume)
         self.values = nn.Parameter(volume.detach().clamp(min=0).clone())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
