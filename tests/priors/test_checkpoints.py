@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 
 import pytest
 import torch
@@ -93,6 +94,11 @@ def test_metadata_is_kept(tmp_path, prior):
     }
 
 
+def test_default_network_fits_in_the_package(tmp_path):
+    save_prior(tmp_path / "prior.safetensors", CompactSliceFixer())
+    assert (tmp_path / "prior.safetensors").stat().st_size < 16e6
+
+
 def test_saving_makes_the_folder_and_leaves_no_part(tmp_path, prior):
     path = tmp_path / "deep" / "er" / "prior.safetensors"
     save_prior(path, prior)
@@ -137,6 +143,21 @@ def test_a_missing_file_is_named(tmp_path, reader):
 def test_a_truncated_file_is_refused(weights, reader, left):
     weights.write_bytes(weights.read_bytes()[:left])
     assert_refused(weights, "damaged", reader=reader)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytes(range(256)) * 20,
+        struct.pack("<Q", 2**62) + b"{}",
+        struct.pack("<Q", 8) + b"notjson!",
+    ],
+    ids=["random", "huge header", "no json"],
+)
+def test_other_bytes_are_refused(tmp_path, content):
+    path = tmp_path / "prior.safetensors"
+    path.write_bytes(content)
+    assert_refused(path, "damaged")
 
 
 @pytest.mark.parametrize("reader", [load_prior, read_header])
@@ -193,6 +214,7 @@ def test_headers_that_describe_no_prior_are_refused(weights, changes):
         {**SMALL, "channels": [7, 9]},
         {**SMALL, "depth": 3},
         {**SMALL, "channels": "wide"},
+        {**SMALL, "channels": [8_000_000, 8_000_000]},  # must be refused before it is allocated
     ],
     ids=str,
 )

@@ -109,6 +109,18 @@ def test_gradient_reaches_every_parameter_and_the_input():
     assert slices.grad.any()
 
 
+def test_fine_detail_does_not_have_to_pass_the_coarse_levels():
+    network = after_a_step(small()).eval()
+    with torch.no_grad():
+        for layer in network.grow:
+            layer.weight.zero_()
+    slices = torch.rand(1, 3, 16, 16)
+    moved = slices.clone()
+    moved[0, 0, 5, 5] += 0.5  # in a neighbour, so that the residual does not carry it
+    changed = network(moved, told(1)) - network(slices, told(1))
+    assert changed[0, 4:7, 4:7].abs().max() > 1e-6
+
+
 def test_default_network_fits_in_the_package():
     weights = sum(p.numel() for p in CompactSliceFixer().parameters())
     assert 1e6 < weights < 8e6  # 16 MB in float16

@@ -32,6 +32,18 @@ def test_pair_is_the_nearest_to_perpendicular_of_uneven_views():
     assert biplanar_pair(torch.deg2rad(torch.tensor([0.0, 20.0, 75.0, 107.0, 150.0]))) == (1, 3)
 
 
+def test_pair_of_random_views_is_the_best_there_is():
+    angles = 2 * math.pi * torch.rand(15, generator=torch.Generator().manual_seed(3)).double()
+    pair = biplanar_pair(angles)
+    assert biplanar_pair(7 * vectors(angles)) == pair
+    cosines = (angles[:, None] - angles).cos().abs() + torch.eye(15)
+    assert cosines[pair].item() == pytest.approx(cosines.min().item(), abs=1e-6)
+
+
+def test_pair_of_a_short_arc_is_its_ends():
+    assert biplanar_pair(torch.deg2rad(torch.tensor([0.0, 20.0, 60.0, 40.0]))) == (0, 2)
+
+
 def test_opposite_views_are_parallel():
     angles = torch.deg2rad(torch.tensor([0.0, 180.0, 300.0]))
     # 0 and 180 see the same lines; 0 (or 180) and 300 are 60 degrees apart.
