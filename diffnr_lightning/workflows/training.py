@@ -94,7 +94,7 @@ def finetune(
             precision=precision,
             logger=curves or CSVLogger(out, name="curves", version="", flush_logs_every_n_steps=1),
             callbacks=[*(callbacks or {}).values(), record],
-            val_check_interval=validate_every,
+            val_check_interval=min(validate_every, iterations),
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             use_distributed_sampler=False,
