@@ -126,14 +126,12 @@ class SceneOptimization(lightning.LightningModule):
         if self.reference_size:
             grid, crop = self._random_cube(self.reference_size)
             volume, reference = self.representation.query(grid), self.reference[crop]
-            prepared = reference
         else:
             volume, reference = self.query_volume(), self.reference
-            prepared = self._prepared_reference()
         if self.reference_loss == "l1" or not (reference > 0).any():
             # Where the reference shows nothing there is no structure to compare.
             return l1(volume, reference)
-        return 1 - ssim_3d(volume, prepared)
+        return 1 - ssim_3d(volume, reference if self.reference_size else self._prepared_reference())
 
     def query_volume(self) -> Tensor:
         """Return the current volume (Z, Y, X) in normalised attenuation."""

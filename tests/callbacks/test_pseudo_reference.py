@@ -1,0 +1,126 @@
+import lightning
+import pytest
+import torch
+
+from diffnr_lightning.callbacks import PseudoReference
+from diffnr_lightning.data import ScanData
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.modules import SceneOptimization
+from diffnr_lightning.projectors import project
+from diffnr_lightning.representations import VoxelGrid
+from diffnr_lightning.solvers import align
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+GRID = VolumeGrid((10, 12, 14), 2.0)
+SCAN = ScanGeometry.cone(
+    angles_rad=uniform_angles(8),
+    source_to_axis_mm=70.0,
+    source_to_detector_mm=100.0,
+    detector_shape=(16, 16),
+    pixel_mm=2.4,
+)
+TRUTH = torch.exp(-0.5 * (GRID.points() / torch.tensor([6.0, 4.0, 5.0])).square().sum(-1))
+PROJECTIONS = project(TRUTH, GRID, SCAN)
+
+
+class Halving(torch.nn.Module):
+    """A prior that halves slices, and remembers what it was told."""
+
+    context, size = 0, None
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def repair(self, slices, conditioning):
+        self.told.append((int(conditioning.plane[0]), len(slices), float(conditioning.views[0])))
+        return 0.5 * slices[:, 0]
+
+
+class Watch(lightning.Callback):
+    """Note whenever there is a new reference."""
+
+    def __init__(self):
+        self.references = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        kept = list(self.references.values())
+        if pl_module.reference is not None and not (kept and kept[-1] is pl_module.reference):
+            self.references[pl_module.iteration] = pl_module.reference
+
+
+def callback(**options):
+    made = PseudoReference(**options)
+    made.prior = Halving()
+    return made
+
+
+def run(made, steps=9):
+    representation = VoxelGrid(GRID)
+    representation.initialise(TRUTH, PROJECTIONS, SCAN, seed=0)
+    module = SceneOptimization(representation, SCAN, GRID, rate_scale=0.0, lambda_tv=0.0)
+    watch = Watch()
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[made, watch],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=ScanData(PROJECTIONS, seed=0, iterations=steps))
+    return watch.references
+
+
+@pytest.mark.parametrize(
+    ("options", "batches"),
+    [
+        ({"every": 4}, [4, 8]),
+        # The last batch has no use for a new reference.
+        ({"every": 3}, [3, 6]),
+        ({"every": 2, "repairs": 3}, [2, 4, 6]),
+        ({"every": 9}, []),
+    ],
+)
+def test_references_are_made_when_they_are_due(options, batches):
+    made = callback(**options)
+    references = run(made)
+    assert list(references) == batches
+    assert made.made == len(batches)
+    for reference in references.values():
+        torch.testing.assert_close(reference, 0.5 * TRUTH)
+        assert not reference.requires_grad
+    # The next scan is served from the beginning.
+    assert list(run(made)) == batches
+
+
+def test_the_prior_is_told_planes_and_views():
+    made = callback(every=5, planes=("axial", "sagittal"), batch_size=4)
+    run(made)
+    told = made.prior.told
+    assert {plane for plane, _, _ in told} == {0, 2}
+    assert sum(n for plane, n, _ in told if plane == 0) == 10
+    assert sum(n for plane, n, _ in told if plane == 2) == 14
+    assert max(n for _, n, _ in told) == 4
+    assert {views for _, _, views in told} == {8.0}
+
+
+def test_an_aligned_reference_fits_the_projections_better():
+    plain, aligned = (run(callback(every=5, align_iterations=n))[5] for n in (0, 8))
+    torch.testing.assert_close(aligned, align(plain, PROJECTIONS, GRID, SCAN, iterations=8))
+    residuals = [(project(v, GRID, SCAN) - PROJECTIONS).norm() for v in (plain, aligned)]
+    assert residuals[1] < 0.3 * residuals[0]
+
+
+def test_the_count_survives_a_checkpoint():
+    made, resumed = callback(repairs=2), callback(repairs=2)
+    made.made = 2
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.made == 2
+
+
+def test_a_period_that_makes_no_sense():
+    with pytest.raises(ValueError, match="every is 0"):
+        PseudoReference(every=0)

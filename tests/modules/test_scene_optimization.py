@@ -1,0 +1,192 @@
+import lightning
+import pytest
+import torch
+
+from diffnr_lightning.batches import ViewBatch
+from diffnr_lightning.data import ScanData
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.losses import l1, ssim_2d, ssim_3d, tv_3d
+from diffnr_lightning.modules import SceneOptimization
+from diffnr_lightning.projectors import project
+from diffnr_lightning.representations import GaussianCloud, VoxelGrid
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+GRID = VolumeGrid((14, 12, 16), (2.0, 2.0, 1.5))
+SCAN = ScanGeometry.cone(
+    angles_rad=uniform_angles(6),
+    source_to_axis_mm=70.0,
+    source_to_detector_mm=100.0,
+    detector_shape=(18, 18),
+    pixel_mm=2.4,
+)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    points = GRID.points()
+    return torch.exp(-0.5 * (points / torch.tensor([6.0, 4.0, 5.0])).square().sum(-1))
+
+
+@pytest.fixture(scope="module")
+def projections(truth):
+    return project(truth, GRID, SCAN)
+
+
+def voxels(volume, **options):
+    representation = VoxelGrid(GRID)
+    representation.initialise(volume, None, SCAN, seed=0)
+    return SceneOptimization(representation, SCAN, GRID, **options)
+
+
+def step(module, projections, views=(2,)):
+    views = torch.tensor(views)
+    return module.training_step(ViewBatch(views, projections[views]), 0)
+
+
+def optimise(module, projections, steps, **options):
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, datamodule=ScanData(projections, seed=0, iterations=steps))
+    return trainer
+
+
+def test_the_loss_is_the_sum_of_its_terms(truth, projections):
+    volume = 0.7 * truth
+    module = voxels(volume, lambda_ssim=0.25, lambda_tv=0.05, tv_size=100)
+    # Lengths are counted in half the largest edge.
+    scale = 2 / 28.0
+    rendered, measured = (scale * project(v, GRID, SCAN[[1, 4]]) for v in (volume, truth))
+    expected = (
+        l1(rendered, measured)
+        + 0.25 * (1 - ssim_2d(rendered, measured).mean())
+        + 0.05 * tv_3d(volume)
+    )
+    torch.testing.assert_close(step(module, projections, (1, 4)), expected)
+    without = voxels(volume, lambda_ssim=0, lambda_tv=0)
+    torch.testing.assert_close(step(without, projections, (1, 4)), l1(rendered, measured))
+
+
+def test_the_reference_takes_part_every_tau_batches(truth, projections):
+    module = voxels(0.7 * truth, lambda_tv=0, lambda_diff=3.0, reference_every=2)
+    without = [float(step(module, projections)) for _ in range(4)]
+    assert without == [without[0]] * 4
+    module = voxels(0.7 * truth, lambda_tv=0, lambda_diff=3.0, reference_every=2)
+    module.reference = truth
+    distance = float(1 - ssim_3d(0.7 * truth, truth))
+    assert distance > 0.01
+    added = [float(step(module, projections)) - without[0] for _ in range(4)]
+    assert added == pytest.approx([0, 3 * distance, 0, 3 * distance], abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 9])
+@pytest.mark.parametrize("loss", ["ssim", "l1"])
+def test_the_distance_vanishes_at_the_reference_alone(truth, loss, size):
+    for volume, reached in ((truth, True), (truth.flip(2) + 0.1, False)):
+        module = voxels(volume, reference_loss=loss, reference_size=size)
+        module.reference = truth
+        distance = module.reference_distance()
+        assert (float(distance) < 1e-5) is reached
+        distance.backward()
+        assert module.representation.values.grad.isfinite().all()
+
+
+def test_a_reference_that_shows_nothing_empties_the_volume(truth):
+    module = voxels(truth)
+    module.reference = torch.zeros_like(truth)
+    assert float(module.reference_distance()) == pytest.approx(float(truth.mean()))
+
+
+def test_cubes_are_drawn_from_seed_and_iteration(truth):
+    module = voxels(truth, seed=5)
+    module.reference = truth
+    drawn = []
+    for iteration in range(1, 40):
+        module.iteration = iteration
+        grid, crop = module._random_cube(8)
+        assert truth[crop].shape == grid.shape == (8, 8, 8)
+        torch.testing.assert_close(grid.points(), GRID.points()[crop])
+        drawn.append(str(crop))
+    assert len(set(drawn)) > 30
+    module.iteration = 7
+    assert str(module._random_cube(8)[1]) == drawn[6]
+    assert module._random_cube(100)[0].shape == GRID.shape
+
+
+def test_rates_are_scaled_and_decay(truth, projections):
+    module = voxels(truth, rate_scale=4.0, rate_decay=0.1, rate_iterations=10)
+    seen = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    optimise(module, projections, 14, callbacks=[Watch()])
+    first = 4 * module.representation.rate
+    assert seen[0] == pytest.approx(first)
+    assert seen[5] == pytest.approx(first * 0.1**0.5)
+    assert seen[10:] == pytest.approx([0.1 * first] * 4)
+
+
+@pytest.mark.parametrize(
+    "representation", [VoxelGrid, lambda g: GaussianCloud(g, num_gaussians=80)]
+)
+def test_optimisation_approaches_projections_and_reference(truth, projections, representation):
+    errors = {}
+    for name in ("start", "plain", "with reference"):
+        scene = representation(GRID)
+        scene.initialise(0.5 * truth.roll(2, 1), projections, SCAN, seed=0)
+        module = SceneOptimization(
+            scene, SCAN, GRID, rate_scale=5.0, rate_iterations=60, reference_every=1
+        )
+        module.reference = truth if name == "with reference" else None
+        if name != "start":
+            optimise(module, projections, 60)
+        with torch.no_grad():
+            volume = module.query_volume()
+            errors[name] = (
+                float((project(volume, GRID, SCAN) - projections).abs().mean()),
+                float(1 - ssim_3d(volume, truth)),
+            )
+    assert errors["plain"][0] < 0.5 * errors["start"][0]
+    assert errors["with reference"][1] < 0.8 * errors["plain"][1]
+
+
+def test_a_checkpoint_takes_along_what_parameters_do_not_say(truth, projections):
+    module = SceneOptimization(GaussianCloud(GRID, num_gaussians=30), SCAN, GRID)
+    module.iteration, module.reference = 12, truth
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    # Density control had changed the number of Gaussians.
+    other = SceneOptimization(GaussianCloud(GRID, num_gaussians=50), SCAN, GRID)
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+    assert other.iteration == 12
+    assert other.representation.num_gaussians == 30
+    torch.testing.assert_close(other.reference, truth)
+    for scan, grid, word in ((SCAN[:3], GRID, "scan"), (SCAN, VolumeGrid((4, 4, 4), 1.0), "grid")):
+        stranger = SceneOptimization(VoxelGrid(grid), scan, grid)
+        with pytest.raises(ValueError, match=f"another {word}"):
+            stranger.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lambda_ssim": -1.0}, "lambda_ssim"),
+        ({"lambda_diff": -0.1}, "may be negative"),
+        ({"reference_every": 0}, "reference_every is 0"),
+        ({"tv_size": 0}, "tv_size is 0"),
+        ({"rate_iterations": 0}, "rate_iterations is 0"),
+    ],
+)
+def test_settings_that_make_no_sense(options, words):
+    with pytest.raises(ValueError, match=words):
+        SceneOptimization(VoxelGrid(GRID), SCAN, GRID, **options)
