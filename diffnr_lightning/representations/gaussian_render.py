@@ -102,7 +102,7 @@ def render_gaussians(
     if _choose(tensors, cut, backend) == "numba":
         return _Splat.apply(*tensors, scan, cut, statistics)
     views = [scan[view] for view in range(len(scan))]
-    return torch.stack([_render_view(*tensors, view, cut, statistics) for view in views])
+    return torch.stack([_render_view(tensors, view, cut, statistics) for view in views])
 
 
 def voxelise_gaussians(
@@ -175,16 +175,28 @@ def _bell(distance2: Tensor, cut: float) -> Tensor:
     return torch.where(distance2 <= cut * cut, torch.exp(-0.5 * distance2), 0.0)
 
 
-def _render_view(
+def footprints(
     positions: Tensor,
     scales: Tensor,
     rotations: Tensor,
     densities: Tensor,
     scan: ScanGeometry,
-    cut: float,
-    statistics: ScreenStatistics | None,
-) -> Tensor:
-    """Return one view (H, W); the reference that the kernels are held against."""
+    cut: float = CUT,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what Gaussians look like in one view, differentiable.
+
+    Args:
+        positions: (N, 3) centres in mm.
+        scales: (N, 3) standard deviations in mm.
+        rotations: (N, 4) unit quaternions.
+        densities: (N,) peak values.
+        scan: one view.
+        cut: where a Gaussian ends, in standard deviations.
+
+    Returns:
+        Centres (N, 2) as column and row, covariances (N, 2, 2) in pixels, heights (N,) of the line
+        integrals in mm, and which Gaussians (N,) lie in front of the source.
+    """
     like = {"device": positions.device, "dtype": positions.dtype}
     view = torch.tensor(_views(scan)[0], **like)
     foot, normal, along_u, along_v = view[0:3], view[3:6], view[6:9], view[9:12]
@@ -192,10 +204,10 @@ def _render_view(
     offset = positions - foot  # (N, 3)
     if scan.beam == "cone":
         depth = offset @ normal  # (N,)
-        near = depth < splatting.NEAR * distance
+        seen = depth >= splatting.NEAR * distance
         # What is not in front of the source is seen nowhere, but must not bring NaN.
-        offset = torch.where(near[:, None], distance * normal, offset)
-        depth = torch.where(near, distance, depth)[:, None]
+        offset = torch.where(seen[:, None], offset, distance * normal)
+        depth = torch.where(seen, depth, distance)[:, None]
         u, v = (offset @ along_u)[:, None] / depth, (offset @ along_v)[:, None] / depth
         jacobian = torch.stack(
             [
@@ -205,24 +217,34 @@ def _render_view(
             ],
             dim=1,
         )  # (N, 3, 3)
-        centres = torch.cat([distance * u + column_0, distance * v + row_0], dim=1)  # (N, 2)
+        centres = torch.cat([distance * u + column_0, distance * v + row_0], dim=1)
     else:
-        near = torch.zeros(len(offset), dtype=torch.bool, device=offset.device)
+        seen = torch.ones(len(offset), dtype=torch.bool, device=offset.device)
         jacobian = torch.stack([along_u, along_v, normal]).expand(len(offset), 3, 3)
         centres = torch.stack([offset @ along_u + column_0, offset @ along_v + row_0], dim=1)
-    axes = rotation_matrices(rotations) * scales[:, None, :]
-    seen = jacobian @ axes  # (N, 3, 3), its Gram matrix is the covariance in the view
-    plane = seen[:, :2] @ seen[:, :2].transpose(1, 2)  # (N, 2, 2)
+    axes = jacobian @ (rotation_matrices(rotations) * scales[:, None, :])
+    covariances = axes[:, :2] @ axes[:, :2].transpose(1, 2)
     volume = torch.linalg.det(jacobian).abs() * scales.prod(dim=1)
-    height = densities * np.sqrt(2 * np.pi) * volume / torch.linalg.det(plane).sqrt()
-    height = torch.where(near, 0.0, height / kept_mass(cut, 2))
+    heights = densities * np.sqrt(2 * np.pi) * volume / torch.linalg.det(covariances).sqrt()
+    return centres, covariances, torch.where(seen, heights / kept_mass(cut, 2), 0.0), seen
+
+
+def _render_view(
+    gaussians: tuple[Tensor, Tensor, Tensor, Tensor],
+    scan: ScanGeometry,
+    cut: float,
+    statistics: ScreenStatistics | None,
+) -> Tensor:
+    """Return one view (H, W); the reference that the kernels are held against."""
+    centres, covariances, heights, seen = footprints(*gaussians, scan, cut)
+    like = {"device": centres.device, "dtype": centres.dtype}
     rows, columns = scan.detector_shape
     if statistics is not None:
-        reach = cut * plane.detach().diagonal(dim1=1, dim2=2).sqrt()  # (N, 2)
+        reach = cut * covariances.detach().diagonal(dim1=1, dim2=2).sqrt()  # (N, 2)
         last = torch.tensor([columns - 1, rows - 1], **like)
         low, high = (centres - reach).ceil().clamp(min=0), (centres + reach).floor().minimum(last)
-        statistics.watch(centres, ~near & (high >= low).all(dim=1), scan.detector_shape)
-    inverse = torch.linalg.inv(plane)
+        statistics.watch(centres, seen & (high >= low).all(dim=1), scan.detector_shape)
+    inverse = torch.linalg.inv(covariances)
     i = torch.arange(rows, **like)[:, None] - centres[:, 1]  # (H, N)
     j = torch.arange(columns, **like)[:, None] - centres[:, 0]  # (W, N)
     image = []
@@ -232,7 +254,7 @@ def _render_view(
             + 2 * inverse[:, 0, 1] * j[None] * part[:, None]
             + inverse[:, 1, 1] * part[:, None] ** 2
         )
-        image.append(_bell(distance2, cut) @ height)
+        image.append(_bell(distance2, cut) @ heights)
     return torch.cat(image)
 
 
