@@ -102,6 +102,16 @@ def _slice_similarity(prediction: Volume, truth: Volume, axis: int) -> NDArray[n
     return _similarity(moments, 1.0).mean(axis=plane, dtype=np.float64)
 
 
+def peak_signal_to_noise(prediction: ArrayLike, truth: ArrayLike) -> float:
+    """Return the PSNR in dB of normalised arrays of one shape, for the peak 1 as in protocol `r2`.
+
+    Raises:
+        ValueError: shapes that differ, or values that are not finite.
+    """
+    prediction, truth = _as_arrays(prediction, truth, "volumes", "(Z, Y, X)")
+    return _psnr(_mean_squared_error(prediction, truth), 1.0)
+
+
 def r2_protocol(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> Score:
     """Score a volume as R2-Gaussian and DiffNR do; the module's docstring states the convention.
 

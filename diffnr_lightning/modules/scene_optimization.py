@@ -117,8 +117,6 @@ class SceneOptimization(lightning.LightningModule):
             )
         if self.reference is not None and self.iteration % self.reference_every == 0:
             loss = loss + self.lambda_diff * self.reference_distance()
-        if self.iteration % 50 == 0:
-            self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def reference_distance(self) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import lightning
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from diffnr_lightning import solvers
@@ -32,6 +34,7 @@ class Problem(NamedTuple):
         seed: of everything random.
         folder: where checkpoints may be kept, None to keep none.
         callbacks: Lightning callbacks that watch an optimisation (record, progress).
+        curves: Lightning logger of an optimisation.
         progress: called with (done, total, text) by solvers.
     """
 
@@ -41,6 +44,7 @@ class Problem(NamedTuple):
     seed: int = 0
     checkpoint: Path | None = None
     callbacks: tuple[lightning.Callback, ...] = ()
+    curves: Logger | None = None
     progress: Progress | None = None
 
 
@@ -78,10 +82,7 @@ class Solver(Method):
         self.options = options or {}
         self.function = getattr(solvers, name)
         parameters = inspect.signature(self.function).parameters
-        known = [key for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        for key in self.options:
-            if key not in known:
-                raise ValueError(f"solver {name} has no option {key!r}; it has {', '.join(known)}.")
+        _check_options(name, self.function, self.options)
         self.shows_progress = "progress" in parameters
 
     def reconstruct(self, problem: Problem) -> Tensor:
@@ -160,7 +161,7 @@ class Scene(Method):
             max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",
             devices=1,
-            logger=False,
+            logger=problem.curves or False,
             callbacks=[*(c for c in own if c is not None), *problem.callbacks],
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -171,3 +172,18 @@ class Scene(Method):
         resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         return module.to(problem.projections.device)
+
+
+def _check_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
+    """Refuse options that the solver does not have, and values of another type."""
+    parser = ArgumentParser(exit_on_error=False)
+    given = {"projections", "grid", "scan", "initial", "progress"}
+    known = parser.add_function_arguments(function, skip=given, fail_untyped=False)
+    for key, value in options.items():
+        if key not in known:
+            raise ValueError(f"solver {name} has no option {key!r}; it has {', '.join(known)}.")
+        try:
+            parser.parse_object({key: value})
+        except ArgumentError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"option {key} of solver {name} is {value!r}: {reason}") from None

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
+from diffnr_lightning.callbacks import Convergence
 from diffnr_lightning.callbacks.run_record import RunRecord, replacing
 from diffnr_lightning.data import Case, read_case, save_volume
 from diffnr_lightning.geometry import check_scan_sees_grid
@@ -34,6 +36,7 @@ def reconstruct(
     seed: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     checkpoint_every: int = 500,
+    curves: Logger | None = None,
     resolved: dict[str, Any] | None = None,
 ) -> Path:
     """Reconstruct the volume of a case.
@@ -48,6 +51,8 @@ def reconstruct(
         seed: of everything random; null takes the case's.
         device: where to compute.
         checkpoint_every: batches between two checkpoints of an optimisation.
+        curves: Lightning logger for loss and PSNR of an optimisation, such as a WandbLogger; metrics.json keeps
+            them in any case.
         resolved: filled in by the command line.
 
     Returns:
@@ -59,6 +64,11 @@ def reconstruct(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda but torch finds no GPU; use --device cpu.")
     loaded = read_case(case)
+    if not loaded.projections.any():
+        raise ValueError(
+            f"case {case} has projections of zeros only; a scan that shows something is expected."
+        )
+    check_scan_sees_grid(loaded.scan, loaded.grid)
     run = RunFolder(
         out, resolved or {"case": str(case), "method": type(method).__name__, "seed": seed}
     )
@@ -66,11 +76,11 @@ def reconstruct(
     if run.finished:
         logger.info("%s is finished already", out)
         return out
-    check_scan_sees_grid(loaded.scan, loaded.grid)
     seed = loaded.seed if seed is None else seed
     scale = intensity_scale(loaded)
     projections = (loaded.projections / scale).to(device)
     with progress_bar(f"{loaded.name}: {name or method.name}") as progress:
+        convergence = Convergence(loaded.volume)
         record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
         problem = Problem(
             projections,
@@ -79,11 +89,15 @@ def reconstruct(
             # Some generators take 32 bits only.
             seed % 2**31,
             checkpoint=run.resume_from() if isinstance(method, Scene) else None,
-            callbacks=(record,),
+            callbacks=(convergence, record),
+            curves=curves,
             progress=progress,
         )
         volume = method.reconstruct(problem)
-    _finish(run, loaded, volume.cpu(), scale, case, name or method.name)
+    metrics: dict[str, Any] = {"method": name or method.name}
+    if isinstance(method, Scene):
+        metrics |= {"iterations": method.iterations, "history": convergence.history}
+    _finish(run, loaded, volume.cpu(), scale, case, metrics)
     return out
 
 
@@ -107,13 +121,18 @@ def intensity_scale(case: Case) -> float:
 
 
 def _finish(
-    run: RunFolder, case: Case, volume: Tensor, scale: float, folder: Path, method: str
+    run: RunFolder,
+    case: Case,
+    volume: Tensor,
+    scale: float,
+    folder: Path,
+    metrics: dict[str, Any],
 ) -> None:
     """Write volume, preview and, last, metrics."""
-    metrics: dict[str, Any] = {
+    metrics = {
         "case": case.name,
         "case_folder": str(folder.resolve()),
-        "method": method,
+        **metrics,
         "views": len(case.scan),
         "voxel_mm": list(case.grid.voxel_mm),
         "window_hu": case.window_hu,
@@ -127,7 +146,7 @@ def _finish(
         metrics["projections"] = projection_error(shown.numpy(), case.test_projections.numpy())
     truth = None if case.volume is None else case.volume.numpy()
     with replacing(run.path / "preview.png") as part:
-        preview(volume.numpy(), truth, part, case.grid.voxel_mm, method)
+        preview(volume.numpy(), truth, part, case.grid.voxel_mm, metrics["method"])
     save_volume(
         run.path / "volume.nii.gz",
         (volume if case.window_hu else volume * scale).numpy(),
@@ -138,4 +157,4 @@ def _finish(
     run.write_json("metrics.json", metrics)
     score = metrics.get("protocols", {}).get("r2")
     text = f", PSNR {score['psnr']:.2f} dB, SSIM {score['ssim']:.3f}" if score else ""
-    logger.info("%s: %s in %.0f s%s", case.name, method, metrics["seconds"], text)
+    logger.info("%s: %s in %.0f s%s", case.name, metrics["method"], metrics["seconds"], text)

@@ -163,6 +163,14 @@ def test_cases_that_are_damaged(refused, good_case, tmp_path, spoil, words):
     assert words in refused("reconstruct", "--case", "case", *FDK, "--out", "run")
 
 
+def test_projections_that_show_nothing(refused, good_case, tmp_path):
+    case = shutil.copytree(good_case, tmp_path / "case")
+    for view in (case / "proj_train").iterdir():
+        np.save(view, 0 * np.load(view))
+    assert "zeros only" in refused("reconstruct", "--case", "case", *FDK, "--out", "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_outputs_that_cannot_be_written(refused, good_case):
     blocked = os.path.join(os.devnull, "run")
     refused("reconstruct", "--case", good_case, *FDK, "--out", blocked)

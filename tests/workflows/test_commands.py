@@ -86,6 +86,10 @@ def test_a_run_folder_holds_what_it_promises(gaussians):
     assert metrics["projections"]["psnr"] > 15
     assert metrics["seconds"] > 0
     assert metrics["peak_memory_mb"] > 50
+    history = metrics["history"]
+    assert history["iteration"] == list(range(12, 121, 12))
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["psnr"][-1] == pytest.approx(metrics["protocols"]["r2"]["psnr"], abs=0.01)
     settings = yaml.safe_load((gaussians / "config.yaml").read_text())
     assert settings["method"]["init_args"]["iterations"] == 120
     assert settings["method"]["init_args"]["optimisation"]["init_args"]["lambda_ssim"] == 0.25
@@ -179,6 +183,17 @@ def test_a_killed_reconstruction_resumes_to_the_same_volume(case, weights, repai
     assert diffnr("reconstruct", *options) == 0
     np.testing.assert_array_equal(voxels(out), voxels(repaired))
     assert not list(out.glob(".*"))
+    ours, others = (json.loads((run / "metrics.json").read_text()) for run in (out, repaired))
+    assert ours["history"] == others["history"]
+
+
+def test_a_logger_follows_the_optimisation(case, tmp_path):
+    logger = ["--curves", "lightning.pytorch.loggers.CSVLogger", "--curves.save_dir", tmp_path]
+    options = [*GAUSSIANS, "--method.iterations", "20", *logger, "--out", tmp_path / "run"]
+    assert diffnr("reconstruct", "--case", case, *options) == 0
+    lines = next(tmp_path.glob("**/metrics.csv")).read_text().splitlines()
+    assert set(lines[0].split(",")) == {"step", "loss", "psnr"}
+    assert len(lines) == 11
 
 
 def test_a_killed_finetuning_resumes_to_the_same_weights(pairs, weights, tmp_path):

@@ -1,0 +1,64 @@
+"""How an optimisation came to its end: loss and, where the truth is known, PSNR over the batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from diffnr_lightning.metrics import peak_signal_to_noise
+
+
+class Convergence(lightning.Callback):
+    """Keep mean loss and PSNR at evenly spaced batches; they go to the Trainer's logger too.
+
+    Args:
+        truth: (Z, Y, X) the volume that is wanted; None leaves the PSNR out.
+        points: how many batches are looked at, the last among them.
+
+    Attributes:
+        history: "iteration", "loss" and "psnr", each a list with one number for every point.
+    """
+
+    def __init__(self, truth: Tensor | None = None, points: int = 10) -> None:
+        self.truth = truth
+        self.points = points
+        self.history: dict[str, list[float]] = {}
+        self._loss, self._batches = torch.zeros(()), 0
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Add to the mean loss, and note a point where one is due."""
+        # Summed on the device: reading a loss waits for it.
+        self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
+        self._batches += 1
+        last = trainer.global_step >= trainer.max_steps
+        if not last and pl_module.iteration % max(1, trainer.max_steps // self.points):
+            return
+        point = {"loss": float(self._loss) / self._batches}
+        if self.truth is not None:
+            with torch.no_grad():
+                volume = pl_module.query_volume().cpu()
+            point["psnr"] = peak_signal_to_noise(volume.numpy(), self.truth.numpy())
+        self._loss, self._batches = torch.zeros(()), 0
+        for name, value in {"iteration": pl_module.iteration, **point}.items():
+            self.history.setdefault(name, []).append(value)
+        for logger in trainer.loggers:
+            logger.log_metrics(point, step=pl_module.iteration)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the points and the loss since the last one."""
+        return {"history": self.history, "loss": self._loss.cpu(), "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up an interrupted run."""
+        self.history = state_dict["history"]
+        self._loss, self._batches = state_dict["loss"], state_dict["batches"]

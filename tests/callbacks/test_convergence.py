@@ -1,0 +1,58 @@
+import lightning
+import pytest
+import torch
+from toy_run import Toy
+
+from diffnr_lightning.callbacks import Convergence
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Approaching(Toy):
+    """Its volume comes nearer to zeros with every batch; the loss is the number of the batch."""
+
+    def training_step(self, batch, batch_idx):
+        self.iteration += 1
+        return 0 * self.weight + self.iteration
+
+    def query_volume(self):
+        return torch.full((2, 2, 2), 0.1**self.iteration)
+
+
+def run(callback, steps, module=None):
+    module = module or Approaching()
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(range(100)))
+    return callback.history
+
+
+def test_loss_is_averaged_and_psnr_is_of_the_moment():
+    history = run(Convergence(torch.zeros(2, 2, 2), points=3), 6)
+    assert history["iteration"] == [2, 4, 6]
+    assert history["loss"] == pytest.approx([1.5, 3.5, 5.5])
+    assert history["psnr"] == pytest.approx([40, 80, 120], abs=1e-3)
+
+
+def test_the_last_batch_is_a_point_and_truth_is_not_needed():
+    history = run(Convergence(points=3), 7)
+    assert history["iteration"] == [2, 4, 6, 7]
+    assert "psnr" not in history
+    assert run(Convergence(points=10), 2)["iteration"] == [1, 2]
+
+
+def test_an_interrupted_mean_goes_on():
+    first, second = Convergence(points=1), Convergence(points=1)
+    module = Approaching()
+    run(first, 3, module)
+    # As if the run had been killed in the middle of the only interval.
+    first.history, first._loss, first._batches = {}, torch.tensor(6.0), 3
+    second.load_state_dict(first.state_dict())
+    assert run(second, 3, module)["loss"] == pytest.approx([3.5])

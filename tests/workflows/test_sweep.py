@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from diffnr_lightning import cli
+
+TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
+SCANS = ["phantom_3", "phantom_4"]
+METHODS = ["fdk", "sirt"]
+
+
+def sweep(out, *options):
+    arguments = ["--volumes", "phantom:3", "phantom:4", "--views", "6", "9", "--out", out]
+    arguments += ["--methods", "reconstruct/fdk.yaml", "configs/reconstruct/sirt.yaml"]
+    arguments += ["--scan", TINY / "simulate.yaml"]
+    return cli.main(["sweep", *map(str, [*arguments, *options])])
+
+
+def runs(out):
+    return sorted(str(path.parent.relative_to(out)) for path in out.rglob("metrics.json"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep")
+    assert sweep(out) == 0
+    return out
+
+
+def test_every_method_meets_every_scan(whole):
+    expected = [f"{v}_views/{scan}/{m}" for v in (6, 9) for scan in SCANS for m in METHODS]
+    assert runs(whole) == sorted(expected)
+    for views in (6, 9):
+        metrics = json.loads((whole / f"{views}_views/phantom_3/sirt/metrics.json").read_text())
+        assert metrics["views"] == views
+        assert metrics["protocols"]["r2"]["psnr"] > 15
+
+
+def test_a_sweep_goes_on_where_it_stopped(whole):
+    missing = whole / "9_views/phantom_4/fdk/metrics.json"
+    kept = whole / "9_views/phantom_4/sirt/metrics.json"
+    before = kept.stat().st_mtime_ns
+    score = json.loads(missing.read_text())["protocols"]
+    missing.unlink()
+    assert sweep(whole) == 0
+    assert json.loads(missing.read_text())["protocols"] == score
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_shards_share_the_scans(whole, tmp_path):
+    assert sweep(tmp_path, "--shard", "0/2") == 0
+    first = runs(tmp_path)
+    assert len(first) == len(runs(whole)) / 2
+    assert sweep(tmp_path, "--shard", "1/2") == 0
+    assert runs(tmp_path) == runs(whole)
+    for run in first:
+        scores = [json.loads((out / run / "metrics.json").read_text()) for out in (tmp_path, whole)]
+        assert scores[0]["protocols"] == scores[1]["protocols"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--volumes", "none*.nii"], "matches no file"),
+        (["--methods", "reconstruct/none.yaml"], "none.yaml"),
+        (["--shard", "2/2"], "shard is '2/2'"),
+    ],
+)
+def test_sweeps_that_cannot_be(tmp_path, capsys, options, words):
+    assert sweep(tmp_path / "out", *options) == cli.USAGE_ERROR
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
