@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers.sirt import sirt
 
 
@@ -17,13 +18,16 @@ def align(
     scan: ScanGeometry,
     *,
     iterations: int = 10,
+    detail: float = 4.0,
     smoothing: float = 1.0,
     support: float = 0.02,
 ) -> Tensor:
-    """Move a volume towards its projections by some SIRT iterations, without taking up their noise.
+    """Move a volume towards its projections by some SIRT iterations, without taking up their faults.
 
-    The change that SIRT makes is smoothed, and kept only where the volume shows something: noise of
-    the projections would otherwise fill the air, where the eye and the structural similarity see it
+    Only the detail of the residual counts: what varies slowly over the detector comes from things
+    outside the grid, such as a table or a truncated body, as often as from the volume. The change
+    that SIRT makes is smoothed, and kept only where the volume shows something: noise of the
+    projections would otherwise fill the air, where the eye and the structural similarity see it
     first.
 
     Args:
@@ -32,6 +36,8 @@ def align(
         grid: voxels of the volume.
         scan: geometry of the projections.
         iterations: of SIRT; 0 returns the volume.
+        detail: residuals smoothed by a Gaussian of this standard deviation, in pixels, are left
+            out; 0 takes the whole residual.
         smoothing: standard deviation of the Gaussian that smooths the change, in voxels; 0 leaves it.
         support: voxels at or below this value stay as they are; a negative number moves all.
 
@@ -39,30 +45,33 @@ def align(
         (Z, Y, X), not negative where it was moved.
 
     Raises:
-        ValueError: a negative number of iterations or smoothing.
+        ValueError: a negative number of iterations, detail or smoothing.
     """
-    if iterations < 0 or smoothing < 0:
+    if min(iterations, detail, smoothing) < 0:
         raise ValueError(
-            f"align got iterations={iterations} and smoothing={smoothing}; numbers of at least 0 are "
-            "expected."
+            f"align got iterations={iterations}, detail={detail} and smoothing={smoothing}; numbers "
+            "of at least 0 are expected."
         )
     if iterations == 0:
         return volume
+    if detail:
+        residual = projections - project(volume, grid, scan)
+        projections = projections - _smoothed(residual, detail, axes=(1, 2))
     moved = sirt(projections, grid, scan, iterations=iterations, initial=volume)
-    change = _smoothed(moved - volume, smoothing)
+    change = _smoothed(moved - volume, smoothing, axes=(0, 1, 2))
     return torch.where(volume > support, (volume + change).clamp(min=0), volume)
 
 
-def _smoothed(volume: Tensor, deviation: float) -> Tensor:
-    """Convolve with a Gaussian along the three axes; the border voxels continue outwards."""
+def _smoothed(array: Tensor, deviation: float, axes: tuple[int, ...]) -> Tensor:
+    """Convolve with a Gaussian along some axes; the border continues outwards."""
     if deviation == 0:
-        return volume
+        return array
     reach = max(1, round(4 * deviation))
-    offsets = torch.arange(-reach, reach + 1, device=volume.device, dtype=volume.dtype)
+    offsets = torch.arange(-reach, reach + 1, device=array.device, dtype=array.dtype)
     kernel = torch.exp(-0.5 * (offsets / deviation) ** 2)
     kernel = (kernel / kernel.sum())[None, None]
-    for axis in range(3):
-        lines = volume.movedim(axis, -1)
+    for axis in axes:
+        lines = array.movedim(axis, -1)
         flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        volume = F.conv1d(flat, kernel).reshape(lines.shape).movedim(-1, axis)
-    return volume.contiguous()
+        array = F.conv1d(flat, kernel).reshape(lines.shape).movedim(-1, axis)
+    return array.contiguous()

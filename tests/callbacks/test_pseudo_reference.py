@@ -111,7 +111,7 @@ def test_an_aligned_reference_fits_the_projections_better():
     plain, aligned = (run(callback(every=5, align_iterations=n))[5] for n in (0, 8))
     torch.testing.assert_close(aligned, align(plain, PROJECTIONS, GRID, SCAN, iterations=8))
     residuals = [(project(v, GRID, SCAN) - PROJECTIONS).norm() for v in (plain, aligned)]
-    assert residuals[1] < 0.3 * residuals[0]
+    assert residuals[1] < 0.9 * residuals[0]
 
 
 def test_the_count_survives_a_checkpoint():

@@ -31,7 +31,7 @@ def test_a_wrong_volume_comes_nearer_to_the_truth_and_to_its_projections(
     ball: torch.Tensor,
 ) -> None:
     measured = project(ball, GRID, SCAN)
-    aligned = align(0.7 * ball, measured, GRID, SCAN, iterations=20)
+    aligned = align(0.7 * ball, measured, GRID, SCAN, iterations=20, detail=0.0)
     assert (aligned - ball).square().mean() < 0.3 * (0.3 * ball).square().mean()
     residual = project(aligned, GRID, SCAN) - measured
     assert residual.norm() < 0.3 * (0.3 * measured).norm()
@@ -53,6 +53,21 @@ def test_smoothing_takes_the_noise_out_of_the_change(ball: torch.Tensor) -> None
     rough, smooth = (align(ball, noisy, GRID, SCAN, smoothing=s) for s in (0.0, 1.5))
     inside = ball > 0
     assert smooth[inside].std() < 0.7 * rough[inside].std()
+
+
+def test_detail_is_corrected_whatever_lies_outside_the_grid(ball: torch.Tensor) -> None:
+    rod = VolumeGrid((16, 64, 64), 2.0)
+    points = rod.points()
+    outside = 0.3 * ((points[..., 0] > 40) & (points[..., 1].abs() < 12)).float()
+    truncated = project(ball, GRID, SCAN) + project(outside, rod, SCAN)
+    dented = ball.clone()
+    dented[6:10, 7:9, 7:9] = 0.5
+    errors = {}
+    for detail in (0.0, 2.0):
+        aligned = align(dented, truncated, GRID, SCAN, iterations=20, detail=detail, smoothing=0.5)
+        errors[detail] = (aligned - ball).norm() / (dented - ball).norm()
+    assert errors[2.0] < 0.9
+    assert errors[2.0] < 0.8 * errors[0.0]
 
 
 def test_no_iterations_return_the_volume(ball: torch.Tensor) -> None:
