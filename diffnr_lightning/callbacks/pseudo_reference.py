@@ -17,7 +17,7 @@ from diffnr_lightning.priors import (
     load_prior,
     repair_volume,
 )
-from diffnr_lightning.solvers import align
+from diffnr_lightning.solvers import align, allowed_share
 
 logger = logging.getLogger("diffnr")
 
@@ -34,10 +34,15 @@ class PseudoReference(lightning.Callback):
         planes: slices that are repaired; the results of several planes are averaged.
         align_iterations: iterations of `solvers.align`, which pulls the repaired volume back to the measured
             projections before it supervises; 0 leaves it as the prior made it.
+        tolerance: share by which a repair may let the mean square of the residual of the measured projections grow;
+            only as much of the repair is taken. None takes all of it.
         batch_size: slices repaired at once.
 
-    Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes and the alignment are ours;
-    with the defaults neither happens.
+    Raises:
+        ValueError: a period below one, or a negative tolerance.
+
+    Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes, alignment and tolerance are
+    ours; with the defaults none of them happens.
     """
 
     def __init__(
@@ -47,16 +52,22 @@ class PseudoReference(lightning.Callback):
         repairs: int | None = None,
         planes: tuple[Plane, ...] = ("axial",),
         align_iterations: int = 0,
+        tolerance: float | None = None,
         batch_size: int = 16,
     ) -> None:
         if every < 1:
             raise ValueError(
                 f"every is {every}; at least one batch between two repairs is expected."
             )
+        if tolerance is not None and tolerance < 0:
+            raise ValueError(
+                f"tolerance is {tolerance}; null or a number of at least 0 is expected."
+            )
         self.every = every
         self.repairs = repairs
         self.planes = tuple(planes)
         self.align_iterations = align_iterations
+        self.tolerance = tolerance
         self.batch_size = batch_size
         self.made = 0
         self.prior: Prior = load_prior(weights) if weights is not None else load_default()
@@ -87,7 +98,7 @@ class PseudoReference(lightning.Callback):
         logger.info("pseudo-reference %d made at iteration %d", self.made, pl_module.iteration)
 
     def repair(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Tensor:
-        """Return the repaired and, where wanted, aligned volume.
+        """Return the repaired volume, aligned with the projections and limited by them where that is wanted.
 
         Args:
             volume: (Z, Y, X), normalised attenuation.
@@ -101,7 +112,15 @@ class PseudoReference(lightning.Callback):
         repaired = repair_volume(
             self.prior, volume, conditioning, planes=self.planes, batch_size=self.batch_size
         )
-        return align(repaired, projections, grid, scan, iterations=self.align_iterations)
+        aligned = align(repaired, projections, grid, scan, iterations=self.align_iterations)
+        if self.tolerance is None:
+            return aligned
+        share = allowed_share(volume, aligned, projections, grid, scan, tolerance=self.tolerance)
+        if share < 1:
+            logger.warning(
+                "the projections contradict the repair; %.0f %% of it is taken", 100 * share
+            )
+        return torch.lerp(volume, aligned, share)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many references were made; the newest itself is in the module's checkpoint."""

@@ -2,6 +2,7 @@
 
 from diffnr_lightning.solvers.alignment import align
 from diffnr_lightning.solvers.asd_pocs import asd_pocs
+from diffnr_lightning.solvers.discrepancy import allowed_share
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk, ramp_filter
 from diffnr_lightning.solvers.normalisation import Weights, normalise
 from diffnr_lightning.solvers.sart import sart
@@ -11,6 +12,7 @@ from diffnr_lightning.solvers.total_variation import total_variation, total_vari
 __all__ = [
     "Weights",
     "align",
+    "allowed_share",
     "analytic",
     "asd_pocs",
     "fbp",

@@ -25,7 +25,7 @@ from diffnr_lightning.workflows.run_folder import RunFolder
 logger = logging.getLogger("diffnr")
 
 # The brightest voxels may be streaks; this share of the first reconstruction is below intensity 1.
-BRIGHT_QUANTILE = 0.999
+BRIGHT_QUANTILE = 0.9999
 
 
 def reconstruct(

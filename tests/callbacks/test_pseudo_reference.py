@@ -114,6 +114,20 @@ def test_an_aligned_reference_fits_the_projections_better():
     assert residuals[1] < 0.9 * residuals[0]
 
 
+def test_a_repair_that_the_projections_contradict_is_taken_in_part(caplog):
+    # What fits badly has a residual to compare with.
+    volume = 0.9 * TRUTH
+    before = (project(volume, GRID, SCAN) - PROJECTIONS).square().mean()
+    limited = callback(tolerance=0.5).repair(volume, PROJECTIONS, GRID, SCAN)
+    after = (project(limited, GRID, SCAN) - PROJECTIONS).square().mean()
+    assert float(after / before) == pytest.approx(1.5, rel=1e-3)
+    assert "contradict" in caplog.text
+    caplog.clear()
+    generous = callback(tolerance=100.0).repair(volume, PROJECTIONS, GRID, SCAN)
+    torch.testing.assert_close(generous, 0.5 * volume)
+    assert "contradict" not in caplog.text
+
+
 def test_the_count_survives_a_checkpoint():
     made, resumed = callback(repairs=2), callback(repairs=2)
     made.made = 2
@@ -121,6 +135,8 @@ def test_the_count_survives_a_checkpoint():
     assert resumed.made == 2
 
 
-def test_a_period_that_makes_no_sense():
+def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="every is 0"):
         PseudoReference(every=0)
+    with pytest.raises(ValueError, match="tolerance is -1"):
+        PseudoReference(tolerance=-1)
