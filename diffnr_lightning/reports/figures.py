@@ -20,6 +20,9 @@ from diffnr_lightning.reports.writing import write_whole
 ERROR_SHARE = 0.1
 HU_SHOWN = (-1000.0, 1000.0)
 ERROR_COLOURS = "inferno"
+# Inches of a panel's edge; planes whose height is less than this share of the highest are left out.
+EDGE = 2.4
+THINNEST = 0.15
 BACKGROUND = "black"
 FOREGROUND = "0.85"
 
@@ -100,9 +103,12 @@ def slice_panels(
     unit = next(iter(columns.values())).unit
 
     kinds = ("image", "error") if truth is not None else ("image",)
-    rows = [(plane, kind) for plane in PLANES for kind in kinds]
-    ratios = [shape[p.rows] * voxel_mm[p.rows] / (shape[2] * voxel_mm[2]) for p, _ in rows]
-    edge = 2.4
+    heights = {p: shape[p.rows] * voxel_mm[p.rows] / (shape[2] * voxel_mm[2]) for p in PLANES}
+    # Of a volume of a few slices only the plane that shows something is drawn.
+    planes = [p for p in PLANES if heights[p] > THINNEST * max(heights.values())]
+    rows = [(plane, kind) for plane in planes for kind in kinds]
+    ratios = [heights[plane] for plane, _ in rows]
+    edge = EDGE if len(columns) > 2 else 1.5 * EDGE
     figure = Figure(
         figsize=(edge * len(columns) + 0.4, edge * sum(ratios) + 0.9), facecolor=BACKGROUND
     )

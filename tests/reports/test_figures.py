@@ -25,7 +25,14 @@ def test_preview_with_and_without_truth(tmp_path, truth):
 def test_comparison_has_one_column_per_method_and_the_truth(run_folders, tmp_path):
     one = imread(write_comparison(read_runs(run_folders[:1]), tmp_path / "one.png"))
     two = imread(write_comparison(read_runs(run_folders), tmp_path / "two.png"))
-    assert two.shape[1] / one.shape[1] == pytest.approx(3 / 2, abs=0.05)
+    # Two columns are drawn half as large again as three.
+    assert two.shape[1] / one.shape[1] == pytest.approx(1, abs=0.05)
+
+
+def test_planes_too_thin_to_show_anything_are_left_out(tmp_path, truth):
+    whole = imread(preview(truth, None, tmp_path / "whole.png"))
+    thin = imread(preview(truth[:2], None, tmp_path / "thin.png"))
+    assert whole.shape[0] > 2 * thin.shape[0] > 0.5 * whole.shape[0]
 
 
 def test_windows():
