@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffnr_lightning.reports import print_table, read_runs, write_page, write_tables
+from diffnr_lightning.reports import (
+    print_table,
+    read_runs,
+    write_comparison,
+    write_page,
+    write_tables,
+)
 
 
 def evaluate(runs: list[Path], out: Path | None = None) -> None:
@@ -25,6 +31,7 @@ def report(runs: list[Path], out: Path = Path("report.html")) -> Path:
 
     Args:
         runs: run folders of one or several cases, or folders of run folders.
-        out: the HTML file.
+        out: the HTML file; a name that ends in .png gets a picture of the first case's middle slices instead.
     """
-    return write_page(read_runs(runs), out)
+    found = read_runs(runs)
+    return write_comparison(found, out) if out.suffix == ".png" else write_page(found, out)

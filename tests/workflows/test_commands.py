@@ -110,6 +110,8 @@ def test_runs_become_a_table_and_a_page(gaussians, repaired, tmp_path, capsys):
     assert "scene + DiffNR" in shown
     assert diffnr("report", "--runs", gaussians, repaired, "--out", tmp_path / "report.html") == 0
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
+    assert diffnr("report", "--runs", gaussians, repaired, "--out", tmp_path / "slices.png") == 0
+    assert (tmp_path / "slices.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("method", ["fdk", "sirt", "sart", "asd_pocs"])
