@@ -1,8 +1,10 @@
 """Volumes, simulated and measured scans, and how they are fed to training."""
 
+from diffnr_lightning.data.case_files import load_case
 from diffnr_lightning.data.cases import Case, read_case, write_case
 from diffnr_lightning.data.datamodules import IterationSampler, ScanData
 from diffnr_lightning.data.measured import measured_case
+from diffnr_lightning.data.naf_pickles import read_naf_pickle
 from diffnr_lightning.data.noise import Noise
 from diffnr_lightning.data.phantom import chest
 from diffnr_lightning.data.scanner import Scanner
@@ -17,9 +19,11 @@ __all__ = [
     "ScanData",
     "Scanner",
     "chest",
+    "load_case",
     "load_volume",
     "measured_case",
     "read_case",
+    "read_naf_pickle",
     "save_volume",
     "simulate_case",
     "write_case",

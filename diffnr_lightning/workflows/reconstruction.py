@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffnr_lightning.callbacks import Convergence
 from diffnr_lightning.callbacks.run_record import RunRecord, replacing
-from diffnr_lightning.data import Case, read_case, save_volume
+from diffnr_lightning.data import Case, load_case, save_volume
 from diffnr_lightning.geometry import check_scan_sees_grid
 from diffnr_lightning.metrics import evaluate_volume, projection_error
 from diffnr_lightning.projectors import project
@@ -44,7 +44,7 @@ def reconstruct(
     A finished run is left alone; an interrupted one goes on to the same volume.
 
     Args:
-        case: case folder, with or without the true volume.
+        case: case folder or NAF pickle, with or without the true volume.
         out: run folder.
         method: how, such as in configs/reconstruct/*.yaml.
         name: of the method in tables; null takes the method's own.
@@ -63,7 +63,7 @@ def reconstruct(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda but torch finds no GPU; use --device cpu.")
-    loaded = read_case(case)
+    loaded = load_case(case)
     if not loaded.projections.any():
         raise ValueError(
             f"case {case} has projections of zeros only; a scan that shows something is expected."
