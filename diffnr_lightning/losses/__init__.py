@@ -3,16 +3,20 @@
 from diffnr_lightning.losses.adversarial import (
     AdversarialKind,
     discriminator_adversarial,
+    discriminator_half,
     generator_adversarial,
 )
+from diffnr_lightning.losses.augmentation import DiffAugment
 from diffnr_lightning.losses.fidelity import l1, mse, structural_l1
 from diffnr_lightning.losses.ssim import SsimReference, ssim_2d, ssim_2d_reference, ssim_3d
 from diffnr_lightning.losses.variation import tv_3d, tv_3d_reference
 
 __all__ = [
     "AdversarialKind",
+    "DiffAugment",
     "SsimReference",
     "discriminator_adversarial",
+    "discriminator_half",
     "generator_adversarial",
     "l1",
     "mse",

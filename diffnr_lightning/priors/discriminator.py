@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from diffnr_lightning.losses import AdversarialKind
+
 SMALLEST = 24
 """Edge in pixels below which the last convolution has nothing left to see."""
 
@@ -16,6 +18,9 @@ class PatchDiscriminator(nn.Module):
     Spectral normalisation of all convolutions keeps it from outrunning the generator; group
     normalisation (not batch) makes each slice's score its own.
 
+    Attributes:
+        adversarial_kind: the loss it is trained with, see `losses.discriminator_adversarial`.
+
     Args:
         width: channels after the first convolution; doubled by each of the next three.
 
@@ -25,6 +30,8 @@ class PatchDiscriminator(nn.Module):
     Source: Isola et al., Image-to-image translation with conditional adversarial networks (2017),
         the 70 x 70 PatchGAN; Miyato et al., Spectral normalization (2018).
     """
+
+    adversarial_kind: AdversarialKind = "hinge"
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
