@@ -1,14 +1,17 @@
 """Files of slice pairs: what `curate` writes for each curated scan and finetuning reads.
 
 A pairs folder holds one safetensors file for each curated scan: snapshots of the reconstruction
-while it ran, the truth, and the biplanar projections. `manifest.json` lists the files for people;
-the reader trusts the files' own headers.
+while it ran, the truth, and the biplanar projections. Files are mapped into memory: opening
+thousands of them reads their headers only, and an axial slice reads the pages it lies on (a
+sagittal one touches every page of its volume). Several processes may add files to one folder.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +24,7 @@ FORMAT = "diffnr slice pairs 1"
 
 
 class ScanPairs(NamedTuple):
-    """One curated scan, mapped from its file (nothing is read before it is used).
+    """One curated scan, mapped from its file (no voxel is read before it is used).
 
     Attributes:
         degraded: (S, Z, Y, X) float16 in [0, 1], S snapshots.
@@ -45,7 +48,7 @@ def write_pairs(
     biplanar: Tensor,
     info: dict[str, Any],
 ) -> Path:
-    """Add one curated scan to a pairs folder, and the folder's manifest with it.
+    """Add one curated scan to a pairs folder; the same scan makes the same bytes.
 
     Args:
         folder: created if missing.
@@ -81,10 +84,10 @@ def write_pairs(
         tensors[key] = tensor.detach().cpu().clamp(0, 1).to(torch.float16).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
-    header = {"format": FORMAT, "info": json.dumps(info)}
-    _replace(path, save(tensors, metadata=header))
-    manifest = {file.name: _open(file).info for file in sorted(folder.glob("*.safetensors"))}
-    _replace(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    for leftover in folder.glob(f".{glob.escape(path.name)}.*.part"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote this scan
+    content = save(tensors, metadata={"format": FORMAT, "info": json.dumps(info)})
+    write_in_one_step(path, *_ordered(content))
     return path
 
 
@@ -104,13 +107,38 @@ def open_pairs(folder: str | Path) -> dict[str, ScanPairs]:
     return scans
 
 
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+def read_info(path: Path) -> dict[str, Any]:
+    """What `write_pairs` was told of a scan, from the header of its file.
+
+    Raises:
+        ValueError: a file that `write_pairs` did not write or that was damaged since.
+    """
+    return _open(path).info
+
+
+def write_in_one_step(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write a file of which readers see all or nothing, whenever the process is killed.
+
+    Args:
+        path: file that is wanted; its folder exists.
+        pieces: what it shall hold, in this order.
+    """
+    # Processes of several machines share a folder, and their numbers may be the same.
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.writelines(pieces)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _ordered(content: bytes) -> tuple[bytes, bytes, memoryview]:
+    """A safetensors file in pieces, its header sorted: safetensors leaves the order to chance."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # keeps the tensors aligned
+    return len(header).to_bytes(8, "little"), header, memoryview(content)[end:]
 
 
 def _open(path: Path) -> ScanPairs:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import logging
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffnr_lightning.callbacks import PseudoReference, Snapshots
-from diffnr_lightning.data import (
-    Case,
-    LoadedVolume,
-    Noise,
-    Scanner,
-    chest,
-    load_volume,
-    simulate_case,
-)
-from diffnr_lightning.data.slice_pairs import write_pairs
+from diffnr_lightning.data import Case, LoadedVolume, Noise, Scanner, simulate_case
 from diffnr_lightning.priors import biplanar_conditioning
+from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
 from diffnr_lightning.workflows.methods import Problem, Scene
+from diffnr_lightning.workflows.pairs_folder import PairsFolder
 from diffnr_lightning.workflows.progress import progress_bar
+from diffnr_lightning.workflows.run_folder import environment
+from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
 
-logger = logging.getLogger("diffnr")
+# They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.
+FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
+LEAST_ERROR = 1e-12  # 120 dB, since JSON has no infinity
 
-PHANTOM = "phantom:"
+
+class Job(NamedTuple):
+    """One scan that is wanted.
+
+    Attributes:
+        volume: name of the volume.
+        name: of the scan.
+        number: among all scans of the curation; methods take turns by it.
+    """
+
+    volume: str
+    name: str
+    number: int
 
 
 def curate(
@@ -40,154 +49,218 @@ def curate(
     runs: int = 1,
     size: int = 128,
     fit: Literal["volume", "body"] = "body",
+    voxel_mm: float | None = None,
     zooms: tuple[float, float] = (1.0, 1.0),
     views: tuple[int, ...] = (12, 16, 24, 36, 48),
     layouts: tuple[Literal["uniform", "random"], ...] = ("uniform", "random"),
     window_hu: tuple[float, float] = (-1000.0, 1024.0),
+    unit: Literal["auto", "HU", "arbitrary"] = "auto",
+    spacing_mm: tuple[float, float, float] | None = None,
+    attenuate_outside: bool = True,
     scanner: Scanner = Scanner(),
     noise: Noise = Noise(),
     fractions: tuple[float, ...] = (0.25, 0.375, 0.5),
+    biplanar_size: int = BIPLANAR_SIZE,
     repair: PseudoReference | None = None,
     seed: int = 0,
     shard: str = "0/1",
     device: str = "cpu",
+    resolved: dict[str, Any] | None = None,
 ) -> Path:
     """Scan volumes, stop reconstructions early, and keep what they look like beside the truth.
 
-    Every run is drawn from its name: a curation that was interrupted goes on where it stopped, and shards on several
-    machines make the same files as one machine would.
+    Every run is drawn from its name: a curation that was interrupted goes on where it stopped, and shards that fill one
+    folder, on one machine or several, make the same files as one process would.
 
     Args:
         volumes: files, glob patterns, or generated chests `phantom:SEED` and `phantom:FIRST-LAST`.
-        out: folder of pairs: one safetensors file a run, and `manifest.json`.
+        out: folder of pairs: one safetensors file a run, the settings in `config.yaml`, and `manifest.json`, which
+            counts representations, layouts and views.
         methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.
-        exclude: names of volumes that must not be learned from, such as those of a test set.
+        exclude: names of volumes, or patterns of names, that must not be learned from, such as those of a test set.
         runs: scans of each volume.
         size: voxels of the reconstructed cube along each edge.
         fit: what the cube is fitted to.
+        voxel_mm: edge of the reconstructed voxels in mm, instead of what `fit` gives.
         zooms: smallest and largest share of the volume's edges that is scanned; less than 1 cuts out a box.
         views: numbers of views that are drawn from.
         layouts: view layouts that are drawn from.
         window_hu: HU that become 0 and 1.
+        unit: of the files; auto tells HU by the values.
+        spacing_mm: voxel edges (z, y, x) of files that do not say (NPY, TIFF).
+        attenuate_outside: whether what lies outside the cube attenuates too.
         scanner: distances and detector.
         noise: photons and read-out noise.
         fractions: shares of a method's iterations after which the volume is kept.
+        biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer looks at 518.
         repair: a prior whose repairs of those volumes are kept as well, so that the next prior learns what a volume
             looks like that was repaired already.
         seed: with the name of the run, seeds all that is drawn.
-        shard: `K/N` makes every Nth run, beginning with run K.
-        device: where to compute.
+        shard: `K/N` takes every Nth volume, beginning with volume K; all shards fill the same folder.
+        device: where to compute, such as cuda:1.
+        resolved: filled in by the command line.
+
+    Returns:
+        The folder.
 
     Source: data curation of DiffNR: random view subsets, uniform and not, reconstructions stopped at 25-50 % of their
     iterations, representations in equal shares.
 
     Raises:
-        ValueError: no volume, no method, or a shard that does not exist.
+        FileNotFoundError: a file or pattern that names no volume.
+        ValueError: no volume, no method, a shard that does not exist, or a folder of other settings.
     """
-    sources = _sources(volumes, exclude or [])
     if not methods:
         raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
-    part, parts = shard_of(shard)
-    jobs = [(source, run) for source in sources for run in range(runs)]
-    mine = list(enumerate(jobs))[part::parts]
+    for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
+        if value < 1:
+            raise ValueError(f"{key} is {value}; at least 1 is expected.")
+    sources = volume_sources(volumes)
+    scanning = {
+        "size": size,
+        "fit": fit,
+        "voxel_mm": voxel_mm,
+        "window_hu": window_hu,
+        "attenuate_outside": attenuate_outside,
+        "scanner": scanner,
+        "noise": noise,
+    }
+    plain = {"size": size, "runs": runs, "fractions": list(fractions), "seed": seed}
+    settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
+    folder = PairsFolder(out, settings, list(sources))
+    jobs = [
+        job
+        for job in _jobs(list(sources), exclude or [], runs, shard, folder)
+        if not folder.holds(job.name)
+    ]
+    described = settings.get("methods") or [{"class_path": type(m).__name__} for m in methods]
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # kernels run on the current one
+    code = environment()
+    at_hand: dict[str, tuple[LoadedVolume, str]] = {}
     with progress_bar("curating") as progress:
-        for done, (index, (source, run)) in enumerate(mine):
-            name = f"{_source_name(source)}_{run}"
-            progress(done, len(mine), name)
-            if (out / f"{name}.safetensors").exists():
-                continue
-            method = methods[index % len(methods)]
-            generator = np.random.default_rng([seed, _hash(name)])
-            loaded = _zoomed(_load(source, size), generator.uniform(*zooms), generator)
-            case = simulate_case(
-                loaded,
-                size=size,
-                num_views=int(generator.choice(views)),
-                layout=str(generator.choice(layouts)),
-                start_deg=float(generator.uniform(0, 360)),
-                fit=fit,
-                window_hu=window_hu,
-                scanner=scanner,
-                noise=noise,
-                test_views=0,
-                name=name,
-                seed=int(generator.integers(2**31)),
-            )
-            _curate_case(case, method, fractions, repair, out, device)
-        progress(len(mine), len(mine), "done")
+        for done, job in enumerate(jobs):
+            progress(done, len(jobs), job.name)
+            if job.volume not in at_hand:
+                loaded = load_source(sources[job.volume], size, unit, spacing_mm)
+                at_hand = {job.volume: (loaded, hashlib.sha256(loaded.array).hexdigest())}
+            loaded, digest = at_hand[job.volume]
+            case = _drawn_case(loaded, job.name, seed, zooms, views, layouts, scanning)
+            turn = job.number % len(methods)
+            tensors, info = _stopped_early(case, methods[turn], fractions, repair, device)
+            provenance = {
+                "volume": job.volume,
+                "volume_sha256": digest,
+                "method": described[turn],
+                "code": {key: code[key] for key in ("diffnr_lightning", "git")},
+            }
+            tensors["biplanar"], pair = _biplanar(case, biplanar_size)
+            folder.add(job.name, {**info, "biplanar_views": pair, **provenance}, **tensors)
+        progress(len(jobs), len(jobs), "done")
+    folder.finish()
     return out
 
 
-def _curate_case(
+def shard_of(shard: str) -> tuple[int, int]:
+    """Return part and number of parts of a shard `K/N`; ValueError where there is none such."""
+    part, _, parts = shard.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
+    return int(part), int(parts)
+
+
+def _jobs(
+    volumes: list[str], exclude: list[str], runs: int, shard: str, folder: PairsFolder
+) -> list[Job]:
+    """Scans of one shard; a volume that is left out leaves shards and methods of the others as they are."""
+    part, parts = shard_of(shard)
+    jobs = []
+    for number, volume in enumerate(volumes):
+        names = [f"{volume}_{run}" for run in range(runs)]
+        if not any(fnmatch(volume, pattern) for pattern in exclude):
+            if number % parts == part:
+                jobs += [Job(volume, name, number * runs + k) for k, name in enumerate(names)]
+        elif any(folder.holds(name) for name in names):
+            raise ValueError(
+                f"{folder.path} holds pairs of {volume}, which exclude leaves out; delete its files."
+            )
+    if len(volumes) == sum(any(fnmatch(v, pattern) for pattern in exclude) for v in volumes):
+        raise ValueError(f"exclude {exclude} leaves no volume to scan; shorten it.")
+    return jobs
+
+
+def _drawn_case(
+    loaded: LoadedVolume,
+    name: str,
+    seed: int,
+    zooms: tuple[float, float],
+    views: tuple[int, ...],
+    layouts: tuple[str, ...],
+    scanning: dict[str, Any],
+) -> Case:
+    """Scan a volume as drawn from the seed and the name of the scan."""
+    generator = np.random.default_rng([seed, _hash(name)])
+    return simulate_case(
+        _zoomed(loaded, generator.uniform(*zooms), generator),
+        num_views=int(generator.choice(views)),
+        layout=str(generator.choice(layouts)),
+        start_deg=float(generator.uniform(0, 360)),
+        test_views=0,
+        name=name,
+        seed=int(generator.integers(2**31)),
+        **scanning,
+    )
+
+
+def _stopped_early(
     case: Case,
     method: Scene,
     fractions: tuple[float, ...],
     repair: PseudoReference | None,
-    out: Path,
     device: str,
-) -> None:
-    """Run one method on one case up to its last fraction and write the pairs."""
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Run a method up to its last fraction; return tensors and info of the file."""
     at = sorted({max(1, round(fraction * method.iterations)) for fraction in fractions})
     snapshots = Snapshots(at)
     projections = case.projections.to(device)
     problem = Problem(projections, case.scan, case.grid, case.seed, callbacks=(snapshots,))
     module = method.fit(problem, stop_at=at[-1])
-    kept: list[tuple[int, bool, torch.Tensor]] = [
-        (k, False, v) for k, v in snapshots.volumes.items()
-    ]
+    kept = [(iteration, False, volume) for iteration, volume in snapshots.volumes.items()]
     if repair is not None:
         for iteration, volume in snapshots.volumes.items():
             repaired = repair.repair(volume.to(device), projections, case.grid, case.scan)
             kept.append((iteration, True, repaired.cpu()))
-    directions = torch.tensor(case.scan.direction, dtype=torch.float32)
-    info: dict[str, Any] = {
+    degraded = torch.stack([volume for _, _, volume in kept])
+    info = {
         "case": case.name,
         "source": Path(case.source).name,
         "views": len(case.scan),
         "layout": case.provenance["views"]["layout"],
+        "angles_deg": np.rad2deg(case.scan.orbit.angles_rad).round(6).tolist(),
+        "voxel_mm": list(case.grid.voxel_mm),
+        "scan": case.provenance,
         "iterations": [iteration for iteration, _, _ in kept],
+        "fractions": [round(iteration / method.iterations, 4) for iteration, _, _ in kept],
         "repaired": [again for _, again, _ in kept],
+        "psnr": [_psnr(volume, case.volume) for volume in degraded],
         "representation": type(module.representation).__name__,
         "parameters": sum(p.numel() for p in module.representation.parameters()),
         "seed": case.seed,
     }
-    write_pairs(
-        out,
-        case.name,
-        degraded=torch.stack([volume for _, _, volume in kept]),
-        clean=case.volume,
-        biplanar=biplanar_conditioning(case.projections, directions).biplanar[0],
-        info=info,
-    )
+    return {"degraded": degraded, "clean": case.volume}, info
 
 
-def _sources(volumes: list[str], exclude: list[str]) -> list[str]:
-    """Expand patterns and ranges, leave out what is excluded."""
-    sources: list[str] = []
-    for entry in volumes:
-        if entry.startswith(PHANTOM):
-            first, _, last = entry.removeprefix(PHANTOM).partition("-")
-            sources += [f"{PHANTOM}{seed}" for seed in range(int(first), int(last or first) + 1)]
-        elif glob.has_magic(entry):
-            sources += sorted(glob.glob(entry))
-        else:
-            sources.append(entry)
-    kept = [source for source in sources if _source_name(source) not in exclude]
-    if not kept:
-        raise ValueError(f"volumes {volumes} name nothing that can be scanned; check the paths.")
-    return kept
+def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
+    """The pair of projections that a prior is shown, (2, size, size), and which views they are."""
+    directions = torch.tensor(case.scan.direction, dtype=torch.float32)
+    conditioning = biplanar_conditioning(case.projections, directions, size=size)
+    return conditioning.biplanar[0], list(biplanar_pair(directions))
 
 
-def _source_name(source: str) -> str:
-    return (
-        source.replace(":", "_") if source.startswith(PHANTOM) else Path(source).name.split(".")[0]
-    )
-
-
-def _load(source: str, size: int) -> LoadedVolume:
-    if source.startswith(PHANTOM):
-        return chest(int(source.removeprefix(PHANTOM)), size=size)
-    return load_volume(source)
+def _psnr(degraded: Tensor, clean: Tensor) -> float:
+    """PSNR in dB of a volume clipped to [0, 1], peak 1."""
+    error = (degraded.clamp(0, 1) - clean).double().square().mean().item()
+    return round(-10 * np.log10(max(error, LEAST_ERROR)), 2)
 
 
 def _zoomed(loaded: LoadedVolume, zoom: float, generator: np.random.Generator) -> LoadedVolume:
@@ -204,11 +277,3 @@ def _zoomed(loaded: LoadedVolume, zoom: float, generator: np.random.Generator) -
 
 def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
-
-
-def shard_of(shard: str) -> tuple[int, int]:
-    """Return part and number of parts of a shard `K/N`; ValueError where there is none such."""
-    part, _, parts = shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
-        raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
-    return int(part), int(parts)

@@ -160,7 +160,7 @@ class Scene(Method):
         trainer = lightning.Trainer(
             max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",
-            devices=1,
+            devices=[problem.projections.device.index] if problem.projections.is_cuda else 1,
             logger=problem.curves or False,
             callbacks=[*(c for c in own if c is not None), *problem.callbacks],
             enable_checkpointing=False,

@@ -130,13 +130,11 @@ class RunFolder:
             before = yaml.safe_load(config.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"{config} is damaged; remove the run to start it again.") from error
-        old, new = _flat(before), _flat(self.settings)
-        for key in dict.fromkeys([*old, *new]):
-            if key.split(".")[0] in FREE_KEYS or old.get(key) == new.get(key):
-                continue
+        changed = difference(before, self.settings, FREE_KEYS)
+        if changed:
             raise ValueError(
-                f"{self.path} holds a run with {key} = {_shown(old, key)}, not {_shown(new, key)}; "
-                "give another --out, or remove that run to start it again."
+                f"{self.path} holds a run with {changed}; give another --out, or remove that run "
+                "to start it again."
             )
 
 
@@ -200,8 +198,25 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(changes)}
 
 
+def difference(before: Any, now: Any, free: tuple[str, ...] = ()) -> str | None:
+    """Say in words where settings first differ: ``a.b = 1, not 2``; None where they agree.
+
+    Args:
+        before: nested mappings and lists, as YAML holds them.
+        now: the same.
+        free: names at the top that may differ.
+    """
+    old, new = _flat(before), _flat(now)
+    for key in dict.fromkeys([*old, *new]):
+        if key.split(".")[0] not in free and old.get(key) != new.get(key):
+            return f"{key} = {_shown(old, key)}, not {_shown(new, key)}"
+    return None
+
+
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return ``{"a.b": value}`` of nested mappings; what is no mapping is a value."""
+    """Return ``{"a.b": value}`` of nested mappings and lists of mappings; the rest are values."""
+    if isinstance(node, list) and any(isinstance(value, dict) for value in node):
+        node = {str(index): value for index, value in enumerate(node)}
     if not isinstance(node, dict):
         return {prefix: node}
     flat: dict[str, Any] = {}

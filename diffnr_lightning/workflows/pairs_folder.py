@@ -1,0 +1,144 @@
+"""The folder that a curation fills: one settings record, and shards that add to it together."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from diffnr_lightning.data.pair_manifest import write_manifest
+from diffnr_lightning.data.slice_pairs import write_pairs
+from diffnr_lightning.workflows.run_folder import difference
+
+RECORD = "config.yaml"
+
+
+class PairsFolder:
+    """Hold pairs that were all made by the same settings, whichever process adds them.
+
+    The settings are recorded with the first scan; a curation that made nothing binds nobody.
+
+    Args:
+        path: the folder.
+        settings: plain dict of everything that decides what the scans look like, defaults filled in.
+        names: of all volumes; shards that see different files would leave some out.
+
+    Raises:
+        ValueError: the folder holds pairs of other settings or volumes, or of unknown ones.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], names: list[str]) -> None:
+        self.path = path
+        # As YAML holds them: a tuple given and a list read back are the same.
+        self.settings = yaml.safe_load(yaml.safe_dump({**settings, "volumes": names}))
+        self._recorded = False
+        if (path / RECORD).is_file():
+            self._compare()
+        elif path.is_dir() and any(path.glob("*.safetensors")):
+            raise ValueError(
+                f"{path} holds pairs but no {RECORD} that says how they were made; give another "
+                "--out (finetune takes several folders)."
+            )
+        elif path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; a folder for the pairs is expected.")
+
+    def holds(self, name: str) -> bool:
+        """Whether a scan is there; files are written in one step, so it is there in full."""
+        return (self.path / f"{name}.safetensors").exists()
+
+    def add(self, name: str, info: dict[str, Any], **tensors: Tensor) -> None:
+        """Add a scan.
+
+        Args:
+            name: of the file, without ending.
+            info: see `write_pairs`.
+            tensors: degraded, clean and biplanar of `write_pairs`.
+
+        Raises:
+            ValueError: another process has begun to fill the folder by other settings, or what
+                `write_pairs` refuses.
+        """
+        if not self._recorded:
+            self._record()
+        write_pairs(self.path, name, info=info, **tensors)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the manifest of all scans that are there by now, print its shares, return it.
+
+        Raises:
+            ValueError: a damaged file, by name.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)  # a shard may have had nothing to do
+        manifest = write_manifest(self.path)
+        print_shares(manifest)
+        return manifest
+
+    def _record(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = self.path / f".{RECORD}.{socket.gethostname()}.{os.getpid()}.part"
+        try:
+            part.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+            # Unlike a replacement, a link never takes the place of another process's record.
+            os.link(part, self.path / RECORD)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(part, self.path / RECORD)
+        finally:
+            part.unlink(missing_ok=True)
+        self._compare()
+        self._recorded = True
+
+    def _compare(self) -> None:
+        record = self.path / RECORD
+        try:
+            before = yaml.safe_load(record.read_text(encoding="utf-8"))
+            volumes = set(before["volumes"])
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{record} is damaged or no record of a curation; give another --out."
+            ) from error
+        changed = difference(before, self.settings, free=("volumes",))
+        if not changed and (others := sorted(volumes ^ set(self.settings["volumes"]))):
+            held = "with" if others[0] in volumes else "without"
+            more = f" and {len(others) - 1} more differences" if len(others) > 1 else ""
+            changed = f"volumes {held} {others[0]}{more}"
+        if changed:
+            raise ValueError(
+                f"{self.path} holds pairs made by {changed}; give another --out (finetune takes "
+                "several folders), or the settings of before."
+            )
+
+
+def print_shares(manifest: dict[str, Any], console: Console | None = None) -> None:
+    """Print how many scans and degraded volumes there are of what.
+
+    Args:
+        manifest: of a pairs folder.
+        console: where to; standard output by default.
+    """
+    infos = manifest["scans"].values()
+    volumes = {info.get("volume", info["case"]) for info in infos}
+    title = f"{len(infos)} scans of {len(volumes)} volumes, and the degraded volumes kept of them"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for title in ("", "", "scans", "kept", "share", "PSNR in dB"):
+        table.add_column(title, justify="right" if title else "left")
+    for key, values in manifest["shares"].items():
+        for row, (value, count) in enumerate(values.items()):
+            table.add_row(
+                key if row == 0 else "",
+                value,
+                str(count["scans"]),
+                str(count["volumes"]),
+                f"{100 * count['share']:.1f} %",
+                f"{count['psnr']:.2f}" if "psnr" in count else "",
+                end_section=row == len(values) - 1,
+            )
+    (console or Console()).print(table)

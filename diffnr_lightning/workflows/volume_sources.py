@@ -1,0 +1,88 @@
+"""Where volumes come from: files, patterns and generated chests, and what each is called."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from diffnr_lightning.data import LoadedVolume, chest, load_volume
+
+PHANTOM = "phantom:"
+
+
+def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
+    """Expand patterns and ranges.
+
+    Args:
+        volumes: files, glob patterns, `phantom:SEED` or `phantom:FIRST-LAST`.
+
+    Returns:
+        Name -> file or `phantom:SEED`. A file is called as it is without its ending, and after its
+        folder as well where several are called the same (`P12/data.npy` is `P12_data`).
+
+    Raises:
+        FileNotFoundError: a file that does not exist, or a pattern that matches none.
+        ValueError: nothing at all, or two files of one name.
+    """
+    sources = [source for entry in volumes for source in _expanded(entry)]
+    if not sources:
+        raise ValueError("volumes is empty; at least one file or phantom:SEED is expected.")
+    counts = Counter(_stem(source) for source in dict.fromkeys(sources))
+    named: dict[str, str] = {}
+    for source in dict.fromkeys(sources):
+        name = _stem(source)
+        if counts[name] > 1:
+            name = f"{Path(source).resolve().parent.name}_{name}"
+        if name in named:
+            raise ValueError(
+                f"volumes has {named[name]} and {source}, which both would be called {name}; "
+                "rename one, or give them folders of different names."
+            )
+        named[name] = source
+    return named
+
+
+def load_source(
+    source: str,
+    size: int,
+    unit: Literal["auto", "HU", "arbitrary"] = "auto",
+    spacing_mm: tuple[float, float, float] | None = None,
+) -> LoadedVolume:
+    """Read a file, or generate a chest with `size` voxels along each edge.
+
+    Args:
+        source: as `volume_sources` returns it.
+        size: of a generated chest.
+        unit: of a file.
+        spacing_mm: voxel edges (z, y, x) of a file that does not say.
+    """
+    if source.startswith(PHANTOM):
+        return chest(int(source.removeprefix(PHANTOM)), size=size)
+    return load_volume(source, unit, spacing_mm)
+
+
+def _expanded(entry: str) -> list[str]:
+    if entry.startswith(PHANTOM):
+        first, _, last = entry.removeprefix(PHANTOM).partition("-")
+        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first)):
+            raise ValueError(
+                f"volumes has {entry!r}; phantom:SEED or phantom:FIRST-LAST is expected."
+            )
+        return [f"{PHANTOM}{seed}" for seed in range(int(first), int(last or first) + 1)]
+    found = [entry] if Path(entry).exists() else sorted(glob.glob(entry))
+    if not found:
+        raise FileNotFoundError(f"volumes has {entry!r}, which is no file; check the path.")
+    return found
+
+
+def _stem(source: str) -> str:
+    if source.startswith(PHANTOM):
+        return source.replace(":", "_")
+    path = Path(source)
+    if path.is_dir():
+        return path.name
+    # Dots are part of a name: a series of LUNA16 is called 1.3.6.1.4.1....mhd.
+    return path.name[:-7] if path.name.endswith(".nii.gz") else path.stem

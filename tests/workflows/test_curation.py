@@ -1,0 +1,276 @@
+"""Curation: shards share a folder, kills cost nothing, settings are never mixed, pairs say how they were made."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from diffnr_lightning import cli
+from diffnr_lightning.data import chest
+from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
+from diffnr_lightning.workflows.curation import shard_of
+from diffnr_lightning.workflows.pairs_folder import PairsFolder
+from diffnr_lightning.workflows.volume_sources import volume_sources
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def scene(representation, iterations=6, **options):
+    path = f"diffnr_lightning.representations.{representation}"
+    representation = {"class_path": path, "init_args": options}
+    init_args = {"iterations": iterations, "representation": representation}
+    return {"class_path": "diffnr_lightning.workflows.Scene", "init_args": init_args}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Four scans of two volumes by two representations in turn."""
+    path = tmp_path_factory.mktemp("config") / "curate.yaml"
+    settings = {
+        "volumes": ["phantom:1-2"],
+        "runs": 2,
+        "size": 16,
+        "views": [8, 12],
+        "fractions": [0.5, 1.0],
+        "biplanar_size": 20,
+        "methods": [scene("GaussianCloud", num_gaussians=100), scene("VoxelGrid")],
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def curate(config, out, *options):
+    arguments = ["curate", "--config", config, "--out", out, *options]
+    return cli.main([str(argument) for argument in arguments])
+
+
+def started(config, out, *options):
+    arguments = map(str, ["curate", "--config", config, "--out", out, *options])
+    command = [sys.executable, "-m", "diffnr_lightning.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def pairs(config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pairs") / "whole"
+    assert curate(config, out) == 0
+    return out
+
+
+def assert_same_pairs(folder, other):
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in other.iterdir())
+    ours, others = open_pairs(folder), open_pairs(other)
+    for name, scan in ours.items():
+        for key in ("degraded", "clean", "biplanar"):
+            assert torch.equal(getattr(scan, key), getattr(others[name], key))
+        # The checkout may change while the tests run.
+        assert {**scan.info, "code": None} == {**others[name].info, "code": None}
+    manifests = [json.loads((f / "manifest.json").read_text()) for f in (folder, other)]
+    assert manifests[0]["shares"] == manifests[1]["shares"]
+    assert list(manifests[0]["scans"]) == list(manifests[1]["scans"])
+
+
+def test_a_pair_says_how_it_was_made(pairs):
+    info = open_pairs(pairs)["phantom_2_1"].info
+    assert info["case"] == "phantom_2_1"
+    assert info["volume"] == "phantom_2"
+    assert len(info["volume_sha256"]) == 64
+    assert info["representation"] == "VoxelGrid"
+    assert info["method"]["init_args"]["representation"]["class_path"].endswith(".VoxelGrid")
+    assert info["method"]["init_args"]["iterations"] == 6
+    assert info["iterations"] == [3, 6]
+    assert info["fractions"] == [0.5, 1.0]
+    assert len(info["angles_deg"]) == info["views"] in (8, 12)
+    assert info["layout"] in ("uniform", "random")
+    assert info["scan"]["noise"]["photons"] == 1e5
+    assert info["scan"]["scanner"]["source_to_axis"] == 2.5
+    assert info["code"]["diffnr_lightning"]
+    assert set(info["code"]) == {"diffnr_lightning", "git"}
+    first, second = (info["angles_deg"][view] for view in info["biplanar_views"])
+    assert abs(np.cos(np.deg2rad(first - second))) < 0.5
+
+
+def test_psnr_is_that_of_the_volumes_kept(pairs):
+    for scan in open_pairs(pairs).values():
+        error = (scan.degraded.double() - scan.clean.double()).square().mean(dim=(1, 2, 3))
+        expected = (-10 * error.log10()).tolist()
+        assert scan.info["psnr"] == pytest.approx(expected, abs=0.02)
+
+
+def test_projections_are_kept_as_large_as_wanted(pairs):
+    assert {tuple(scan.biplanar.shape) for scan in open_pairs(pairs).values()} == {(2, 20, 20)}
+
+
+def test_representations_have_equal_shares(pairs, config, capsys, monkeypatch):
+    shares = json.loads((pairs / "manifest.json").read_text())["shares"]
+    representations = shares["representation"]
+    assert {k: (v["scans"], v["volumes"], v["share"]) for k, v in representations.items()} == {
+        "GaussianCloud": (2, 4, 0.5),
+        "VoxelGrid": (2, 4, 0.5),
+    }
+    assert sum(count["scans"] for count in shares["views"].values()) == 4
+    # A finished curation shows its shares again.
+    monkeypatch.setenv("COLUMNS", "120")
+    assert curate(config, pairs) == 0
+    shown = capsys.readouterr().out
+    assert "4 scans of 2 volumes" in shown
+    line = next(line for line in shown.splitlines() if "VoxelGrid" in line)
+    assert "50.0 %" in line and f"{representations['VoxelGrid']['psnr']:.2f}" in line
+
+
+def test_shards_at_the_same_time_make_the_same_files(config, pairs, tmp_path):
+    out = tmp_path / "pairs"
+    shards = [started(config, out, "--shard", f"{part}/2") for part in range(2)]
+    outputs = [shard.communicate(timeout=300)[0] for shard in shards]
+    assert [shard.returncode for shard in shards] == [0, 0], outputs
+    assert_same_pairs(out, pairs)
+
+
+def test_a_killed_curation_goes_on(config, pairs, tmp_path):
+    out = tmp_path / "pairs"
+    process = started(config, out)
+    end = time.monotonic() + 240
+    while not list(out.glob("*.safetensors")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = {file: file.stat().st_mtime_ns for file in out.glob("*.safetensors")}
+    open_pairs(out)
+    assert len(kept) < 4
+    assert curate(config, out) == 0
+    assert_same_pairs(out, pairs)
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "18"], "size = 16, not 18"),
+        (["--seed", "3"], "seed = 0, not 3"),
+        (["--noise.photons", "100"], "noise.photons = 100000.0, not 100.0"),
+        (["--volumes", "phantom:1-3"], "volumes without phantom_3; give"),
+        (["--methods", json.dumps([scene("VoxelGrid", iterations=7)])], "methods.0.init_args"),
+    ],
+)
+def test_other_settings_are_refused(config, pairs, capsys, options, words):
+    before = {file: file.stat().st_mtime_ns for file in pairs.iterdir()}
+    assert curate(config, pairs, *options) == cli.USAGE_ERROR
+    error = capsys.readouterr().err
+    assert words in error and "give another --out" in error
+    assert {file: file.stat().st_mtime_ns for file in pairs.iterdir()} == before
+
+
+def test_two_curations_that_begin_together_do_not_mix(pairs, tmp_path):
+    # The other's record appears after this one has looked for it, which looks once more.
+    folder = PairsFolder(tmp_path / "pairs", {"size": 3}, ["a"])
+    shutil.copytree(pairs, folder.path)
+    with pytest.raises(ValueError, match="holds pairs made by"):
+        folder.add("a", {"case": "a", "views": 2})
+    assert sorted(p.name for p in folder.path.iterdir()) == sorted(p.name for p in pairs.iterdir())
+
+
+def test_pairs_of_unknown_settings_are_read_but_not_added_to(config, pairs, tmp_path, capsys):
+    out = shutil.copytree(pairs, tmp_path / "pairs")
+    (out / "config.yaml").unlink()
+    assert curate(config, out) == cli.USAGE_ERROR
+    assert "holds pairs but no config.yaml" in capsys.readouterr().err
+    data = SlicePairData([out], iterations=1)
+    data.setup("fit")
+    assert len(data.training) == 4
+
+
+def test_a_shard_without_volumes_is_no_error(config, tmp_path):
+    assert curate(config, tmp_path / "pairs", "--shard", "2/3") == 0
+    assert json.loads((tmp_path / "pairs" / "manifest.json").read_text())["scans"] == {}
+
+
+def test_leaving_a_volume_out_changes_nothing_else(config, pairs, tmp_path):
+    out = tmp_path / "pairs"
+    assert curate(config, out, "--exclude", "phantom_1") == 0
+    assert list(open_pairs(out)) == ["phantom_2_0", "phantom_2_1"]
+    scans = [open_pairs(folder)["phantom_2_0"] for folder in (out, pairs)]
+    assert torch.equal(scans[0].degraded, scans[1].degraded)
+    # And it can be taken back.
+    assert curate(config, out) == 0
+    assert_same_pairs(out, pairs)
+
+
+def test_a_volume_to_leave_out_that_is_there_already_is_refused(config, pairs, capsys):
+    assert curate(config, pairs, "--exclude", "*_2") == cli.USAGE_ERROR
+    assert "holds pairs of phantom_2, which exclude leaves out" in capsys.readouterr().err
+    assert curate(config, pairs, "--exclude", "*") == cli.USAGE_ERROR
+
+
+def test_a_damaged_file_is_named(config, pairs, tmp_path, capsys):
+    out = shutil.copytree(pairs, tmp_path / "pairs")
+    damaged = out / "phantom_1_0.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert curate(config, out) == cli.USAGE_ERROR
+    assert f"{damaged} is not a file of slice pairs or is damaged" in capsys.readouterr().err
+    damaged.unlink()
+    assert curate(config, out) == 0
+    assert_same_pairs(out, pairs)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--runs", "0"], "runs is 0"),
+        (["--biplanar_size", "0"], "biplanar_size is 0"),
+        (["--volumes", "none*.mhd"], "volumes has 'none*.mhd', which is no file"),
+        (["--volumes", "phantom:x"], "phantom:SEED"),
+        (["--methods", "[]"], "methods is empty"),
+        (["--shard", "2/2"], "K/N with K < N"),
+    ],
+)
+def test_bad_input_leaves_nothing(config, tmp_path, capsys, options, words):
+    assert curate(config, tmp_path / "pairs", *options) == cli.USAGE_ERROR
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_volumes_are_named_by_their_files(tmp_path):
+    series = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1001"
+    for name in (f"{series}.mhd", "pt_1.nii.gz", "P1/data.npy", "P2/data.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = volume_sources([f"{tmp_path}/*.*", f"{tmp_path}/P*/*.npy", "phantom:3-4"])
+    assert set(names) == {series, "pt_1", "P1_data", "P2_data", "phantom_3", "phantom_4"}
+    assert names["P2_data"] == f"{tmp_path}/P2/data.npy"
+    # A file that two patterns match is one volume.
+    assert len(volume_sources([f"{tmp_path}/pt*", f"{tmp_path}/*.gz"])) == 1
+
+
+def test_two_volumes_of_one_name_are_refused(tmp_path):
+    for name in ("a/P1/data.npy", "b/P1/data.npy"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="both would be called P1_data"):
+        volume_sources([f"{tmp_path}/*/P1/data.npy"])
+
+
+def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
+    volume = chest(3, size=24)
+    np.save(tmp_path / "chest.npy", volume.array)
+    options = ["--volumes", tmp_path / "chest.npy", "--runs", "1", "--voxel_mm", "10"]
+    options += ["--spacing_mm", "[12, 12, 12]", "--unit", "HU", "--attenuate_outside", "false"]
+    assert curate(config, tmp_path / "pairs", *options) == 0
+    info = open_pairs(tmp_path / "pairs")["chest_0"].info
+    assert info["voxel_mm"] == [10, 10, 10]
+    assert info["scan"]["attenuate_outside"] is False
+    assert info["scan"]["window"] == [-1000, 1024]
+
+
+@pytest.mark.parametrize("shard", ["", "3", "2/2", "a/b", "-1/2", "1/0"])
+def test_shards_that_do_not_exist(shard):
+    with pytest.raises(ValueError, match="K/N with K < N"):
+        shard_of(shard)
