@@ -8,15 +8,19 @@ from torch import Tensor
 
 
 class ViewBatch(NamedTuple):
-    """Measured views of one scan.
+    """Measured views of one scan, or the same window of all of them.
 
     Attributes:
         view: (B,) int64 indices of the views in the scan.
         projection: (B, H, W) float32 line integrals, unit of the volume times mm.
+        rows: rows of the detector that the projection shows; all unless said otherwise.
+        columns: columns of the detector that the projection shows.
     """
 
     view: Tensor
     projection: Tensor
+    rows: slice = slice(None)
+    columns: slice = slice(None)
 
 
 class SlicePair(NamedTuple):

@@ -2,7 +2,7 @@
 
 from diffnr_lightning.data.case_files import load_case
 from diffnr_lightning.data.cases import Case, read_case, write_case
-from diffnr_lightning.data.datamodules import IterationSampler, ScanData
+from diffnr_lightning.data.datamodules import IterationSampler, RaySampling, ScanData
 from diffnr_lightning.data.measured import measured_case
 from diffnr_lightning.data.naf_pickles import read_naf_pickle
 from diffnr_lightning.data.noise import Noise
@@ -16,6 +16,7 @@ __all__ = [
     "IterationSampler",
     "LoadedVolume",
     "Noise",
+    "RaySampling",
     "ScanData",
     "Scanner",
     "chest",

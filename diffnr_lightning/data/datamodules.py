@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -50,18 +51,66 @@ class IterationSampler(Sampler[int]):
         return self.total
 
 
+@dataclass(frozen=True)
+class RaySampling:
+    """Say which pixels an iteration looks at, where a whole view has too many rays.
+
+    Each iteration looks at one window, the same in all its views, and both terms of the image loss
+    are computed on it. A *patch* is a dense window at a random place. Any other window is *spread*:
+    every n-th row and column of the whole detector from a random one on, with the least n that
+    keeps to the size; each pixel is seen equally often. A spread window is a small image of the
+    whole view, so that structural similarity means something on it too, on a coarser scale.
+
+    Args:
+        rows: most rows of a window.
+        columns: most columns of a window.
+        patches: share of the iterations that look at a patch, from 0 to 1.
+
+    Raises:
+        ValueError: an empty window, or a share outside of [0, 1].
+
+    Source: windows with random steps are those of GRAF (Schwarz et al., NeurIPS 2020, section 3.2);
+    SAX-NeRF (CVPR 2024) joins patches and single rays in one batch.
+    """
+
+    rows: int = 32
+    columns: int = 32
+    patches: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns) < 1:
+            raise ValueError(
+                f"rows and columns are {self.rows} and {self.columns}; at least one is expected."
+            )
+        if not 0 <= self.patches <= 1:
+            raise ValueError(f"patches is {self.patches}; a share from 0 to 1 is expected.")
+
+    def draw(
+        self, detector_shape: tuple[int, int], generator: np.random.Generator
+    ) -> tuple[slice, slice]:
+        """Return the rows and the columns of a random window of a detector (H, W)."""
+        patch = generator.random() < self.patches
+        rows, columns = (
+            _dense(most, count, generator) if patch else _spread(most, count, generator)
+            for most, count in zip((self.rows, self.columns), detector_shape, strict=True)
+        )
+        return rows, columns
+
+
 class ViewDraws(Dataset[ViewBatch]):
     """Give the views of iteration i as a function of (seed, i).
 
     Views come without replacement: pass k over the scan follows the permutation drawn from
-    (seed, k). Processes that share a run take turns along the same sequence.
+    (seed, k). Processes that share a run take turns along the same sequence. The window of the
+    detector, where there is a choice, is drawn from (seed, i, process) too.
 
     Args:
         projections: (V, H, W) line integrals.
-        seed: of the permutations.
+        seed: of the permutations and windows.
         batch_size: views an iteration and process.
         rank: number of this process.
         world_size: processes that share the run.
+        rays: which pixels an iteration looks at; None is all.
     """
 
     def __init__(
@@ -71,10 +120,12 @@ class ViewDraws(Dataset[ViewBatch]):
         batch_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        rays: RaySampling | None = None,
     ) -> None:
         self.projections = projections
         self.seed, self.batch_size = seed, batch_size
         self.rank, self.world_size = rank, world_size
+        self.rays = rays
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def __getitem__(self, iteration: int) -> ViewBatch:
@@ -83,7 +134,12 @@ class ViewDraws(Dataset[ViewBatch]):
         count = len(self.projections)
         draws = (divmod(first + offset, count) for offset in range(self.batch_size))
         views = torch.tensor([int(self._order(k)[place]) for k, place in draws])
-        return ViewBatch(views, self.projections[views])
+        if self.rays is None:
+            return ViewBatch(views, self.projections[views])
+        generator = np.random.default_rng([self.seed, iteration, self.rank, 1])
+        rows, columns = self.rays.draw(tuple(self.projections.shape[1:]), generator)
+        window = self.projections[:, rows, columns][views]
+        return ViewBatch(views, window, rows, columns)
 
     def _permutation(self, pass_number: int) -> np.ndarray:
         return np.random.default_rng([self.seed, pass_number]).permutation(len(self.projections))
@@ -97,6 +153,7 @@ class ScanData(lightning.LightningDataModule):
         seed: of the order of views.
         iterations: batches of the whole run.
         batch_size: views a batch.
+        rays: which pixels a batch looks at; None is all.
 
     Attributes:
         iteration: batches handed to the module so far; kept in checkpoints.
@@ -106,7 +163,13 @@ class ScanData(lightning.LightningDataModule):
     """
 
     def __init__(
-        self, projections: Tensor, *, seed: int, iterations: int, batch_size: int = 1
+        self,
+        projections: Tensor,
+        *,
+        seed: int,
+        iterations: int,
+        batch_size: int = 1,
+        rays: RaySampling | None = None,
     ) -> None:
         super().__init__()
         if projections.ndim != 3:
@@ -119,6 +182,7 @@ class ScanData(lightning.LightningDataModule):
             raise ValueError(f"batch_size is {batch_size}; at least one is expected.")
         self.projections = projections
         self.seed, self.iterations, self.batch_size = seed, iterations, batch_size
+        self.rays = rays
         self.iteration = 0
 
     def train_dataloader(self) -> DataLoader:
@@ -126,7 +190,7 @@ class ScanData(lightning.LightningDataModule):
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        views = ViewDraws(self.projections, self.seed, self.batch_size, rank, world_size)
+        views = ViewDraws(self.projections, self.seed, self.batch_size, rank, world_size, self.rays)
         sampler = IterationSampler(self.iterations, self.iteration)
         return DataLoader(views, sampler=sampler, batch_size=None, num_workers=0)
 
@@ -152,3 +216,14 @@ class ScanData(lightning.LightningDataModule):
                 f"{self.seed}; resume with the same seed."
             )
         self.iteration = int(state_dict["iteration"])
+
+
+def _dense(most: int, count: int, generator: np.random.Generator) -> slice:
+    kept = min(most, count)
+    start = int(generator.integers(count - kept + 1))
+    return slice(start, start + kept, 1)
+
+
+def _spread(most: int, count: int, generator: np.random.Generator) -> slice:
+    step = -(-count // most)
+    return slice(int(generator.integers(step)), count, step)

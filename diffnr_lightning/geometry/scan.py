@@ -164,6 +164,34 @@ class ScanGeometry:
         )
         return ScanGeometry(self.beam, self.detector_shape, *arrays)
 
+    def window(self, rows: slice = slice(None), columns: slice = slice(None)) -> ScanGeometry:
+        """Return the scan of a part of the detector, the same one in all views.
+
+        A window is a patch where the steps are 1, and a thinned detector where they are larger: its
+        pixel pitch grows with the step and its centre moves, so that its rays are those of the
+        pixels that ``projections[:, rows, columns]`` keeps.
+
+        Args:
+            rows: of the detector, with a positive step.
+            columns: of the detector, with a positive step.
+
+        Raises:
+            ValueError: a window without a pixel, or a step that is not positive.
+        """
+        kept_rows, v_shift, v_step = _kept(rows, self.detector_shape[0], "rows")
+        kept_columns, u_shift, u_step = _kept(columns, self.detector_shape[1], "columns")
+        shift = v_shift * self.v_mm + u_shift * self.u_mm
+        # Parallel rays keep their direction, which is told by the source; a cone keeps its apex.
+        source = self.source_mm if self.beam == "cone" else self.source_mm + shift
+        return ScanGeometry(
+            self.beam,
+            (kept_rows, kept_columns),
+            source,
+            self.detector_mm + shift,
+            u_step * self.u_mm,
+            v_step * self.v_mm,
+        )
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScanGeometry):
             return NotImplemented
@@ -287,6 +315,18 @@ def check_scan_sees_grid(scan: ScanGeometry, grid: VolumeGrid) -> None:
         raise ValueError(
             "no ray of the scan meets the volume; check offsets, units and voxel size."
         )
+
+
+def _kept(part: slice, count: int, name: str) -> tuple[int, float, int]:
+    """Return how many pixels a slice keeps, how far it moves their middle, and its step."""
+    step = 1 if part.step is None else part.step
+    kept = range(*part.indices(count)) if step > 0 else range(0)
+    if not kept:
+        raise ValueError(
+            f"{name} of the window is {part}; a positive step and at least one of the {count} {name} "
+            "of the detector are expected."
+        )
+    return len(kept), 0.5 * (kept[0] + kept[-1]) - 0.5 * (count - 1), step
 
 
 def _circular_frame(

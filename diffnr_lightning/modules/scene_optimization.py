@@ -104,9 +104,8 @@ class SceneOptimization(lightning.LightningModule):
     def training_step(self, batch: ViewBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch of views."""
         self.iteration += 1
-        rendered = self.length_scale * self.representation.render(
-            self.scan[batch.view]
-        )  # (B, H, W)
+        scan = self.scan[batch.view].window(batch.rows, batch.columns)
+        rendered = self.length_scale * self.representation.render(scan)  # (B, H, W)
         measured = self.length_scale * batch.projection
         loss = l1(rendered, measured)
         if self.lambda_ssim:

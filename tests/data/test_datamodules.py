@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from diffnr_lightning.data import IterationSampler, ScanData
+from diffnr_lightning.data import IterationSampler, RaySampling, ScanData
 from diffnr_lightning.data.datamodules import ViewDraws
 
 PROJECTIONS = torch.arange(7.0)[:, None, None] * torch.ones(7, 2, 3)
@@ -91,6 +91,52 @@ def test_processes_share_one_sequence():
     assert shared == [int(alone[i].view) for i in range(20)]
 
 
+IMAGES = torch.arange(4 * 23 * 30.0).view(4, 23, 30)
+
+
+@pytest.mark.parametrize("patches", [0.0, 0.4, 1.0])
+def test_windows_are_patches_or_thinned_views(patches):
+    draws = ViewDraws(IMAGES, seed=3, batch_size=2, rays=RaySampling(8, 10, patches))
+    dense = []
+    for i in range(60):
+        batch = draws[i]
+        whole = IMAGES[batch.view]
+        assert torch.equal(batch.projection, whole[:, batch.rows, batch.columns])
+        _, height, width = batch.projection.shape
+        dense.append(batch.rows.step == 1)
+        if dense[-1]:
+            assert (height, width, batch.columns.step) == (8, 10, 1)
+        else:
+            assert (batch.rows.step, batch.columns.step) == (3, 3)
+            assert height in (7, 8)
+            assert width == 10
+    assert sum(dense) / 60 == pytest.approx(patches, abs=0.15)
+
+
+def test_spread_windows_show_every_pixel_equally_often():
+    draws = ViewDraws(torch.zeros(1, 7, 9), seed=0, rays=RaySampling(3, 5, patches=0))
+    seen = torch.zeros(7, 9)
+    for i in range(600):
+        batch = draws[i]
+        seen[batch.rows, batch.columns] += 1
+    torch.testing.assert_close(seen / 600, torch.full((7, 9), 1 / 6), atol=0.06, rtol=0)
+
+
+def test_a_window_larger_than_the_detector_is_the_detector():
+    batch = ViewDraws(IMAGES, seed=0, rays=RaySampling(64, 64))[5]
+    assert torch.equal(batch.projection, IMAGES[batch.view])
+
+
+def test_windows_are_functions_of_seed_number_and_process():
+    def windows(seed, rank):
+        draws = ViewDraws(IMAGES, seed, rank=rank, world_size=2, rays=RaySampling(8, 8))
+        return [str(draws[i][2:]) for i in range(12)]
+
+    assert windows(1, 0) == windows(1, 0)
+    assert windows(1, 0) != windows(1, 1)
+    assert windows(1, 0) != windows(2, 0)
+
+
 def test_sampler_keeps_the_length_of_the_whole_run():
     sampler = IterationSampler(10, start=7)
     assert list(sampler) == [7, 8, 9]
@@ -104,6 +150,8 @@ def test_senseless_runs_are_refused(one_sentence):
         lambda: ScanData(PROJECTIONS, seed=0, iterations=0),
         lambda: ScanData(PROJECTIONS, seed=0, iterations=1, batch_size=0),
         lambda: ScanData(PROJECTIONS[0], seed=0, iterations=1),
+        lambda: RaySampling(0, 3),
+        lambda: RaySampling(patches=1.5),
         lambda: ScanData(PROJECTIONS, seed=0, iterations=1).load_state_dict(
             {"iteration": 1, "seed": 9}
         ),

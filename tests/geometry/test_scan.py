@@ -1,5 +1,7 @@
 """Poses of source and detector: constructors, values, refusals."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,48 @@ def test_views_are_selected() -> None:
     scan = ScanGeometry.cone(**CONE)
     assert scan[[2, 4]] == scan[torch.tensor([2, 4])] == scan[2:5:2]
     assert len(scan[3]) == 1
+
+
+WINDOWS = [
+    (slice(1, 4), slice(2, 5)),
+    (slice(1, None, 2), slice(0, None, 3)),
+    (slice(-2, None), slice(3, 4)),
+    (slice(None), slice(None)),
+]
+
+
+@pytest.mark.parametrize("scan", scans(), ids=["cone", "parallel", "tilted"])
+@pytest.mark.parametrize(("rows", "columns"), WINDOWS, ids=str)
+def test_the_rays_of_a_window_are_those_of_its_pixels(scan, rows, columns) -> None:
+    window = scan.window(rows, columns)
+    for whole, part in zip(
+        scan.rays(dtype=torch.float64), window.rays(dtype=torch.float64), strict=True
+    ):
+        torch.testing.assert_close(part, whole[:, rows, columns])
+    assert window.beam == scan.beam
+    assert (window == scan) is (rows == columns == slice(None))
+
+
+@pytest.mark.parametrize("scan", scans(), ids=["cone", "parallel", "tilted"])
+def test_a_window_of_a_window_is_a_window(scan) -> None:
+    twice = scan.window(slice(1, 5), slice(0, 6, 2)).window(slice(0, 4, 3), slice(1, 3))
+    once = scan.window(slice(1, 5, 3), slice(2, 6, 2))
+    assert twice.detector_shape == once.detector_shape == (2, 2)
+    for a, b in zip(twice._vectors(), once._vectors(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "words"),
+    [
+        (slice(3, 3), slice(None), "rows of the window is slice(3, 3"),
+        (slice(None), slice(9, 20), "columns of the window"),
+        (slice(None, None, -1), slice(None), "a positive step"),
+    ],
+)
+def test_windows_without_pixels_are_refused(rows, columns, words) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        scans()[0].window(rows, columns)
 
 
 @pytest.mark.parametrize("scan", scans()[:2], ids=["cone", "parallel"])

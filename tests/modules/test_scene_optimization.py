@@ -74,6 +74,19 @@ def test_the_loss_is_the_sum_of_its_terms(truth, projections):
     torch.testing.assert_close(step(without, projections, (1, 4)), l1(rendered, measured))
 
 
+def test_a_window_is_compared_with_its_part_of_the_rendering(truth, projections):
+    module = voxels(0.7 * truth, lambda_ssim=0.25, lambda_tv=0)
+    rows, columns = slice(1, 18, 3), slice(4, 13)
+    views = torch.tensor([1, 4])
+    window = projections[views][:, rows, columns]
+    rendered, measured = (
+        2 / 28.0 * project(v, GRID, SCAN[views])[:, rows, columns] for v in (0.7 * truth, truth)
+    )
+    expected = l1(rendered, measured) + 0.25 * (1 - ssim_2d(rendered, measured).mean())
+    loss = module.training_step(ViewBatch(views, window, rows, columns), 0)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_the_reference_takes_part_every_tau_batches(truth, projections):
     module = voxels(0.7 * truth, lambda_tv=0, lambda_diff=3.0, reference_every=2)
     without = [float(step(module, projections)) for _ in range(4)]

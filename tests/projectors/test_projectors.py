@@ -80,6 +80,19 @@ def test_projection_of_a_subset_is_the_subset_of_the_projections(case):
         torch.testing.assert_close(project(volume, grid, scan[views], backend), whole[views])
 
 
+def test_projection_of_a_window_is_the_window_of_the_projections(case):
+    grid, scan, backends = case
+    volume, _ = random_pair(grid, scan)
+    for rows, columns in (
+        (slice(2, 9), slice(3, None)),
+        (slice(1, None, 4), slice(0, None, 3)),
+    ):
+        for backend in backends:
+            whole = project(volume, grid, scan, backend)[:, rows, columns]
+            part = project(volume, grid, scan.window(rows, columns), backend)
+            assert relative(part, whole) < 1e-5, backend
+
+
 def test_backprojection_adds_over_views(case):
     grid, scan, backends = case
     _, measured = random_pair(grid, scan)
