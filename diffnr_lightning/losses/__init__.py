@@ -1,4 +1,4 @@
-"""Losses: structural similarity, total variation, image fidelity and adversarial pairs."""
+"""Losses: similarity (structural, perceptual, in CLIP), variation, fidelity, adversarial pairs."""
 
 from diffnr_lightning.losses.adversarial import (
     AdversarialKind,
@@ -7,13 +7,17 @@ from diffnr_lightning.losses.adversarial import (
     generator_adversarial,
 )
 from diffnr_lightning.losses.augmentation import DiffAugment
+from diffnr_lightning.losses.clip_similarity import ClipSimilarity
 from diffnr_lightning.losses.fidelity import l1, mse, structural_l1
+from diffnr_lightning.losses.perceptual import Lpips
 from diffnr_lightning.losses.ssim import SsimReference, ssim_2d, ssim_2d_reference, ssim_3d
 from diffnr_lightning.losses.variation import tv_3d, tv_3d_reference
 
 __all__ = [
     "AdversarialKind",
+    "ClipSimilarity",
     "DiffAugment",
+    "Lpips",
     "SsimReference",
     "discriminator_adversarial",
     "discriminator_half",

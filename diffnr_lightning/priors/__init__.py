@@ -1,6 +1,7 @@
 """Priors: what repairs the slices of a degraded volume, and how a volume is repaired with them."""
 
 from diffnr_lightning.priors.checkpoints import load_default, load_prior, read_header, save_prior
+from diffnr_lightning.priors.clip_discriminator import ClipDiscriminator
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.conditioning import (
     PLANES,
@@ -15,6 +16,7 @@ from diffnr_lightning.priors.weight_average import WeightAverage
 
 __all__ = [
     "PLANES",
+    "ClipDiscriminator",
     "CompactSliceFixer",
     "Conditioning",
     "PatchDiscriminator",
