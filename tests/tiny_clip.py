@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import string
 from pathlib import Path
 
 import torch
+from tiny_models import write_tiny_tokenizer
 from torch import Tensor
 
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -20,12 +19,12 @@ def write_tiny_clip(folder: Path, blocks: int = 12, size: int = 32) -> Path:
     """Write a CLIP with random weights, patches of 8 pixels, and its tokenizer."""
     from transformers import CLIPConfig, CLIPModel
 
-    tokens = write_letter_tokenizer(folder)
+    tokens = write_tiny_tokenizer(folder)
     end = tokens - 1
     tower = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
     text = {"vocab_size": tokens, "bos_token_id": end - 1, "eos_token_id": end}
     config = CLIPConfig(
-        text_config={**tower, **text, "num_hidden_layers": 2, "pad_token_id": end},
+        text_config={**tower, **text, "num_hidden_layers": 2},
         vision_config={
             **tower,
             "num_hidden_layers": blocks,
@@ -39,19 +38,6 @@ def write_tiny_clip(folder: Path, blocks: int = 12, size: int = 32) -> Path:
         torch.manual_seed(0)
         CLIPModel(config).save_pretrained(folder)
     return folder
-
-
-def write_letter_tokenizer(folder: Path) -> int:
-    """Write a tokenizer of CLIP's kind that knows single characters; return their number."""
-    characters = [*string.ascii_lowercase, *string.digits, *",.-"]
-    words = [*characters, *(f"{c}</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = {word: number for number, word in enumerate(words)}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
-    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    return len(words)
 
 
 def tiny_vgg(tapped: tuple[int, ...] = (4, 4, 6, 6, 8)) -> dict[str, Tensor]:

@@ -126,8 +126,9 @@ def test_training_tells_streaks_from_squares(folder):
     network.eval()
     with torch.no_grad():
         real, fake = network(streaks, clean), network(streaks, streaks)
-    assert all(r.mean() > f.mean() for r, f in zip(real, fake, strict=True))
-    assert real[2].mean() > fake[2].mean() + 0.2
+    # Bounded heads cannot tell embeddings apart further than a random tower puts them.
+    for r, f, gap in zip(real, fake, (0.5, 0.5, 0.0), strict=True):
+        assert r.mean() > f.mean() + gap
 
 
 def test_contradictions_are_refused(folder, tmp_path):
