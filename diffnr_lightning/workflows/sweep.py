@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import parse, shipped_config
+from diffnr_lightning.workflows.volume_sources import volume_sources
 
 logger = logging.getLogger("diffnr")
 
@@ -30,7 +30,7 @@ def sweep(
     Finished runs are left alone, so that the same command goes on where it stopped and shards can share the work.
 
     Args:
-        volumes: files, glob patterns, or `phantom:SEED`.
+        volumes: files, glob patterns, or generated chests `phantom:SEED` and `phantom:FIRST-LAST`.
         methods: config files of `reconstruct`, as paths or as names below `configs/`.
         out: folder; gets `<views>_views/<volume>/case` and `<views>_views/<volume>/<method>`.
         views: numbers of views.
@@ -40,24 +40,14 @@ def sweep(
         shard: `K/N` takes every Nth scan, beginning with scan K.
 
     Raises:
-        ValueError: a pattern that matches no file, or a shard that does not exist.
-        FileNotFoundError: a config that does not exist.
+        ValueError: a shard that does not exist, or two volumes of one name.
+        FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
-    sources: list[str] = []
-    for entry in volumes:
-        matches = sorted(glob.glob(entry)) if glob.has_magic(entry) else [entry]
-        if not matches:
-            raise ValueError(f"volumes has {entry!r}, which matches no file.")
-        sources += matches
     configs = {Path(method).stem: _config(method) for method in methods}
     part, parts = shard_of(shard)
-    scans = [(count, source) for count in views for source in sources]
-    for count, source in scans[part::parts]:
-        name = (
-            source.replace(":", "_")
-            if source.startswith("phantom:")
-            else Path(source).name.split(".")[0]
-        )
+    sources = volume_sources(volumes)
+    scans = [(count, name, source) for count in views for name, source in sources.items()]
+    for count, name, source in scans[part::parts]:
         folder = out / f"{count}_views" / name
         if not (folder / "case" / META_FILE).is_file():
             options = ["--config", _config(scan), "--volume", source, "--num_views", str(count)]

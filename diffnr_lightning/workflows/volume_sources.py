@@ -74,7 +74,7 @@ def _expanded(entry: str) -> list[str]:
         return [f"{PHANTOM}{seed}" for seed in range(int(first), int(last or first) + 1)]
     found = [entry] if Path(entry).exists() else sorted(glob.glob(entry))
     if not found:
-        raise FileNotFoundError(f"volumes has {entry!r}, which is no file; check the path.")
+        raise FileNotFoundError(f"volumes has {entry!r}, which matches no file; check the path.")
     return found
 
 

@@ -226,7 +226,7 @@ def test_a_damaged_file_is_named(config, pairs, tmp_path, capsys):
     [
         (["--runs", "0"], "runs is 0"),
         (["--biplanar_size", "0"], "biplanar_size is 0"),
-        (["--volumes", "none*.mhd"], "volumes has 'none*.mhd', which is no file"),
+        (["--volumes", "none*.mhd"], "volumes has 'none*.mhd', which matches no file"),
         (["--volumes", "phantom:x"], "phantom:SEED"),
         (["--methods", "[]"], "methods is empty"),
         (["--shard", "2/2"], "K/N with K < N"),
