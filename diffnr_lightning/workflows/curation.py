@@ -108,13 +108,14 @@ def curate(
 
     Raises:
         FileNotFoundError: a file or pattern that names no volume.
-        ValueError: no volume, no method, a shard that does not exist, or a folder of other settings.
+        ValueError: no volume, no method, a shard or device that does not exist, or a folder of other settings.
     """
     if not methods:
         raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
     for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
         if value < 1:
             raise ValueError(f"{key} is {value}; at least 1 is expected.")
+    _use(device)
     sources = volume_sources(volumes)
     scanning = {
         "size": size,
@@ -134,8 +135,6 @@ def curate(
         if not folder.holds(job.name)
     ]
     described = settings.get("methods") or [{"class_path": type(m).__name__} for m in methods]
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(device)  # kernels run on the current one
     code = environment()
     at_hand: dict[str, tuple[LoadedVolume, str]] = {}
     with progress_bar("curating") as progress:
@@ -167,6 +166,20 @@ def shard_of(shard: str) -> tuple[int, int]:
     if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
         raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
     return int(part), int(parts)
+
+
+def _use(device: str) -> None:
+    """Make a GPU the current one, on which kernels run; ValueError where it is none."""
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count()
+    if device == "cpu":
+        return
+    if kind != "cuda" or not (number or "0").isdigit() or int(number or 0) >= count:
+        raise ValueError(
+            f"device is {device!r} and torch finds {count} GPUs; cpu, cuda or cuda:N with N below "
+            "their number is expected."
+        )
+    torch.cuda.set_device(int(number or 0))
 
 
 def _jobs(

@@ -230,12 +230,24 @@ def test_a_damaged_file_is_named(config, pairs, tmp_path, capsys):
         (["--volumes", "phantom:x"], "phantom:SEED"),
         (["--methods", "[]"], "methods is empty"),
         (["--shard", "2/2"], "K/N with K < N"),
+        (["--device", "cuda:99"], "device is 'cuda:99' and torch finds"),
+        (["--device", "gpu"], "cpu, cuda or cuda:N"),
     ],
 )
 def test_bad_input_leaves_nothing(config, tmp_path, capsys, options, words):
     assert curate(config, tmp_path / "pairs", *options) == cli.USAGE_ERROR
     assert words in capsys.readouterr().err
     assert not (tmp_path / "pairs").exists()
+
+
+@pytest.mark.gpu
+def test_each_gpu_can_be_named(config, pairs, tmp_path):
+    device = f"cuda:{torch.cuda.device_count() - 1}"
+    assert curate(config, tmp_path / "pairs", "--device", device) == 0
+    # Where it was computed is no setting.
+    assert curate(config, tmp_path / "pairs", "--device", "cpu") == 0
+    for name, scan in open_pairs(tmp_path / "pairs").items():
+        assert scan.info["psnr"] == pytest.approx(open_pairs(pairs)[name].info["psnr"], abs=0.5)
 
 
 def test_volumes_are_named_by_their_files(tmp_path):
