@@ -99,3 +99,22 @@ def gaussians():
         return tuple(part.to(dtype) for part in parts)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def ball_scene():
+    """Grid, scan, truth and exact projections of two soft balls, of peak 1 and 0.6."""
+    grid = VolumeGrid((20, 20, 20), 2.0, (3.0, -2.0, 1.0))
+    scan = _cone(24, detector_shape=(24, 24), pixel_mm=2.8)
+    rays = scan.rays(dtype=torch.float64)
+    truth, projections = 0.0, 0.0
+    for peak, width, middle in ((1.0, 5.0, (0.0, -6.0, 4.0)), (0.6, 3.5, (10.0, 4.0, -5.0))):
+        centre = torch.tensor(middle, dtype=torch.float64)
+        squares = (grid.points(dtype=torch.float64) - centre).square().sum(-1)
+        truth = truth + peak * torch.exp(-squares / (2 * width**2))
+        offset = rays[0] - centre
+        squares = offset.square().sum(-1) - (offset * rays[1]).sum(-1).square()
+        projections = projections + peak * width * np.sqrt(2 * np.pi) * torch.exp(
+            -squares / (2 * width**2)
+        )
+    return grid, scan, truth.float(), projections.float()
