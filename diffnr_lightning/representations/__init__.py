@@ -12,11 +12,17 @@ from diffnr_lightning.representations.gaussian_render import (
     render_gaussians,
     voxelise_gaussians,
 )
+from diffnr_lightning.representations.hash_encoding import HashEncoding
+from diffnr_lightning.representations.neural_field import NeuralField
+from diffnr_lightning.representations.ray_field import RayField
 from diffnr_lightning.representations.voxel_grid import VoxelGrid
 
 __all__ = [
     "DensityLimits",
     "GaussianCloud",
+    "HashEncoding",
+    "NeuralField",
+    "RayField",
     "Representation",
     "VoxelGrid",
     "clone_and_split",

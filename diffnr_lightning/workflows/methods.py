@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffnr_lightning import solvers
 from diffnr_lightning.callbacks import DensityControl, PseudoReference
-from diffnr_lightning.data import ScanData
+from diffnr_lightning.data import RaySampling, ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.representations import GaussianCloud, Representation
@@ -100,6 +100,7 @@ class Scene(Method):
         representation: what is optimised.
         optimisation: the losses and rates.
         iterations: batches of one view.
+        rays: which pixels of the view a batch looks at; None is all, which is right where a whole view is cheap.
         density_control: adaptive density control; None leaves the Gaussians that there are.
         pseudo_reference: the prior's part; None optimises without one.
         finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
@@ -116,6 +117,7 @@ class Scene(Method):
             [Representation, ScanGeometry, VolumeGrid, int], SceneOptimization
         ] = SceneOptimization,
         iterations: int = 30_000,
+        rays: RaySampling | None = None,
         density_control: DensityControl | None = None,
         pseudo_reference: PseudoReference | None = None,
         finish: Literal["query", "repair"] = "query",
@@ -128,6 +130,7 @@ class Scene(Method):
         self.representation = representation
         self.optimisation = optimisation
         self.iterations = iterations
+        self.rays = rays
         self.density_control = density_control
         self.pseudo_reference = pseudo_reference
         self.finish = finish
@@ -168,7 +171,9 @@ class Scene(Method):
             enable_model_summary=False,
             barebones=False,
         )
-        data = ScanData(problem.projections, seed=problem.seed, iterations=self.iterations)
+        data = ScanData(
+            problem.projections, seed=problem.seed, iterations=self.iterations, rays=self.rays
+        )
         resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         return module.to(problem.projections.device)
