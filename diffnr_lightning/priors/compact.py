@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffnr_lightning.priors.conditioning import PLANES, Conditioning
+from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, PLANES, Conditioning
 
 FOLD = 2
 """Edge of the pixel squares folded into channels: a quarter of the work at full resolution."""
@@ -78,6 +78,7 @@ class CompactSliceFixer(nn.Module):
     """
 
     size: int | None = None
+    biplanar_size: int = BIPLANAR_SIZE
 
     def __init__(
         self,

@@ -17,7 +17,15 @@ PLANES = ("axial", "coronal", "sagittal")
 """Names of the slice planes; the place in this tuple is the volume axis (Z, Y, X) sliced along."""
 
 BIPLANAR_SIZE = 64
-"""Edge in pixels of the square that each projection of the pair is resized to."""
+"""Edge in pixels of the square that each projection of the pair is resized to, if nothing is said."""
+
+PROMPTS = {
+    "chest": "remove artifacts for this chest CT slice",
+    "tooth": "remove artifacts for this tooth CT slice",
+    "any": "remove artifacts for this CT slice",
+}
+"""What the SliceFixer is told about its slices, by organ: the sentences of the released code. (The
+paper's figure writes them with a capital, which the tokenizer drops, and a full stop.)"""
 
 
 class Conditioning(NamedTuple):
@@ -25,7 +33,8 @@ class Conditioning(NamedTuple):
 
     Attributes:
         biplanar: (1, 2, h, w) shared by all slices, or (N, 2, h, w); two projections in [0, 1]. All
-            zeros mean that no projections are known.
+            zeros mean that no projections are known. A SliceFixer also takes features of them that
+            were computed before, (1, 2, F) or (N, 2, F).
         plane: (N,) int64, index into `PLANES`; (1,) for all slices alike.
         position: (N,) float, where each slice lies along its normal: -1 first, +1 last; (1,) alike.
         views: (N,) float, number of projections behind the degraded volume, 0 where unknown; (1,)
@@ -58,6 +67,20 @@ class Conditioning(NamedTuple):
             plane=torch.full((1,), plane_axis(plane), device=positions.device),
             position=positions,
         )
+
+
+def prompt_of(organ: str) -> str:
+    """What the SliceFixer is told about slices of an organ.
+
+    Raises:
+        ValueError: an organ without a sentence.
+    """
+    if organ not in PROMPTS:
+        raise ValueError(
+            f"organ is {organ!r}, for which there is no prompt; expected one of "
+            f"{', '.join(PROMPTS)}, or a prompt of your own."
+        )
+    return PROMPTS[organ]
 
 
 def plane_axis(plane: str) -> int:

@@ -16,10 +16,13 @@ class Prior(Protocol):
     Attributes:
         context: neighbouring slices that the prior sees on each side of the one it repairs.
         size: edge in pixels at which slices must be shown, None where any size is served.
+        biplanar_size: edge in pixels of the projections that it is best shown, the `size` of
+            `biplanar_conditioning`.
     """
 
     context: int
     size: int | None
+    biplanar_size: int
 
     def repair(self, slices: Tensor, conditioning: Conditioning) -> Tensor:
         """Repair the centre slice of each stack, without gradient.
