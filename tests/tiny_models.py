@@ -36,6 +36,25 @@ SD_TURBO_SCHEDULER = {
 }
 """The scheduler's configuration as it lies beside SD-Turbo's weights."""
 
+SD_TURBO_UNET = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
+SD_TURBO_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 768,
+    "scaling_factor": 0.18215,
+}
+"""What differs from diffusers' defaults in SD-Turbo's configuration, for networks without weights."""
+
 
 def tiny_vocabulary() -> tuple[dict[str, int], list[str]]:
     """Vocabulary and merges of a CLIP tokenizer that knows bytes and one word, `ct`."""

@@ -1,31 +1,49 @@
 """Priors: what repairs the slices of a degraded volume, and how a volume is repaired with them."""
 
-from diffnr_lightning.priors.checkpoints import load_default, load_prior, read_header, save_prior
+from diffnr_lightning.priors.biplanar_features import BiplanarFeatures, read_biplanar_features
+from diffnr_lightning.priors.checkpoints import (
+    export_turbo_checkpoint,
+    load_default,
+    load_prior,
+    read_header,
+    save_prior,
+)
 from diffnr_lightning.priors.clip_discriminator import ClipDiscriminator
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.conditioning import (
     PLANES,
+    PROMPTS,
     Conditioning,
     biplanar_conditioning,
     biplanar_pair,
 )
 from diffnr_lightning.priors.discriminator import PatchDiscriminator
+from diffnr_lightning.priors.fusion_adapter import CrossAttnFusionAdapter
 from diffnr_lightning.priors.prior import Prior
+from diffnr_lightning.priors.slicefixer import SliceFixer
+from diffnr_lightning.priors.turbo_backbone import TurboBackbone
 from diffnr_lightning.priors.volume_repair import repair_volume
 from diffnr_lightning.priors.weight_average import WeightAverage
 
 __all__ = [
     "PLANES",
+    "PROMPTS",
+    "BiplanarFeatures",
     "ClipDiscriminator",
     "CompactSliceFixer",
     "Conditioning",
+    "CrossAttnFusionAdapter",
     "PatchDiscriminator",
     "Prior",
+    "SliceFixer",
+    "TurboBackbone",
     "WeightAverage",
     "biplanar_conditioning",
     "biplanar_pair",
+    "export_turbo_checkpoint",
     "load_default",
     "load_prior",
+    "read_biplanar_features",
     "read_header",
     "repair_volume",
     "save_prior",

@@ -1,8 +1,11 @@
-"""Files of priors: safetensors with architecture and history in the header; never pickles."""
+"""Files of priors: safetensors with architecture and history in the header, and the released .pkl."""
 
 from __future__ import annotations
 
+import inspect
+import io
 import json
+import logging
 import os
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,18 +14,33 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from diffnr_lightning.priors.compact import CompactSliceFixer
+from diffnr_lightning.priors.slicefixer import SliceFixer
+from diffnr_lightning.priors.turbo_checkpoints import read_turbo_checkpoint, turbo_entries
+
+logger = logging.getLogger("diffnr")
 
 FORMAT = "diffnr prior 1"
 DEFAULT_WEIGHTS = "compact_slicefixer.safetensors"
-NETWORKS = {"CompactSliceFixer": CompactSliceFixer}
+NETWORKS = {"CompactSliceFixer": CompactSliceFixer, "SliceFixer": SliceFixer}
+RELEASED = ".pkl"
+"""Ending of the released checkpoints, in the layout of pix2pix-turbo."""
+
+FIXED = ("rank_unet", "rank_vae")
+"""Arguments of the SliceFixer that its weights decide."""
 
 
 def save_prior(
-    path: str | Path, prior: CompactSliceFixer, metadata: dict[str, Any] | None = None
+    path: str | Path,
+    prior: CompactSliceFixer | SliceFixer,
+    metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Write the weights (as float16) and all that is needed to build the network again.
+    """Write the weights and all that is needed to build the network again.
+
+    Of the compact network all weights, as float16; of the SliceFixer all that is trained, as
+    float32, and where its base and encoder come from.
 
     Args:
         path: of the safetensors file; replaced in one step, so that no reader sees half a file. Its
@@ -31,33 +49,70 @@ def save_prior(
         metadata: anything JSON can hold: steps, data, configuration.
 
     Raises:
-        ValueError: a network of a class that this reader does not know, or weights that float16
+        ValueError: a network of a class that this reader does not know, or weights that the file
             cannot hold (inf or NaN).
     """
-    path = Path(path)
     network = type(prior).__name__
     if network not in NETWORKS:
         raise ValueError(f"prior is a {network}; expected one of {', '.join(NETWORKS)}.")
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float16).contiguous()
-        for name, tensor in prior.state_dict().items()
-    }
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise ValueError(
-            f"weight {broken[0]} of the prior is not finite in float16; do not export a run that "
-            "diverged: lower its learning rate."
-        )
+    tensors, dtype = _stored(prior)
+    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
+    _refuse_infinite(tensors, str(dtype).removeprefix("torch."))
     header = {
         "format": FORMAT,
         "network": network,
         "architecture": json.dumps(prior.architecture),
         "metadata": json.dumps(metadata or {}),
     }
+    _replace(Path(path), save(tensors, metadata=header))
+
+
+def export_turbo_checkpoint(path: str | Path, prior: SliceFixer) -> None:
+    """Write what is trained as a .pkl in the layout of pix2pix-turbo, as the released ones are.
+
+    The fusion adapter, where there is one, is a seventh entry that the official loader ignores. The
+    format holds neither prompt nor size nor normalisation: give them again when it is read.
+
+    Args:
+        path: of the file; replaced in one step. Its folder is created if missing.
+        prior: a SliceFixer.
+
+    Raises:
+        ValueError: a network of another class, a path without the ending .pkl, or weights that are
+            inf or NaN.
+    """
+    path = Path(path)
+    if not isinstance(prior, SliceFixer) or path.suffix != RELEASED:
+        raise ValueError(
+            f"prior is a {type(prior).__name__} and path {path}; expected a SliceFixer and a path "
+            f"that ends in {RELEASED}."
+        )
+    _refuse_infinite(prior.trained_state(), "float32")
+    content = io.BytesIO()
+    torch.save(turbo_entries(prior), content)
+    _replace(path, content.getvalue())
+
+
+def _stored(prior: CompactSliceFixer | SliceFixer) -> tuple[dict[str, Tensor], torch.dtype]:
+    if isinstance(prior, SliceFixer):
+        return prior.trained_state(), torch.float32
+    return prior.state_dict(), torch.float16
+
+
+def _refuse_infinite(tensors: dict[str, Tensor], dtype: str) -> None:
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ValueError(
+            f"weight {broken[0]} of the prior is not finite in {dtype}; do not export a run that "
+            "diverged: lower its learning rate."
+        )
+
+
+def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(save(tensors, metadata=header))
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -66,11 +121,16 @@ def save_prior(
 def read_header(path: str | Path) -> dict[str, Any]:
     """Header of a prior's file: network (str), architecture (dict) and metadata (dict).
 
+    Of a released .pkl the architecture is what follows from its entries.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a prior's file, or a damaged one.
     """
     path = Path(path)
+    if path.suffix == RELEASED:
+        architecture = read_turbo_checkpoint(path).architecture
+        return {"network": "SliceFixer", "architecture": architecture, "metadata": {}}
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; name a prior's weights file (.safetensors) as written by "
@@ -92,29 +152,98 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return {"network": header["network"], **parsed}
 
 
-def load_prior(path: str | Path) -> CompactSliceFixer:
-    """Build the network that a file describes and load its weights, in float32 and ready to repair.
+def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceFixer:
+    """Build the network that a file describes and load its weights, ready to repair.
+
+    Args:
+        path: safetensors written by `save_prior`, or a released SliceFixer (.pkl). Of a .pkl, slices
+            are shown as the released code does (per_slice_minmax, but undone afterwards), and
+            projections condition the repair only if it holds the fusion adapter.
+        **overrides: arguments of `SliceFixer` that replace what the file says, such as base,
+            encoder (folders on this machine), organ, precision; for SliceFixers only.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a prior's file, a damaged one, or weights that do not fit the architecture.
+        FileNotFoundError: no such file, or the SliceFixer's base model is not to be had.
+        ImportError: a SliceFixer, and transformers or peft is not installed.
+        ValueError: not a prior's file, a damaged one, weights that do not fit the architecture, or
+            an override that does not exist.
     """
+    path = Path(path)
+    if path.suffix == RELEASED:
+        checkpoint = read_turbo_checkpoint(path)
+        logger.info(
+            "%s does not say how slices are normalised; taken as %s unless that is overridden",
+            path,
+            checkpoint.architecture["normalisation"],
+        )
+        return _load_slicefixer(path, checkpoint.architecture, checkpoint.state, overrides)
     header = read_header(path)
+    if header["network"] == "SliceFixer":
+        return _load_slicefixer(
+            path, header["architecture"], _tensors(path, "SliceFixer"), overrides
+        )
+    if overrides:
+        raise ValueError(
+            f"{path} holds a {header['network']}, which takes no {', '.join(overrides)}; expected "
+            "that only with a SliceFixer."
+        )
+    tensors = _tensors(path, header["network"])
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
         with torch.device("meta"):
             expected = NETWORKS[header["network"]](**header["architecture"]).state_dict()
         if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in tensors.items()}:
             raise ValueError("its weights do not have the names and shapes of its architecture")
-        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-            raise ValueError("it holds weights that are not finite")
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} holds no usable {header['network']} ({error}); train or copy it anew."
-        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise _unusable(path, header["network"], error) from error
     prior = NETWORKS[header["network"]](**header["architecture"])
     prior.load_state_dict(tensors)
+    return prior.eval().requires_grad_(False)
+
+
+def _tensors(path: Path, network: str) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("it holds weights that are not finite")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unusable(path, network, error) from error
+    return tensors
+
+
+def _unusable(path: Path, network: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} holds no usable {network} ({error}); train or copy it anew.")
+
+
+def _load_slicefixer(
+    path: Path,
+    architecture: dict[str, Any],
+    state: dict[str, Tensor],
+    overrides: dict[str, Any],
+) -> SliceFixer:
+    """Build a SliceFixer on its base model and load what was trained."""
+    known = [name for name in inspect.signature(SliceFixer).parameters if name not in FIXED]
+    if unknown := [name for name in overrides if name not in known]:
+        raise ValueError(
+            f"{unknown[0]} is no argument that may replace what {path} says; expected some of "
+            f"{', '.join(known)}."
+        )
+    arguments = {**architecture, **overrides}
+    if strange := sorted(arguments.keys() - {*known, *FIXED}):
+        raise _unusable(path, "SliceFixer", ValueError(f"its argument {strange[0]} is unknown"))
+    has_adapter = any(name.startswith("fusion_adapter.") for name in state)
+    if arguments.get("biplanar", True) and not has_adapter:
+        raise ValueError(
+            f"{path} holds no fusion adapter, without which projections cannot condition the "
+            "repair; expected biplanar false."
+        )
+    if not arguments.get("biplanar", True):
+        state = {n: t for n, t in state.items() if not n.startswith("fusion_adapter.")}
+    prior = SliceFixer(**arguments)
+    try:
+        prior.load_trained_state(state)
+    except ValueError as error:
+        raise _unusable(path, "SliceFixer", error) from error
     return prior.eval().requires_grad_(False)
 
 
