@@ -13,17 +13,21 @@ from diffnr_lightning.representations.gaussian_render import (
     voxelise_gaussians,
 )
 from diffnr_lightning.representations.hash_encoding import HashEncoding
+from diffnr_lightning.representations.line_transformer import LineTransformer
 from diffnr_lightning.representations.neural_field import NeuralField
 from diffnr_lightning.representations.ray_field import RayField
+from diffnr_lightning.representations.siren import Siren
 from diffnr_lightning.representations.voxel_grid import VoxelGrid
 
 __all__ = [
     "DensityLimits",
     "GaussianCloud",
     "HashEncoding",
+    "LineTransformer",
     "NeuralField",
     "RayField",
     "Representation",
+    "Siren",
     "VoxelGrid",
     "clone_and_split",
     "density_at",

@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from diffnr_lightning.geometry import VolumeGrid
-from diffnr_lightning.representations.siren import Siren
+from diffnr_lightning.representations import Siren
 
 GRID = VolumeGrid((6, 8, 7), (2.0, 1.5, 1.8), (3.0, -2.0, 1.0))
 
