@@ -43,3 +43,19 @@ class SlicePair(NamedTuple):
     position: Tensor
     plane: Tensor
     views: Tensor
+
+
+class VolumePair(NamedTuple):
+    """A whole degraded volume, what it should be, and what the repair may look at.
+
+    Attributes:
+        degraded: (Z, Y, X) float32 in [0, 1].
+        clean: (Z, Y, X) float32 in [0, 1].
+        biplanar: (2, h, w) float32; two projections nearly at right angles, normalised.
+        views: () float32 number of projections behind the degraded volume.
+    """
+
+    degraded: Tensor
+    clean: Tensor
+    biplanar: Tensor
+    views: Tensor

@@ -93,8 +93,8 @@ class RunRecord(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Write the checkpoint and report progress where they are due."""
-        steps_per_batch = trainer.global_step // pl_module.iteration
-        total = trainer.max_steps // max(steps_per_batch, 1)
+        # Not the steps: several optimisers, or batches that add up to one step, count otherwise.
+        total = getattr(trainer.datamodule, "iterations", trainer.max_steps)
         last = trainer.global_step >= trainer.max_steps
         if last or pl_module.iteration % self.every == 0:
             with replacing(self.checkpoint) as path:

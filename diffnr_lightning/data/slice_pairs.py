@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffnr_lightning.batches import SlicePair
+from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.datamodules import IterationSampler
 from diffnr_lightning.data.pair_files import ScanPairs, open_pairs, write_pairs
 
 __all__ = [
     "HeldOutSlices",
+    "HeldOutVolumes",
     "ScanPairs",
     "SlicePairData",
     "SlicePairDataset",
@@ -193,6 +194,29 @@ class HeldOutSlices(Dataset[SlicePair]):
         )
 
 
+class HeldOutVolumes(Dataset[VolumePair]):
+    """Whole volumes of curated scans, always the same: one item is one snapshot.
+
+    Args:
+        scans: held-out scans.
+    """
+
+    def __init__(self, scans: Sequence[ScanPairs]) -> None:
+        self.snapshots = [(scan, place) for scan in scans for place in range(len(scan.degraded))]
+
+    def __len__(self) -> int:
+        return len(self.snapshots)
+
+    def __getitem__(self, item: int) -> VolumePair:
+        scan, place = self.snapshots[item]
+        return VolumePair(
+            degraded=scan.degraded[place].float(),
+            clean=scan.clean[:].float(),
+            biplanar=scan.biplanar[:].float(),
+            views=torch.tensor(float(scan.info["views"])),
+        )
+
+
 class SlicePairData(lightning.LightningDataModule):
     """Training crops and held-out slices from pairs folders; one epoch is the whole run.
 
@@ -211,6 +235,7 @@ class SlicePairData(lightning.LightningDataModule):
         gain: range of the factor on the intensities.
         empty_share: probability of keeping a drawn slice that shows nothing.
         dropout: probability of hiding the projections, and of hiding the number of views.
+        validation: on evenly spaced slices of the held-out scans, or on whole volumes.
         validation_slices: slices of each held-out snapshot and plane.
         validation_planes: planes of slicing in validation.
         seed: of the draws.
@@ -233,6 +258,7 @@ class SlicePairData(lightning.LightningDataModule):
         gain: tuple[float, float] = (0.9, 1.1),
         empty_share: float = 0.05,
         dropout: float = 0.15,
+        validation: Literal["slices", "volumes"] = "slices",
         validation_slices: int = 8,
         validation_planes: Sequence[Plane] = ("axial",),
         seed: int = 0,
@@ -272,6 +298,7 @@ class SlicePairData(lightning.LightningDataModule):
             "empty_share": empty_share,
             "dropout": dropout,
         }
+        self.validate_on = validation
         self.validation_slices = validation_slices
         self.validation_planes = tuple(validation_planes)
         self.workers = workers
@@ -323,14 +350,20 @@ class SlicePairData(lightning.LightningDataModule):
             num_workers=self.workers,
         )
 
-    def val_dataloader(self) -> DataLoader[SlicePair] | list[Any]:
-        """One batch of whole slices for each held-out snapshot and plane."""
+    def val_dataloader(self) -> DataLoader[SlicePair | VolumePair] | list[Any]:
+        """One batch for each held-out snapshot (and plane); processes share them whole."""
         if not self.validation:
             return []
-        blocks = HeldOutSlices(
-            self.validation,
-            slices=self.validation_slices,
-            context=self.context,
-            planes=self.validation_planes,
+        held_out: Dataset[Any] = (
+            HeldOutVolumes(self.validation)
+            if self.validate_on == "volumes"
+            else HeldOutSlices(
+                self.validation,
+                slices=self.validation_slices,
+                context=self.context,
+                planes=self.validation_planes,
+            )
         )
-        return DataLoader(blocks, batch_size=None)
+        mine = range(self.trainer.global_rank, len(held_out), self.trainer.world_size)
+        # Every process validates something, lest the others wait for its scores for ever.
+        return DataLoader(held_out, batch_size=None, sampler=list(mine) or [0])

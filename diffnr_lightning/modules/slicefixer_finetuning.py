@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from torch import Tensor, nn
 
-from diffnr_lightning.batches import SlicePair
-from diffnr_lightning.losses import discriminator_adversarial, generator_adversarial, ssim_2d
-from diffnr_lightning.priors import Conditioning, PatchDiscriminator, WeightAverage, save_prior
+from diffnr_lightning.batches import SlicePair, VolumePair
+from diffnr_lightning.losses import (
+    discriminator_adversarial,
+    discriminator_half,
+    generator_adversarial,
+    ssim_2d,
+)
+from diffnr_lightning.metrics import r2_protocol
+from diffnr_lightning.priors import (
+    Conditioning,
+    PatchDiscriminator,
+    WeightAverage,
+    repair_volume,
+    save_prior,
+)
+
+Scores = dict[str, Tensor]
 
 
 class SliceFixerFinetuning(lightning.LightningModule):
@@ -20,11 +34,12 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
     The loss of the prior is
 
-        L = lambda_l2 L2 + lambda_l1 L1 + lambda_ssim (1 - SSIM) + lambda_gan L_GAN
+        L = lambda_l2 L2 + lambda_l1 L1 + lambda_ssim (1 - SSIM)
+            + lambda_lpips LPIPS + lambda_clip CLIP + lambda_gan L_GAN
 
     between its repair of the degraded slice and the clean one. Both optimisers step once a batch,
     the prior's first; an average of the prior's weights follows its steps and is what validation
-    and export use.
+    and export use. Checkpoints hold what is trained: frozen backbones are left out.
 
     Attributes:
         prior: network that is trained: `prior(slices, conditioning) -> (N, H, W)`, not clipped.
@@ -40,22 +55,34 @@ class SliceFixerFinetuning(lightning.LightningModule):
         warmup: batches over which the rates rise linearly.
         final_rate: share of the peak that is left at the end of the cosine decay.
         weight_decay: of AdamW.
+        betas: of the prior's AdamW.
+        discriminator_betas: of the discriminator's AdamW.
         lambda_l2: weight of the mean squared error.
         lambda_l1: weight of the mean absolute error.
         lambda_ssim: weight of one minus the SSIM.
+        lambda_lpips: weight of the perceptual distance; needs `lpips`.
+        lambda_clip: weight of the distance from the caption in CLIP's space; needs `similarity`.
         lambda_gan: weight of the adversarial term; 0 builds no discriminator.
+        lpips: network that gives the perceptual distance, see `losses.Lpips`.
+        similarity: network that gives the distance from a caption, see `losses.ClipSimilarity`.
         gan_start: batches after which the adversarial term and the discriminator's training begin.
         discriminator: network that judges (degraded, candidate); None builds a PatchDiscriminator.
+        steps: `joint` steps the prior once a batch, on all terms; `original` steps it on the
+            terms without the adversarial one, then, after a fresh forward pass, on that one, and
+            the discriminator on clean and on repaired slices apart.
+        accumulate: batches whose gradients make one step.
         average_decay: of the moving average.
         gradient_norm: gradients of either network are scaled down to at most this norm.
         log_every: batches between two log entries, whatever the Trainer's `log_every_n_steps`; the
             step of an entry counts batches from 0.
 
     Raises:
-        ValueError: a negative weight, no weight at all, or counts that make no sense.
+        ValueError: a negative weight, no weight at all, a perceptual weight without its network, or
+            counts that make no sense.
 
-    Source: DiffNR, SliceFixer objective (L2, SSIM and GAN terms; perceptual terms belong to the
-        large SliceFixer).
+    Source: DiffNR, SliceFixer objective (L2, LPIPS, CLIP, GAN and SSIM terms; weights 1, 1, 4, 0.4
+        and 0.5); `original` is the order of steps of pix2pix-turbo, which SliceFixer follows.
+        Deviation: `joint`, the default, saves a forward pass of two.
     """
 
     def __init__(
@@ -67,50 +94,95 @@ class SliceFixerFinetuning(lightning.LightningModule):
         warmup: int = 200,
         final_rate: float = 0.01,
         weight_decay: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.99),
+        discriminator_betas: tuple[float, float] = (0.5, 0.99),
         lambda_l2: float = 1.0,
         lambda_l1: float = 0.0,
         lambda_ssim: float = 0.5,
+        lambda_lpips: float = 0.0,
+        lambda_clip: float = 0.0,
         lambda_gan: float = 0.0,
+        lpips: nn.Module | None = None,
+        similarity: nn.Module | None = None,
         gan_start: int = 0,
         discriminator: nn.Module | None = None,
+        steps: Literal["joint", "original"] = "joint",
+        accumulate: int = 1,
         average_decay: float = 0.999,
         gradient_norm: float = 1.0,
         log_every: int = 50,
     ) -> None:
         super().__init__()
-        weights = (lambda_l2, lambda_l1, lambda_ssim, lambda_gan)
-        if min(weights) < 0 or sum(weights) == 0:
+        self.weights = {
+            "l2": lambda_l2,
+            "l1": lambda_l1,
+            "dssim": lambda_ssim,
+            "lpips": lambda_lpips,
+            "clip": lambda_clip,
+            "gan": lambda_gan,
+        }
+        if min(self.weights.values()) < 0 or sum(self.weights.values()) == 0:
             raise ValueError(
-                f"lambda_l2, lambda_l1, lambda_ssim, lambda_gan are {weights}; expected none "
-                "negative and one positive."
+                f"the weights of the losses are {self.weights}; expected none negative and one "
+                "positive."
             )
+        for weight, network, name in (
+            (lambda_lpips, lpips, "lpips"),
+            (lambda_clip, similarity, "similarity"),
+        ):
+            if weight and network is None:
+                raise ValueError(
+                    f"a loss of weight {weight} needs the network {name!r}, which is not given; "
+                    f"name its class under module.init_args.{name}, or set the weight to 0."
+                )
         if iterations < 1 or warmup < 0 or gan_start < 0 or rate <= 0:
             raise ValueError(
                 f"iterations={iterations}, warmup={warmup}, gan_start={gan_start}, rate={rate}; "
                 "expected iterations >= 1, rate > 0 and the others >= 0."
             )
+        if accumulate < 1 or iterations % accumulate:
+            raise ValueError(
+                f"accumulate is {accumulate} and iterations {iterations}; expected a divisor of "
+                "the number of batches."
+            )
+        if steps == "original" and accumulate > 1:
+            raise ValueError(
+                f"accumulate is {accumulate} with steps 'original', whose steps do not add up over "
+                "batches; expected 1, or steps 'joint'."
+            )
         self.automatic_optimization = False
+        # Frozen backbones are not in the checkpoints; `on_load_checkpoint` asks for all the rest.
+        self.strict_loading = False
         self.prior = prior
         self.average = WeightAverage(prior, average_decay)
         self.discriminator = None
         if lambda_gan > 0:
             self.discriminator = PatchDiscriminator() if discriminator is None else discriminator
+        self.lpips = lpips if lambda_lpips else None
+        self.similarity = similarity if lambda_clip else None
         self.iterations = iterations
         self.rate = rate
         self.discriminator_rate = discriminator_rate
         self.warmup = warmup
         self.final_rate = final_rate
         self.weight_decay = weight_decay
-        self.weights = {"l2": lambda_l2, "l1": lambda_l1, "dssim": lambda_ssim, "gan": lambda_gan}
+        self.betas = betas
+        self.discriminator_betas = discriminator_betas
         self.gan_start = gan_start
         self.gradient_norm = gradient_norm
         self.log_every = log_every
+        self.steps = steps
+        self.accumulate = accumulate
         self.iteration = 0
+        for frozen in (self.lpips, self.similarity):
+            if frozen is not None:
+                frozen.requires_grad_(False).eval()
 
     @property
-    def optimizer_steps_per_batch(self) -> int:
-        """How far one batch moves Lightning's `global_step`: the number of optimisers."""
-        return 1 if self.discriminator is None else 2
+    def optimizer_steps(self) -> int:
+        """Steps of all optimisers in the whole run, which is what Lightning's `global_step` counts."""
+        each = 1 if self.discriminator is None else 4 if self.steps == "original" else 2
+        return each * self.iterations // self.accumulate
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for the prior and, if there is one, for the discriminator.
@@ -126,23 +198,22 @@ class SliceFixerFinetuning(lightning.LightningModule):
             )
         # A fused step would undo the scaling of float16 gradients after they were clipped.
         fused = not scaled
-        trainable = [p for p in self.prior.parameters() if p.requires_grad]
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                trainable,
+                _trainable(self.prior),
                 lr=self.rate,
                 weight_decay=self.weight_decay,
-                betas=(0.9, 0.99),
+                betas=self.betas,
                 fused=fused,
             )
         ]
         if self.discriminator is not None:
             optimizers.append(
                 torch.optim.AdamW(
-                    self.discriminator.parameters(),
+                    _trainable(self.discriminator),
                     lr=self.discriminator_rate,
                     weight_decay=self.weight_decay,
-                    betas=(0.5, 0.99),
+                    betas=self.discriminator_betas,
                     fused=fused,
                 )
             )
@@ -163,36 +234,66 @@ class SliceFixerFinetuning(lightning.LightningModule):
         factor = self.rate_factor(self.iteration)
         for optimizer, peak in zip(optimizers, (self.rate, self.discriminator_rate), strict=False):
             optimizer.param_groups[0]["lr"] = peak * factor
-        adversarial = self.discriminator is not None and self.iteration >= self.gan_start
-        degraded = batch.degraded[:, batch.degraded.shape[1] // 2]
-        clean = batch.clean[:, 0]
-
-        repaired = self.prior(batch.degraded, conditioning_of(batch)).float()
-        terms = self.reconstruction_terms(repaired, clean)
-        if adversarial:
-            # The prior's step must leave no gradient in the discriminator.
-            self.discriminator.requires_grad_(False)
-            terms["gan"] = generator_adversarial(self.discriminator(degraded, repaired))
-            self.discriminator.requires_grad_(True)
-        self._step(optimizers[0], sum(self.weights[name] * term for name, term in terms.items()))
-        self.average.update(self.prior)
-
-        if adversarial:
-            terms["discriminator"] = discriminator_adversarial(
-                self.discriminator(degraded, clean),
-                self.discriminator(degraded, repaired.detach()),
-            )
-            self._step(optimizers[1], terms["discriminator"])
-        elif self.discriminator is not None:
-            # A step without gradients changes nothing and keeps `global_step` at two a batch.
-            optimizers[1].step()
-
         self.iteration += 1
+        if self.discriminator is not None and self.iteration > self.gan_start:
+            step = self._joint_step if self.steps == "joint" else self._original_step
+            terms = step(batch, *optimizers)
+        else:
+            terms = self._plain_step(batch, *optimizers)
+        if self._steps_now:
+            self.average.update(self.prior)
         if self.iteration % self.log_every == 0:
-            values = {f"train_{name}": float(term) for name, term in terms.items()}
+            values = {f"train_{name}": float(term.detach()) for name, term in terms.items()}
             # Not self.log: Lightning repeats what it was told at each batch until the next.
             for logger in self.loggers:
                 logger.log_metrics(values, step=self.iteration - 1)
+
+    def _plain_step(self, batch: SlicePair, prior: Any, judge: Any = None) -> dict[str, Tensor]:
+        """Step the prior without an adversarial term."""
+        terms = self.reconstruction_terms(self._repaired(batch), batch.clean[:, 0])
+        self._step(prior, self._weighted(terms))
+        # Steps without gradients change nothing and keep `global_step` in pace.
+        if judge is not None and self._steps_now:
+            idle = (prior, judge, judge) if self.steps == "original" else (judge,)
+            for optimizer in idle:
+                optimizer.step()
+        return terms
+
+    def _joint_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
+        """Step the prior once on all terms, then the discriminator once."""
+        repaired = self._repaired(batch)
+        terms = self.reconstruction_terms(repaired, batch.clean[:, 0])
+        terms["gan"] = self._adversarial_term(batch, repaired)
+        self._step(prior, self._weighted(terms))
+        degraded, kind = _centre(batch), self.discriminator.adversarial_kind
+        terms["discriminator"] = discriminator_adversarial(
+            self.discriminator(degraded, batch.clean[:, 0]),
+            self.discriminator(degraded, repaired.detach()),
+            kind,
+        )
+        self._step(judge, terms["discriminator"])
+        return terms
+
+    def _original_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
+        """Step prior, prior, discriminator, discriminator, as pix2pix-turbo does."""
+        repaired = self._repaired(batch)
+        terms = self.reconstruction_terms(repaired, batch.clean[:, 0])
+        if terms:
+            self._step(prior, self._weighted(terms))
+        else:
+            prior.step()
+        repaired = self._repaired(batch)
+        terms["gan"] = self._adversarial_term(batch, repaired)
+        self._step(prior, self._weighted({"gan": terms["gan"]}))
+        degraded, kind = _centre(batch), self.discriminator.adversarial_kind
+        real = self.discriminator(degraded, batch.clean[:, 0])
+        of_real = discriminator_half(real, kind, real=True)
+        self._step(judge, of_real)
+        fake = self.discriminator(degraded, repaired.detach())
+        of_fake = discriminator_half(fake, kind, real=False)
+        self._step(judge, of_fake)
+        terms["discriminator"] = of_real + of_fake
+        return terms
 
     def reconstruction_terms(self, repaired: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Terms of positive weight between repaired and clean slices, both (N, H, W)."""
@@ -200,13 +301,38 @@ class SliceFixerFinetuning(lightning.LightningModule):
             "l2": lambda: (repaired - clean).square().mean(),
             "l1": lambda: (repaired - clean).abs().mean(),
             "dssim": lambda: 1 - ssim_2d(repaired, clean).mean(),
+            "lpips": lambda: self.lpips(repaired, clean).mean(),
+            "clip": lambda: self.similarity(repaired).mean(),
         }
         return {name: term() for name, term in terms.items() if self.weights[name] > 0}
 
+    def _repaired(self, batch: SlicePair) -> Tensor:
+        return self.prior(batch.degraded, conditioning_of(batch)).float()
+
+    def _adversarial_term(self, batch: SlicePair, repaired: Tensor) -> Tensor:
+        """The prior's adversarial term; its gradient stops short of the discriminator's weights."""
+        judging = _trainable(self.discriminator)
+        for parameter in judging:
+            parameter.requires_grad_(False)
+        scores = self.discriminator(_centre(batch), repaired)
+        for parameter in judging:
+            parameter.requires_grad_(True)
+        return generator_adversarial(scores, self.discriminator.adversarial_kind)
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        return sum(self.weights[name] * term for name, term in terms.items())
+
+    @property
+    def _steps_now(self) -> bool:
+        return self.iteration % self.accumulate == 0
+
     def _step(self, optimizer: Any, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+        """Add the gradient of a batch; step where it is the last of those that make one step."""
+        if (self.iteration - 1) % self.accumulate == 0:
+            optimizer.zero_grad()
+        self.manual_backward(loss / self.accumulate)
+        if self._steps_now:
+            optimizer.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients; under float16 they are unscaled only now.
@@ -216,32 +342,56 @@ class SliceFixerFinetuning(lightning.LightningModule):
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], self.gradient_norm)
 
-    def validation_step(self, batch: SlicePair, batch_idx: int) -> dict[str, Tensor]:
-        """Repair a batch of held-out slices of one volume with the averaged weights.
+    def validation_step(self, batch: SlicePair | VolumePair, batch_idx: int) -> dict[str, Tensor]:
+        """Repair held-out slices, or a whole volume, with the averaged weights.
 
-        PSNR (peak 1) is that of the batch's pooled error, then averaged over batches; SSIM is
-        averaged over slices. Both before and after the repair; the least gain is logged too.
+        Of slices, PSNR (peak 1) is that of the batch's pooled error, then averaged over batches, and
+        SSIM is averaged over slices. Volumes are scored under protocol `r2`. Both before and after
+        the repair; the least gain is logged too.
 
         Returns:
             degraded, repaired and clean slices, (N, H, W) in [0, 1].
         """
-        degraded = batch.degraded[:, batch.degraded.shape[1] // 2]
-        clean = batch.clean[:, 0]
         with self.average.applied(self.prior):
-            repaired = self.prior.repair(batch.degraded, conditioning_of(batch))
-        psnr_before, psnr = _psnr(degraded, clean), _psnr(repaired, clean)
+            if isinstance(batch, VolumePair):
+                shown, before, after = self._repaired_volume(batch)
+            else:
+                shown, before, after = self._repaired_slices(batch)
+        gain = after["psnr"] - before["psnr"]
         self.log_dict(
             {
-                "val_psnr_before": psnr_before,
-                "val_psnr": psnr,
-                "val_psnr_gain": psnr - psnr_before,
-                "val_ssim_before": ssim_2d(degraded, clean).mean(),
-                "val_ssim": ssim_2d(repaired, clean).mean(),
+                "val_psnr_before": before["psnr"],
+                "val_psnr": after["psnr"],
+                "val_psnr_gain": gain,
+                "val_ssim_before": before["ssim"],
+                "val_ssim": after["ssim"],
             },
             batch_size=1,
+            sync_dist=True,
         )
-        self.log("val_psnr_gain_least", psnr - psnr_before, reduce_fx="min", batch_size=1)
-        return {"degraded": degraded, "repaired": repaired, "clean": clean}
+        self.log("val_psnr_gain_least", gain, reduce_fx="min", batch_size=1, sync_dist=True)
+        return shown
+
+    def _repaired_slices(self, batch: SlicePair) -> tuple[dict[str, Tensor], Scores, Scores]:
+        """Slices that can be shown, and scores before and after."""
+        degraded, clean = _centre(batch), batch.clean[:, 0]
+        repaired = self.prior.repair(batch.degraded, conditioning_of(batch))
+        scores = [
+            {"psnr": _psnr(candidate, clean), "ssim": ssim_2d(candidate, clean).mean()}
+            for candidate in (degraded, repaired)
+        ]
+        return {"degraded": degraded, "repaired": repaired, "clean": clean}, *scores
+
+    def _repaired_volume(self, batch: VolumePair) -> tuple[dict[str, Tensor], Scores, Scores]:
+        """Axial slices that can be shown, and the volume's scores before and after."""
+        first = torch.zeros(1, device=batch.degraded.device)
+        conditioning = Conditioning(batch.biplanar[None], first.long(), first, batch.views[None])
+        repaired = repair_volume(self.prior, batch.degraded, conditioning, batch_size=8)
+        scores = []
+        for candidate in (batch.degraded, repaired):
+            score = r2_protocol(candidate.cpu(), batch.clean.cpu())
+            scores.append({name: torch.tensor(value) for name, value in score.items()})
+        return {**batch._asdict(), "repaired": repaired}, *scores
 
     def export(self, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
         """Write the averaged prior with `save_prior`; the iteration is added to the metadata."""
@@ -249,12 +399,39 @@ class SliceFixerFinetuning(lightning.LightningModule):
             save_prior(path, self.prior, {"iteration": self.iteration, **(metadata or {})})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the iteration."""
+        """Add the iteration, leave frozen weights out."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        backbones = ("lpips.", "similarity.")
+        checkpoint["state_dict"] = {
+            name: tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name not in frozen and not name.startswith(backbones)
+        }
         checkpoint["iteration"] = self.iteration
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the iteration."""
+        """Take up the iteration.
+
+        Raises:
+            ValueError: the checkpoint lacks a weight that is trained here.
+        """
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        missing = sorted(trained - checkpoint["state_dict"].keys())
+        if missing:
+            raise ValueError(
+                f"the checkpoint has no weight {missing[0]} ({len(missing)} are missing); it is of "
+                "a run with other networks: start a new run folder."
+            )
         self.iteration = checkpoint["iteration"]
+
+
+def _trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _centre(batch: SlicePair) -> Tensor:
+    """Degraded slices without their neighbours, (N, H, W)."""
+    return batch.degraded[:, batch.degraded.shape[1] // 2]
 
 
 def conditioning_of(batch: SlicePair) -> Conditioning:

@@ -85,7 +85,7 @@ def finetune(
     with progress_bar("finetuning") as progress:
         record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
         trainer = lightning.Trainer(
-            max_steps=iterations * task.optimizer_steps_per_batch,
+            max_steps=task.optimizer_steps,
             max_epochs=1,
             accelerator=accelerator,
             devices=devices,

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import lightning
 import pytest
@@ -10,13 +14,16 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import MixedPrecision
 
 from diffnr_lightning.data.slice_pairs import SlicePairData, write_pairs
+from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.modules import SliceFixerFinetuning
 from diffnr_lightning.modules.slicefixer_finetuning import conditioning_of
 from diffnr_lightning.priors import (
     CompactSliceFixer,
+    Conditioning,
     PatchDiscriminator,
     load_prior,
     read_header,
+    repair_volume,
 )
 
 ITERATIONS = 12
@@ -103,7 +110,7 @@ def fit(module, folder, *callbacks, checkpoint=None, **trainer_options) -> light
     trainer = lightning.Trainer(
         **{
             "accelerator": "cpu",
-            "max_steps": module.iterations * module.optimizer_steps_per_batch,
+            "max_steps": module.optimizer_steps,
             "max_epochs": 1,
             "logger": False,
             "callbacks": list(callbacks),
@@ -156,7 +163,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(folder, tmp_path, ga
             parameter.add_(1)  # what the resumed process starts with must not matter
     trainer = fit(resumed, folder, checkpoint=tmp_path / "run.ckpt")
     assert resumed.iteration == whole.iteration == ITERATIONS
-    assert trainer.global_step == ITERATIONS * whole.optimizer_steps_per_batch
+    assert trainer.global_step == whole.optimizer_steps
     expected = whole.state_dict()
     assert resumed.state_dict().keys() == expected.keys()
     for name, tensor in resumed.state_dict().items():
@@ -168,7 +175,7 @@ def test_iteration_counts_batches_and_global_step_both_optimisers(folder, gan):
     module, steps = finetuning(gan=gan), Steps()
     fit(module, folder, steps)
     a_batch = 2 if gan else 1
-    assert module.optimizer_steps_per_batch == a_batch
+    assert module.optimizer_steps == a_batch * ITERATIONS
     assert steps.seen == [(i, a_batch * i) for i in range(1, ITERATIONS + 1)]
 
 
@@ -348,3 +355,143 @@ def test_options_are_checked(wrong, match):
 def test_no_adversarial_weight_builds_no_discriminator():
     assert finetuning().discriminator is None
     assert isinstance(finetuning(lambda_gan=0.1).discriminator, PatchDiscriminator)
+
+
+class Darkness(torch.nn.Module):
+    """Stands in for a perceptual network: frozen weights that the loss passes through."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, repaired, clean=None):
+        target = 0 if clean is None else clean
+        return self.scale * (repaired - target).square().mean(dim=(1, 2))
+
+
+def test_perceptual_terms_train_the_prior_and_stay_frozen(folder):
+    options = {"lambda_l2": 0.0, "lambda_ssim": 0.0, "lambda_lpips": 1.0, "lambda_clip": 0.5}
+    module = finetuning(**options, lpips=Darkness(), similarity=Darkness())
+    before = [p.clone() for p in module.prior.parameters()]
+    fit(module, folder)
+    pairs = zip(module.prior.parameters(), before, strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert module.lpips.scale.item() == module.similarity.scale.item() == 2
+    repaired, clean = torch.rand(2, 2, 16, 16)
+    terms = module.reconstruction_terms(repaired, clean)
+    assert terms.keys() == {"lpips", "clip"}
+    assert terms["clip"].item() == pytest.approx(2 * repaired.square().mean().item())
+
+
+@pytest.mark.parametrize("weight", ["lambda_lpips", "lambda_clip"])
+def test_a_perceptual_weight_needs_its_network(weight):
+    with pytest.raises(ValueError, match="needs the network '(lpips|similarity)'"):
+        finetuning(**{weight: 1.0})
+
+
+def test_frozen_weights_are_not_in_the_checkpoint(folder, tmp_path):
+    module = finetuning(lambda_lpips=1.0, lpips=Darkness())
+    module.prior.encoder.requires_grad_(False)
+    with pytest.raises(Killed):
+        fit(module, folder, StopAt(5, tmp_path / "run.ckpt"))
+    kept = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
+    assert not any(name.startswith(("lpips", "prior.encoder")) for name in kept)
+    assert "prior.conv_out.weight" in kept
+    again = finetuning(lambda_lpips=1.0, lpips=Darkness())
+    again.prior.encoder.requires_grad_(False)
+    fit(again, folder, checkpoint=tmp_path / "run.ckpt")
+    assert again.iteration == ITERATIONS
+    other = finetuning(lambda_lpips=1.0, lpips=Darkness())
+    with pytest.raises(ValueError, match=r"has no weight prior\.encoder.*new run folder"):
+        fit(other, folder, checkpoint=tmp_path / "run.ckpt")
+
+
+def test_accumulated_batches_are_one_large_batch(folder):
+    class Batches(SlicePairData):
+        def __init__(self, size, module):
+            super().__init__([folder], module.iterations, (), batch_size=size, crop=24, seed=1)
+
+    def trained(size, iterations, accumulate):
+        module = finetuning(
+            iterations, accumulate=accumulate, warmup=0, final_rate=1.0, gradient_norm=1e9,
+            lambda_ssim=0.0,
+        )  # fmt: skip
+        # Not Adam: it would turn the rounding of a gradient that should be zero into a step.
+        module.configure_optimizers = lambda: torch.optim.SGD(module.prior.parameters(), lr=0.1)
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_steps=module.optimizer_steps, max_epochs=1, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(module, datamodule=Batches(size, module))
+        assert trainer.global_step == iterations // accumulate
+        return module
+
+    small, large = trained(2, 6, 2), trained(4, 3, 1)
+    for mine, other in zip(small.prior.parameters(), large.prior.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-6)
+
+
+def test_original_order_of_steps(folder):
+    module, steps = finetuning(gan=True, steps="original"), Steps()
+    before = [p.clone() for p in module.discriminator.parameters()]
+    fit(module, folder, steps)
+    assert module.optimizer_steps == 4 * ITERATIONS
+    assert steps.seen == [(i, 4 * i) for i in range(1, ITERATIONS + 1)]
+    pairs = zip(module.discriminator.parameters(), before, strict=True)
+    assert all(not torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(ValueError, match="accumulate is 2 with steps 'original'"):
+        finetuning(gan=True, steps="original", accumulate=2)
+
+
+def test_resumed_original_run_ends_with_the_same_weights(folder, tmp_path):
+    whole, killed, resumed = (finetuning(gan=True, steps="original") for _ in range(3))
+    fit(whole, folder)
+    with pytest.raises(Killed):
+        fit(killed, folder, StopAt(5, tmp_path / "run.ckpt"))
+    fit(resumed, folder, checkpoint=tmp_path / "run.ckpt")
+    for name, tensor in resumed.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
+def test_whole_volumes_are_scored_before_and_after(folder, tmp_path):
+    module, logger = finetuning(), CSVLogger(tmp_path, name="", version="")
+    data = SlicePairData(
+        [folder], ITERATIONS, ("two",), batch_size=2, crop=24, validation="volumes"
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=module.optimizer_steps, max_epochs=1, logger=logger,
+        val_check_interval=ITERATIONS, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, datamodule=data)
+    (pair,) = data.val_dataloader()
+    scores = trainer.callback_metrics
+    expected = r2_protocol(pair.degraded, pair.clean)
+    assert scores["val_psnr_before"].item() == pytest.approx(expected["psnr"], rel=1e-5)
+    assert scores["val_ssim_before"].item() == pytest.approx(expected["ssim"], rel=1e-5)
+    first = torch.zeros(1)
+    conditioning = Conditioning(pair.biplanar[None], first.long(), first, pair.views[None])
+    with module.average.applied(module.prior):
+        repaired = repair_volume(module.prior, pair.degraded, conditioning, batch_size=8)
+    after = r2_protocol(repaired, pair.clean)
+    assert scores["val_psnr"].item() == pytest.approx(after["psnr"], rel=1e-4)
+
+
+@pytest.mark.parametrize("gan", ["alone", "discriminator"])
+def test_two_processes_hold_equal_weights(folder, tmp_path, gan):
+    script = Path(__file__).with_name("finetuning_on_two_processes.py")
+    subprocess.run(
+        [sys.executable, script, folder, tmp_path, gan],
+        check=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert first["items"] != second["items"]
+    assert first["scores"] == second["scores"]
+    for name, tensor in first["state"].items():
+        assert torch.equal(tensor, second["state"][name]), name
