@@ -16,6 +16,7 @@ COMMANDS = {
     "reconstruct": ("reconstruct", ["--case=case", "--out=run"]),
     "curate": ("curate", ["--volumes=[phantom:0]", "--out=pairs"]),
     "finetune": ("finetune", ["--data.folders=[pairs]", "--out=run"]),
+    "loggers": ("reconstruct", ["--case=case", "--out=run"]),
 }
 
 
@@ -32,6 +33,24 @@ def test_every_config_is_accepted(path):
     workflow = getattr(importlib.import_module("diffnr_lightning.workflows"), command)
     parser = settings_parser(workflow)
     parser.parse_args([f"--config={path}", *options])
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((CONFIGS.parent / "experiments" / "slicefixer_ablation").glob("*.yaml")),
+    ids=lambda path: path.stem,
+)
+def test_an_ablation_of_the_slicefixer_changes_what_it_names(path):
+    workflow = importlib.import_module("diffnr_lightning.workflows").finetune
+    base = [f"--config={CONFIGS / 'finetune' / 'slicefixer_luna16.yaml'}"]
+    options = ["--data.folders=[pairs]", "--out=run"]
+    parser = settings_parser(workflow)
+    whole = parser.parse_args([*base, *options])
+    ablated = parser.parse_args([*base, f"--config={path}", *options])
+    assert ablated.prior.class_path == whole.prior.class_path
+    assert ablated.prior.init_args.organ == "chest"
+    assert ablated.prior.init_args != whole.prior.init_args
+    assert ablated.module.init_args.lambda_clip == 4
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")

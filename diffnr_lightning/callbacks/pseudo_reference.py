@@ -28,7 +28,9 @@ class PseudoReference(lightning.Callback):
     """Every `every` batches, repair the slices of the current volume and hand the result to the module.
 
     Args:
-        weights: file of the prior (safetensors); None takes the compact SliceFixer that comes with the package.
+        weights: file of the prior (safetensors, or the `.pkl` of the authors); None takes the compact SliceFixer that
+            comes with the package.
+        overrides: arguments of `SliceFixer` that replace those in the file, such as base, encoder, organ, precision.
         every: batches between two repairs (ell).
         repairs: how many repairs at most; None is no limit.
         planes: slices that are repaired; the results of several planes are averaged.
@@ -39,7 +41,7 @@ class PseudoReference(lightning.Callback):
         batch_size: slices repaired at once.
 
     Raises:
-        ValueError: a period below one, or a negative tolerance.
+        ValueError: a period below one, a negative tolerance, or overrides without weights.
 
     Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes, alignment and tolerance are
     ours; with the defaults none of them happens.
@@ -48,6 +50,7 @@ class PseudoReference(lightning.Callback):
     def __init__(
         self,
         weights: Path | None = None,
+        overrides: dict[str, Any] | None = None,
         every: int = 10_000,
         repairs: int | None = None,
         planes: tuple[Plane, ...] = ("axial",),
@@ -70,7 +73,13 @@ class PseudoReference(lightning.Callback):
         self.tolerance = tolerance
         self.batch_size = batch_size
         self.made = 0
-        self.prior: Prior = load_prior(weights) if weights is not None else load_default()
+        if weights is None and overrides:
+            raise ValueError(
+                f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
+            )
+        self.prior: Prior = (
+            load_default() if weights is None else load_prior(weights, **(overrides or {}))
+        )
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -107,7 +116,9 @@ class PseudoReference(lightning.Callback):
             scan: geometry of the projections.
         """
         directions = torch.tensor(scan.direction, dtype=torch.float32)
-        conditioning = biplanar_conditioning(projections, directions)
+        conditioning = biplanar_conditioning(
+            projections, directions, size=self.prior.biplanar_size
+        )
         self.prior.to(volume.device)
         repaired = repair_volume(
             self.prior, volume, conditioning, planes=self.planes, batch_size=self.batch_size

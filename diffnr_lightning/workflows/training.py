@@ -24,10 +24,11 @@ logger = logging.getLogger("diffnr")
 def finetune(
     out: Path,
     data: SlicePairData,
-    prior: Callable[[], CompactSliceFixer] = CompactSliceFixer,
+    prior: Callable[[], torch.nn.Module] = CompactSliceFixer,
     module: Callable[[torch.nn.Module], SliceFixerFinetuning] = SliceFixerFinetuning,
     iterations: int = 20_000,
     start: Path | None = None,
+    start_overrides: dict[str, Any] | None = None,
     validate_every: int = 1000,
     checkpoint_every: int = 500,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
@@ -50,7 +51,8 @@ def finetune(
         prior: the network.
         module: losses and learning rates.
         iterations: batches; `data` and `module` have to be given the same number.
-        start: weights to start from instead of random ones.
+        start: weights to start from instead of those that `prior` has by itself.
+        start_overrides: arguments of `SliceFixer` that replace those in the file `start`.
         validate_every: batches between two validations.
         checkpoint_every: batches between two checkpoints.
         precision: of the computation.
@@ -70,7 +72,8 @@ def finetune(
         ValueError: numbers of iterations that disagree, or a run of other settings in the folder.
     """
     lightning.seed_everything(seed, verbose=False)
-    network = prior() if start is None else load_prior(start).train().requires_grad_(True)
+    network = prior() if start is None else load_prior(start, **(start_overrides or {}))
+    network.train().requires_grad_(True)
     task = module(network)
     if not iterations == data.iterations == task.iterations:
         raise ValueError(
