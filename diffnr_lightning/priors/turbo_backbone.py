@@ -203,7 +203,7 @@ class TurboBackbone(nn.Module):
         if self.latent == "sample":
             # Clamped as the VAE's own posterior is.
             deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
-            mean = mean + deviation * torch.randn_like(mean)
+            mean = mean + deviation * torch.randn(mean.shape, device=mean.device, dtype=mean.dtype)
         return mean * self.vae.config.scaling_factor, skips
 
     def denoise(self, latents: Tensor, context: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ def embed_text(prompt: str, base: str = SD_TURBO) -> Tensor:
     Raises:
         ImportError: transformers is not installed.
         FileNotFoundError: the base model is neither in the folder nor to be had from the hub.
-        ValueError: damaged files.
+        ValueError: damaged files, or a tokenizer that is not that of the encoder.
     """
     transformers = optional_package("transformers")
     named = (base, "base", SD_TURBO)
@@ -281,6 +281,13 @@ def embed_text(prompt: str, base: str = SD_TURBO) -> Tensor:
     encoder = load_weights(
         transformers.CLIPTextModel.from_pretrained, *named, subfolder="text_encoder"
     )
+    # A tokenizer without its files is made up as an empty one, without a word.
+    if len(tokenizer) != encoder.config.vocab_size:
+        raise ValueError(
+            f"tokenizer of base {base!r} has {len(tokenizer)} words and its text_encoder "
+            f"{encoder.config.vocab_size}; get the model anew with `hf download {SD_TURBO} "
+            "--local-dir FOLDER` and give base=FOLDER."
+        )
     tokens = tokenizer(
         prompt,
         padding="max_length",

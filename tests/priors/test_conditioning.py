@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffnr_lightning.priors import PLANES, biplanar_conditioning, biplanar_pair
+from diffnr_lightning.priors.conditioning import prompt_of
 
 
 def orbit(views: int) -> torch.Tensor:
@@ -109,3 +110,14 @@ def test_conditioning_is_placed_on_slices():
 def test_conditioning_travels_whole():
     moved = biplanar_conditioning(torch.rand(4, 8, 8), orbit(4)).to("meta")
     assert {field.device.type for field in moved} == {"meta"}
+
+
+@pytest.mark.parametrize("organ", ["chest", "tooth"])
+def test_prompts_are_the_sentences_of_the_released_code(organ):
+    assert prompt_of(organ) == f"remove artifacts for this {organ} CT slice"
+    assert prompt_of("any") == "remove artifacts for this CT slice"
+
+
+def test_an_organ_without_a_prompt_is_refused():
+    with pytest.raises(ValueError, match="organ is 'spleen'.*chest, tooth, any"):
+        prompt_of("spleen")
