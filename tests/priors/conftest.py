@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from tiny_models import write_tiny_rad_dino, write_tiny_sd_turbo
@@ -24,14 +22,8 @@ def tiny_encoder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def build(tiny_base, tiny_encoder):
     """Build a SliceFixer on the tiny models; everything trained is far from its first values."""
-    built = {}
 
     def slicefixer(**options) -> SliceFixer:
-        if str(options) not in built:
-            built[str(options)] = _build(options)
-        return copy.deepcopy(built[str(options)])
-
-    def _build(options: dict) -> SliceFixer:
         torch.manual_seed(1)
         prior = SliceFixer(str(tiny_base), str(tiny_encoder), **{"size": 32, **options})
         with torch.no_grad():
@@ -40,6 +32,12 @@ def build(tiny_base, tiny_encoder):
         return prior.eval()
 
     return slicefixer
+
+
+@pytest.fixture(scope="session")
+def slicefixer(build):
+    """A SliceFixer that no test may change; frozen, as a loaded one."""
+    return build().requires_grad_(False)
 
 
 @pytest.fixture
