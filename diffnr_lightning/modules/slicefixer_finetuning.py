@@ -17,16 +17,13 @@ from diffnr_lightning.losses import (
     generator_adversarial,
     ssim_2d,
 )
-from diffnr_lightning.metrics import r2_protocol
-from diffnr_lightning.priors import (
-    Conditioning,
-    PatchDiscriminator,
-    WeightAverage,
-    repair_volume,
-    save_prior,
+from diffnr_lightning.modules.held_out_scores import (
+    centre_of,
+    conditioning_of,
+    score_slices,
+    score_volume,
 )
-
-Scores = dict[str, Tensor]
+from diffnr_lightning.priors import PatchDiscriminator, WeightAverage, save_prior
 
 
 class SliceFixerFinetuning(lightning.LightningModule):
@@ -265,7 +262,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         terms = self.reconstruction_terms(repaired, batch.clean[:, 0])
         terms["gan"] = self._adversarial_term(batch, repaired)
         self._step(prior, self._weighted(terms))
-        degraded, kind = _centre(batch), self.discriminator.adversarial_kind
+        degraded, kind = centre_of(batch), self.discriminator.adversarial_kind
         terms["discriminator"] = discriminator_adversarial(
             self.discriminator(degraded, batch.clean[:, 0]),
             self.discriminator(degraded, repaired.detach()),
@@ -285,7 +282,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         repaired = self._repaired(batch)
         terms["gan"] = self._adversarial_term(batch, repaired)
         self._step(prior, self._weighted({"gan": terms["gan"]}))
-        degraded, kind = _centre(batch), self.discriminator.adversarial_kind
+        degraded, kind = centre_of(batch), self.discriminator.adversarial_kind
         real = self.discriminator(degraded, batch.clean[:, 0])
         of_real = discriminator_half(real, kind, real=True)
         self._step(judge, of_real)
@@ -314,7 +311,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         judging = _trainable(self.discriminator)
         for parameter in judging:
             parameter.requires_grad_(False)
-        scores = self.discriminator(_centre(batch), repaired)
+        scores = self.discriminator(centre_of(batch), repaired)
         for parameter in judging:
             parameter.requires_grad_(True)
         return generator_adversarial(scores, self.discriminator.adversarial_kind)
@@ -354,9 +351,9 @@ class SliceFixerFinetuning(lightning.LightningModule):
         """
         with self.average.applied(self.prior):
             if isinstance(batch, VolumePair):
-                shown, before, after = self._repaired_volume(batch)
+                shown, before, after = score_volume(self.prior, batch)
             else:
-                shown, before, after = self._repaired_slices(batch)
+                shown, before, after = score_slices(self.prior, batch)
         gain = after["psnr"] - before["psnr"]
         self.log_dict(
             {
@@ -371,27 +368,6 @@ class SliceFixerFinetuning(lightning.LightningModule):
         )
         self.log("val_psnr_gain_least", gain, reduce_fx="min", batch_size=1, sync_dist=True)
         return shown
-
-    def _repaired_slices(self, batch: SlicePair) -> tuple[dict[str, Tensor], Scores, Scores]:
-        """Slices that can be shown, and scores before and after."""
-        degraded, clean = _centre(batch), batch.clean[:, 0]
-        repaired = self.prior.repair(batch.degraded, conditioning_of(batch))
-        scores = [
-            {"psnr": _psnr(candidate, clean), "ssim": ssim_2d(candidate, clean).mean()}
-            for candidate in (degraded, repaired)
-        ]
-        return {"degraded": degraded, "repaired": repaired, "clean": clean}, *scores
-
-    def _repaired_volume(self, batch: VolumePair) -> tuple[dict[str, Tensor], Scores, Scores]:
-        """Axial slices that can be shown, and the volume's scores before and after."""
-        first = torch.zeros(1, device=batch.degraded.device)
-        conditioning = Conditioning(batch.biplanar[None], first.long(), first, batch.views[None])
-        repaired = repair_volume(self.prior, batch.degraded, conditioning, batch_size=8)
-        scores = []
-        for candidate in (batch.degraded, repaired):
-            score = r2_protocol(candidate.cpu(), batch.clean.cpu())
-            scores.append({name: torch.tensor(value) for name, value in score.items()})
-        return {**batch._asdict(), "repaired": repaired}, *scores
 
     def export(self, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
         """Write the averaged prior with `save_prior`; the iteration is added to the metadata."""
@@ -427,20 +403,3 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _centre(batch: SlicePair) -> Tensor:
-    """Degraded slices without their neighbours, (N, H, W)."""
-    return batch.degraded[:, batch.degraded.shape[1] // 2]
-
-
-def conditioning_of(batch: SlicePair) -> Conditioning:
-    """What the prior is told about the slices of a batch."""
-    return Conditioning(
-        biplanar=batch.biplanar, plane=batch.plane, position=batch.position, views=batch.views
-    )
-
-
-def _psnr(prediction: Tensor, truth: Tensor) -> Tensor:
-    # Two equal batches (empty slices) count as 100 dB rather than infinity.
-    return -10 * torch.log10((prediction - truth).square().mean().clamp(min=1e-10))

@@ -27,7 +27,7 @@ PROJECTIONS = project(TRUTH, GRID, SCAN)
 class Halving(torch.nn.Module):
     """A prior that halves slices, and remembers what it was told."""
 
-    context, size = 0, None
+    context, size, biplanar_size = 0, None, 64
 
     def __init__(self):
         super().__init__()

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from diffnr_lightning.data.slice_pairs import SlicePairData, write_pairs
 from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.modules import SliceFixerFinetuning
-from diffnr_lightning.modules.slicefixer_finetuning import conditioning_of
+from diffnr_lightning.modules.held_out_scores import conditioning_of
 from diffnr_lightning.priors import (
     CompactSliceFixer,
     Conditioning,

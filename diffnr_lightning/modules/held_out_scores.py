@@ -1,0 +1,67 @@
+"""How well a prior repairs held-out slices and whole volumes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffnr_lightning.batches import SlicePair, VolumePair
+from diffnr_lightning.losses import ssim_2d
+from diffnr_lightning.metrics import r2_protocol
+from diffnr_lightning.priors import Conditioning, repair_volume
+
+Shown = dict[str, Tensor]
+Scores = dict[str, Tensor]
+
+
+def score_slices(prior: nn.Module, batch: SlicePair) -> tuple[Shown, Scores, Scores]:
+    """Repair a batch of slices and score it before and after.
+
+    Returns:
+        degraded, repaired and clean slices, (N, H, W) in [0, 1]; PSNR (peak 1) of the pooled error
+        and mean SSIM of the degraded ones, and of the repaired ones.
+    """
+    degraded, clean = centre_of(batch), batch.clean[:, 0]
+    repaired = prior.repair(batch.degraded, conditioning_of(batch))
+    before, after = (
+        {"psnr": _psnr(candidate, clean), "ssim": ssim_2d(candidate, clean).mean()}
+        for candidate in (degraded, repaired)
+    )
+    return {"degraded": degraded, "repaired": repaired, "clean": clean}, before, after
+
+
+def score_volume(prior: nn.Module, batch: VolumePair) -> tuple[Shown, Scores, Scores]:
+    """Repair the axial slices of a volume and score it before and after, under protocol `r2`.
+
+    Returns:
+        degraded, repaired and clean volume, (Z, Y, X) in [0, 1]; scores of the degraded one, and of
+        the repaired one.
+    """
+    first = torch.zeros(1, device=batch.degraded.device)
+    conditioning = Conditioning(batch.biplanar[None], first.long(), first, batch.views[None])
+    repaired = repair_volume(prior, batch.degraded, conditioning, batch_size=8)
+    before, after = (
+        {
+            name: torch.tensor(value, device=first.device)
+            for name, value in r2_protocol(candidate.cpu(), batch.clean.cpu()).items()
+        }
+        for candidate in (batch.degraded, repaired)
+    )
+    return {"degraded": batch.degraded, "repaired": repaired, "clean": batch.clean}, before, after
+
+
+def centre_of(batch: SlicePair) -> Tensor:
+    """Degraded slices without their neighbours, (N, H, W)."""
+    return batch.degraded[:, batch.degraded.shape[1] // 2]
+
+
+def conditioning_of(batch: SlicePair) -> Conditioning:
+    """What the prior is told about the slices of a batch."""
+    return Conditioning(
+        biplanar=batch.biplanar, plane=batch.plane, position=batch.position, views=batch.views
+    )
+
+
+def _psnr(prediction: Tensor, truth: Tensor) -> Tensor:
+    # Two equal batches (empty slices) count as 100 dB rather than infinity.
+    return -10 * torch.log10((prediction - truth).square().mean().clamp(min=1e-10))
