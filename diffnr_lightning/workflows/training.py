@@ -58,7 +58,7 @@ def finetune(
         precision: of the computation.
         accelerator: of Lightning's Trainer.
         devices: of Lightning's Trainer.
-        strategy: of Lightning's Trainer, such as ddp.
+        strategy: of Lightning's Trainer, such as ddp; `ddp_find_unused_parameters_true` with a discriminator.
         num_nodes: of Lightning's Trainer.
         curves: Lightning logger; null writes curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
@@ -69,8 +69,14 @@ def finetune(
         The run folder.
 
     Raises:
-        ValueError: numbers of iterations that disagree, or a run of other settings in the folder.
+        ValueError: numbers of iterations that disagree, a strategy that splits the weights, or a run of other settings
+            in the folder.
     """
+    if strategy.startswith(("fsdp", "deepspeed")):
+        # The frozen backbone is 2 GB in bfloat16, what is trained 60 MB: there is little to split.
+        raise ValueError(
+            f"strategy is {strategy!r}, which splits the weights; their moving average needs them whole: use ddp."
+        )
     lightning.seed_everything(seed, verbose=False)
     network = prior() if start is None else load_prior(start, **(start_overrides or {}))
     network.train().requires_grad_(True)

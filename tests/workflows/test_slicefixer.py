@@ -160,3 +160,9 @@ def test_an_organ_without_a_prompt_is_refused(pairs, models, tmp_path, capsys):
     options = [*run_options(pairs), *base_options(models), "--out", tmp_path / "run"]
     assert diffnr("finetune", *options, "--prior.init_args.organ", "elbow") == 2
     assert "elbow" in capsys.readouterr().err
+
+
+def test_a_strategy_that_splits_the_weights_is_refused(pairs, models, tmp_path, capsys):
+    options = [*run_options(pairs), *base_options(models), "--out", tmp_path / "run"]
+    assert diffnr("finetune", *options, "--strategy", "fsdp") == 2
+    assert "use ddp" in capsys.readouterr().err
