@@ -16,7 +16,10 @@ COMMANDS = {
     "reconstruct": ("reconstruct", ["--case=case", "--out=run"]),
     "curate": ("curate", ["--volumes=[phantom:0]", "--out=pairs"]),
     "finetune": ("finetune", ["--data.folders=[pairs]", "--out=run"]),
-    "loggers": ("reconstruct", ["--case=case", "--out=run"]),
+    "loggers": (
+        "reconstruct",
+        [f"--config={CONFIGS / 'reconstruct' / 'fdk.yaml'}", "--case=case", "--out=run"],
+    ),
 }
 
 

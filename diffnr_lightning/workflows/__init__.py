@@ -9,12 +9,14 @@ from diffnr_lightning.workflows.reporting import evaluate, report
 from diffnr_lightning.workflows.scanning import ingest, simulate
 from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.training import finetune
+from diffnr_lightning.workflows.trial import Trial
 
 __all__ = [
     "Method",
     "Problem",
     "Scene",
     "Solver",
+    "Trial",
     "curate",
     "demo",
     "doctor",

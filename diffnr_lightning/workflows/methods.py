@@ -20,6 +20,7 @@ from diffnr_lightning.data import RaySampling, ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.representations import GaussianCloud, Representation
+from diffnr_lightning.workflows.trial import Trial
 
 Progress = Callable[[int, int, str], None]
 
@@ -53,9 +54,11 @@ class Method(ABC):
 
     Attributes:
         name: in tables, where the command gives no other.
+        findings: what `metrics.json` is told of the last reconstruction.
     """
 
     name: str
+    findings: dict[str, Any]
 
     @abstractmethod
     def reconstruct(self, problem: Problem) -> Tensor:
@@ -79,6 +82,7 @@ class Solver(Method):
         options: dict[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.findings = {}
         self.options = options or {}
         self.function = getattr(solvers, name)
         parameters = inspect.signature(self.function).parameters
@@ -104,10 +108,12 @@ class Scene(Method):
         density_control: adaptive density control; None leaves the Gaussians that there are.
         pseudo_reference: the prior's part; None optimises without one.
         finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
+        trial: judges on held-out views whether the prior takes part; None lets it in any case. Without the prior the
+            result is the volume that would have been repaired first.
         start: solver whose volume the representation starts from; None is the analytic one.
 
     Raises:
-        ValueError: fewer than one iteration, or `finish: repair` without a pseudo_reference.
+        ValueError: fewer than one iteration, or `finish: repair` or a trial without a pseudo_reference.
     """
 
     def __init__(
@@ -121,12 +127,15 @@ class Scene(Method):
         density_control: DensityControl | None = None,
         pseudo_reference: PseudoReference | None = None,
         finish: Literal["query", "repair"] = "query",
+        trial: Trial | None = None,
         start: Solver | None = None,
     ) -> None:
         if iterations < 1:
             raise ValueError(f"iterations is {iterations}; at least one is expected.")
         if finish == "repair" and pseudo_reference is None:
             raise ValueError("finish is 'repair' but there is no pseudo_reference to repair with.")
+        if trial is not None and pseudo_reference is None:
+            raise ValueError("there is a trial but no pseudo_reference that it could judge.")
         self.representation = representation
         self.optimisation = optimisation
         self.iterations = iterations
@@ -134,11 +143,20 @@ class Scene(Method):
         self.density_control = density_control
         self.pseudo_reference = pseudo_reference
         self.finish = finish
+        self.trial = trial
+        self.findings = {}
         self.name = "scene" if pseudo_reference is None else "scene + DiffNR"
         self.start = start or Solver("analytic")
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""
+        self.findings = {}
+        if self.trial is not None:
+            verdict = self.trial.judge(self, problem)
+            self.findings = {"trial": verdict._asdict()}
+            if not verdict.passed:
+                until = min(self.pseudo_reference.every, self.iterations)
+                return self.fit(problem, until, prior=False).query_volume().detach()
         module = self.fit(problem)
         with torch.no_grad():
             volume = module.query_volume()
@@ -148,18 +166,21 @@ class Scene(Method):
             )
         return volume.detach()
 
-    def fit(self, problem: Problem, stop_at: int | None = None) -> SceneOptimization:
+    def fit(
+        self, problem: Problem, stop_at: int | None = None, *, prior: bool = True
+    ) -> SceneOptimization:
         """Optimise and return the module; takes up the checkpoint where there is one.
 
         Args:
             problem: what is given.
             stop_at: iterations after which to stop early, with the schedules of the full length.
+            prior: whether the pseudo_reference takes part.
         """
         representation = self.representation(problem.grid)
         first = self.start.reconstruct(problem)
         representation.initialise(first, problem.projections, problem.scan, problem.seed)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
-        own = (self.density_control, self.pseudo_reference)
+        own = (self.density_control, self.pseudo_reference if prior else None)
         trainer = lightning.Trainer(
             max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",

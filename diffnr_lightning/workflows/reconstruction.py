@@ -94,7 +94,7 @@ def reconstruct(
             progress=progress,
         )
         volume = method.reconstruct(problem)
-    metrics: dict[str, Any] = {"method": name or method.name}
+    metrics: dict[str, Any] = {"method": name or method.name, **method.findings}
     if isinstance(method, Scene):
         metrics |= {"iterations": method.iterations, "history": convergence.history}
     _finish(run, loaded, volume.cpu(), scale, case, metrics)

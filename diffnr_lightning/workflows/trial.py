@@ -1,0 +1,100 @@
+"""A trial of the prior on measured views that a first fit does not see."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from diffnr_lightning.projectors import project
+
+if TYPE_CHECKING:
+    from diffnr_lightning.workflows.methods import Problem, Scene
+
+logger = logging.getLogger("diffnr")
+
+
+class Verdict(NamedTuple):
+    """What a trial found.
+
+    Attributes:
+        before: mean square error of the held-out projections, before the repair.
+        after: the same after the repair.
+        passed: whether the prior may take part.
+    """
+
+    before: float
+    after: float
+    passed: bool
+
+
+class Trial:
+    """Let measured views judge whether the prior knows the object.
+
+    The scene is fitted briefly, without the prior, to all views but a few. The prior repairs that
+    volume. If the repaired volume predicts the views that were left out worse than before, the
+    prior invents what is not there, and has no part in the reconstruction.
+
+    Args:
+        views: that are left out, evenly spaced.
+        iterations: of the fit.
+        worst: factor that the error of the views left out may grow by.
+
+    Raises:
+        ValueError: no view, no iteration, or a factor that is not positive.
+
+    Source: cross-validation. DiffNR lets its prior take part in any case.
+    """
+
+    def __init__(self, views: int = 2, iterations: int = 500, worst: float = 1.0) -> None:
+        if views < 1 or iterations < 1 or not worst > 0:
+            raise ValueError(
+                f"Trial got views={views}, iterations={iterations}, worst={worst}; expected at "
+                "least one view, one iteration and a factor above 0."
+            )
+        self.views = views
+        self.iterations = iterations
+        self.worst = worst
+
+    def judge(self, scene: Scene, problem: Problem) -> Verdict:
+        """Fit, repair and compare.
+
+        Raises:
+            ValueError: a scan of too few views to leave some out.
+        """
+        count = len(problem.scan)
+        if count < self.views + 2:
+            raise ValueError(
+                f"the scan has {count} views, of which the trial leaves out {self.views}; expected "
+                "at least two that remain: lower trial.init_args.views, or set trial to null."
+            )
+        held_out = (torch.arange(self.views) + 0.5) * count / self.views
+        shown = torch.ones(count, dtype=torch.bool)
+        shown[held_out.long()] = False
+        fitted = problem._replace(
+            projections=problem.projections[shown],
+            scan=problem.scan[shown],
+            checkpoint=None,
+            callbacks=(),
+            curves=None,
+        )
+        module = scene.fit(fitted, self.iterations, prior=False)
+        with torch.no_grad():
+            volume = module.query_volume()
+            repaired = scene.pseudo_reference.repair(
+                volume, fitted.projections, problem.grid, fitted.scan
+            )
+            measured, scan = problem.projections[~shown], problem.scan[~shown]
+            before, after = (
+                (project(candidate, problem.grid, scan) - measured).square().mean().item()
+                for candidate in (volume, repaired)
+            )
+        passed = after <= self.worst * before
+        logger.log(
+            logging.INFO if passed else logging.WARNING,
+            "trial: the repair changes the error of held-out views by the factor %.3f; the prior %s",
+            after / before,
+            "takes part" if passed else "is left out",
+        )
+        return Verdict(before, after, passed)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from diffnr_lightning.callbacks import PseudoReference
+from diffnr_lightning.data import chest, simulate_case
+from diffnr_lightning.modules import SceneOptimization
+from diffnr_lightning.representations import GaussianCloud
+from diffnr_lightning.workflows import Problem, Scene, Trial
+
+SIZE = 24
+
+
+class Oracle(torch.nn.Module):
+    """Gives the true slices, or something else of them."""
+
+    context, size, biplanar_size = 0, None, 64
+
+    def __init__(self, truth, change):
+        super().__init__()
+        self.truth, self.change = truth, change
+
+    def repair(self, slices, conditioning):
+        places = ((conditioning.position + 1) / 2 * (len(self.truth) - 1)).round().long()
+        return self.change(self.truth[places])
+
+
+@pytest.fixture(scope="module")
+def problem():
+    case = simulate_case(chest(3, size=SIZE), size=SIZE, num_views=12, test_views=0, name="chest")
+    return case.volume, Problem(case.projections, case.scan, case.grid, seed=5)
+
+
+def scene(truth, change, trial):
+    reference = PseudoReference(every=60, tolerance=None)
+    reference.prior = Oracle(truth, change)
+    return Scene(
+        lambda grid: GaussianCloud(grid, num_gaussians=500),
+        lambda *given: SceneOptimization(*given, rate_scale=4, rate_iterations=60, tv_size=12),
+        iterations=80,
+        pseudo_reference=reference,
+        finish="repair",
+        trial=trial,
+    )
+
+
+def test_a_prior_that_helps_takes_part(problem):
+    truth, given = problem
+    tried = scene(truth, lambda slices: slices, Trial(views=2, iterations=40))
+    assert torch.equal(tried.reconstruct(given), scene(truth, lambda s: s, None).reconstruct(given))
+    verdict = tried.findings["trial"]
+    assert verdict["passed"] and verdict["after"] < 0.5 * verdict["before"]
+
+
+def test_a_prior_that_harms_is_left_out(problem):
+    truth, given = problem
+    tried = scene(truth, lambda slices: 0.5 * slices, Trial(views=2, iterations=40))
+    plain = scene(truth, lambda slices: slices, None)
+    plain.pseudo_reference, plain.finish, plain.iterations = None, "query", 60
+    assert torch.allclose(tried.reconstruct(given), plain.reconstruct(given), atol=1e-6)
+    verdict = tried.findings["trial"]
+    assert not verdict["passed"] and verdict["after"] > verdict["before"]
+
+
+def test_a_scan_of_few_views_leaves_none_out(problem):
+    truth, given = problem
+    few = given._replace(projections=given.projections[:3], scan=given.scan[torch.arange(3)])
+    with pytest.raises(ValueError, match="3 views, of which the trial leaves out 2"):
+        scene(truth, lambda s: s, Trial(views=2)).reconstruct(few)
+
+
+@pytest.mark.parametrize("wrong", [{"views": 0}, {"iterations": 0}, {"worst": 0.0}])
+def test_trials_that_make_no_sense(wrong):
+    with pytest.raises(ValueError, match="Trial got"):
+        Trial(**wrong)
+
+
+def test_a_trial_needs_a_prior():
+    with pytest.raises(ValueError, match="no pseudo_reference"):
+        Scene(trial=Trial())
