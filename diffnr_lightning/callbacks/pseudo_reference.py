@@ -116,9 +116,7 @@ class PseudoReference(lightning.Callback):
             scan: geometry of the projections.
         """
         directions = torch.tensor(scan.direction, dtype=torch.float32)
-        conditioning = biplanar_conditioning(
-            projections, directions, size=self.prior.biplanar_size
-        )
+        conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
         self.prior.to(volume.device)
         repaired = repair_volume(
             self.prior, volume, conditioning, planes=self.planes, batch_size=self.batch_size
