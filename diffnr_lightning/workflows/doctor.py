@@ -19,6 +19,7 @@ from diffnr_lightning.workflows.run_folder import cpu_name, environment, version
 
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
 EXTRAS = {
+    "slicefixer": ("peft", "peft", "the paper's SliceFixer on SD-Turbo"),
     "monai": ("monai", "monai", "medical transforms and networks"),
     "wandb": ("wandb", "wandb", "logging of finetuning to Weights & Biases"),
     "cluster": ("submitit", "submitit", "job arrays on SLURM"),
