@@ -14,7 +14,7 @@ import torch
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.projectors import backproject, project
-from diffnr_lightning.representations import GaussianCloud
+from diffnr_lightning.representations import GaussianCloud, NeuralField
 from diffnr_lightning.solvers import analytic, asd_pocs, sart, sirt
 
 
@@ -47,6 +47,11 @@ for name, scan in {"cone": cone, "parallel": parallel}.items():
     show(name + " render", shown, *torch.autograd.grad((shown * p[[3, 5]]).sum(), weights))
     queried = cloud.query(grid)
     show(name + " query", queried, *torch.autograd.grad((queried * volume).sum(), weights))
+field = NeuralField(grid, levels=6, base=8, table=14, samples=24, warm_up=3)
+field.initialise(volume, p, cone, 3)
+shown = field.render(cone[[3, 5]])
+weights = list(field.parameters())
+show("field", shown, *torch.autograd.grad(shown.square().sum(), weights), field.query(grid))
 x = volume.clone().requires_grad_()
 target = queried.detach()
 for loss in (tv_3d(x), ssim_3d(x, target), ssim_2d(x, target).mean()):
