@@ -35,6 +35,7 @@ class SlicePair(NamedTuple):
         plane: (B,) int64 volume axis that the slice is perpendicular to: 0 axial, 1 coronal, 2
             sagittal.
         views: (B,) float32 number of projections behind the degraded volume, 0 where unknown.
+        residual: (B, C, H, W) float32 slices of the backprojected residual, 0 where unknown.
     """
 
     degraded: Tensor
@@ -43,6 +44,7 @@ class SlicePair(NamedTuple):
     position: Tensor
     plane: Tensor
     views: Tensor
+    residual: Tensor
 
 
 class VolumePair(NamedTuple):
@@ -53,9 +55,11 @@ class VolumePair(NamedTuple):
         clean: (Z, Y, X) float32 in [0, 1].
         biplanar: (2, h, w) float32; two projections nearly at right angles, normalised.
         views: () float32 number of projections behind the degraded volume.
+        residual: (Z, Y, X) float32 backprojected residual, 0 where unknown.
     """
 
     degraded: Tensor
     clean: Tensor
     biplanar: Tensor
     views: Tensor
+    residual: Tensor

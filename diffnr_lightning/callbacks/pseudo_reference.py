@@ -17,7 +17,7 @@ from diffnr_lightning.priors import (
     load_prior,
     repair_volume,
 )
-from diffnr_lightning.solvers import align, allowed_share
+from diffnr_lightning.solvers import align, allowed_share, backprojected_residual
 
 logger = logging.getLogger("diffnr")
 
@@ -119,7 +119,12 @@ class PseudoReference(lightning.Callback):
         conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
         self.prior.to(volume.device)
         repaired = repair_volume(
-            self.prior, volume, conditioning, planes=self.planes, batch_size=self.batch_size
+            self.prior,
+            volume,
+            conditioning,
+            planes=self.planes,
+            batch_size=self.batch_size,
+            residual=self._residual(volume, projections, grid, scan),
         )
         aligned = align(repaired, projections, grid, scan, iterations=self.align_iterations)
         if self.tolerance is None:
@@ -130,6 +135,17 @@ class PseudoReference(lightning.Callback):
                 "the projections contradict the repair; %.0f %% of it is taken", 100 * share
             )
         return torch.lerp(volume, aligned, share)
+
+    def _residual(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Tensor | None:
+        """What the prior is shown of the projections that the volume contradicts, if it looks at that."""
+        if not self.prior.residual:
+            return None
+        if scan.orbit is None:
+            logger.warning(
+                "the scan is not circular, so that no residual can be backprojected; the prior does without"
+            )
+            return None
+        return backprojected_residual(volume.clamp(0, 1), projections, grid, scan).clamp(-1, 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many references were made; the newest itself is in the module's checkpoint."""

@@ -30,6 +30,8 @@ class ScanPairs(NamedTuple):
         degraded: (S, Z, Y, X) float16 in [0, 1], S snapshots.
         clean: (Z, Y, X) float16 in [0, 1].
         biplanar: (2, h, w) float16 in [0, 1].
+        residual: (S, Z, Y, X) float16 in [-1, 1], backprojected residuals of the snapshots; None
+            where the curation did not keep them.
         info: what `write_pairs` was told: case, views, layout, seed, ...
     """
 
@@ -37,6 +39,7 @@ class ScanPairs(NamedTuple):
     clean: Tensor
     biplanar: Tensor
     info: dict[str, Any]
+    residual: Tensor | None = None
 
 
 def write_pairs(
@@ -47,6 +50,7 @@ def write_pairs(
     clean: Tensor,
     biplanar: Tensor,
     info: dict[str, Any],
+    residual: Tensor | None = None,
 ) -> Path:
     """Add one curated scan to a pairs folder; the same scan makes the same bytes.
 
@@ -60,6 +64,7 @@ def write_pairs(
         info: anything JSON can hold. `case` (str, what hold-outs are chosen by) and `views` (int)
             are required; layout, iterations, representation, num_gaussians, seed and repaired are
             customary.
+        residual: (S, Z, Y, X), clipped to [-1, 1], see `solvers.backprojected_residual`.
 
     Returns:
         The file. It is written in one step: a reader sees all of it or nothing.
@@ -78,10 +83,17 @@ def write_pairs(
     if not {"case", "views"} <= info.keys():
         raise ValueError(f"info has the keys {sorted(info)}; expected at least case and views.")
     tensors = {"degraded": degraded, "clean": clean, "biplanar": biplanar}
+    if residual is not None:
+        if residual.shape != degraded.shape:
+            raise ValueError(
+                f"residual has shape {tuple(residual.shape)}; {tuple(degraded.shape)} is expected."
+            )
+        tensors["residual"] = residual
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{key} of {name} is not finite everywhere; leave this scan out.")
-        tensors[key] = tensor.detach().cpu().clamp(0, 1).to(torch.float16).contiguous()
+        lowest = -1 if key == "residual" else 0
+        tensors[key] = tensor.detach().cpu().clamp(lowest, 1).to(torch.float16).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     for leftover in folder.glob(f".{glob.escape(path.name)}.*.part"):
@@ -150,9 +162,12 @@ def _open(path: Path) -> ScanPairs:
             scan = ScanPairs(
                 *(file.get_tensor(key) for key in ("degraded", "clean", "biplanar")),
                 info=json.loads(header["info"]),
+                residual=file.get_tensor("residual") if "residual" in file.keys() else None,
             )
         if scan.degraded.ndim != 4 or scan.degraded.shape[1:] != scan.clean.shape:
             raise ValueError("shapes that do not fit together")
+        if scan.residual is not None and scan.residual.shape != scan.degraded.shape:
+            raise ValueError("a residual of another shape")
         if scan.biplanar.ndim != 3 or len(scan.biplanar) != 2:
             raise ValueError("projections that are no pair")
         if not isinstance(scan.info, dict) or not {"case", "views"} <= scan.info.keys():

@@ -40,6 +40,13 @@ def _stack(volume: Tensor, axis: int, index: int, context: int) -> Tensor:
     return torch.stack([volume.select(axis, i) for i in indices])
 
 
+def _residual(scan: ScanPairs, snapshot: int, axis: int, index: int, context: int) -> Tensor:
+    """As `_stack`, of the backprojected residual; zeros where it was not kept."""
+    if scan.residual is None:
+        return torch.zeros_like(_stack(scan.degraded[snapshot], axis, index, context))
+    return _stack(scan.residual[snapshot], axis, index, context)
+
+
 def _position(volume: Tensor, axis: int, index: int) -> float:
     return 2 * index / max(volume.shape[axis] - 1, 1) - 1
 
@@ -62,7 +69,8 @@ class SlicePairDataset(Dataset[SlicePair]):
         gain: range of the factor on the intensities of both slices.
         empty_share: probability of keeping a drawn slice that shows nothing; otherwise another is
             drawn, up to 32 times.
-        dropout: probability of hiding the projections, and, apart from that, the number of views.
+        dropout: probability of hiding the projections, and, apart from that, the number of views and
+            the residual.
         rank: number of this process.
         world_size: processes that share the run.
     """
@@ -100,9 +108,11 @@ class SlicePairDataset(Dataset[SlicePair]):
         return self.length
 
     def __getitem__(self, item: int) -> SlicePair:
+        channels = 2 * self.context + 1
         rng = np.random.default_rng((self.seed, item * self.world_size + self.rank))
         scan = self.scans[rng.integers(len(self.scans))]
-        degraded = scan.degraded[rng.integers(len(scan.degraded))]
+        snapshot = rng.integers(len(scan.degraded))
+        degraded = scan.degraded[snapshot]
         axis = AXES[self.planes[rng.integers(len(self.planes))]]
         for _ in range(32):
             index = int(rng.integers(degraded.shape[axis]))
@@ -112,18 +122,20 @@ class SlicePairDataset(Dataset[SlicePair]):
             (
                 _stack(degraded, axis, index, self.context),
                 scan.clean.select(axis, index)[None],
+                _residual(scan, snapshot, axis, index, self.context),
             )
         )
         slices = self._cropped(slices, rng) * rng.uniform(*self.gain)
-        slices = slices.clamp(0, 1)
-        shown = rng.random(2) >= self.dropout
+        degraded, clean, residual = slices.split((channels, 1, channels))
+        shown = rng.random(3) >= self.dropout
         return SlicePair(
-            degraded=slices[:-1],
-            clean=slices[-1:],
+            degraded=degraded.clamp(0, 1),
+            clean=clean.clamp(0, 1),
             biplanar=scan.biplanar.float() * float(shown[0]),
-            position=torch.tensor(_position(degraded, axis, index), dtype=torch.float32),
+            position=torch.tensor(_position(scan.clean, axis, index), dtype=torch.float32),
             plane=torch.tensor(axis),
             views=torch.tensor(float(scan.info["views"]) * float(shown[1])),
+            residual=residual * float(shown[2]),
         )
 
     def _cropped(self, slices: Tensor, rng: np.random.Generator) -> Tensor:
@@ -191,6 +203,9 @@ class HeldOutSlices(Dataset[SlicePair]):
             position=torch.tensor([_position(degraded, axis, index) for index in chosen]),
             plane=torch.full((len(chosen),), axis),
             views=torch.full((len(chosen),), float(scan.info["views"])),
+            residual=torch.stack(
+                [_residual(scan, snapshot, axis, index, self.context) for index in chosen]
+            ).float(),
         )
 
 
@@ -214,6 +229,9 @@ class HeldOutVolumes(Dataset[VolumePair]):
             clean=scan.clean[:].float(),
             biplanar=scan.biplanar[:].float(),
             views=torch.tensor(float(scan.info["views"])),
+            residual=torch.zeros(scan.clean.shape)
+            if scan.residual is None
+            else scan.residual[place].float(),
         )
 
 
@@ -234,7 +252,7 @@ class SlicePairData(lightning.LightningDataModule):
         zoom: range of the magnification.
         gain: range of the factor on the intensities.
         empty_share: probability of keeping a drawn slice that shows nothing.
-        dropout: probability of hiding the projections, and of hiding the number of views.
+        dropout: probability of hiding the projections, the number of views and the residual, each.
         validation: on evenly spaced slices of the held-out scans, or on whole volumes.
         validation_slices: slices of each held-out snapshot and plane.
         validation_planes: planes of slicing in validation.

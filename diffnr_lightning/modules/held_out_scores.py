@@ -39,7 +39,9 @@ def score_volume(prior: nn.Module, batch: VolumePair) -> tuple[Shown, Scores, Sc
     """
     first = torch.zeros(1, device=batch.degraded.device)
     conditioning = Conditioning(batch.biplanar[None], first.long(), first, batch.views[None])
-    repaired = repair_volume(prior, batch.degraded, conditioning, batch_size=8)
+    repaired = repair_volume(
+        prior, batch.degraded, conditioning, batch_size=8, residual=batch.residual
+    )
     before, after = (
         {
             name: torch.tensor(value, device=first.device)
@@ -58,7 +60,11 @@ def centre_of(batch: SlicePair) -> Tensor:
 def conditioning_of(batch: SlicePair) -> Conditioning:
     """What the prior is told about the slices of a batch."""
     return Conditioning(
-        biplanar=batch.biplanar, plane=batch.plane, position=batch.position, views=batch.views
+        biplanar=batch.biplanar,
+        plane=batch.plane,
+        position=batch.position,
+        views=batch.views,
+        residual=batch.residual,
     )
 
 

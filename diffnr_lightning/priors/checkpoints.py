@@ -160,7 +160,8 @@ def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceF
             are shown as the released code does (per_slice_minmax, but undone afterwards), and
             projections condition the repair only if it holds the fusion adapter.
         **overrides: arguments of `SliceFixer` that replace what the file says, such as base,
-            encoder (folders on this machine), organ, precision; for SliceFixers only.
+            encoder (folders on this machine), organ, precision; of a CompactSliceFixer only
+            residual=True, see `CompactSliceFixer.with_residual`.
 
     Raises:
         FileNotFoundError: no such file, or the SliceFixer's base model is not to be had.
@@ -182,9 +183,9 @@ def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceF
         return _load_slicefixer(
             path, header["architecture"], _tensors(path, "SliceFixer"), overrides
         )
-    if overrides:
+    if refused := [f"{name}={value}" for name, value in overrides.items() if name != "residual"]:
         raise ValueError(
-            f"{path} holds a {header['network']}, which takes no {', '.join(overrides)}; expected "
+            f"{path} holds a {header['network']}, which takes no {', '.join(refused)}; expected "
             "that only with a SliceFixer."
         )
     tensors = _tensors(path, header["network"])
@@ -197,6 +198,8 @@ def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceF
         raise _unusable(path, header["network"], error) from error
     prior = NETWORKS[header["network"]](**header["architecture"])
     prior.load_state_dict(tensors)
+    if overrides.get("residual") and not prior.residual:
+        prior = prior.with_residual()
     return prior.eval().requires_grad_(False)
 
 

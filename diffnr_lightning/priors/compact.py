@@ -4,6 +4,8 @@ One forward pass repairs a slice. The slice and its neighbours are folded by pix
 half the size, pass a U-Net of diffusers' residual blocks, and come out as a correction that is
 added to the slice. The blocks are modulated (scale and shift after the second normalisation) by an
 embedding of the biplanar projections, the plane and position of the slice, and the number of views.
+If it is wanted, the backprojected residual of all projections enters beside the slices: a deviation
+from the paper, whose prior sees two projections and not what the volume makes of them.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ class CompactSliceFixer(nn.Module):
         channels: widths of the levels, finest first; each level halves the size. Multiples of 8.
         blocks: residual blocks on each side of each level.
         embedding: length of the conditioning vector.
+        residual: whether it looks at the backprojected residual, which needs as many channels again.
 
     Raises:
         ValueError: channels that are not multiples of 8, or a negative context.
@@ -86,6 +89,7 @@ class CompactSliceFixer(nn.Module):
         channels: Sequence[int] = (48, 96, 144, 192),
         blocks: int = 1,
         embedding: int = 128,
+        residual: bool = False,
     ) -> None:
         from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 
@@ -97,11 +101,13 @@ class CompactSliceFixer(nn.Module):
                 "expected context >= 0, blocks >= 1 and channels that are multiples of 8."
             )
         self.context = context
+        self.residual = residual
         self.architecture = {
             "context": context,
             "channels": list(channels),
             "blocks": blocks,
             "embedding": embedding,
+            "residual": residual,
         }
         self.multiple = FOLD * 2 ** (len(channels) - 1)
 
@@ -120,7 +126,8 @@ class CompactSliceFixer(nn.Module):
 
         steps = list(zip(channels[:-1], channels[1:], strict=True))
         self.encoder = ConditioningEncoder(embedding)
-        self.conv_in = nn.Conv2d((2 * context + 1) * FOLD**2, channels[0], 3, padding=1)
+        shown = (2 * context + 1) * (2 if residual else 1)
+        self.conv_in = nn.Conv2d(shown * FOLD**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList(stage(width) for width in channels)
         self.shrink = nn.ModuleList(
             Downsample2D(fine, use_conv=True, out_channels=coarse) for fine, coarse in steps
@@ -157,7 +164,10 @@ class CompactSliceFixer(nn.Module):
             )
         height, width = slices.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        x = F.pixel_unshuffle(F.pad(slices, padding, mode="replicate"), FOLD)
+        shown = slices
+        if self.residual:
+            shown = torch.cat((slices, conditioning.residual.expand_as(slices)), dim=1)
+        x = F.pixel_unshuffle(F.pad(shown, padding, mode="replicate"), FOLD)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         embedding = self.encoder(conditioning)
         skips = []
@@ -174,6 +184,16 @@ class CompactSliceFixer(nn.Module):
                 x = block(x, embedding)
         correction = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), FOLD)
         return slices[:, self.context] + correction[:, 0, :height, :width]
+
+    def with_residual(self) -> CompactSliceFixer:
+        """The same network with an eye for the residual, to which it pays no attention before training."""
+        wide = CompactSliceFixer(**{**self.architecture, "residual": True})
+        state = self.state_dict()
+        unseen = torch.zeros_like(state["conv_in.weight"])
+        if not self.residual:
+            state["conv_in.weight"] = torch.cat((state["conv_in.weight"], unseen), dim=1)
+        wide.load_state_dict(state)
+        return wide
 
     @torch.inference_mode()
     def repair(self, slices: Tensor, conditioning: Conditioning) -> Tensor:

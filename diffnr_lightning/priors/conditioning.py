@@ -1,8 +1,10 @@
-"""What a prior is told besides the slices: two projections and where the slices lie.
+"""What a prior is told besides the slices: two projections, where the slices lie, and what is missing.
 
 The two projections are the measured pair whose directions are nearest to perpendicular; the paper
 conditions its SliceFixer on such a biplanar pair. They are shown to the network resized to a square
-and divided by the larger maximum of the two, so that their unit does not matter.
+and divided by the larger maximum of the two, so that their unit does not matter. What is missing is
+the backprojected residual of all projections, `solvers.backprojected_residual`: it shows where the
+volume contradicts them. It is ours; the paper's SliceFixer does not look at it.
 """
 
 from __future__ import annotations
@@ -39,23 +41,29 @@ class Conditioning(NamedTuple):
         position: (N,) float, where each slice lies along its normal: -1 first, +1 last; (1,) alike.
         views: (N,) float, number of projections behind the degraded volume, 0 where unknown; (1,)
             alike.
+        residual: (N, C, H, W) slices of the backprojected residual, with the neighbours that the
+            degraded slices have. All zeros mean that it is not known; (1, 1, 1, 1) alike.
     """
 
     biplanar: Tensor
     plane: Tensor
     position: Tensor
     views: Tensor
+    residual: Tensor = torch.zeros(1, 1, 1, 1)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same conditioning on another device."""
         return Conditioning(*(field.to(device) for field in self))
 
-    def for_slices(self, plane: str, positions: Tensor) -> Conditioning:
+    def for_slices(
+        self, plane: str, positions: Tensor, residual: Tensor | None = None
+    ) -> Conditioning:
         """The conditioning of some slices of the volume.
 
         Args:
             plane: one of `PLANES`.
             positions: (N,) in [-1, 1], where the slices lie along the normal of the plane.
+            residual: (N, C, H, W) of these slices, if it is known.
 
         Returns:
             Conditioning with the projections and views of this one.
@@ -66,6 +74,7 @@ class Conditioning(NamedTuple):
         return self._replace(
             plane=torch.full((1,), plane_axis(plane), device=positions.device),
             position=positions,
+            residual=self.residual if residual is None else residual,
         )
 
 

@@ -18,11 +18,13 @@ class Prior(Protocol):
         size: edge in pixels at which slices must be shown, None where any size is served.
         biplanar_size: edge in pixels of the projections that it is best shown, the `size` of
             `biplanar_conditioning`.
+        residual: whether the prior looks at the backprojected residual.
     """
 
     context: int
     size: int | None
     biplanar_size: int
+    residual: bool
 
     def repair(self, slices: Tensor, conditioning: Conditioning) -> Tensor:
         """Repair the centre slice of each stack, without gradient.

@@ -77,6 +77,7 @@ class SliceFixer(nn.Module):
     """
 
     context: int = 0
+    residual: bool = False
     biplanar_size: int = 518
 
     def __init__(

@@ -26,6 +26,7 @@ def repair_volume(
     batch_size: int = 16,
     size: int | None = None,
     strength: float = 1.0,
+    residual: Tensor | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
     """Repair every slice of a volume and stack the slices again.
@@ -40,16 +41,23 @@ def repair_volume(
             kept, missing part filled with zeros); None takes `prior.size`, and the slice as it is
             if that is None too.
         strength: 1 takes the repaired slices, 0 the clipped input, between them the blend.
+        residual: (Z, Y, X) backprojected residual of the volume, for a prior that looks at it; None
+            where it is not known.
         progress: called with (slices done, slices in all, text) after each batch.
 
     Returns:
         (Z, Y, X) in [0, 1]. Slices with a maximum below 0.001 come back as they went in, clipped.
 
     Raises:
-        ValueError: not a volume, no or unknown planes, batch_size < 1, strength outside [0, 1].
+        ValueError: not a volume, a residual of another shape, no or unknown planes, batch_size < 1,
+            strength outside [0, 1].
     """
     if volume.ndim != 3:
         raise ValueError(f"volume has shape {tuple(volume.shape)}; expected (Z, Y, X).")
+    if residual is not None and residual.shape != volume.shape:
+        raise ValueError(
+            f"residual has shape {tuple(residual.shape)}; {tuple(volume.shape)} is expected."
+        )
     if not planes or batch_size < 1 or not 0 <= strength <= 1:
         raise ValueError(
             f"repair_volume got planes={tuple(planes)}, batch_size={batch_size}, "
@@ -71,9 +79,11 @@ def repair_volume(
             # At the ends of the volume the outermost slice stands in for missing neighbours.
             neighbours = (batch[:, None] + offsets).clamp(0, len(stack) - 1)
             positions = 2 * batch / max(len(stack) - 1, 1) - 1
-            repaired[batch] = _repair_resized(
-                prior, stack[neighbours], conditioning.for_slices(plane, positions), size
-            )
+            missing = None
+            if residual is not None:
+                missing = residual.movedim(plane_axis(plane), 0)[neighbours]
+            told = conditioning.for_slices(plane, positions, missing)
+            repaired[batch] = _repair_resized(prior, stack[neighbours], told, size)
             done += len(batch)
             if progress is not None:
                 progress(done, total, f"repairing {plane} slices")
@@ -90,8 +100,13 @@ def _repair_resized(
     if size is None or size == longest == min(height, width):
         return prior.repair(slices, conditioning)
     shown = tuple(max(round(edge * size / longest), 1) for edge in (height, width))
-    enlarged = F.interpolate(slices, size=shown, mode="bilinear", antialias=True)
-    padded = F.pad(enlarged, (0, size - shown[1], 0, size - shown[0]))
-    repaired = prior.repair(padded, conditioning)[:, : shown[0], : shown[1]]
+
+    def resized(images: Tensor) -> Tensor:
+        enlarged = F.interpolate(images, size=shown, mode="bilinear", antialias=True)
+        return F.pad(enlarged, (0, size - shown[1], 0, size - shown[0]))
+
+    if conditioning.residual.shape == slices.shape:
+        conditioning = conditioning._replace(residual=resized(conditioning.residual))
+    repaired = prior.repair(resized(slices), conditioning)[:, : shown[0], : shown[1]]
     back = F.interpolate(repaired[:, None], size=(height, width), mode="bilinear", antialias=True)
     return back[:, 0]

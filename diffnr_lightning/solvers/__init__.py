@@ -5,6 +5,7 @@ from diffnr_lightning.solvers.asd_pocs import asd_pocs
 from diffnr_lightning.solvers.discrepancy import allowed_share
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk, ramp_filter
 from diffnr_lightning.solvers.normalisation import Weights, normalise
+from diffnr_lightning.solvers.residual import backprojected_residual
 from diffnr_lightning.solvers.sart import sart
 from diffnr_lightning.solvers.sirt import sirt
 from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
@@ -15,6 +16,7 @@ __all__ = [
     "allowed_share",
     "analytic",
     "asd_pocs",
+    "backprojected_residual",
     "fbp",
     "fdk",
     "normalise",

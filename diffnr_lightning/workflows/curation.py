@@ -16,6 +16,7 @@ from diffnr_lightning.callbacks import PseudoReference, Snapshots
 from diffnr_lightning.data import Case, LoadedVolume, Noise, Scanner, simulate_case
 from diffnr_lightning.priors import biplanar_conditioning
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
+from diffnr_lightning.solvers import backprojected_residual
 from diffnr_lightning.workflows.methods import Problem, Scene
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
 from diffnr_lightning.workflows.progress import progress_bar
@@ -62,6 +63,7 @@ def curate(
     fractions: tuple[float, ...] = (0.25, 0.375, 0.5),
     biplanar_size: int = BIPLANAR_SIZE,
     repair: PseudoReference | None = None,
+    residual: bool = False,
     seed: int = 0,
     shard: str = "0/1",
     device: str = "cpu",
@@ -95,6 +97,8 @@ def curate(
         biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer looks at 518.
         repair: a prior whose repairs of those volumes are kept as well, so that the next prior learns what a volume
             looks like that was repaired already.
+        residual: whether the backprojected residual of each volume is kept too, for priors that look at it; the file
+            is twice as large.
         seed: with the name of the run, seeds all that is drawn.
         shard: `K/N` takes every Nth volume, beginning with volume K; all shards fill the same folder.
         device: where to compute, such as cuda:1.
@@ -154,6 +158,8 @@ def curate(
                 "code": {key: code[key] for key in ("diffnr_lightning", "git")},
             }
             tensors["biplanar"], pair = _biplanar(case, biplanar_size)
+            if residual:
+                tensors["residual"] = _residuals(case, tensors["degraded"], device)
             folder.add(job.name, {**info, "biplanar_views": pair, **provenance}, **tensors)
         progress(len(jobs), len(jobs), "done")
     folder.finish()
@@ -268,6 +274,16 @@ def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
     directions = torch.tensor(case.scan.direction, dtype=torch.float32)
     conditioning = biplanar_conditioning(case.projections, directions, size=size)
     return conditioning.biplanar[0], list(biplanar_pair(directions))
+
+
+def _residuals(case: Case, degraded: Tensor, device: str) -> Tensor:
+    """Backprojected residuals (S, Z, Y, X) of degraded volumes as a prior would see them."""
+    projections = case.projections.to(device)
+    kept = [
+        backprojected_residual(v.to(device).clamp(0, 1), projections, case.grid, case.scan).cpu()
+        for v in degraded
+    ]
+    return torch.stack(kept)
 
 
 def _psnr(degraded: Tensor, clean: Tensor) -> float:

@@ -52,7 +52,7 @@ def finetune(
         module: losses and learning rates.
         iterations: batches; `data` and `module` have to be given the same number.
         start: weights to start from instead of those that `prior` has by itself.
-        start_overrides: arguments of `SliceFixer` that replace those in the file `start`.
+        start_overrides: arguments of the network that replace those in the file `start`, see `load_prior`.
         validate_every: batches between two validations.
         checkpoint_every: batches between two checkpoints.
         precision: of the computation.

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import lightning
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +11,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
-from diffnr_lightning.solvers import align
+from diffnr_lightning.solvers import align, backprojected_residual
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -27,7 +30,7 @@ PROJECTIONS = project(TRUTH, GRID, SCAN)
 class Halving(torch.nn.Module):
     """A prior that halves slices, and remembers what it was told."""
 
-    context, size, biplanar_size = 0, None, 64
+    context, size, biplanar_size, residual = 0, None, 64, False
 
     def __init__(self):
         super().__init__()
@@ -126,6 +129,34 @@ def test_a_repair_that_the_projections_contradict_is_taken_in_part(caplog):
     generous = callback(tolerance=100.0).repair(volume, PROJECTIONS, GRID, SCAN)
     torch.testing.assert_close(generous, 0.5 * volume)
     assert "contradict" not in caplog.text
+
+
+class Adding(Halving):
+    """A prior that adds the residual that it is shown."""
+
+    residual = True
+
+    def repair(self, slices, conditioning):
+        return (slices + conditioning.residual)[:, 0].clamp(0, 1)
+
+
+def test_a_prior_that_looks_at_the_residual_is_shown_it():
+    made = callback()
+    made.prior = Adding()
+    volume = 0.9 * TRUTH
+    repaired = made.repair(volume, PROJECTIONS, GRID, SCAN)
+    missing = backprojected_residual(volume, PROJECTIONS, GRID, SCAN)
+    torch.testing.assert_close(repaired, (volume + missing).clamp(0, 1))
+    assert (repaired - TRUTH).norm() < 0.6 * (volume - TRUTH).norm()
+
+
+def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual(caplog):
+    made = callback()
+    made.prior = Adding()
+    climb = np.linspace(-4, 4, len(SCAN))[:, None] * [0.0, 0.0, 1.0]
+    helix = replace(SCAN, source_mm=SCAN.source_mm + climb, detector_mm=SCAN.detector_mm + climb)
+    torch.testing.assert_close(made.repair(TRUTH, PROJECTIONS, GRID, helix), TRUTH)
+    assert "no residual can be backprojected" in caplog.text
 
 
 def test_the_count_survives_a_checkpoint():

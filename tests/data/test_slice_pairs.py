@@ -25,7 +25,8 @@ def scan(case="chest", shape=(10, 14, 18), snapshots=2, equal=False, seed=0) -> 
     degraded = (clean + noise).expand(snapshots, *shape)
     biplanar = torch.rand(2, 8, 8, generator=generator)
     info = {"case": case, "views": 24}
-    return ScanPairs(degraded.half(), clean.half(), biplanar.half(), info)
+    residual = clean - degraded
+    return ScanPairs(degraded.half(), clean.half(), biplanar.half(), info, residual.half())
 
 
 def same(one: SlicePair, other: SlicePair) -> bool:
@@ -51,6 +52,21 @@ class TestDraws:
         other = SlicePairDataset(scans, 30, seed=5, crop=8)
         assert not any(same(other[i], items[i]) for i in range(30))
         assert not any(same(items[i], items[j]) for i in range(30) for j in range(i))
+
+    def test_the_residual_is_cut_as_the_slices(self):
+        dataset = SlicePairDataset([scan()], 40, crop=8, context=1, gain=(0.5, 0.5), dropout=0.0)
+        for i in range(40):
+            item = dataset[i]
+            assert item.residual.shape == item.degraded.shape
+            missing = item.clean[0] - item.degraded[1]
+            torch.testing.assert_close(item.residual[1], missing, atol=2e-3, rtol=0)
+
+    def test_an_unknown_residual_is_zero(self):
+        for dropped, kept in ((scan(), 1.0), (scan()._replace(residual=None), 0.0)):
+            item = SlicePairDataset([dropped], 1, crop=8, dropout=kept)[0]
+            assert item.residual.shape == item.degraded.shape and not item.residual.any()
+        held_out = HeldOutSlices([scan()._replace(residual=None)], slices=2)[0]
+        assert held_out.residual.shape == held_out.degraded.shape and not held_out.residual.any()
 
     def test_shapes_and_types(self):
         item = SlicePairDataset([scan()], 10, crop=12, context=2)[0]

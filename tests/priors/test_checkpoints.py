@@ -19,7 +19,7 @@ from diffnr_lightning.priors import (
     save_prior,
 )
 
-SMALL = {"context": 2, "channels": [8, 16], "blocks": 1, "embedding": 16}
+SMALL = {"context": 2, "channels": [8, 16], "blocks": 1, "embedding": 16, "residual": False}
 
 
 @pytest.fixture
@@ -73,6 +73,18 @@ def test_a_loaded_prior_repairs_as_the_saved_one(weights, prior):
     torch.testing.assert_close(
         loaded.repair(slices, told), prior.eval().repair(slices, told), atol=2e-3, rtol=0
     )
+
+
+def test_a_trained_prior_is_given_an_eye_for_the_residual(weights, tmp_path):
+    blind, seeing = load_prior(weights), load_prior(weights, residual=True)
+    assert seeing.residual and not blind.residual
+    told = biplanar_conditioning(torch.rand(4, 8, 8), torch.arange(4) * torch.pi / 4)
+    slices = torch.rand(2, 5, 16, 24)
+    shown = told._replace(residual=torch.rand(2, 5, 16, 24))
+    torch.testing.assert_close(seeing.repair(slices, shown), blind.repair(slices, told))
+    again = tmp_path / "seeing.safetensors"
+    save_prior(again, seeing)
+    assert load_prior(again).residual and load_prior(again, residual=True).residual
 
 
 def test_a_second_round_trip_changes_nothing(tmp_path, weights):

@@ -33,6 +33,23 @@ def after_a_step(network: CompactSliceFixer) -> CompactSliceFixer:
     return network
 
 
+def test_looks_at_the_residual_only_if_that_is_wanted():
+    slices, residual = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    for network, looks in ((small(), False), (small(residual=True), True)):
+        after_a_step(network)
+        unknown = network.repair(slices, told(2))
+        shown = network.repair(slices, told(2, residual=residual))
+        assert torch.equal(shown, unknown) != looks
+
+
+def test_before_training_attention_to_the_residual_changes_nothing():
+    network = after_a_step(small())
+    slices, given = torch.rand(2, 3, 16, 16), told(2, residual=torch.rand(2, 3, 16, 16))
+    wide = network.with_residual()
+    assert wide.residual and not network.residual
+    torch.testing.assert_close(wide.repair(slices, given), network.repair(slices, given))
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (15, 22), (1, 7), (33, 8)])
 @pytest.mark.parametrize("context", [0, 2])
 def test_is_the_identity_before_training_at_any_size(shape, context):

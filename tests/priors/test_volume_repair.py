@@ -28,6 +28,10 @@ def constant(value):
     return lambda slices, told: (slices[:, slices.shape[1] // 2] + value).clamp(0, 1)
 
 
+def add_residual(slices, told):
+    return (slices + told.residual)[:, slices.shape[1] // 2]
+
+
 def plane_mark(slices, told):
     """A value for each plane: 0.1 axial, 0.3 coronal, 0.5 sagittal."""
     mark = 0.1 + 0.2 * told.plane.float()
@@ -48,6 +52,35 @@ def told():
 def test_axes_are_restored_on_a_volume_that_is_no_cube(volume, told, plane):
     repaired = repair_volume(RecordingPrior(constant(0.1)), volume, told, planes=(plane,))
     torch.testing.assert_close(repaired, volume + 0.1)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_residual_is_sliced_as_the_volume(volume, told, plane):
+    residual = 0.1 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+    prior = RecordingPrior(add_residual)
+    repaired = repair_volume(prior, volume, told, planes=(plane,), batch_size=2, residual=residual)
+    torch.testing.assert_close(repaired, volume + residual)
+    shown = [
+        (slices.shape, told.residual.shape)
+        for slices, told in zip(prior.slices, prior.told, strict=True)
+    ]
+    assert all(slices == residual for slices, residual in shown)
+    assert not repair_volume(prior, volume, told).sub(volume).any()  # unknown: zeros
+
+
+def test_the_residual_is_resized_with_the_slices(told):
+    flat = torch.full((3, 8, 12), 0.5)
+    prior = RecordingPrior(add_residual, size=24)
+    repaired = repair_volume(prior, flat, told, residual=0.5 * flat)
+    torch.testing.assert_close(repaired, 1.5 * flat)
+    assert prior.told[0].residual.shape == prior.slices[0].shape == (3, 3, 24, 24)
+
+
+def test_a_residual_of_another_shape_is_refused(volume, told):
+    with pytest.raises(
+        ValueError, match=r"residual has shape \(4, 7, 9\); \(5, 7, 9\) is expected"
+    ):
+        repair_volume(RecordingPrior(), volume, told, residual=volume[1:])
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("axial", 0), ("coronal", 1), ("sagittal", 2)])

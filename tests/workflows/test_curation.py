@@ -41,6 +41,7 @@ def config(tmp_path_factory):
         "views": [8, 12],
         "fractions": [0.5, 1.0],
         "biplanar_size": 20,
+        "residual": True,
         "methods": [scene("GaussianCloud", num_gaussians=100), scene("VoxelGrid")],
     }
     path.write_text(yaml.safe_dump(settings))
@@ -69,7 +70,7 @@ def assert_same_pairs(folder, other):
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in other.iterdir())
     ours, others = open_pairs(folder), open_pairs(other)
     for name, scan in ours.items():
-        for key in ("degraded", "clean", "biplanar"):
+        for key in ("degraded", "clean", "biplanar", "residual"):
             assert torch.equal(getattr(scan, key), getattr(others[name], key))
         # The checkout may change while the tests run.
         assert {**scan.info, "code": None} == {**others[name].info, "code": None}
@@ -103,6 +104,13 @@ def test_psnr_is_that_of_the_volumes_kept(pairs):
         error = (scan.degraded.double() - scan.clean.double()).square().mean(dim=(1, 2, 3))
         expected = (-10 * error.log10()).tolist()
         assert scan.info["psnr"] == pytest.approx(expected, abs=0.02)
+
+
+def test_the_residual_points_from_the_degraded_to_the_clean_volume(pairs):
+    for scan in open_pairs(pairs).values():
+        for degraded, residual in zip(scan.degraded.float(), scan.residual.float(), strict=True):
+            error = scan.clean.float() - degraded
+            assert (error * residual).sum() > 0.3 * error.norm() * residual.norm()
 
 
 def test_projections_are_kept_as_large_as_wanted(pairs):
