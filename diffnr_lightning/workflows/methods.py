@@ -103,8 +103,10 @@ class Scene(Method):
     Args:
         representation: what is optimised.
         optimisation: the losses and rates.
-        iterations: batches of one view.
-        rays: which pixels of the view a batch looks at; None is all, which is right where a whole view is cheap.
+        iterations: batches.
+        rays: which pixels of a view a batch looks at; None is all, which is right where a whole view is cheap.
+        views: views that a batch looks at; all, where there are fewer. Few rays of each of many views know the
+            whole object.
         density_control: adaptive density control; None leaves the Gaussians that there are.
         pseudo_reference: the prior's part; None optimises without one.
         finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
@@ -113,7 +115,7 @@ class Scene(Method):
         start: solver whose volume the representation starts from; None is the analytic one.
 
     Raises:
-        ValueError: fewer than one iteration, or `finish: repair` or a trial without a pseudo_reference.
+        ValueError: fewer than one iteration or view, or `finish: repair` or a trial without a pseudo_reference.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Scene(Method):
         ] = SceneOptimization,
         iterations: int = 30_000,
         rays: RaySampling | None = None,
+        views: int = 1,
         density_control: DensityControl | None = None,
         pseudo_reference: PseudoReference | None = None,
         finish: Literal["query", "repair"] = "query",
@@ -132,6 +135,8 @@ class Scene(Method):
     ) -> None:
         if iterations < 1:
             raise ValueError(f"iterations is {iterations}; at least one is expected.")
+        if views < 1:
+            raise ValueError(f"views is {views}; at least one is expected.")
         if finish == "repair" and pseudo_reference is None:
             raise ValueError("finish is 'repair' but there is no pseudo_reference to repair with.")
         if trial is not None and pseudo_reference is None:
@@ -140,6 +145,7 @@ class Scene(Method):
         self.optimisation = optimisation
         self.iterations = iterations
         self.rays = rays
+        self.views = views
         self.density_control = density_control
         self.pseudo_reference = pseudo_reference
         self.finish = finish
@@ -193,7 +199,11 @@ class Scene(Method):
             barebones=False,
         )
         data = ScanData(
-            problem.projections, seed=problem.seed, iterations=self.iterations, rays=self.rays
+            problem.projections,
+            seed=problem.seed,
+            iterations=self.iterations,
+            batch_size=min(self.views, len(problem.scan)),
+            rays=self.rays,
         )
         resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

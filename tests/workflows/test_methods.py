@@ -1,6 +1,12 @@
+import lightning
 import pytest
+import torch
 
-from diffnr_lightning.workflows.methods import Scene, Solver
+from diffnr_lightning.data import RaySampling
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.projectors import project
+from diffnr_lightning.representations import VoxelGrid
+from diffnr_lightning.workflows.methods import Problem, Scene, Solver
 
 
 @pytest.mark.parametrize(
@@ -20,8 +26,44 @@ def test_options_that_a_solver_does_not_take(name, options, words):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"iterations": 0}, "iterations is 0"), ({"finish": "repair"}, "no pseudo_reference")],
+    [
+        ({"iterations": 0}, "iterations is 0"),
+        ({"views": 0}, "views is 0"),
+        ({"finish": "repair"}, "no pseudo_reference"),
+    ],
 )
 def test_scenes_that_make_no_sense(options, words):
     with pytest.raises(ValueError, match=words):
         Scene(**options)
+
+
+class Seen(lightning.Callback):
+    """Note which views each batch looks at, and how large their windows are."""
+
+    def __init__(self):
+        self.views, self.shapes = [], set()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.views.append(sorted(batch.view.tolist()))
+        self.shapes.add(tuple(batch.projection.shape))
+
+
+@pytest.mark.parametrize(("views", "seen"), [(1, 1), (3, 3), (50, 6)])
+def test_a_batch_looks_at_as_many_views_as_wanted(views, seen):
+    grid = VolumeGrid((8, 8, 8), 1.0)
+    scan = ScanGeometry.cone(
+        angles_rad=uniform_angles(6),
+        source_to_axis_mm=40.0,
+        source_to_detector_mm=60.0,
+        detector_shape=(12, 12),
+        pixel_mm=1.5,
+    )
+    watch = Seen()
+    problem = Problem(
+        project(torch.ones(grid.shape), grid, scan), scan, grid, 0, callbacks=(watch,)
+    )
+    scene = Scene(VoxelGrid, iterations=4, views=views, rays=RaySampling(rows=4, columns=3))
+    scene.fit(problem)
+    assert watch.shapes == {(seen, 4, 3)}
+    assert all(len(set(numbers)) == seen for numbers in watch.views)
+    assert len({view for numbers in watch.views for view in numbers}) == min(6, 4 * seen)
