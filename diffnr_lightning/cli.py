@@ -31,6 +31,9 @@ COMMANDS = {
     ),
     "finetune": "Train a SliceFixer on curated pairs.",
     "report": "Write one self-contained HTML page that compares runs.",
+    "submit": (
+        "Hand a command over to SLURM, as one job or as an array of jobs that share the work."
+    ),
     "demo": "Reconstruct a generated chest in several ways and compare them.",
     "doctor": "Show versions, devices and what will run where.",
 }

@@ -20,6 +20,7 @@ COMMANDS = {
         "reconstruct",
         [f"--config={CONFIGS / 'reconstruct' / 'fdk.yaml'}", "--case=case", "--out=run"],
     ),
+    "cluster": ("submit", ["--command=sweep --config runs.yaml"]),
 }
 
 

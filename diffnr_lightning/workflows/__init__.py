@@ -7,6 +7,7 @@ from diffnr_lightning.workflows.methods import Method, Problem, Scene, Solver
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.reporting import evaluate, report
 from diffnr_lightning.workflows.scanning import ingest, simulate
+from diffnr_lightning.workflows.submission import submit
 from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.training import finetune
 from diffnr_lightning.workflows.trial import Trial
@@ -26,5 +27,6 @@ __all__ = [
     "reconstruct",
     "report",
     "simulate",
+    "submit",
     "sweep",
 ]

@@ -1,0 +1,99 @@
+"""Commands are handed to submitit whole or in shards, as processes of this machine, and their end is told."""
+
+import json
+import pickle
+import sys
+
+import pytest
+import yaml
+
+from diffnr_lightning import cli
+from diffnr_lightning.workflows import submission
+
+pytest.importorskip("submitit")
+
+
+def submit(tmp_path, *options):
+    return cli.main(["submit", "--cluster", "local", "--folder", str(tmp_path / "jobs"), *options])
+
+
+@pytest.mark.parametrize(
+    ("command", "jobs", "shares"),
+    [
+        ("curate --out 'my pairs'", 1, [["curate", "--out", "my pairs"]]),
+        (
+            "sweep --config a.yaml",
+            2,
+            [["sweep", "--config", "a.yaml", "--shard", f"{k}/2"] for k in range(2)],
+        ),
+        ("finetune --config a.yaml", 1, [["finetune", "--config", "a.yaml"]]),
+    ],
+)
+def test_work_is_divided_by_shards(command, jobs, shares):
+    assert submission._shares(command, jobs) == shares
+
+
+def test_jobs_share_a_sweep(tmp_path, capsys):
+    config = tmp_path / "runs.yaml"
+    scan = tmp_path / "scan.yaml"
+    scan.write_text(yaml.safe_dump({"size": 16}))
+    settings = {
+        "volumes": ["phantom:1-2"],
+        "views": [8],
+        "scan": str(scan),
+        "methods": ["reconstruct/fdk.yaml"],
+        "out": str(tmp_path / "runs"),
+    }
+    config.write_text(yaml.safe_dump(settings))
+    assert (
+        submit(tmp_path, "--jobs", "2", "--wait", "true", "--command", f"sweep --config {config}")
+        == 0
+    )
+    for seed in (1, 2):
+        metrics = tmp_path / "runs" / "8_views" / f"phantom_{seed}" / "fdk" / "metrics.json"
+        assert json.loads(metrics.read_text())["protocols"]["r2"]["psnr"] > 5
+    told = capsys.readouterr().out
+    assert "--shard 0/2" in told and "--shard 1/2" in told
+    assert list((tmp_path / "jobs").glob("*_log.out"))
+
+
+def test_jobs_that_fail_are_named(tmp_path, capsys):
+    missing = f"reconstruct --case {tmp_path / 'nowhere'} --out {tmp_path / 'run'}"
+    assert submit(tmp_path, "--wait", "true", "--command", missing) == 2
+    told = capsys.readouterr().err
+    assert "1 of 1 jobs failed" in told and str(tmp_path / "jobs") in told
+
+
+def test_a_job_that_is_preempted_is_queued_again_as_it_was():
+    line = pickle.loads(pickle.dumps(submission.CommandLine(["sweep", "--config", "a.yaml"])))
+    again = line.checkpoint()
+    assert again.function.arguments == ["sweep", "--config", "a.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--command", "demo"], "one that begins with curate, sweep"),
+        (["--command", "sweep --config 'a"], "quotes that close"),
+        (["--command", ""], "one that begins with"),
+        (["--command", "finetune", "--jobs", "2"], "only curate and sweep without --shard"),
+        (["--command", "sweep --shard 0/2", "--jobs", "2"], "without --shard can be divided"),
+        (["--command", "sweep", "--jobs", "0"], "jobs is 0"),
+        (["--command", "sweep", "--options", "{colour: 3}"], "names and types of submitit"),
+        (["--command", "sweep", "--options", "{timeout_min: long}"], "names and types of submitit"),
+        (["--command", "sweep", "--cluster", "slurm"], "srun is not found"),
+    ],
+)
+def test_what_cannot_be_submitted(tmp_path, capsys, monkeypatch, options, words):
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine with SLURM should not run this either
+    assert submit(tmp_path, *options) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.strip().count("\n") == 0
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_without_submitit_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert submit(tmp_path, "--command", "sweep") == 2
+    assert "diffnr-lightning[cluster]" in capsys.readouterr().err
