@@ -79,7 +79,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
     Source: DiffNR, SliceFixer objective (L2, LPIPS, CLIP, GAN and SSIM terms; weights 1, 1, 4, 0.4
         and 0.5); `original` is the order of steps of pix2pix-turbo, which SliceFixer follows.
-        Deviation: `joint`, the default, saves a forward pass of two.
+        Deviations: `joint`, the default, saves a forward pass of two; the discriminator's loss is
+        not scaled by lambda_gan as there, which AdamW would hardly notice.
     """
 
     def __init__(
