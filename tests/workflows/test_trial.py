@@ -13,7 +13,7 @@ SIZE = 24
 class Oracle(torch.nn.Module):
     """Gives the true slices, or something else of them."""
 
-    context, size, biplanar_size = 0, None, 64
+    context, size, biplanar_size, residual = 0, None, 64, False
 
     def __init__(self, truth, change):
         super().__init__()
