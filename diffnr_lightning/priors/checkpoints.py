@@ -183,10 +183,10 @@ def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceF
         return _load_slicefixer(
             path, header["architecture"], _tensors(path, "SliceFixer"), overrides
         )
-    if refused := [f"{name}={value}" for name, value in overrides.items() if name != "residual"]:
+    if refused := [f"{k}={v}" for k, v in overrides.items() if (k, v) != ("residual", True)]:
         raise ValueError(
             f"{path} holds a {header['network']}, which takes no {', '.join(refused)}; expected "
-            "that only with a SliceFixer."
+            "those only with a SliceFixer, and residual=True."
         )
     tensors = _tensors(path, header["network"])
     try:
@@ -198,7 +198,7 @@ def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceF
         raise _unusable(path, header["network"], error) from error
     prior = NETWORKS[header["network"]](**header["architecture"])
     prior.load_state_dict(tensors)
-    if overrides.get("residual") and not prior.residual:
+    if overrides:
         prior = prior.with_residual()
     return prior.eval().requires_grad_(False)
 

@@ -187,11 +187,12 @@ class CompactSliceFixer(nn.Module):
 
     def with_residual(self) -> CompactSliceFixer:
         """The same network with an eye for the residual, to which it pays no attention before training."""
+        if self.residual:
+            return self
         wide = CompactSliceFixer(**{**self.architecture, "residual": True})
         state = self.state_dict()
-        unseen = torch.zeros_like(state["conv_in.weight"])
-        if not self.residual:
-            state["conv_in.weight"] = torch.cat((state["conv_in.weight"], unseen), dim=1)
+        seen = state["conv_in.weight"]
+        state["conv_in.weight"] = torch.cat((seen, torch.zeros_like(seen)), dim=1)
         wide.load_state_dict(state)
         return wide
 

@@ -82,6 +82,8 @@ def test_a_trained_prior_is_given_an_eye_for_the_residual(weights, tmp_path):
     slices = torch.rand(2, 5, 16, 24)
     shown = told._replace(residual=torch.rand(2, 5, 16, 24))
     torch.testing.assert_close(seeing.repair(slices, shown), blind.repair(slices, told))
+    with pytest.raises(ValueError, match="which takes no residual=False"):
+        load_prior(weights, residual=False)
     again = tmp_path / "seeing.safetensors"
     save_prior(again, seeing)
     assert load_prior(again).residual and load_prior(again, residual=True).residual
