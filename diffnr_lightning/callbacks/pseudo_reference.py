@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,15 +37,17 @@ class PseudoReference(lightning.Callback):
         planes: slices that are repaired; the results of several planes are averaged.
         align_iterations: iterations of `solvers.align`, which pulls the repaired volume back to the measured
             projections before it supervises; 0 leaves it as the prior made it.
+        passes: how often a volume is repaired and aligned, each time what came out of the pass before; a prior that
+            looks at the residual is shown what is still missing.
         tolerance: share by which a repair may let the mean square of the residual of the measured projections grow;
             only as much of the repair is taken. None takes all of it.
         batch_size: slices repaired at once.
 
     Raises:
-        ValueError: a period below one, a negative tolerance, or overrides without weights.
+        ValueError: a period or passes below one, a negative tolerance, or overrides without weights.
 
-    Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes, alignment and tolerance are
-    ours; with the defaults none of them happens.
+    Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes, alignment, passes and
+    tolerance are ours; with the defaults none of them happens.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class PseudoReference(lightning.Callback):
         repairs: int | None = None,
         planes: tuple[Plane, ...] = ("axial",),
         align_iterations: int = 0,
+        passes: int = 1,
         tolerance: float | None = None,
         batch_size: int = 16,
     ) -> None:
@@ -62,6 +66,8 @@ class PseudoReference(lightning.Callback):
             raise ValueError(
                 f"every is {every}; at least one batch between two repairs is expected."
             )
+        if passes < 1:
+            raise ValueError(f"passes is {passes}; at least one pass of a repair is expected.")
         if tolerance is not None and tolerance < 0:
             raise ValueError(
                 f"tolerance is {tolerance}; null or a number of at least 0 is expected."
@@ -70,6 +76,7 @@ class PseudoReference(lightning.Callback):
         self.repairs = repairs
         self.planes = tuple(planes)
         self.align_iterations = align_iterations
+        self.passes = passes
         self.tolerance = tolerance
         self.batch_size = batch_size
         self.made = 0
@@ -115,18 +122,7 @@ class PseudoReference(lightning.Callback):
             grid: voxels of the volume.
             scan: geometry of the projections.
         """
-        directions = torch.tensor(scan.direction, dtype=torch.float32)
-        conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
-        self.prior.to(volume.device)
-        repaired = repair_volume(
-            self.prior,
-            volume,
-            conditioning,
-            planes=self.planes,
-            batch_size=self.batch_size,
-            residual=self._residual(volume, projections, grid, scan),
-        )
-        aligned = align(repaired, projections, grid, scan, iterations=self.align_iterations)
+        *_, aligned = self.after_each_pass(volume, projections, grid, scan)
         if self.tolerance is None:
             return aligned
         share = allowed_share(volume, aligned, projections, grid, scan, tolerance=self.tolerance)
@@ -135,6 +131,23 @@ class PseudoReference(lightning.Callback):
                 "the projections contradict the repair; %.0f %% of it is taken", 100 * share
             )
         return torch.lerp(volume, aligned, share)
+
+    def after_each_pass(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Iterator[Tensor]:
+        """Yield the repaired and aligned volume (Z, Y, X) after each pass; arguments as for `repair`."""
+        directions = torch.tensor(scan.direction, dtype=torch.float32)
+        conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
+        self.prior.to(volume.device)
+        for _ in range(self.passes):
+            repaired = repair_volume(
+                self.prior,
+                volume,
+                conditioning,
+                planes=self.planes,
+                batch_size=self.batch_size,
+                residual=self._residual(volume, projections, grid, scan),
+            )
+            volume = align(repaired, projections, grid, scan, iterations=self.align_iterations)
+            yield volume
 
     def _residual(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Tensor | None:
         """What the prior is shown of the projections that the volume contradicts, if it looks at that."""

@@ -95,8 +95,8 @@ def curate(
         noise: photons and read-out noise.
         fractions: shares of a method's iterations after which the volume is kept.
         biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer looks at 518.
-        repair: a prior whose repairs of those volumes are kept as well, so that the next prior learns what a volume
-            looks like that was repaired already.
+        repair: a prior whose repairs of the last of those volumes, one a pass, are kept as well, so that the next prior
+            learns what a volume looks like that was repaired already.
         residual: whether the backprojected residual of each volume is kept too, for priors that look at it; the file
             is twice as large.
         seed: with the name of the run, seeds all that is drawn.
@@ -246,9 +246,9 @@ def _stopped_early(
     module = method.fit(problem, stop_at=at[-1])
     kept = [(iteration, False, volume) for iteration, volume in snapshots.volumes.items()]
     if repair is not None:
-        for iteration, volume in snapshots.volumes.items():
-            repaired = repair.repair(volume.to(device), projections, case.grid, case.scan)
-            kept.append((iteration, True, repaired.cpu()))
+        last = snapshots.volumes[at[-1]].to(device)
+        for repaired in repair.after_each_pass(last, projections, case.grid, case.scan):
+            kept.append((at[-1], True, repaired.cpu()))
     degraded = torch.stack([volume for _, _, volume in kept])
     info = {
         "case": case.name,

@@ -150,6 +150,21 @@ def test_a_prior_that_looks_at_the_residual_is_shown_it():
     assert (repaired - TRUTH).norm() < 0.6 * (volume - TRUTH).norm()
 
 
+def test_a_pass_repairs_what_the_one_before_left():
+    made = callback(passes=3, align_iterations=2)
+    made.prior = Adding()
+    after = list(made.after_each_pass(0.9 * TRUTH, PROJECTIONS, GRID, SCAN))
+    torch.testing.assert_close(made.repair(0.9 * TRUTH, PROJECTIONS, GRID, SCAN), after[-1])
+    once = callback(align_iterations=2)
+    once.prior = made.prior
+    volume = 0.9 * TRUTH
+    for expected in after:
+        volume = once.repair(volume, PROJECTIONS, GRID, SCAN)
+        torch.testing.assert_close(volume, expected)
+    errors = [(v - TRUTH).norm() for v in after]
+    assert errors[2] < errors[1] < errors[0]
+
+
 def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual(caplog):
     made = callback()
     made.prior = Adding()
@@ -169,5 +184,7 @@ def test_the_count_survives_a_checkpoint():
 def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="every is 0"):
         PseudoReference(every=0)
+    with pytest.raises(ValueError, match="passes is 0"):
+        PseudoReference(passes=0)
     with pytest.raises(ValueError, match="tolerance is -1"):
         PseudoReference(tolerance=-1)

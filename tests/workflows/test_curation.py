@@ -113,6 +113,23 @@ def test_the_residual_points_from_the_degraded_to_the_clean_volume(pairs):
             assert (error * residual).sum() > 0.3 * error.norm() * residual.norm()
 
 
+def test_a_prior_repairs_the_last_volume_once_a_pass(config, pairs, tmp_path):
+    repairing = tmp_path / "repairing.yaml"
+    init_args = {"passes": 2, "align_iterations": 2}
+    repair = {"class_path": "diffnr_lightning.callbacks.PseudoReference", "init_args": init_args}
+    repairing.write_text(yaml.safe_dump({"repair": repair}))
+    assert curate(config, tmp_path / "pairs", "--config", repairing, "--volumes", "phantom:1-2") == 0
+    before = open_pairs(pairs)
+    for name, scan in open_pairs(tmp_path / "pairs").items():
+        assert scan.info["repaired"] == [False, False, True, True]
+        assert scan.info["iterations"] == [3, 6, 6, 6]
+        assert torch.equal(scan.degraded[:2], before[name].degraded)
+        assert torch.equal(scan.residual[:2], before[name].residual)
+        for other in range(3):
+            assert not torch.equal(scan.degraded[3], scan.degraded[other])
+            assert not torch.equal(scan.residual[3], scan.residual[other])
+
+
 def test_projections_are_kept_as_large_as_wanted(pairs):
     assert {tuple(scan.biplanar.shape) for scan in open_pairs(pairs).values()} == {(2, 20, 20)}
 
