@@ -27,10 +27,20 @@ class ConditioningEncoder(nn.Module):
 
     Args:
         width: length of the embedding.
+        biplanar: whether it looks at the projections.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, biplanar: bool = True) -> None:
         super().__init__()
+        self.projections = self._projections(width) if biplanar else None
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.pi * 2.0 ** torch.arange(4), persistent=False)
+        self.place = nn.Linear(len(PLANES) + 2 * len(self.frequencies) + 2, width)
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+
+    @staticmethod
+    def _projections(width: int) -> nn.Sequential:
+        """From the pair (N, 2, h, w) to (N, width)."""
         layers: list[nn.Module] = []
         channels = (2, 16, 32, 48, 64)
         for inner, outer in zip(channels[:-1], channels[1:], strict=True):
@@ -39,13 +49,9 @@ class ConditioningEncoder(nn.Module):
                 nn.GroupNorm(8, outer),
                 nn.SiLU(),
             ]
-        self.projections = nn.Sequential(
+        return nn.Sequential(
             *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels[-1], width)
         )
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.pi * 2.0 ** torch.arange(4), persistent=False)
-        self.place = nn.Linear(len(PLANES) + 2 * len(self.frequencies) + 2, width)
-        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, conditioning: Conditioning) -> Tensor:
         """(N, width), or (1, width) where everything is shared by all slices."""
@@ -62,8 +68,11 @@ class ConditioningEncoder(nn.Module):
             ],
             dim=1,
         )
-        # A pair shared by all slices is encoded once.
-        return self.mix(self.projections(conditioning.biplanar) + self.place(place))
+        embedding = self.place(place)
+        if self.projections is not None:
+            # A pair shared by all slices is encoded once.
+            embedding = self.projections(conditioning.biplanar) + embedding
+        return self.mix(embedding)
 
 
 class CompactSliceFixer(nn.Module):
@@ -75,6 +84,7 @@ class CompactSliceFixer(nn.Module):
         blocks: residual blocks on each side of each level.
         embedding: length of the conditioning vector.
         residual: whether it looks at the backprojected residual, which needs as many channels again.
+        biplanar: whether it looks at the biplanar pair of projections.
 
     Raises:
         ValueError: channels that are not multiples of 8, or a negative context.
@@ -90,6 +100,7 @@ class CompactSliceFixer(nn.Module):
         blocks: int = 1,
         embedding: int = 128,
         residual: bool = False,
+        biplanar: bool = True,
     ) -> None:
         from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 
@@ -108,6 +119,7 @@ class CompactSliceFixer(nn.Module):
             "blocks": blocks,
             "embedding": embedding,
             "residual": residual,
+            "biplanar": biplanar,
         }
         self.multiple = FOLD * 2 ** (len(channels) - 1)
 
@@ -125,7 +137,7 @@ class CompactSliceFixer(nn.Module):
             )
 
         steps = list(zip(channels[:-1], channels[1:], strict=True))
-        self.encoder = ConditioningEncoder(embedding)
+        self.encoder = ConditioningEncoder(embedding, biplanar)
         shown = (2 * context + 1) * (2 if residual else 1)
         self.conv_in = nn.Conv2d(shown * FOLD**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList(stage(width) for width in channels)

@@ -19,7 +19,14 @@ from diffnr_lightning.priors import (
     save_prior,
 )
 
-SMALL = {"context": 2, "channels": [8, 16], "blocks": 1, "embedding": 16, "residual": False}
+SMALL = {
+    "context": 2,
+    "channels": [8, 16],
+    "blocks": 1,
+    "embedding": 16,
+    "residual": False,
+    "biplanar": True,
+}
 
 
 @pytest.fixture

@@ -42,6 +42,15 @@ def test_looks_at_the_residual_only_if_that_is_wanted():
         assert torch.equal(shown, unknown) != looks
 
 
+def test_looks_at_the_projections_unless_that_is_not_wanted():
+    slices, given = torch.rand(2, 3, 16, 16), told(2)
+    for network, looks in ((small(), True), (small(biplanar=False), False)):
+        after_a_step(network)
+        hidden = given._replace(biplanar=torch.zeros_like(given.biplanar))
+        repairs = [network.repair(slices, each) for each in (given, hidden)]
+        assert torch.equal(*repairs) != looks
+
+
 def test_before_training_attention_to_the_residual_changes_nothing():
     network = after_a_step(small())
     slices, given = torch.rand(2, 3, 16, 16), told(2, residual=torch.rand(2, 3, 16, 16))
