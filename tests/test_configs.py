@@ -57,6 +57,23 @@ def test_an_ablation_of_the_slicefixer_changes_what_it_names(path):
     assert ablated.module.init_args.lambda_clip == 4
 
 
+@pytest.mark.parametrize(
+    "path",
+    sorted((CONFIGS.parent / "experiments" / "compact_slicefixer").glob("*.yaml")),
+    ids=lambda path: path.stem,
+)
+def test_a_variant_of_the_compact_slicefixer_changes_what_it_names(path):
+    workflow = importlib.import_module("diffnr_lightning.workflows").finetune
+    base = [f"--config={CONFIGS / 'finetune' / 'compact.yaml'}"]
+    options = ["--data.folders=[pairs]", "--out=run"]
+    parser = settings_parser(workflow)
+    whole = parser.parse_args([*base, *options])
+    variant = parser.parse_args([*base, f"--config={path}", *options])
+    assert variant.prior.init_args.channels == whole.prior.init_args.channels
+    assert (variant.prior, variant.module) != (whole.prior, whole.module)
+    assert variant.data.init_args.context == variant.prior.init_args.context
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_config_says_what_it_is_for(path):
     assert path.read_text(encoding="utf-8").startswith("#")
