@@ -10,14 +10,8 @@ from diffnr_lightning.reports.runs import (
     read_truth,
     read_volume,
 )
-from diffnr_lightning.reports.tables import (
-    ScoreTable,
-    print_table,
-    score_table,
-    to_markdown,
-    write_csv,
-    write_tables,
-)
+from diffnr_lightning.reports.table_forms import print_table, to_markdown, write_csv, write_tables
+from diffnr_lightning.reports.tables import ScoreTable, score_table
 
 __all__ = [
     "RunSummary",

@@ -1,0 +1,185 @@
+"""The forms of a score table: lines on a terminal, Markdown, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from diffnr_lightning.metrics import PROTOCOLS
+from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.tables import (
+    Column,
+    Row,
+    ScoreTable,
+    best_rows,
+    format_cell,
+    row_label,
+    score_table,
+)
+from diffnr_lightning.reports.writing import write_whole
+
+NARROW_COLUMNS = {
+    **{f"{name}\ndB / SSIM": (f"{name}_psnr", f"{name}_ssim") for name in PROTOCOLS},
+    "views\ndB": ("views_psnr",),
+    "\ns": ("seconds",),
+}
+SHORT_COLUMNS = {
+    **NARROW_COLUMNS,
+    "views\nrel. L2": ("views_relative_l2",),
+    "\nMB": ("peak_memory_mb",),
+}
+WIDE_TERMINAL = 110
+
+
+def print_table(
+    runs: Sequence[RunSummary],
+    *,
+    baseline: str | None = None,
+    paper: str | Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print means, and every case where there are several, to a terminal.
+
+    Args:
+        runs: finished runs.
+        baseline: see `score_table`.
+        paper: see `score_table`.
+        console: where to; standard output by default.
+
+    Raises:
+        ValueError: see `score_table`.
+    """
+    table = score_table(runs, baseline=baseline, paper=paper)
+    console = console or Console()
+    parts = [("Mean over cases", table.means)] if _several(table) or not table.cases else []
+    for case in dict.fromkeys(row.case for row in table.cases):
+        parts.append((case or "", tuple(row for row in table.cases if row.case == case)))
+    if not _several(table):
+        parts = [(parts[0][0], table.means)]
+    for title, rows in parts:
+        console.print(_rich_table(title, rows, table.columns, console.width))
+    for note in table.notes:
+        console.print(note, highlight=False, markup=False)
+
+
+def _several(table: ScoreTable) -> bool:
+    return len({row.case for row in table.cases}) > 1 or any(row.count > 1 for row in table.means)
+
+
+def _rich_table(title: str, rows: Sequence[Row], columns: Sequence[Column], width: int) -> Table:
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown.add_column("method", overflow="fold")
+    known = {column.key: column for column in columns}
+    # PSNR and SSIM share a cell, so that all protocols fit into a terminal of 80 characters.
+    short = SHORT_COLUMNS if width >= WIDE_TERMINAL else NARROW_COLUMNS
+    cells = {head: [known[key] for key in keys if key in known] for head, keys in short.items()}
+    cells = {head: group for head, group in cells.items() if group}
+    for head in cells:
+        shown.add_column(head, justify="right", no_wrap=True)
+    best = {key: best_rows(rows, column) for key, column in known.items()}
+    for position, row in enumerate(rows):
+        shown.add_row(
+            Text(row_label(row)),
+            *(_short_cell(row, group, position, best) for group in cells.values()),
+            style="dim" if row.published else None,
+        )
+    return shown
+
+
+def _short_cell(
+    row: Row, pair: Sequence[Column], position: int, best: Mapping[str, set[int]]
+) -> Text:
+    cell = Text()
+    for column in pair:
+        mark = "bold green" if position in best.get(column.key, ()) else ""
+        cell.append(" / " if cell else "").append(format_cell(row, column, interval=False), mark)
+    return cell
+
+
+def to_markdown(table: ScoreTable) -> str:
+    """Return the table as Markdown: means with intervals, then every case, then the notes."""
+    lines = _markdown_rows("method", [(row_label(row), row) for row in table.means], table.columns)
+    if _several(table):
+        labelled = [(f"{row.case} | {row_label(row)}", row) for row in table.cases]
+        lines += ["", *_markdown_rows("case | method", labelled, table.columns)]
+    if table.notes:
+        lines += ["", *(f"{note}  " for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_rows(
+    head: str, rows: Sequence[tuple[str, Row]], columns: Sequence[Column]
+) -> list[str]:
+    rule = " | ".join(["---"] * (head.count("|") + 1) + ["---:"] * len(columns))
+    return [
+        f"| {head} | {' | '.join(column.title for column in columns)} |",
+        f"| {rule} |",
+        *(
+            f"| {label} | {' | '.join(format_cell(row, column) for column in columns)} |"
+            for label, row in rows
+        ),
+    ]
+
+
+def write_tables(
+    runs: Sequence[RunSummary],
+    folder: str | Path,
+    *,
+    baseline: str | None = None,
+    paper: str | Path | None = None,
+) -> tuple[Path, Path]:
+    """Write the table as ``table.md`` and ``table.csv``.
+
+    Args:
+        runs: finished runs.
+        folder: where to; made where it is missing.
+        baseline: see `score_table`.
+        paper: see `score_table`.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ValueError: see `score_table`, or a folder that cannot be written.
+    """
+    table = score_table(runs, baseline=baseline, paper=paper)
+    markdown = write_whole(Path(folder) / "table.md", to_markdown(table).encode())
+    return markdown, write_csv(table, Path(folder) / "table.csv")
+
+
+def write_csv(table: ScoreTable, path: str | Path) -> Path:
+    """Write every case and the means as CSV with full precision, whole or not at all.
+
+    Args:
+        table: what to write.
+        path: the file; its folder is made where it is missing.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    keys = [column.key for column in table.columns]
+    ends = ("", "_low", "_high")
+    fields = ["method", "case", "cases", *(f"{key}{end}" for key in keys for end in ends)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for row in (*table.cases, *table.means):
+        line: dict[str, object] = {"method": row_label(row) if row.published else row.method}
+        line["case"] = row.case if row.case is not None else ("paper" if row.published else "mean")
+        line["cases"] = row.count
+        for key, value in row.values.items():
+            line[key] = repr(value)
+        for key, (low, high) in row.intervals.items():
+            line[f"{key}_low"], line[f"{key}_high"] = repr(low), repr(high)
+        writer.writerow(line)
+    return write_whole(Path(path), text.getvalue().encode())
