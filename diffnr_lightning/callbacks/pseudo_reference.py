@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from diffnr_lightning.priors import (
     load_prior,
     repair_volume,
 )
-from diffnr_lightning.solvers import align, allowed_share, backprojected_residual
+from diffnr_lightning.solvers import align, allowed_share, backprojected_residual, misfit
 
 logger = logging.getLogger("diffnr")
 
@@ -37,8 +38,8 @@ class PseudoReference(lightning.Callback):
         planes: slices that are repaired; the results of several planes are averaged.
         align_iterations: iterations of `solvers.align`, which pulls the repaired volume back to the measured
             projections before it supervises; 0 leaves it as the prior made it.
-        passes: how often a volume is repaired and aligned, each time what came out of the pass before; a prior that
-            looks at the residual is shown what is still missing.
+        passes: how often a volume is repaired and aligned at most, each time what came out of the pass before; a prior
+            that looks at the residual is shown what is still missing. See `after_each_pass` for those not taken.
         tolerance: share by which a repair may let the mean square of the residual of the measured projections grow;
             only as much of the repair is taken. None takes all of it.
         batch_size: slices repaired at once.
@@ -132,12 +133,26 @@ class PseudoReference(lightning.Callback):
             )
         return torch.lerp(volume, aligned, share)
 
-    def after_each_pass(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Iterator[Tensor]:
-        """Yield the repaired and aligned volume (Z, Y, X) after each pass; arguments as for `repair`."""
+    def after_each_pass(
+        self, volume: Tensor, projections: Tensor, grid: Any, scan: Any
+    ) -> Iterator[Tensor]:
+        """Yield the repaired and aligned volume (Z, Y, X) after each pass that is taken.
+
+        A prior that knows the object leaves the next pass less to explain. One that does not fits the noise, or what no
+        voxels can show: so a pass is only taken if it lowers the residual of the measured projections by less than the
+        pass before, and none follows one that raised it. The first is taken in any case.
+
+        Args:
+            volume: (Z, Y, X), normalised attenuation.
+            projections: (V, H, W) measured, line integrals of it in mm.
+            grid: voxels of the volume.
+            scan: geometry of the projections.
+        """
         directions = torch.tensor(scan.direction, dtype=torch.float32)
         conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
         self.prior.to(volume.device)
-        for _ in range(self.passes):
+        gain, before = math.inf, misfit(volume, projections, grid, scan)
+        for number in range(self.passes):
             repaired = repair_volume(
                 self.prior,
                 volume,
@@ -146,8 +161,15 @@ class PseudoReference(lightning.Callback):
                 batch_size=self.batch_size,
                 residual=self._residual(volume, projections, grid, scan),
             )
-            volume = align(repaired, projections, grid, scan, iterations=self.align_iterations)
+            aligned = align(repaired, projections, grid, scan, iterations=self.align_iterations)
+            left = misfit(aligned, projections, grid, scan)
+            if before - left >= gain:
+                logger.warning("pass %d of the repair is not taken", number + 1)
+                return
+            gain, before, volume = before - left, left, aligned
             yield volume
+            if gain <= 0:
+                return
 
     def _residual(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Tensor | None:
         """What the prior is shown of the projections that the volume contradicts, if it looks at that."""

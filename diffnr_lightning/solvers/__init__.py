@@ -2,7 +2,7 @@
 
 from diffnr_lightning.solvers.alignment import align
 from diffnr_lightning.solvers.asd_pocs import asd_pocs
-from diffnr_lightning.solvers.discrepancy import allowed_share
+from diffnr_lightning.solvers.discrepancy import allowed_share, misfit
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk, ramp_filter
 from diffnr_lightning.solvers.normalisation import Weights, normalise
 from diffnr_lightning.solvers.residual import backprojected_residual
@@ -19,6 +19,7 @@ __all__ = [
     "backprojected_residual",
     "fbp",
     "fdk",
+    "misfit",
     "normalise",
     "ramp_filter",
     "sart",

@@ -1,4 +1,4 @@
-"""How much of a change the measured projections allow."""
+"""What a volume leaves unexplained of its projections, and how much of a change they allow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import project
+
+
+def misfit(volume: Tensor, projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> float:
+    """Return the mean square of what a volume leaves unexplained of its projections.
+
+    Args:
+        volume: (Z, Y, X).
+        projections: (V, H, W) measured, line integrals of the same quantity in mm.
+        grid: voxels of the volume.
+        scan: geometry of the projections.
+    """
+    return float((project(volume, grid, scan) - projections).square().mean())
 
 
 def allowed_share(

@@ -165,6 +165,36 @@ def test_a_pass_repairs_what_the_one_before_left():
     assert errors[2] < errors[1] < errors[0]
 
 
+class Hesitating(Adding):
+    """A prior that adds more of the residual from one pass to the next."""
+
+    def __init__(self, shares):
+        super().__init__()
+        self.shares = iter(shares)
+        self.share = None
+
+    def repair(self, slices, conditioning):
+        if conditioning.position.min() == -1:  # the first slices of a volume
+            self.share = next(self.shares)
+        return (slices + self.share * conditioning.residual)[:, 0].clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("shares", "taken"),
+    [
+        ((0.5, 0.5, 0.5), 3),
+        # The second would lower the residual by more than the first.
+        ((0.1, 0.7, 0.1), 1),
+        # The first raises it.
+        ((-0.5, 0.5, 0.5), 1),
+    ],
+)
+def test_passes_that_explain_more_and_more_are_not_taken(shares, taken):
+    made = callback(passes=3, batch_size=64)
+    made.prior = Hesitating(shares)
+    assert len(list(made.after_each_pass(0.9 * TRUTH, PROJECTIONS, GRID, SCAN))) == taken
+
+
 def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual(caplog):
     made = callback()
     made.prior = Adding()

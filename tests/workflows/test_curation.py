@@ -118,7 +118,9 @@ def test_a_prior_repairs_the_last_volume_once_a_pass(config, pairs, tmp_path):
     init_args = {"passes": 2, "align_iterations": 2}
     repair = {"class_path": "diffnr_lightning.callbacks.PseudoReference", "init_args": init_args}
     repairing.write_text(yaml.safe_dump({"repair": repair}))
-    assert curate(config, tmp_path / "pairs", "--config", repairing, "--volumes", "phantom:1-2") == 0
+    assert (
+        curate(config, tmp_path / "pairs", "--config", repairing, "--volumes", "phantom:1-2") == 0
+    )
     before = open_pairs(pairs)
     for name, scan in open_pairs(tmp_path / "pairs").items():
         assert scan.info["repaired"] == [False, False, True, True]
