@@ -25,4 +25,5 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 
 def test_the_published_notebooks_are_there():
-    assert {"geometry_conventions", "quickstart_cpu"} <= {path.stem for path in NOTEBOOKS}
+    published = {"geometry_conventions", "inside_slicefixer", "quickstart_cpu", "read_a_run"}
+    assert published <= {path.stem for path in NOTEBOOKS}
