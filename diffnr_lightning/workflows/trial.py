@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from diffnr_lightning.projectors import project
+from diffnr_lightning.solvers import misfit
 
 if TYPE_CHECKING:
     from diffnr_lightning.workflows.methods import Problem, Scene
@@ -87,8 +87,7 @@ class Trial:
             )
             measured, scan = problem.projections[~shown], problem.scan[~shown]
             before, after = (
-                (project(candidate, problem.grid, scan) - measured).square().mean().item()
-                for candidate in (volume, repaired)
+                misfit(candidate, measured, problem.grid, scan) for candidate in (volume, repaired)
             )
         passed = after <= self.worst * before
         logger.log(
