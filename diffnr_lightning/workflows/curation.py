@@ -75,7 +75,8 @@ def curate(
     folder, on one machine or several, make the same files as one process would.
 
     Args:
-        volumes: files, glob patterns, or generated chests `phantom:SEED` and `phantom:FIRST-LAST`.
+        volumes: files, glob patterns, or generated objects: `phantom:` (chests) or `specimen:` with SEED or
+            FIRST-LAST.
         out: folder of pairs: one safetensors file a run, the settings in `config.yaml`, and `manifest.json`, which
             counts representations, layouts and views.
         methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diffnr_lightning.data import (
-    LoadedVolume,
     Noise,
     Scanner,
-    chest,
-    load_volume,
     measured_case,
     simulate_case,
     write_case,
 )
+from diffnr_lightning.workflows.volume_sources import load_source
 
 logger = logging.getLogger("diffnr")
-
-PHANTOM = "phantom:"
 
 
 def simulate(
@@ -46,10 +41,11 @@ def simulate(
     seed: int | None = None,
     resolved: dict[str, Any] | None = None,
 ) -> Path:
-    """Scan a volume, or a generated chest, and write the case.
+    """Scan a volume, or a generated object, and write the case.
 
     Args:
-        volume: NIfTI, MHA/MHD, NPY or TIFF file, folder of TIFF slices, or `phantom:SEED`.
+        volume: NIfTI, MHA/MHD, NPY or TIFF file, folder of TIFF slices, `phantom:SEED` (a
+            generated chest) or `specimen:SEED` (a generated object of other materials).
         out: case folder, in R2-Gaussian's format.
         num_views: training views, at least two.
         size: voxels of the reconstructed cube along each edge.
@@ -74,7 +70,7 @@ def simulate(
     Returns:
         The case folder.
     """
-    loaded = _with_source(volume, size, unit, spacing_mm)
+    loaded = load_source(volume, size, unit, spacing_mm)
     case = simulate_case(
         loaded,
         size=size,
@@ -136,27 +132,3 @@ def ingest(
     write_case(case, out)
     logger.info("%s: %s", case.name, case.scan)
     return out
-
-
-def load_source(source: str, size: int) -> LoadedVolume:
-    """Read a volume, or generate a chest for `phantom:SEED` fine enough for `size` voxels.
-
-    Raises:
-        ValueError: a seed that is no number, or a file that is no volume.
-        FileNotFoundError: no such file.
-    """
-    return _with_source(source, size, "auto", None)
-
-
-def _with_source(
-    source: str,
-    size: int,
-    unit: Literal["auto", "HU", "arbitrary"],
-    spacing_mm: tuple[float, float, float] | None,
-) -> LoadedVolume:
-    if not source.startswith(PHANTOM):
-        return load_volume(source, unit=unit, spacing_mm=spacing_mm)
-    seed = source.removeprefix(PHANTOM)
-    if not seed.isdigit():
-        raise ValueError(f"volume is {source!r}; phantom:SEED with a whole number is expected.")
-    return replace(chest(int(seed), size=size), source=source)

@@ -30,7 +30,8 @@ def sweep(
     Finished runs are left alone, so that the same command goes on where it stopped and shards can share the work.
 
     Args:
-        volumes: files, glob patterns, or generated chests `phantom:SEED` and `phantom:FIRST-LAST`.
+        volumes: files, glob patterns, or generated objects: `phantom:` (chests) or `specimen:` with SEED or
+            FIRST-LAST.
         methods: config files of `reconstruct`, as paths or as names below `configs/`.
         out: folder; gets `<views>_views/<volume>/case` and `<views>_views/<volume>/<method>`.
         views: numbers of views.

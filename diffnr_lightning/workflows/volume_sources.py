@@ -1,4 +1,4 @@
-"""Where volumes come from: files, patterns and generated chests, and what each is called."""
+"""Where volumes come from: files, patterns and generated objects, and what each is called."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from diffnr_lightning.data import LoadedVolume, chest, load_volume
-
-PHANTOM = "phantom:"
+from diffnr_lightning.data import (
+    LoadedVolume,
+    generate,
+    generated_seeds,
+    is_generated,
+    load_volume,
+)
 
 
 def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
     """Expand patterns and ranges.
 
     Args:
-        volumes: files, glob patterns, `phantom:SEED` or `phantom:FIRST-LAST`.
+        volumes: files, glob patterns, and `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST.
 
     Returns:
-        Name -> file or `phantom:SEED`. A file is called as it is without its ending, and after its
+        Name -> file, `phantom:SEED` or `specimen:SEED`. A file is called as it is without its ending, and after its
         folder as well where several are called the same (`P12/data.npy` is `P12_data`).
 
     Raises:
@@ -51,27 +55,27 @@ def load_source(
     unit: Literal["auto", "HU", "arbitrary"] = "auto",
     spacing_mm: tuple[float, float, float] | None = None,
 ) -> LoadedVolume:
-    """Read a file, or generate a chest with `size` voxels along each edge.
+    """Read a file, or generate an object with `size` voxels along each edge.
 
     Args:
-        source: as `volume_sources` returns it.
-        size: of a generated chest.
+        source: a file, `phantom:SEED` or `specimen:SEED`.
+        size: of a generated object.
         unit: of a file.
         spacing_mm: voxel edges (z, y, x) of a file that does not say.
+
+    Raises:
+        ValueError: a seed that is no number, or a file that is no volume.
+        FileNotFoundError: no such file.
     """
-    if source.startswith(PHANTOM):
-        return chest(int(source.removeprefix(PHANTOM)), size=size)
+    if is_generated(source):
+        return generate(source, size)
     return load_volume(source, unit, spacing_mm)
 
 
 def _expanded(entry: str) -> list[str]:
-    if entry.startswith(PHANTOM):
-        first, _, last = entry.removeprefix(PHANTOM).partition("-")
-        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first)):
-            raise ValueError(
-                f"volumes has {entry!r}; phantom:SEED or phantom:FIRST-LAST is expected."
-            )
-        return [f"{PHANTOM}{seed}" for seed in range(int(first), int(last or first) + 1)]
+    if is_generated(entry):
+        kind, seeds = generated_seeds(entry)
+        return [f"{kind}:{seed}" for seed in seeds]
     found = [entry] if Path(entry).exists() else sorted(glob.glob(entry))
     if not found:
         raise FileNotFoundError(f"volumes has {entry!r}, which matches no file; check the path.")
@@ -79,7 +83,7 @@ def _expanded(entry: str) -> list[str]:
 
 
 def _stem(source: str) -> str:
-    if source.startswith(PHANTOM):
+    if is_generated(source):
         return source.replace(":", "_")
     path = Path(source)
     if path.is_dir():

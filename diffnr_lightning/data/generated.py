@@ -1,0 +1,52 @@
+"""Objects that need no file: which kinds are generated, and how a source names one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from diffnr_lightning.data.phantom import chest
+from diffnr_lightning.data.specimen import specimen
+from diffnr_lightning.data.volumes import LoadedVolume
+
+GENERATORS: dict[str, Callable[[int, int], LoadedVolume]] = {
+    "phantom": chest,
+    "specimen": specimen,
+}
+
+
+def is_generated(source: str) -> bool:
+    """Tell whether a source names a generated object, such as `phantom:7`, and no file."""
+    return source.partition(":")[0] in GENERATORS and ":" in source
+
+
+def generated_seeds(source: str) -> tuple[str, range]:
+    """Return kind and seeds of `KIND:SEED` or `KIND:FIRST-LAST`.
+
+    Raises:
+        ValueError: seeds that are no numbers, or in the wrong order.
+    """
+    kind, _, seeds = source.partition(":")
+    first, _, last = seeds.partition("-")
+    last = last or first
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise ValueError(
+            f"volume is {source!r}; {kind}:SEED or {kind}:FIRST-LAST with whole numbers is expected."
+        )
+    return kind, range(int(first), int(last) + 1)
+
+
+def generate(source: str, size: int) -> LoadedVolume:
+    """Generate one object.
+
+    Args:
+        source: `phantom:SEED` or `specimen:SEED`.
+        size: voxels along each edge.
+
+    Raises:
+        ValueError: no seed, or several.
+    """
+    kind, seeds = generated_seeds(source)
+    if len(seeds) != 1:
+        raise ValueError(f"volume is {source!r}; {kind}:SEED, one object, is expected here.")
+    return replace(GENERATORS[kind](seeds[0], size), source=source)
