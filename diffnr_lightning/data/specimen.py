@@ -50,9 +50,7 @@ def specimen(seed: int, size: int = 128) -> LoadedVolume:
     )
     pose = Rotation.random(random_state=pose_rng).as_matrix()
     canvas = Canvas(size, SIDE_MM, pose, (0, 0, 0), pose_rng.uniform(0, 4), pose_rng)
-    # One kind further each round, so that whatever takes turns by number as well meets all kinds.
-    turn = seed + seed // len(KINDS)
-    KINDS[turn % len(KINDS)](canvas, rng)
+    kind_of(seed)(canvas, rng)
     # Measured volumes have the sharpness of their scanner.
     blur_mm = texture_rng.uniform(0, 1.5)
     ndimage.gaussian_filter(canvas.hu, blur_mm / canvas.spacing_mm, output=canvas.hu)
@@ -162,6 +160,14 @@ KINDS: tuple[Callable[[Canvas, np.random.Generator], None], ...] = (
     _stone,
     _grains,
 )
+
+
+def kind_of(seed: int) -> Callable[[Canvas, np.random.Generator], None]:
+    """Return what paints a seed's specimen: kinds take turns, in every round beginning one further.
+
+    So whatever takes turns by number too, such as the methods of a curation, meets every kind.
+    """
+    return KINDS[(seed + seed // len(KINDS)) % len(KINDS)]
 
 
 def _solid(rng: np.random.Generator, above: float = SOLID_HU[0]) -> float:

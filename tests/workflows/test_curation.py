@@ -283,8 +283,16 @@ def test_volumes_are_named_by_their_files(tmp_path):
     for name in (f"{series}.mhd", "pt_1.nii.gz", "P1/data.npy", "P2/data.npy"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    names = volume_sources([f"{tmp_path}/*.*", f"{tmp_path}/P*/*.npy", "phantom:3-4"])
-    assert set(names) == {series, "pt_1", "P1_data", "P2_data", "phantom_3", "phantom_4"}
+    names = volume_sources([f"{tmp_path}/*.*", f"{tmp_path}/P*/*.npy", "phantom:3-4", "specimen:3"])
+    assert set(names) == {
+        series,
+        "pt_1",
+        "P1_data",
+        "P2_data",
+        "phantom_3",
+        "phantom_4",
+        "specimen_3",
+    }
     assert names["P2_data"] == f"{tmp_path}/P2/data.npy"
     # A file that two patterns match is one volume.
     assert len(volume_sources([f"{tmp_path}/pt*", f"{tmp_path}/*.gz"])) == 1
