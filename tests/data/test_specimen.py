@@ -51,7 +51,8 @@ def test_every_kind_meets_every_turn():
 def test_a_seed_is_one_specimen_at_every_size(seed):
     fine, coarse = specimen(seed, 64).array, specimen(seed, 32).array
     difference = halved(fine) - coarse
-    assert abs(difference.mean()) < 0.05 * np.abs(coarse + 1000).mean() + 5
+    # Of 2024 HU; holes smaller than a coarse voxel count for a little more there.
+    assert abs(difference.mean()) < 60
     assert np.corrcoef(halved(fine).ravel(), coarse.ravel())[0, 1] > 0.95
 
 
