@@ -1,4 +1,4 @@
-"""Volume files: NIfTI, MHA/MHD, NPY and TIFF stacks in, NIfTI out.
+"""Volume files: NIfTI, MHA/MHD, DICOM series, NPY and TIFF stacks in, NIfTI out.
 
 Inside the package a volume is an array (Z, Y, X) whose indices grow with +z, +y and +x. For a
 patient these axes are DICOM's: +x to the left, +y to the back, +z to the head. Files with another
@@ -20,6 +20,7 @@ import SimpleITK
 import tifffile
 from torch import Tensor
 
+from diffnr_lightning.data.dicom_series import read_series, series_in
 from diffnr_lightning.geometry import VolumeGrid
 
 Unit = Literal["HU", "arbitrary"]
@@ -69,8 +70,8 @@ def load_volume(
     """Read a volume and turn it into the package's axes.
 
     Args:
-        path: a NIfTI, MHA, MHD, NRRD, NPY or multi-page TIFF file, or a folder of equally large
-            TIFF slices (sorted by name, first slice lowest).
+        path: a NIfTI, MHA, MHD, NRRD, NPY or multi-page TIFF file, or a folder of one DICOM
+            series, or of equally large TIFF slices (sorted by name, first slice lowest).
         unit: what the numbers mean; ``"auto"`` takes them for HU where the smallest is -200 or
             less, and logs the choice.
         spacing_mm: voxel edges (z, y, x) or one number; overrides the file's. NPY and TIFF have
@@ -89,17 +90,17 @@ def load_volume(
     suffix = _suffix(path)
     centre = (0.0, 0.0, 0.0)
     spacing: tuple[float, float, float] | None = None
-    if path.is_dir() or suffix in TIFF_SUFFIXES:
+    if suffix in TIFF_SUFFIXES or (path.is_dir() and not series_in(path)):
         array = _read_tiff(path)
     elif suffix == ".npy":
         array = read_array(path, "volume")
-    elif suffix in ITK_SUFFIXES:
+    elif suffix in ITK_SUFFIXES or path.is_dir():
         array, spacing, centre = _read_itk(path)
     else:
         raise ValueError(
             f"volume {path} has the unknown type {suffix or 'without suffix'!r}; one of "
-            f"{', '.join((*ITK_SUFFIXES, '.npy', *TIFF_SUFFIXES))} or a folder of TIFF slices is "
-            f"expected."
+            f"{', '.join((*ITK_SUFFIXES, '.npy', *TIFF_SUFFIXES))} or a folder of DICOM or TIFF "
+            f"slices is expected."
         )
     array = checked_volume(array, f"volume {path}")
     spacing = _spacing(spacing_mm, spacing, path)
@@ -223,7 +224,7 @@ def _read_itk(
     previous = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = SimpleITK.ReadImage(str(path))
+        image = read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
         raise ValueError(
             f"volume {path} cannot be read: it is damaged or not of its type."
@@ -262,7 +263,8 @@ def _read_tiff(path: Path) -> np.ndarray:
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in TIFF_SUFFIXES)
         if not files:
             raise ValueError(
-                f"folder {path} holds no TIFF slices; .tif or .tiff files are expected."
+                f"folder {path} holds no slices; one DICOM series, or .tif or .tiff files are "
+                "expected."
             )
     pages = []
     for file in files:

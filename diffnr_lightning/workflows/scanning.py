@@ -44,7 +44,7 @@ def simulate(
     """Scan a volume, or a generated object, and write the case.
 
     Args:
-        volume: NIfTI, MHA/MHD, NPY or TIFF file, folder of TIFF slices, `phantom:SEED` (a
+        volume: NIfTI, MHA/MHD, NPY or TIFF file, folder of DICOM or TIFF slices, `phantom:SEED` (a
             generated chest) or `specimen:SEED` (a generated object of other materials).
         out: case folder, in R2-Gaussian's format.
         num_views: training views, at least two.

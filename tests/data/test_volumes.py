@@ -115,7 +115,7 @@ def _bad_files(folder, array):
         ("noise.nii.gz", "cannot be read"),
         ("noise.tif", "cannot be read"),
         ("text.txt", "unknown type"),
-        ("none", "no TIFF slices"),
+        ("none", "holds no slices"),
     ],
 )
 def test_bad_file_is_named_in_one_sentence(tmp_path, array, name, expected, one_sentence):
