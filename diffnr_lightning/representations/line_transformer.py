@@ -103,6 +103,7 @@ class LineTransformer(RayField):
         rate: learning rate of everything.
         samples: points of a ray.
         chunk: points evaluated at one time where no gradient is asked for.
+        empty: density below which there is nothing, so that the field is not evaluated; see `RayField`.
         backend: of the encoding; see `HashEncoding`.
 
     Raises:
@@ -135,9 +136,10 @@ class LineTransformer(RayField):
         rate: float = 1e-3,
         samples: int = 192,
         chunk: int = 1 << 18,
+        empty: float | None = None,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__(grid, samples=samples, chunk=chunk)
+        super().__init__(grid, samples=samples, chunk=chunk, empty=empty, segment=line_size)
         if blocks < 1:
             raise ValueError(f"blocks is {blocks}; at least one is expected.")
         self.line_size = line_size

@@ -39,6 +39,7 @@ class NeuralField(RayField):
             the paper, ignores it.
         samples: points of a ray.
         chunk: points evaluated at one time where no gradient is asked for.
+        empty: density below which there is nothing, so that the field is not evaluated; see `RayField`.
         backend: of the encoding; see `HashEncoding`.
 
     Raises:
@@ -67,9 +68,10 @@ class NeuralField(RayField):
         warm_up: int = 0,
         samples: int = 192,
         chunk: int = 1 << 18,
+        empty: float | None = None,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__(grid, samples=samples, chunk=chunk)
+        super().__init__(grid, samples=samples, chunk=chunk, empty=empty)
         if width < 1:
             raise ValueError(f"width is {width}; at least one unit is expected.")
         if warm_up < 0:
@@ -125,9 +127,11 @@ class NeuralField(RayField):
 
     @torch.enable_grad()
     def _fit(self, volume: Tensor, generator: torch.Generator) -> None:
-        """Fit the field to the voxels of a volume, random ones in each of `warm_up` steps."""
+        """Fit the field to the voxels of a volume that hold matter, random ones in each of `warm_up` steps."""
         points = self.unit(self.grid.points(volume.device)).view(-1, 1, 3)
         values = volume.detach().reshape(-1, 1)
+        if self.matter is not None:
+            points, values = points[self.matter.flatten()], values[self.matter.flatten()]
         optimizer = torch.optim.Adam(self.parameters(), eps=1e-15, fused=True)
         for step in range(self.warm_up):
             for group in optimizer.param_groups:

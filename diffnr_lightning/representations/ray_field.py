@@ -5,10 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations.base import Representation
+
+# Voxels over which the first reconstruction is averaged and from which matter reaches out, to each side.
+AVERAGED, REACH = 1, 2
 
 
 class RayField(Representation):
@@ -21,28 +25,47 @@ class RayField(Representation):
         grid: the box.
         samples: points of a ray, spread over its way through the box.
         chunk: points evaluated at one time where no gradient is asked for.
+        empty: density below which there is nothing: where the first reconstruction, averaged over 3^3 voxels, stays
+            below it for two voxels around, the field is 0 and is not evaluated. None evaluates it everywhere.
+        segment: consecutive samples of a line that `field` needs together.
 
     Attributes:
+        matter: (Z, Y, X) bool, where the field is evaluated; None for everywhere.
         draws: (1,) renderings with jitter so far; with the seed it decides the next jitter, and it
             is part of a checkpoint, so that a resumed run equals an uninterrupted one.
 
     Raises:
-        ValueError: no sample, or an empty chunk.
+        ValueError: no sample, an empty chunk, or a density below which there is nothing that is not positive.
 
     Source: stratified samples are those of NAF (Zha et al., MICCAI 2022). Deviations: a ray begins
     and ends where it meets the box, where NAF takes two distances from the source for all rays; each
     sample stands for its stratum, which makes the jittered sum unbiased, where NAF weights samples by
-    the distance to the next one and loses the ends.
+    the distance to the next one and loses the ends; `empty` is ours: most of a scanned box is air, and
+    the first reconstruction shows where.
     """
 
-    def __init__(self, grid: VolumeGrid, *, samples: int = 192, chunk: int = 1 << 18) -> None:
+    def __init__(
+        self,
+        grid: VolumeGrid,
+        *,
+        samples: int = 192,
+        chunk: int = 1 << 18,
+        empty: float | None = None,
+        segment: int = 1,
+    ) -> None:
         super().__init__(grid)
         if min(samples, chunk) < 1:
             raise ValueError(
                 f"samples and chunk are {samples} and {chunk}; at least 1 is expected."
             )
+        if empty is not None and not empty > 0:
+            raise ValueError(f"empty is {empty}; null or a positive density is expected.")
         self.samples = samples
         self.chunk = chunk
+        self.empty = empty
+        self.segment = segment
+        everywhere = None if empty is None else torch.ones(grid.shape, dtype=torch.bool)
+        self.register_buffer("matter", everywhere)
         self.seed = 0
         self.register_buffer("draws", torch.zeros(1, dtype=torch.int64))
 
@@ -57,9 +80,19 @@ class RayField(Representation):
     def initialise(
         self, volume: Tensor, projections: Tensor, scan: ScanGeometry, seed: int
     ) -> None:
-        """Check the grid and take the seed of the jitter; see `Representation`."""
+        """Check the grid, take the seed of the jitter, find the matter; see `Representation`."""
         self.check_volume(volume)
         self.seed = seed
+        if self.empty is not None:
+            mean = F.avg_pool3d(
+                volume.detach().float()[None],
+                2 * AVERAGED + 1,
+                1,
+                AVERAGED,
+                count_include_pad=False,
+            )
+            full = (mean > self.empty).float()
+            self.matter = F.max_pool3d(full, 2 * REACH + 1, 1, REACH)[0] > 0
 
     def density(self, points: Tensor) -> Tensor:
         """Return the density at points (..., 3) in mm as (...), each a line of its own."""
@@ -122,7 +155,7 @@ class RayField(Representation):
                 offsets[part] if len(offsets) > 1 else offsets
             )  # (r, S)
             points = origins[part, None] + distance[..., None] * directions[part, None]
-            sums.append(self.field(self.unit(points)).sum(1))
+            sums.append(self._density(points).sum(1))
         return stratum * torch.cat(sums) if sums else stratum
 
     def _offsets(self, count: int, like: Tensor) -> Tensor:
@@ -145,5 +178,27 @@ class RayField(Representation):
         parts = []
         for part in points.split(lines):
             inside = ((part >= low) & (part <= high)).all(-1)
-            parts.append(torch.where(inside, self.field(self.unit(part)), 0))
+            parts.append(torch.where(inside, self._density(part), 0))
         return torch.cat(parts)
+
+    def _density(self, points: Tensor) -> Tensor:
+        """Return the density (R, S) at points (R, S, 3) in mm, which is 0 where there is no matter."""
+        if self.matter is None:
+            return self.field(self.unit(points))
+        rays, samples = points.shape[:2]
+        missing = -samples % self.segment
+        if missing:
+            points = torch.cat([points, points[:, -1:].expand(-1, missing, -1)], dim=1)
+        segments = points.view(-1, self.segment, 3)
+        near = torch.nonzero(self._matter_at(segments).any(1))[:, 0]
+        values = self.field(self.unit(segments[near]))
+        density = values.new_zeros(segments.shape[:2]).index_put((near,), values)
+        return density.view(rays, -1)[:, :samples]
+
+    def _matter_at(self, points: Tensor) -> Tensor:
+        """Return whether there is matter in the voxels of points (..., 3) in mm, the nearest outside of the box."""
+        low = points.new_tensor(self.grid.corners_mm[0])
+        last = points.new_tensor(self.grid.shape[::-1]) - 1
+        place = ((points - low) / points.new_tensor(self.grid.voxel_mm[::-1])).clamp(min=0)
+        x, y, z = place.minimum(last).long().unbind(-1)
+        return self.matter[z, y, x]

@@ -31,6 +31,7 @@ class Siren(RayField):
         rate: learning rate of the weights.
         samples: points of a ray.
         chunk: points evaluated at one time where no gradient is asked for.
+        empty: density below which there is nothing, so that the field is not evaluated; see `RayField`.
 
     Raises:
         ValueError: a width or depth below one, or an omega that is not positive.
@@ -54,8 +55,9 @@ class Siren(RayField):
         rate: float = 1e-4,
         samples: int = 192,
         chunk: int = 1 << 18,
+        empty: float | None = None,
     ) -> None:
-        super().__init__(grid, samples=samples, chunk=chunk)
+        super().__init__(grid, samples=samples, chunk=chunk, empty=empty)
         if min(width, depth) < 1:
             raise ValueError(f"width and depth are {width} and {depth}; at least 1 is expected.")
         if not omega > 0:

@@ -20,6 +20,11 @@ REPRESENTATIONS = {
         grid, samples=64, width=8, heads=2, **ENCODING
     ),
     "siren": lambda grid: Siren(grid, width=16, depth=2, samples=64),
+    "hash field in matter": lambda grid: NeuralField(grid, samples=64, empty=0.02, **ENCODING),
+    "line transformer in matter": lambda grid: LineTransformer(
+        grid, samples=63, width=8, heads=2, empty=0.02, **ENCODING
+    ),
+    "siren in matter": lambda grid: Siren(grid, width=16, depth=2, samples=64, empty=0.02),
     "voxels": VoxelGrid,
 }
 

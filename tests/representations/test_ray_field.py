@@ -176,3 +176,60 @@ def test_settings_that_make_no_sense(options):
 def test_a_volume_of_another_shape_is_refused(cone_scan):
     with pytest.raises(ValueError, match=r"\(6, 8, 6\).*\(18, 22, 20\)"):
         Blob().initialise(torch.ones(6, 8, 6), None, cone_scan, seed=0)
+
+
+def ball(radius=0.5):
+    """A first reconstruction (Z, Y, X): 0.8 in a ball around the middle of the unit box, else 0."""
+    return 0.8 * ((unit_points().square().sum(-1)) < radius**2).float()
+
+
+def unit_points():
+    """Voxels (Z, Y, X, 3) of the grid in the unit box."""
+    return (GRID.points() - torch.tensor(GRID.centre_mm)) / HALF_MM
+
+
+@pytest.mark.parametrize("segment", [1, 3])
+def test_where_there_is_no_matter_the_field_is_not_asked(scan, segment):
+    field = Constant(samples=16, empty=0.1, segment=segment)
+    field.initialise(ball(), torch.zeros(1), scan, 0)
+    rendered, queried = field.eval().render(scan), field.query(GRID)
+    assert queried.unique().tolist() == pytest.approx([0, 0.7])
+    full = Blob(samples=16, empty=0.1, segment=segment)
+    full.initialise(ball(), torch.zeros(1), scan, 0)
+    full.query(GRID)
+    everywhere = GRID.points().reshape(-1, 3).shape[0]
+    assert sum(len(part.reshape(-1, 3)) for part in full.asked) < 0.7 * everywhere
+    assert (rendered < Constant(samples=16).eval().render(scan) + 1e-5).all()
+
+
+def test_matter_holds_all_that_the_first_reconstruction_shows(scan):
+    field = Blob(samples=16, empty=0.1)
+    field.initialise(ball(), torch.zeros(1), scan, 0)
+    assert field.matter[ball() > 0].all()
+    # Two voxels of reach and one of the mean, and nothing beyond.
+    far = unit_points().square().sum(-1).sqrt() > 0.5 + 3 * 3**0.5 * 1.9 / HALF_MM
+    assert not field.matter[far].any()
+
+
+def test_a_field_within_matter_is_what_it_is_without_looking(scan):
+    options = {"width": 0.05, "centre": (0, 0, 0), "samples": 32}
+    plain, quick = Blob(**options), Blob(**options, empty=0.1)
+    for field in (plain, quick):
+        field.initialise(ball(), torch.zeros(1), scan, 0)
+    torch.testing.assert_close(quick.render(scan), plain.render(scan), atol=1e-6, rtol=1e-5)
+    quick.render(scan).sum().backward()
+    plain.render(scan).sum().backward()
+    torch.testing.assert_close(quick.peak.grad, plain.peak.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_an_empty_scan_renders_to_nothing(scan):
+    field = Blob(samples=8, empty=0.1)
+    field.initialise(torch.zeros(GRID.shape), torch.zeros(1), scan, 0)
+    assert not field.render(scan).any()
+    assert not field.query(GRID).any()
+
+
+@pytest.mark.parametrize("empty", [0, -0.1, math.nan])
+def test_a_density_that_is_not_positive_is_refused(empty):
+    with pytest.raises(ValueError, match=f"empty is {empty}; null or a positive density"):
+        Blob(empty=empty)
