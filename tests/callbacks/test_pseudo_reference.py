@@ -180,19 +180,22 @@ class Hesitating(Adding):
 
 
 @pytest.mark.parametrize(
-    ("shares", "taken"),
+    ("shares", "taken", "doubted"),
     [
-        ((0.5, 0.5, 0.5), 3),
+        ((0.5, 0.5, 0.5), 3, False),
         # The second would lower the residual by more than the first.
-        ((0.1, 0.7, 0.1), 1),
+        ((0.1, 0.7, 0.1), 1, True),
         # The first raises it.
-        ((-0.5, 0.5, 0.5), 1),
+        ((-0.5, 0.5, 0.5), 1, False),
     ],
 )
-def test_passes_that_explain_more_and_more_are_not_taken(shares, taken):
+def test_passes_that_explain_more_and_more_are_not_taken(shares, taken, doubted):
     made = callback(passes=3, batch_size=64)
     made.prior = Hesitating(shares)
     assert len(list(made.after_each_pass(0.9 * TRUTH, PROJECTIONS, GRID, SCAN))) == taken
+    assert made.doubted is doubted
+    made.setup(None, None, "fit")
+    assert made.doubted is False
 
 
 def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual(caplog):
@@ -204,11 +207,11 @@ def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual
     assert "no residual can be backprojected" in caplog.text
 
 
-def test_the_count_survives_a_checkpoint():
+def test_count_and_doubt_survive_a_checkpoint():
     made, resumed = callback(repairs=2), callback(repairs=2)
-    made.made = 2
+    made.made, made.doubted = 2, True
     resumed.load_state_dict(made.state_dict())
-    assert resumed.made == 2
+    assert (resumed.made, resumed.doubted) == (2, True)
 
 
 def test_settings_that_make_no_sense():
