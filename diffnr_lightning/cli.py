@@ -19,7 +19,7 @@ WORKFLOWS = "diffnr_lightning.workflows"
 # Name -> first line of the workflow's docstring (tests/test_cli.py compares them): reading it from
 # the function would import torch for a mere --help.
 COMMANDS = {
-    "simulate": "Scan a volume, or a generated chest, and write the case.",
+    "simulate": "Scan a volume, or a generated object, and write the case.",
     "ingest": "Turn measured projections into a case.",
     "reconstruct": "Reconstruct the volume of a case.",
     "evaluate": "Print one table of finished runs under every metric protocol.",
