@@ -32,7 +32,7 @@ def read_meta(meta_path: Path) -> dict[str, Any]:
         ValueError: it is no JSON object, or lacks an entry.
     """
     try:
-        meta = json.loads(meta_path.read_text())
+        meta = json.loads(meta_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{meta_path} does not exist; a case folder holds {META_FILE}, proj_train/ and, where "

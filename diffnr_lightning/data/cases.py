@@ -231,7 +231,9 @@ def _write_files(case: Case, folder: Path) -> None:
         source=case.source,
         provenance=case.provenance,
     )
-    (folder / META_FILE).write_text(json.dumps(meta, indent=2, allow_nan=False) + "\n")
+    (folder / META_FILE).write_text(
+        json.dumps(meta, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def _scanner_entry(case: Case) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def read_run(folder: str | Path) -> RunSummary:
     """
     path = Path(folder) / METRICS_FILE
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; the run is not finished.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -208,7 +208,7 @@ def _case_folder(named: Any, run: Path) -> Path | None:
 def _read_case(folder: Path) -> dict[str, Any]:
     path = folder / CASE_FILE
     try:
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON: {error}; write the case again.") from error
     if not isinstance(meta, dict):

@@ -1,3 +1,5 @@
+import locale
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -17,6 +19,8 @@ def hu():
 def write_series(folder, hu, series="1.2.3.4"):
     """Write axial slices whose names are in no order; ITK stores HU plus 1024, as the intercept says."""
     folder.mkdir(parents=True, exist_ok=True)
+    # The writer leaves the process in the C locale, where later tests could not read UTF-8.
+    before = locale.setlocale(locale.LC_ALL)
     writer = SimpleITK.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for number, layer in enumerate(hu):
@@ -38,6 +42,7 @@ def write_series(folder, hu, series="1.2.3.4"):
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{(number * 5) % 7}_{series}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)
     return folder
 
 

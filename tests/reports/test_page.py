@@ -42,7 +42,9 @@ def test_packed_volume_comes_back_within_half_a_level():
 
 
 def test_page_holds_volumes_truth_and_numbers(run_folders, tmp_path, truth):
-    page = write_page(read_runs(run_folders), tmp_path / "out" / "report.html").read_text()
+    page = write_page(read_runs(run_folders), tmp_path / "out" / "report.html").read_text(
+        encoding="utf-8"
+    )
     cases = described(page)
     assert [case["name"] for case in cases] == ["chest", "<head>"]
     case = cases[0]
@@ -62,7 +64,9 @@ def test_page_holds_volumes_truth_and_numbers(run_folders, tmp_path, truth):
 
 def test_page_is_self_contained_and_escapes_names(run_folders, tmp_path):
     title = "Runs of <script>alert(1)</script>"
-    page = write_page(read_runs(run_folders), tmp_path / "report.html", title=title).read_text()
+    page = write_page(read_runs(run_folders), tmp_path / "report.html", title=title).read_text(
+        encoding="utf-8"
+    )
     assert not re.search(r"https?://", page)
     assert not re.search(r'(src|href)=["\']', page)
     assert "{{" not in page.split("<main>")[0]
@@ -72,7 +76,9 @@ def test_page_is_self_contained_and_escapes_names(run_folders, tmp_path):
 
 
 def test_large_volumes_are_averaged_and_the_page_knows(run_folders, tmp_path, truth):
-    page = write_page(read_runs(run_folders[:2]), tmp_path / "report.html", max_edge=8).read_text()
+    page = write_page(read_runs(run_folders[:2]), tmp_path / "report.html", max_edge=8).read_text(
+        encoding="utf-8"
+    )
     (case,) = described(page)
     assert case["factor"] == 2
     assert case["shape"] == [6, 7, 8]
@@ -92,7 +98,7 @@ def test_block_mean_drops_what_fills_no_block():
 
 def test_case_without_truth_has_a_page(tmp_path, truth):
     run = write_run(tmp_path / "run", "tooth", "FBP", 0.02 * truth, window_hu=None)
-    page = write_page(read_runs([run]), tmp_path / "report.html").read_text()
+    page = write_page(read_runs([run]), tmp_path / "report.html").read_text(encoding="utf-8")
     (case,) = described(page)
     assert [v["truth"] for v in case["volumes"]] == [False]
     assert case["unit"] == "arbitrary"
@@ -100,7 +106,9 @@ def test_case_without_truth_has_a_page(tmp_path, truth):
 
 
 def test_cases_beyond_the_limit_are_named_and_stay_in_the_table(run_folders, tmp_path):
-    page = write_page(read_runs(run_folders), tmp_path / "report.html", max_cases=1).read_text()
+    page = write_page(read_runs(run_folders), tmp_path / "report.html", max_cases=1).read_text(
+        encoding="utf-8"
+    )
     assert [case["name"] for case in described(page)] == ["chest"]
     assert "not embedded: &lt;head&gt;" in page
     assert page.count('<td class="name">&lt;head&gt;</td>') == 2
@@ -109,7 +117,9 @@ def test_cases_beyond_the_limit_are_named_and_stay_in_the_table(run_folders, tmp
 def test_run_on_another_grid_is_in_the_table_only(run_folders, tmp_path, truth, caplog):
     odd = write_run(tmp_path / "odd", "chest", "coarse", truth[::2], protocols={})
     with caplog.at_level(logging.WARNING, "diffnr"):
-        page = write_page(read_runs([*run_folders, odd]), tmp_path / "report.html").read_text()
+        page = write_page(read_runs([*run_folders, odd]), tmp_path / "report.html").read_text(
+            encoding="utf-8"
+        )
     assert [v["label"] for v in described(page)[0]["volumes"]] == ["FDK", "DiffNR", "truth"]
     assert "in the table only" in caplog.text
     assert '<td class="name">coarse</td>' in page
@@ -117,7 +127,9 @@ def test_run_on_another_grid_is_in_the_table_only(run_folders, tmp_path, truth, 
 
 def test_two_runs_of_one_method_are_told_apart(run_folders, tmp_path, truth):
     again = write_run(tmp_path / "seed2", "chest", "FDK", truth + 0.2, truth)
-    page = write_page(read_runs([*run_folders[:2], again]), tmp_path / "report.html").read_text()
+    page = write_page(read_runs([*run_folders[:2], again]), tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
     labels = [v["label"] for v in described(page)[0]["volumes"]]
     assert labels == ["FDK", "DiffNR", "FDK (seed2)", "truth"]
 
@@ -128,7 +140,7 @@ def test_a_page_is_replaced_whole_or_not_at_all(run_folders, tmp_path):
     (run_folders[1] / "volume.nii.gz").unlink()
     with pytest.raises(FileNotFoundError):
         write_page(read_runs(run_folders), out)
-    assert out.read_text() == "before"
+    assert out.read_text(encoding="utf-8") == "before"
     assert not list(tmp_path.glob(".report*"))
     with pytest.raises(ValueError, match="max_edge is 0"):
         write_page(read_runs(run_folders), out, max_edge=0)

@@ -92,7 +92,7 @@ def test_terminal_holds_all_protocols_in_80_columns(run_folders):
 
 def test_markdown_and_csv_hold_every_case(run_folders, tmp_path):
     markdown, table = write_tables(read_runs(run_folders), tmp_path / "new" / "folder")
-    text = markdown.read_text()
+    text = markdown.read_text(encoding="utf-8")
     assert text.count("| chest | FDK |") == 1
     assert "| FDK | 23.01 [20.00, 26.02] |" in text
     lines = list(csv.DictReader(table.open()))
