@@ -164,7 +164,7 @@ class LineTransformer(RayField):
         for block in self.blocks:
             values = block(values)
         values = F.leaky_relu(self.rejoin(torch.cat([values, encoded], dim=-1)))
-        return torch.sigmoid(self.head(values)).view(rays, -1)[:, :samples]
+        return torch.sigmoid(self.head(values)).view(rays, samples + missing)[:, :samples]
 
     def initialise(
         self, volume: Tensor, projections: Tensor, scan: ScanGeometry, seed: int

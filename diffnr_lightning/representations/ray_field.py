@@ -193,7 +193,7 @@ class RayField(Representation):
         near = torch.nonzero(self._matter_at(segments).any(1))[:, 0]
         values = self.field(self.unit(segments[near]))
         density = values.new_zeros(segments.shape[:2]).index_put((near,), values)
-        return density.view(rays, -1)[:, :samples]
+        return density.view(rays, samples + missing)[:, :samples]
 
     def _matter_at(self, points: Tensor) -> Tensor:
         """Return whether there is matter in the voxels of points (..., 3) in mm, the nearest outside of the box."""

@@ -93,6 +93,16 @@ def test_outside_of_the_grid_there_is_nothing(make, grid, cone_scan):
     assert make(grid, cone_scan).density(far).abs().max() < 1e-4
 
 
+def test_a_corner_without_matter_is_queried_with_gradients(make, grid, cone_scan):
+    representation = make(grid, cone_scan)
+    corner = representation.query(grid.crop((0, 0, 0), (2, 2, 4)))
+    assert corner.shape == (2, 2, 4)
+    if getattr(representation, "matter", None) is not None:
+        assert not corner.any()
+    assert corner.requires_grad
+    corner.sum().backward()
+
+
 @torch.no_grad()
 def test_renderings_are_projections_of_the_volume(make, grid, scan):
     representation = make(grid, scan)
