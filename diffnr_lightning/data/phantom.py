@@ -20,7 +20,7 @@ from diffnr_lightning.data.phantom_anatomy import (
     Variation,
     smooth_min,
 )
-from diffnr_lightning.data.phantom_canvas import Canvas, inside, noise
+from diffnr_lightning.data.phantom_canvas import Canvas, check_seed_and_size, inside, noise
 from diffnr_lightning.data.phantom_organs import (
     PHASES,
     abdomen,
@@ -34,7 +34,6 @@ from diffnr_lightning.data.phantom_skeleton import rib_cage, shoulder_blades, sh
 from diffnr_lightning.data.phantom_vessels import lung_trees, tree, trunks
 from diffnr_lightning.data.volumes import LoadedVolume
 
-SMALLEST_SIZE = 16
 HU_RANGE = (-1000.0, 2000.0)
 WARP_MM = 1.4
 CORTEX_MM = 1.3
@@ -71,12 +70,7 @@ def chest(seed: int, size: int = 128, table_top: bool = False) -> LoadedVolume:
     Raises:
         ValueError: a negative seed, or a size below 16.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; a number of at least 0 is expected.")
-    if size < SMALLEST_SIZE:
-        raise ValueError(
-            f"size is {size}; at least {SMALLEST_SIZE} voxels an edge are needed to show a chest."
-        )
+    check_seed_and_size(seed, size)
     # Every part draws from its own stream, so that a change of one leaves the others as they were.
     streams = np.random.SeedSequence(seed).spawn(8)
     patient_rng, warp_rng, coarse_rng, fine_rng, trunk_rng, tree_rng, finding_rng, liver_rng = (

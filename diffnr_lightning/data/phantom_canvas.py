@@ -13,11 +13,26 @@ import numpy as np
 Box = tuple[slice, slice, slice]
 Point = tuple[float, float, float]
 
+SMALLEST_SIZE = 16
 NOISE_SPAN_MM = 440.0
 WARP_CELL_MM = 62.0
 # A sample in the middle of every quarter of a voxel: noise finer than the voxel averages out
 # instead of aliasing.
 SUBSAMPLES = (-0.375, -0.125, 0.125, 0.375)
+
+
+def check_seed_and_size(seed: int, size: int) -> None:
+    """Refuse what cannot be painted.
+
+    Raises:
+        ValueError: a negative seed, or an edge of fewer than 16 voxels.
+    """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; a number of at least 0 is expected.")
+    if size < SMALLEST_SIZE:
+        raise ValueError(
+            f"size is {size}; at least {SMALLEST_SIZE} voxels an edge are needed to show anything."
+        )
 
 
 def noise(rng: np.random.Generator, cell_mm: float, axis_mm: np.ndarray) -> np.ndarray:

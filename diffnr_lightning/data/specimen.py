@@ -13,10 +13,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from diffnr_lightning.data.phantom_canvas import Canvas, inside, noise
+from diffnr_lightning.data.phantom_canvas import Canvas, check_seed_and_size, inside, noise
 from diffnr_lightning.data.volumes import LoadedVolume
 
-SMALLEST_SIZE = 16
 SIDE_MM = 200.0
 AIR_HU, METAL_HU = -1000.0, 1024.0
 # From wood and resin to bone and aluminium.
@@ -39,12 +38,7 @@ def specimen(seed: int, size: int = 128) -> LoadedVolume:
     Raises:
         ValueError: a negative seed, or a size below 16.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; a number of at least 0 is expected.")
-    if size < SMALLEST_SIZE:
-        raise ValueError(
-            f"size is {size}; at least {SMALLEST_SIZE} voxels an edge are needed to show a specimen."
-        )
+    check_seed_and_size(seed, size)
     pose_rng, rng, texture_rng = (
         np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(3)
     )

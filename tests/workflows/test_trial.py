@@ -61,6 +61,26 @@ def test_a_prior_that_harms_is_left_out(problem):
     assert not verdict["passed"] and verdict["after"] > verdict["before"]
 
 
+class HalfTheWay(Oracle):
+    """Goes half the way to the truth each time, so a second pass explains much too."""
+
+    def repair(self, slices, conditioning):
+        return (slices[:, 0] + super().repair(slices, conditioning)) / 2
+
+
+@pytest.mark.parametrize("prior", [Oracle, HalfTheWay])
+def test_the_volume_of_a_doubted_prior_is_not_repaired(problem, prior):
+    truth, given = problem
+    made = scene(truth, lambda slices: slices, None)
+    made.pseudo_reference = PseudoReference(every=60, tolerance=None, passes=2)
+    made.pseudo_reference.prior = prior(truth, lambda slices: slices)
+    finished = made.reconstruct(given)
+    doubted = prior is HalfTheWay
+    assert made.findings == {"doubted": doubted}
+    made.finish = "query"
+    assert torch.equal(finished, made.reconstruct(given)) is doubted
+
+
 def test_a_scan_of_few_views_leaves_none_out(problem):
     truth, given = problem
     few = given._replace(projections=given.projections[:3], scan=given.scan[torch.arange(3)])
