@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ BATCHES_BETWEEN_PROGRESS = 10
 class ResourceUse:
     """Measure seconds and peak memory of a run, over all processes that worked on it.
 
+    A process may make several runs, as a sweep does: the peak is counted from the beginning of each
+    on Linux, and from the beginning of the process on systems that cannot reset it.
+
     Attributes:
         earlier_seconds: of the processes before this one, up to the checkpoint that was taken up.
         earlier_peak_mb: their peak memory.
@@ -30,6 +33,7 @@ class ResourceUse:
         self.earlier_seconds = 0.0
         self.earlier_peak_mb = 0.0
         self._started = time.monotonic()
+        _reset_peaks()
 
     @property
     def seconds(self) -> float:
@@ -50,6 +54,14 @@ class ResourceUse:
         if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
             metrics["peak_gpu_memory_mb"] = round(peak / 2**20)
         return metrics
+
+
+def _reset_peaks() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        # 5 sets the peak of resident memory back to what is resident now (man 5 proc).
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 class RunRecord(lightning.Callback):

@@ -55,6 +55,14 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["volume.nii.gz"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak of memory")
+def test_a_run_does_not_count_the_memory_of_the_one_before():
+    first = ResourceUse()
+    torch.ones(300, 2**18).sum()
+    peak = first.peak_memory_mb
+    assert ResourceUse().peak_memory_mb < peak - 200
+
+
 def test_resource_use_is_in_seconds_and_megabytes():
     use = ResourceUse()
     held = torch.ones(64, 2**18)  # 64 MiB
