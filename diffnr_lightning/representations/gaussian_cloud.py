@@ -15,12 +15,12 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations.base import Representation
 from diffnr_lightning.representations.gaussian_render import (
     CUT,
-    ScreenStatistics,
-    check_cut,
     density_at,
     render_gaussians,
     voxelise_gaussians,
 )
+from diffnr_lightning.representations.gaussian_shape import check_cut
+from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
 
 logger = logging.getLogger("diffnr")
 

@@ -26,7 +26,8 @@ from torch.autograd.function import once_differentiable
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations import gaussian_splat_kernels as splatting
 from diffnr_lightning.representations import gaussian_voxel_kernels as voxels
-from diffnr_lightning.representations.gaussian_shape import LARGEST_CUT, kept_mass
+from diffnr_lightning.representations.gaussian_shape import check_cut, kept_mass
+from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
 
 logger = logging.getLogger("diffnr")
 
@@ -38,37 +39,6 @@ REFERENCE_ELEMENTS = 2**24
 # Numba's workqueue threading layer must not be entered by two threads at once.
 _launch = threading.Lock()
 _named: set[str] = set()
-
-
-class ScreenStatistics:
-    """Collect what density control asks for: how hard the projections pull at each centre.
-
-    Attributes:
-        gradient: (N,) sum over views of the norm of d loss / d projected centre, in half detector
-            widths.
-        visible: (N,) views that saw the Gaussian.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.gradient = np.zeros(count, np.float32)
-        self.visible = np.zeros(count, np.float32)
-
-    def watch(self, centres: Tensor, seen: Tensor, detector_shape: tuple[int, int]) -> None:
-        """Add what the backward pass of one view brings to its projected centres.
-
-        Args:
-            centres: (N, 2) columns and rows, part of the graph.
-            seen: (N,) whether the footprint meets the detector.
-            detector_shape: (H, W).
-        """
-        half = torch.tensor(detector_shape[::-1]).to(centres) / 2
-
-        def add(gradient: Tensor) -> None:
-            self.gradient += (gradient * half).norm(dim=1).float().cpu().numpy()
-            self.visible += seen.float().cpu().numpy()
-
-        if centres.requires_grad:
-            centres.register_hook(add)
 
 
 def render_gaussians(
@@ -148,16 +118,6 @@ def density_at(
         offset = torch.einsum("nij,pnj->pni", whitening, part[:, None] - positions)
         sums.append(_bell(offset.square().sum(-1), cut) @ peaks)
     return torch.cat(sums).reshape(points.shape[:-1])
-
-
-def check_cut(cut: float) -> None:
-    """Refuse a cut that the kernels' exponential does not reach.
-
-    Raises:
-        ValueError: a cut outside (0, 4].
-    """
-    if not 0 < cut <= LARGEST_CUT:
-        raise ValueError(f"cut is {cut}; a number in (0, {LARGEST_CUT:g}] is expected.")
 
 
 def rotation_matrices(quaternions: Tensor) -> Tensor:

@@ -165,6 +165,16 @@ def add_rotation_gradient(d, quaternion, gradient):  # noqa: ANN001, ANN201 -- i
     )
 
 
+def check_cut(cut: float) -> None:
+    """Refuse a cut that the kernels' exponential does not reach.
+
+    Raises:
+        ValueError: a cut outside (0, 4].
+    """
+    if not 0 < cut <= LARGEST_CUT:
+        raise ValueError(f"cut is {cut}; a number in (0, {LARGEST_CUT:g}] is expected.")
+
+
 def kept_mass(cut: float, dimensions: int) -> float:
     """Return the share of a Gaussian's mass within `cut` deviations, in 2 or 3 dimensions."""
     outside = math.exp(-0.5 * cut * cut)

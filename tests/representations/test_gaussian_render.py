@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.representations import density_at, render_gaussians, voxelise_gaussians
-from diffnr_lightning.representations.gaussian_render import ScreenStatistics, rotation_matrices
+from diffnr_lightning.representations.gaussian_render import rotation_matrices
 from diffnr_lightning.representations.gaussian_shape import kept_mass
+from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
 
 BACKENDS = ["numba", "reference"]
 
