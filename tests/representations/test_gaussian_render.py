@@ -1,7 +1,6 @@
 import math
 
 import numba
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -402,30 +401,6 @@ def test_a_gaussian_beside_the_grid_gives_nothing(gaussians, grid):
     assert not volume.any()
     volume.sum().backward()
     assert all(not t.grad.any() for t in some)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_screen_statistics_are_the_pull_at_the_projected_centres(gaussians, backend):
-    """Moving a parallel-beam Gaussian along u by a pixel moves its centre by a column."""
-    scan = ScanGeometry.parallel(
-        angles_rad=[0.4, 1.3], detector_shape=(25, 31), pixel_mm=(2.3, 2.0), axis_mm=(3.0, -2.0)
-    )
-    some = leaves(gaussians(20), torch.float32)
-    weights = torch.randn(2, 25, 31, generator=torch.Generator().manual_seed(1))
-    expected = torch.zeros(20)
-    for k in range(2):
-        image = render_gaussians(*normalised(some), scan[k])
-        (slope,) = torch.autograd.grad((weights[k] * image[0]).sum(), some[0])
-        along = torch.tensor(np.stack([scan.u_mm[k], scan.v_mm[k]]), dtype=torch.float32)
-        per_pixel = slope @ along.T  # (N, 2) columns, rows
-        expected += (per_pixel * torch.tensor([15.5, 12.5])).norm(dim=1)
-    statistics = ScreenStatistics(20)
-    image = render_gaussians(*normalised(some), scan, backend=backend, statistics=statistics)
-    (weights * image).sum().backward()
-    torch.testing.assert_close(
-        torch.from_numpy(statistics.gradient), expected, rtol=1e-4, atol=1e-6
-    )
-    assert (statistics.visible == 2).sum() > 10
 
 
 def test_no_density_is_no_obstacle(gaussians, cone_scan, grid):

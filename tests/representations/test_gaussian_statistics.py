@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.geometry import ScanGeometry
+from diffnr_lightning.representations import render_gaussians
+from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_screen_statistics_are_the_pull_at_the_projected_centres(gaussians, backend):
+    """Moving a parallel-beam Gaussian along u by a pixel moves its centre by a column."""
+    scan = ScanGeometry.parallel(
+        angles_rad=[0.4, 1.3], detector_shape=(25, 31), pixel_mm=(2.3, 2.0), axis_mm=(3.0, -2.0)
+    )
+    some = [t.requires_grad_() for t in gaussians(20)]
+    weights = torch.randn(2, 25, 31, generator=torch.Generator().manual_seed(1))
+    expected = torch.zeros(20)
+    for k in range(2):
+        image = render_gaussians(*some, scan[k])
+        (slope,) = torch.autograd.grad((weights[k] * image[0]).sum(), some[0])
+        along = torch.tensor(np.stack([scan.u_mm[k], scan.v_mm[k]]), dtype=torch.float32)
+        per_pixel = slope @ along.T  # (N, 2) columns, rows
+        expected += (per_pixel * torch.tensor([15.5, 12.5])).norm(dim=1)
+    statistics = ScreenStatistics(20)
+    image = render_gaussians(*some, scan, backend=backend, statistics=statistics)
+    (weights * image).sum().backward()
+    torch.testing.assert_close(
+        torch.from_numpy(statistics.gradient), expected, rtol=1e-4, atol=1e-6
+    )
+    assert (statistics.visible == 2).sum() > 10
