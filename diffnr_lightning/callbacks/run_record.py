@@ -57,7 +57,8 @@ class ResourceUse:
 
 
 def _reset_peaks() -> None:
-    if torch.cuda.is_available():
+    # A run on the CPU must not wake CUDA: processes forked later could not use it.
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
         # 5 sets the peak of resident memory back to what is resident now (man 5 proc).
