@@ -18,14 +18,14 @@ from diffnr_lightning.priors import (
     load_prior,
     repair_volume,
 )
-from diffnr_lightning.solvers import align, allowed_share, backprojected_residual, misfit
+from diffnr_lightning.solvers import align, backprojected_residual, best_share, misfit
 
 logger = logging.getLogger("diffnr")
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
 # Share of the residual's mean square that a pass after the first may explain. Second passes explained 0 to 6 % on heads
-# and a tooth, 9 to 11 % on a plastic head that reaches out of the grid, 24 to 26 % on carbon fibres; only on the last
+# and a tooth, 9 to 15 % on a plastic head that reaches out of the grid, 12 to 26 % on carbon fibres; only on the last
 # two they did harm.
 MOST_EXPLAINED = 0.08
 
@@ -44,19 +44,20 @@ class PseudoReference(lightning.Callback):
             projections before it supervises; 0 leaves it as the prior made it.
         passes: how often a volume is repaired and aligned at most, each time what came out of the pass before; a prior
             that looks at the residual is shown what is still missing. See `after_each_pass` for those not taken.
-        tolerance: share by which a repair may let the mean square of the residual of the measured projections grow;
-            only as much of the repair is taken. None takes all of it.
+        tolerance: share by which a pass may let the mean square of the residual of the measured projections grow before
+            the prior is doubted; of the repair of a doubted prior, only as much is taken as explains the projections
+            best. None doubts nothing and takes all of it.
         batch_size: slices repaired at once.
 
     Attributes:
         made: repairs so far.
-        doubted: whether a pass was refused in this scan because it explained too much.
+        doubted: whether the projections of this scan contradicted a pass; see `after_each_pass`.
 
     Raises:
         ValueError: a period or passes below one, a negative tolerance, or overrides without weights.
 
     Source: Algorithm 1 of DiffNR (axial slices, ell = 10,000). Deviation: several planes, alignment, passes and
-    tolerance are ours; with the defaults none of them happens.
+    doubt are ours; with the defaults none of them happens.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class PseudoReference(lightning.Callback):
         logger.info("pseudo-reference %d made at iteration %d", self.made, pl_module.iteration)
 
     def repair(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Tensor:
-        """Return the repaired volume, aligned with the projections and limited by them where that is wanted.
+        """Return the repaired volume, aligned with the projections; a part of the way where the prior is doubted.
 
         Args:
             volume: (Z, Y, X), normalised attenuation.
@@ -134,13 +135,12 @@ class PseudoReference(lightning.Callback):
             scan: geometry of the projections.
         """
         *_, aligned = self.after_each_pass(volume, projections, grid, scan)
-        if self.tolerance is None:
+        if not self.doubted:
             return aligned
-        share = allowed_share(volume, aligned, projections, grid, scan, tolerance=self.tolerance)
-        if share < 1:
-            logger.warning(
-                "the projections contradict the repair; %.0f %% of it is taken", 100 * share
-            )
+        share = best_share(volume, aligned, projections, grid, scan)
+        logger.warning(
+            "the prior may not know this object: %.0f %% of its repair is taken", 100 * share
+        )
         return torch.lerp(volume, aligned, share)
 
     def after_each_pass(
@@ -148,10 +148,11 @@ class PseudoReference(lightning.Callback):
     ) -> Iterator[Tensor]:
         """Yield the repaired and aligned volume (Z, Y, X) after each pass that is taken.
 
-        A prior that knows the object leaves the next pass little to explain. One that does not goes on fitting the
-        noise, or what no voxels can show: so a pass after the first is not taken if it explains more than
-        `MOST_EXPLAINED` of the residual of the measured projections, which also sets `doubted`, and none follows one
-        that raised it. The first is taken in any case.
+        The passes of a prior that knows the object leave the next one little to explain. One that does not know it
+        invents what the projections contradict, or goes on fitting their noise and what no voxels can show. So with a
+        `tolerance` the prior is doubted if a pass lets the residual of the measured projections grow by more than
+        that, or if a pass after the first lowers it by more than `MOST_EXPLAINED`. The first is taken in any case, a
+        later one that is doubted is not, and none follows one that let the residual grow.
 
         Args:
             volume: (Z, Y, X), normalised attenuation.
@@ -174,20 +175,28 @@ class PseudoReference(lightning.Callback):
             )
             aligned = align(repaired, projections, grid, scan, iterations=self.align_iterations)
             left = misfit(aligned, projections, grid, scan)
-            if number > 0 and before - left > MOST_EXPLAINED * before:
+            if self._contradicts(before, left, number):
                 self.doubted = True
                 logger.warning(
-                    "pass %d of the repair explains %.0f %% of the residual that was left and is not taken: the prior "
-                    "may not know this object",
+                    "pass %d of the repair changes the residual of the projections from %.3g to %.3g",
                     number + 1,
-                    100 * (1 - left / before),
+                    before,
+                    left,
                 )
-                return
+                if number > 0:
+                    return
             raised = left >= before
             before, volume = left, aligned
             yield volume
             if raised:
                 return
+
+    def _contradicts(self, before: float, left: float, number: int) -> bool:
+        """Whether the mean square of the residual before and after a pass casts doubt on the prior."""
+        if self.tolerance is None:
+            return False
+        explains_much = number > 0 and left < (1 - MOST_EXPLAINED) * before
+        return explains_much or left > (1 + self.tolerance) * before
 
     def _residual(self, volume: Tensor, projections: Tensor, grid: Any, scan: Any) -> Tensor | None:
         """What the prior is shown of the projections that the volume contradicts, if it looks at that."""

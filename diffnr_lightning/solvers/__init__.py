@@ -2,7 +2,7 @@
 
 from diffnr_lightning.solvers.alignment import align
 from diffnr_lightning.solvers.asd_pocs import asd_pocs
-from diffnr_lightning.solvers.discrepancy import allowed_share, misfit
+from diffnr_lightning.solvers.discrepancy import best_share, misfit
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk, ramp_filter
 from diffnr_lightning.solvers.normalisation import Weights, normalise
 from diffnr_lightning.solvers.residual import backprojected_residual
@@ -13,10 +13,10 @@ from diffnr_lightning.solvers.total_variation import total_variation, total_vari
 __all__ = [
     "Weights",
     "align",
-    "allowed_share",
     "analytic",
     "asd_pocs",
     "backprojected_residual",
+    "best_share",
     "fbp",
     "fdk",
     "misfit",

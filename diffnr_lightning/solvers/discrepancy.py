@@ -1,4 +1,4 @@
-"""What a volume leaves unexplained of its projections, and how much of a change they allow."""
+"""What a volume leaves unexplained of its projections, and how much of a change they support."""
 
 from __future__ import annotations
 
@@ -20,48 +20,30 @@ def misfit(volume: Tensor, projections: Tensor, grid: VolumeGrid, scan: ScanGeom
     return float((project(volume, grid, scan) - projections).square().mean())
 
 
-def allowed_share(
+def best_share(
     volume: Tensor,
     changed: Tensor,
     projections: Tensor,
     grid: VolumeGrid,
     scan: ScanGeometry,
-    *,
-    tolerance: float,
 ) -> float:
-    """Return the largest share of a change at which the residual stays within bounds.
+    """Return the share of a change at which the projections are explained best.
 
-    A reconstruction of noisy projections fits them a little better than the truth does, so a good
-    change may let the mean square of the residual grow a little; one that invents or removes
-    things lets it grow by a multiple.
+    A change that the projections support, or that they do not see, is taken whole; of one that
+    invents or removes things, only a part explains more than it contradicts.
 
     Args:
-        volume: (Z, Y, X) that fits its projections.
+        volume: (Z, Y, X), such as a fit to the projections.
         changed: (Z, Y, X), such as a repair of it.
         projections: (V, H, W) measured, line integrals of the same quantity in mm.
         grid: voxels of the volumes.
         scan: geometry of the projections.
-        tolerance: share by which the mean square of the residual may grow.
 
     Returns:
-        s in [0, 1], for which ``volume + s (changed - volume)`` is within bounds.
-
-    Raises:
-        ValueError: a negative tolerance.
-
-    Source: the discrepancy principle (Morozov): of the volumes wanted for other reasons, take one
-        whose residual is that of the noise.
+        s in [0, 1] that minimises the mean square of the residual of
+        ``volume + s (changed - volume)``; 1 for a change that the projections do not see.
     """
-    if tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance}; a number of at least 0 is expected.")
     residual = (projections - project(volume, grid, scan)).double()
     change = project(changed - volume, grid, scan).double()
-    # |residual - s change|^2 = (1 + tolerance) |residual|^2, a quadratic equation in s.
-    before, along, across = (
-        float((a * b).sum())
-        for a, b in ((residual, residual), (residual, change), (change, change))
-    )
-    if before - 2 * along + across <= (1 + tolerance) * before:
-        return 1.0
-    root = (along**2 + across * tolerance * before) ** 0.5
-    return max(0.0, (along + root) / across)
+    along, across = float((residual * change).sum()), float(change.square().sum())
+    return min(max(along / across, 0.0), 1.0) if across > 0 else 1.0

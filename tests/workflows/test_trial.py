@@ -72,7 +72,7 @@ class HalfTheWay(Oracle):
 def test_the_volume_of_a_doubted_prior_is_not_repaired(problem, prior):
     truth, given = problem
     made = scene(truth, lambda slices: slices, None)
-    made.pseudo_reference = PseudoReference(every=60, tolerance=None, passes=2)
+    made.pseudo_reference = PseudoReference(every=60, tolerance=0.25, passes=2)
     made.pseudo_reference.prior = prior(truth, lambda slices: slices)
     finished = made.reconstruct(given)
     doubted = prior is HalfTheWay
