@@ -23,7 +23,16 @@ from diffnr_lightning.modules.held_out_scores import (
     score_slices,
     score_volume,
 )
-from diffnr_lightning.priors import PatchDiscriminator, WeightAverage, save_prior
+from diffnr_lightning.priors import (
+    PatchDiscriminator,
+    WeightAverage,
+    average_gradients,
+    gather_frozen,
+    is_split,
+    release_frozen,
+    save_prior,
+    split_frozen,
+)
 
 
 class SliceFixerFinetuning(lightning.LightningModule):
@@ -182,6 +191,15 @@ class SliceFixerFinetuning(lightning.LightningModule):
         each = 1 if self.discriminator is None else 4 if self.steps == "original" else 2
         return each * self.iterations // self.accumulate
 
+    def configure_model(self) -> None:
+        """Split the frozen backbone over the processes where the strategy has laid a mesh for it.
+
+        Raises:
+            ValueError: the prior has no frozen backbone.
+        """
+        if self.device_mesh is not None:
+            split_frozen(self.prior, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for the prior and, if there is one, for the discriminator.
 
@@ -330,6 +348,9 @@ class SliceFixerFinetuning(lightning.LightningModule):
             optimizer.zero_grad()
         self.manual_backward(loss / self.accumulate)
         if self._steps_now:
+            if is_split(self.prior):
+                # Unscaled only later, so that an overflow on one process is seen by all.
+                average_gradients(optimizer.param_groups[0]["params"])
             optimizer.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -339,6 +360,14 @@ class SliceFixerFinetuning(lightning.LightningModule):
         """
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], self.gradient_norm)
+
+    def on_validation_start(self) -> None:
+        """Gather a prior that is split: volumes of several sizes take several numbers of calls."""
+        gather_frozen(self.prior)
+
+    def on_validation_end(self) -> None:
+        """Split it again."""
+        release_frozen(self.prior)
 
     def validation_step(self, batch: SlicePair | VolumePair, batch_idx: int) -> dict[str, Tensor]:
         """Repair held-out slices, or a whole volume, with the averaged weights.
@@ -393,7 +422,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
             ValueError: the checkpoint lacks a weight that is trained here.
         """
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        missing = sorted(trained - checkpoint["state_dict"].keys())
+        # A strategy that splits weights has loaded and removed them before.
+        missing = sorted(trained - set(checkpoint.get("state_dict", trained)))
         if missing:
             raise ValueError(
                 f"the checkpoint has no weight {missing[0]} ({len(missing)} are missing); it is of "

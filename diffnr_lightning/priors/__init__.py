@@ -18,6 +18,14 @@ from diffnr_lightning.priors.conditioning import (
     biplanar_pair,
 )
 from diffnr_lightning.priors.discriminator import PatchDiscriminator
+from diffnr_lightning.priors.frozen_shards import (
+    average_gradients,
+    frozen_backbone,
+    gather_frozen,
+    is_split,
+    release_frozen,
+    split_frozen,
+)
 from diffnr_lightning.priors.fusion_adapter import CrossAttnFusionAdapter
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.slicefixer import SliceFixer
@@ -38,13 +46,19 @@ __all__ = [
     "SliceFixer",
     "TurboBackbone",
     "WeightAverage",
+    "average_gradients",
     "biplanar_conditioning",
     "biplanar_pair",
     "export_turbo_checkpoint",
+    "frozen_backbone",
+    "gather_frozen",
+    "is_split",
     "load_default",
     "load_prior",
     "read_biplanar_features",
     "read_header",
+    "release_frozen",
     "repair_volume",
     "save_prior",
+    "split_frozen",
 ]

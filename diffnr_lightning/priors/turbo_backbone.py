@@ -148,6 +148,19 @@ class TurboBackbone(nn.Module):
             if "lora_" in name or ".skip_conv_" in name or name.startswith("unet.conv_in.")
         }
 
+    def blocks(self) -> list[nn.Module]:
+        """The large parts that are called one after another, between them nearly all weights."""
+        encoder, unet, decoder = self.vae.encoder, self.unet, self.vae.decoder
+        return [
+            *encoder.down_blocks,
+            encoder.mid_block,
+            *unet.down_blocks,
+            unet.mid_block,
+            *unet.up_blocks,
+            decoder.mid_block,
+            *decoder.up_blocks,
+        ]
+
     def cast_frozen(self, dtype: torch.dtype) -> None:
         """Cast all that is never trained."""
         trained = set(map(id, self.trained().values()))

@@ -109,8 +109,7 @@ class Scene(Method):
             whole object.
         density_control: adaptive density control; None leaves the Gaussians that there are.
         pseudo_reference: the prior's part; None optimises without one.
-        finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more,
-            unless it was doubted while it made the references (`PseudoReference.doubted`).
+        finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
         trial: judges on held-out views whether the prior takes part; None lets it in any case. Without the prior the
             result is the volume that would have been repaired first.
         start: solver whose volume the representation starts from; None is the analytic one.
@@ -167,12 +166,12 @@ class Scene(Method):
         module = self.fit(problem)
         with torch.no_grad():
             volume = module.query_volume()
-        if self.pseudo_reference is not None:
-            self.findings["doubted"] = self.pseudo_reference.doubted
-        if self.finish == "repair" and not self.pseudo_reference.doubted:
+        if self.finish == "repair":
             volume = self.pseudo_reference.repair(
                 volume, problem.projections, problem.grid, problem.scan
             )
+        if self.pseudo_reference is not None:
+            self.findings["doubted"] = self.pseudo_reference.doubted
         return volume.detach()
 
     def fit(

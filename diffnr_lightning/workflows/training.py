@@ -10,11 +10,12 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from diffnr_lightning.callbacks.run_record import RunRecord, replacing
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.modules import SliceFixerFinetuning
-from diffnr_lightning.priors import CompactSliceFixer, load_prior
+from diffnr_lightning.priors import CompactSliceFixer, frozen_backbone, load_prior
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
 
@@ -58,7 +59,8 @@ def finetune(
         precision: of the computation.
         accelerator: of Lightning's Trainer.
         devices: of Lightning's Trainer.
-        strategy: of Lightning's Trainer, such as ddp; `ddp_find_unused_parameters_true` with a discriminator.
+        strategy: of Lightning's Trainer, such as ddp; `ddp_find_unused_parameters_true` with a discriminator; `fsdp`
+            splits the frozen backbone over the processes, see `priors.split_frozen`.
         num_nodes: of Lightning's Trainer.
         curves: Lightning logger; null writes curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
@@ -69,14 +71,9 @@ def finetune(
         The run folder.
 
     Raises:
-        ValueError: numbers of iterations that disagree, a strategy that splits the weights, or a run of other settings
-            in the folder.
+        ValueError: numbers of iterations that disagree, a strategy that splits what is trained, fsdp without a
+            number of devices or for a prior without frozen weights, or a run of other settings in the folder.
     """
-    if strategy.startswith(("fsdp", "deepspeed")):
-        # The frozen backbone is 2 GB in bfloat16, what is trained 60 MB: there is little to split.
-        raise ValueError(
-            f"strategy is {strategy!r}, which splits the weights; their moving average needs them whole: use ddp."
-        )
     lightning.seed_everything(seed, verbose=False)
     network = prior() if start is None else load_prior(start, **(start_overrides or {}))
     network.train().requires_grad_(True)
@@ -86,6 +83,9 @@ def finetune(
             f"iterations are {iterations}, data.iterations {data.iterations} and module.iterations {task.iterations}; "
             "the three have to agree."
         )
+    distribution = trainer_strategy(strategy, devices, num_nodes)
+    if isinstance(distribution, ModelParallelStrategy):
+        frozen_backbone(network)
     run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
     run.open()
     if run.finished:
@@ -98,7 +98,7 @@ def finetune(
             max_epochs=1,
             accelerator=accelerator,
             devices=devices,
-            strategy=strategy,
+            strategy=distribution,
             num_nodes=num_nodes,
             precision=precision,
             logger=curves or CSVLogger(out, name="curves", version="", flush_logs_every_n_steps=1),
@@ -127,3 +127,29 @@ def finetune(
             ", ".join(f"{k} {v:.4g}" for k, v in scores.items()),
         )
     return out
+
+
+def trainer_strategy(name: str, devices: int | str, num_nodes: int) -> str | Strategy:
+    """Return what Lightning's Trainer is told; its own `fsdp` splits what is trained too, and needs a GPU.
+
+    Args:
+        name: of the strategy.
+        devices: of a node.
+        num_nodes: of the run.
+
+    Raises:
+        ValueError: a strategy that splits what is trained, or fsdp without a number of devices.
+    """
+    if name.startswith("deepspeed"):
+        raise ValueError(
+            f"strategy is {name!r}, which splits what is trained; its moving average needs it whole: use fsdp or ddp."
+        )
+    if name != "fsdp":
+        return name
+    if not str(devices).isdigit():
+        raise ValueError(f"devices is {devices!r} with strategy fsdp; their number is expected.")
+    return ModelParallelStrategy(
+        data_parallel_size=int(devices) * num_nodes,
+        tensor_parallel_size=1,
+        save_distributed_checkpoint=False,
+    )

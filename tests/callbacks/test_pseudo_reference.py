@@ -124,9 +124,9 @@ def test_a_repair_that_the_projections_contradict_is_taken_in_part(caplog):
     assert not caplog.text
     made = callback(tolerance=0.5)
     taken = made.repair(volume, PROJECTIONS, GRID, SCAN)
-    share = best_share(volume, whole, PROJECTIONS, GRID, SCAN)
+    share = best_share(volume, whole, PROJECTIONS, GRID, SCAN) / 2
     assert made.doubted
-    assert share == pytest.approx(0.2 / 0.6, rel=0.05)
+    assert share == pytest.approx(0.1 / 0.6, rel=0.05)
     torch.testing.assert_close(taken, torch.lerp(volume, whole, share))
     assert f"{100 * share:.0f} % of its repair is taken" in caplog.text
     trusting = callback(tolerance=100.0)
@@ -200,6 +200,11 @@ def test_passes_that_the_projections_contradict_cast_doubt(shares, taken, doubte
     made = callback(passes=3, batch_size=64, tolerance=0.1)
     made.prior = Hesitating(shares)
     assert len(list(made.after_each_pass(0.9 * TRUTH, PROJECTIONS, GRID, SCAN))) == taken
+    assert made.doubted is doubted
+    made.prior = Hesitating((0.7, 0.01, 0.01))
+    # Doubt lasts, and leaves one pass.
+    again = list(made.after_each_pass(0.9 * TRUTH, PROJECTIONS, GRID, SCAN))
+    assert len(again) == (1 if doubted else 3)
     assert made.doubted is doubted
     made.setup(None, None, "fit")
     assert made.doubted is False

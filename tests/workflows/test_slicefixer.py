@@ -162,7 +162,17 @@ def test_an_organ_without_a_prompt_is_refused(pairs, models, tmp_path, capsys):
     assert "elbow" in capsys.readouterr().err
 
 
-def test_a_strategy_that_splits_the_weights_is_refused(pairs, models, tmp_path, capsys):
-    options = [*run_options(pairs), *base_options(models), "--out", tmp_path / "run"]
-    assert diffnr("finetune", *options, "--strategy", "fsdp") == 2
-    assert "use ddp" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--strategy", "deepspeed_stage_2"), "use fsdp or ddp"),
+        (("--strategy", "fsdp", "--devices", "auto"), "devices is 'auto' with strategy fsdp"),
+    ],
+)
+def test_a_strategy_that_cannot_be_served_is_refused(
+    pairs, models, tmp_path, capsys, options, message
+):
+    common = [*run_options(pairs), *base_options(models), "--out", tmp_path / "run"]
+    assert diffnr("finetune", *common, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
