@@ -43,6 +43,10 @@ for name, scan in {"cone": cone, "parallel": parallel}.items():
     cloud = GaussianCloud(grid, num_gaussians=700)
     cloud.initialise(first, p, scan, 3)
     weights = list(cloud.parameters())
+    with torch.no_grad():
+        # As they are first, the Gaussians are round: many terms are zero.
+        for weight in weights:
+            weight += 0.3 * torch.randn(weight.shape, generator=generator)
     shown = cloud.render(scan[[3, 5]])
     show(name + " render", shown, *torch.autograd.grad((shown * p[[3, 5]]).sum(), weights))
     queried = cloud.query(grid)

@@ -151,6 +151,40 @@ def voxelise(
                             )
 
 
+# Compiled without fast mathematics: sums that may be regrouped come out otherwise where a kernel is compiled than where
+# it comes from the cache.
+@njit(cache=True, error_model="numpy")
+def add_gradients(
+    first: tuple[np.float32, np.float32, np.float32],
+    moments: np.ndarray,
+    rotation: np.ndarray,
+    turn: np.ndarray,
+    scale: np.ndarray,
+    position_gradient: np.ndarray,
+    scale_gradient: np.ndarray,
+) -> None:
+    """Add one Gaussian's gradients from its first and second moments; write that of the matrix R to `turn`.
+
+    With r a column of R and s its scale, the exponent is the sum of (r d)^2 / s^2.
+    """
+    for k in range(3):
+        per_variance = f4(1) / (scale[k] * scale[k])
+        pull = per_variance * (
+            rotation[0, k] * first[0] + rotation[1, k] * first[1] + rotation[2, k] * first[2]
+        )
+        stretch = f4(0)
+        for i in range(3):
+            position_gradient[i] += rotation[i, k] * pull
+            along = (
+                moments[i, 0] * rotation[0, k]
+                + moments[i, 1] * rotation[1, k]
+                + moments[i, 2] * rotation[2, k]
+            )
+            turn[i, k] = -per_variance * along
+            stretch += rotation[i, k] * along
+        scale_gradient[k] += stretch * per_variance / scale[k]
+
+
 @njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
 def voxelise_backward(
     scales: np.ndarray,
@@ -239,29 +273,21 @@ def voxelise_backward(
             density_gradient[g] += m0 * gain
             # In mm and times the peak.
             ex, ey, ez = edges[0], edges[1], edges[2]
-            mx, my, mz = peak * ex * mx, peak * ey * my, peak * ez * mz
             moments[0, 0] = peak * ex * ex * mxx
             moments[0, 1] = moments[1, 0] = peak * ex * ey * mxy
             moments[0, 2] = moments[2, 0] = peak * ex * ez * mxz
             moments[1, 1] = peak * ey * ey * myy
             moments[1, 2] = moments[2, 1] = peak * ey * ez * myz
             moments[2, 2] = peak * ez * ez * mzz
-            # With r a column of R and s its scale, q is the sum of (r d)^2 / s^2.
             rotation_matrix(rotations[g], rotation)
-            for k in range(3):
-                per_variance = f4(1) / (scales[g, k] * scales[g, k])
-                pull = per_variance * (
-                    rotation[0, k] * mx + rotation[1, k] * my + rotation[2, k] * mz
-                )
-                stretch = f4(0)
-                for i in range(3):
-                    position_gradient[g, i] += rotation[i, k] * pull
-                    along = (
-                        moments[i, 0] * rotation[0, k]
-                        + moments[i, 1] * rotation[1, k]
-                        + moments[i, 2] * rotation[2, k]
-                    )
-                    turn[i, k] = -per_variance * along
-                    stretch += rotation[i, k] * along
-                scale_gradient[g, k] += stretch * per_variance / scales[g, k]
+            first = (peak * ex * mx, peak * ey * my, peak * ez * mz)
+            add_gradients(
+                first,
+                moments,
+                rotation,
+                turn,
+                scales[g],
+                position_gradient[g],
+                scale_gradient[g],
+            )
             add_rotation_gradient(turn, rotations[g], rotation_gradient[g])
