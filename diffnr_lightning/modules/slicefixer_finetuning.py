@@ -349,7 +349,6 @@ class SliceFixerFinetuning(lightning.LightningModule):
         self.manual_backward(loss / self.accumulate)
         if self._steps_now:
             if is_split(self.prior):
-                # Unscaled only later, so that an overflow on one process is seen by all.
                 average_gradients(optimizer.param_groups[0]["params"])
             optimizer.step()
 

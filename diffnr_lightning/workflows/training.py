@@ -83,7 +83,7 @@ def finetune(
             f"iterations are {iterations}, data.iterations {data.iterations} and module.iterations {task.iterations}; "
             "the three have to agree."
         )
-    distribution = trainer_strategy(strategy, devices, num_nodes)
+    distribution = trainer_strategy(strategy, devices, num_nodes, precision)
     if isinstance(distribution, ModelParallelStrategy):
         frozen_backbone(network)
     run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
@@ -129,18 +129,21 @@ def finetune(
     return out
 
 
-def trainer_strategy(name: str, devices: int | str, num_nodes: int) -> str | Strategy:
+def trainer_strategy(
+    name: str, devices: int | str, num_nodes: int, precision: str
+) -> str | Strategy:
     """Return what Lightning's Trainer is told; its own `fsdp` splits what is trained too, and needs a GPU.
 
     Args:
         name: of the strategy.
         devices: of a node.
         num_nodes: of the run.
+        precision: of the computation.
 
     Raises:
-        ValueError: a strategy that splits what is trained, or fsdp without a number of devices.
+        ValueError: a strategy that splits what is trained, or fsdp without a number of devices or in float16.
     """
-    if name.startswith("deepspeed"):
+    if name.startswith(("deepspeed", "fsdp_")):
         raise ValueError(
             f"strategy is {name!r}, which splits what is trained; its moving average needs it whole: use fsdp or ddp."
         )
@@ -148,6 +151,10 @@ def trainer_strategy(name: str, devices: int | str, num_nodes: int) -> str | Str
         return name
     if not str(devices).isdigit():
         raise ValueError(f"devices is {devices!r} with strategy fsdp; their number is expected.")
+    if precision.startswith("16"):
+        raise ValueError(
+            f"precision is {precision!r} with strategy fsdp; expected bf16-mixed or 32-true."
+        )
     return ModelParallelStrategy(
         data_parallel_size=int(devices) * num_nodes,
         tensor_parallel_size=1,

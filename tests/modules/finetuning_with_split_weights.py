@@ -41,7 +41,7 @@ def main(work: str, strategy: str, precision: str, name: str, resume_from: str =
     )
     data = SlicePairData([folder / "pairs"], ITERATIONS, ("two",), context=0, batch_size=2, crop=32)
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=2, strategy=trainer_strategy(strategy, 2, 1),
+        accelerator="cpu", devices=2, strategy=trainer_strategy(strategy, 2, 1, precision),
         precision=precision, max_steps=module.optimizer_steps, max_epochs=1, logger=False,
         callbacks=[Kept(folder / f"{name}.ckpt")], val_check_interval=ITERATIONS,
         num_sanity_val_steps=0, use_distributed_sampler=False, enable_checkpointing=False,

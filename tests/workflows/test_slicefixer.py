@@ -166,6 +166,8 @@ def test_an_organ_without_a_prompt_is_refused(pairs, models, tmp_path, capsys):
     ("options", "message"),
     [
         (("--strategy", "deepspeed_stage_2"), "use fsdp or ddp"),
+        (("--strategy", "fsdp_cpu_offload"), "use fsdp or ddp"),
+        (("--strategy", "fsdp", "--precision", "16-mixed"), "expected bf16-mixed or 32-true"),
         (("--strategy", "fsdp", "--devices", "auto"), "devices is 'auto' with strategy fsdp"),
     ],
 )
