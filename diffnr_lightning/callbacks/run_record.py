@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,9 @@ class RunRecord(lightning.Callback):
         total = getattr(trainer.datamodule, "iterations", trainer.max_steps)
         last = trainer.global_step >= trainer.max_steps
         if last or pl_module.iteration % self.every == 0:
-            with replacing(self.checkpoint) as path:
-                trainer.save_checkpoint(path)
+            # All processes take part, the first one writes.
+            with replacing(self.checkpoint) if trainer.is_global_zero else nullcontext() as path:
+                trainer.save_checkpoint(path or self.checkpoint)
         if self.progress and (last or pl_module.iteration % BATCHES_BETWEEN_PROGRESS == 0):
             self.progress(pl_module.iteration, total, _loss_text(outputs))
 

@@ -200,6 +200,20 @@ def test_a_logger_follows_the_optimisation(case, tmp_path):
     assert len(lines) == 11
 
 
+def test_two_processes_finetune_in_one_folder(pairs, weights, tmp_path):
+    out = tmp_path / "two"
+    options = ["--devices", 2, "--strategy", "ddp_find_unused_parameters_true"]
+    command = [sys.executable, "-m", "diffnr_lightning.cli", "finetune", *finetune_options(pairs)]
+    subprocess.run(
+        [str(part) for part in (*command, *options, "--accelerator", "cpu", "--out", out)],
+        check=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert json.loads((out / "metrics.json").read_text())["iterations"] == 12
+    assert {path.name for path in out.iterdir()} == {p.name for p in weights.parent.iterdir()}
+
+
 def test_a_killed_finetuning_resumes_to_the_same_weights(pairs, weights, tmp_path):
     out = tmp_path / "run"
     options = [*finetune_options(pairs), "--out", out]
