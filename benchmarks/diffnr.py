@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from diffnr_lightning.data import Noise, chest, simulate_case  # noqa: E402
+from diffnr_lightning.data import Noise, generate, simulate_case  # noqa: E402
 from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
 from diffnr_lightning.workflows.run_folder import cpu_name  # noqa: E402
 from diffnr_lightning.workflows.settings import parse, shipped_config  # noqa: E402
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=24)
     options = parser.parse_args()
     case = simulate_case(
-        chest(1, size=options.size),
+        generate("phantom:1", options.size),
         size=options.size,
         num_views=options.views,
         noise=Noise("tigre", 1e4, 10.0),

@@ -29,8 +29,8 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from diffnr_lightning.data import chest  # noqa: E402
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles  # noqa: E402
+from diffnr_lightning.phantoms import chest  # noqa: E402
 from diffnr_lightning.representations import HashEncoding, NeuralField  # noqa: E402
 from diffnr_lightning.representations.neural_field import (  # noqa: E402
     _Network,

@@ -7,10 +7,8 @@ from diffnr_lightning.data.generated import generate, generated_seeds, is_genera
 from diffnr_lightning.data.measured import measured_case
 from diffnr_lightning.data.naf_pickles import read_naf_pickle
 from diffnr_lightning.data.noise import Noise
-from diffnr_lightning.data.phantom import chest
 from diffnr_lightning.data.scanner import Scanner
 from diffnr_lightning.data.simulation import simulate_case
-from diffnr_lightning.data.specimen import specimen
 from diffnr_lightning.data.volumes import LoadedVolume, load_volume, save_volume
 
 __all__ = [
@@ -21,7 +19,6 @@ __all__ = [
     "RaySampling",
     "ScanData",
     "Scanner",
-    "chest",
     "generate",
     "generated_seeds",
     "is_generated",
@@ -32,6 +29,5 @@ __all__ = [
     "read_naf_pickle",
     "save_volume",
     "simulate_case",
-    "specimen",
     "write_case",
 ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from diffnr_lightning.data.phantom import chest
-from diffnr_lightning.data.specimen import specimen
 from diffnr_lightning.data.volumes import LoadedVolume
+from diffnr_lightning.phantoms import Phantom, chest, specimen
 
-GENERATORS: dict[str, Callable[[int, int], LoadedVolume]] = {
+GENERATORS: dict[str, Callable[[int, int], Phantom]] = {
     "phantom": chest,
     "specimen": specimen,
 }
@@ -49,4 +47,5 @@ def generate(source: str, size: int) -> LoadedVolume:
     kind, seeds = generated_seeds(source)
     if len(seeds) != 1:
         raise ValueError(f"volume is {source!r}; {kind}:SEED, one object, is expected here.")
-    return replace(GENERATORS[kind](seeds[0], size), source=source)
+    phantom = GENERATORS[kind](seeds[0], size)
+    return LoadedVolume(phantom.array, phantom.spacing_mm, "HU", phantom.name, source=source)

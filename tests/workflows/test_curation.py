@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from diffnr_lightning import cli
-from diffnr_lightning.data import chest
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
+from diffnr_lightning.phantoms import chest
 from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
 from diffnr_lightning.workflows.volume_sources import volume_sources

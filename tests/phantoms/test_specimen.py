@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffnr_lightning.data.generated import generate, generated_seeds, is_generated
-from diffnr_lightning.data.specimen import KINDS, SIDE_MM, kind_of, specimen
+from diffnr_lightning.phantoms.specimen import KINDS, SIDE_MM, kind_of, specimen
 
 SEEDS = range(6)
 
@@ -27,8 +27,7 @@ def test_values_and_field_of_view(specimens, seed):
     volume = specimens[seed]
     assert volume.array.shape == (32,) * 3
     assert volume.array.dtype == np.float32
-    assert volume.unit == "HU"
-    assert volume.size_mm == pytest.approx((SIDE_MM,) * 3)
+    assert volume.spacing_mm == pytest.approx((SIDE_MM / 32,) * 3)
     assert volume.name == f"specimen_{seed}"
     assert np.isfinite(volume.array).all()
     assert volume.array.min() >= -1000

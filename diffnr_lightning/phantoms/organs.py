@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffnr_lightning.data.phantom_anatomy import (
+from diffnr_lightning.phantoms.anatomy import (
     SIDES,
     Thorax,
     ellipsoid,
     smooth_max,
     smooth_min,
 )
-from diffnr_lightning.data.phantom_canvas import Canvas, inside
-from diffnr_lightning.data.phantom_vessels import Path, lung_points
+from diffnr_lightning.phantoms.canvas import Canvas, inside
+from diffnr_lightning.phantoms.vessels import Path, lung_points
 
 # HU of blood and perfused tissue without contrast agent, and early and late after it was injected.
 PHASES = {

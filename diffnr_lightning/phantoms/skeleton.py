@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffnr_lightning.data.phantom_anatomy import (
+from diffnr_lightning.phantoms.anatomy import (
     ARM_END,
     CERVICAL_MM,
     PHI,
@@ -20,7 +20,7 @@ from diffnr_lightning.data.phantom_anatomy import (
     Thorax,
     smooth_min,
 )
-from diffnr_lightning.data.phantom_canvas import Canvas, Point, capsule
+from diffnr_lightning.phantoms.canvas import Canvas, Point, capsule
 
 RIB_START = 0.27
 # For every rib: how far it drops (mm), where its bone ends and its cartilage ends (phi), how far

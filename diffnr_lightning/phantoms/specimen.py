@@ -13,8 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from diffnr_lightning.data.phantom_canvas import Canvas, check_seed_and_size, inside, noise
-from diffnr_lightning.data.volumes import LoadedVolume
+from diffnr_lightning.phantoms.canvas import Canvas, Phantom, check_seed_and_size, inside, noise
 
 SIDE_MM = 200.0
 AIR_HU, METAL_HU = -1000.0, 1024.0
@@ -25,7 +24,7 @@ FARTHEST_MM = 0.5 * SIDE_MM * 3**0.5
 BALL_MM3 = 4 / 3 * np.pi * FARTHEST_MM**3
 
 
-def specimen(seed: int, size: int = 128) -> LoadedVolume:
+def specimen(seed: int, size: int = 128) -> Phantom:
     """Generate a specimen; consecutive seeds take turns between the kinds.
 
     Args:
@@ -51,12 +50,10 @@ def specimen(seed: int, size: int = 128) -> LoadedVolume:
     grain = noise(texture_rng, 3.0, canvas.axis_mm) * np.float32(texture_rng.uniform(0, 25))
     canvas.hu += grain * np.clip((canvas.hu - AIR_HU) / 500, 0, 1)
     np.clip(canvas.hu, AIR_HU, METAL_HU, out=canvas.hu)
-    return LoadedVolume(
+    return Phantom(
         array=canvas.hu,
         spacing_mm=(canvas.spacing_mm,) * 3,
-        unit="HU",
         name=f"specimen_{seed}",
-        source=f"generated specimen, seed {seed}",
     )
 
 

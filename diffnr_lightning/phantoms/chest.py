@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffnr_lightning.data.phantom_anatomy import (
+from diffnr_lightning.phantoms.anatomy import (
     ARM_END,
     ARM_MM,
     LEVELS,
@@ -20,8 +20,8 @@ from diffnr_lightning.data.phantom_anatomy import (
     Variation,
     smooth_min,
 )
-from diffnr_lightning.data.phantom_canvas import Canvas, check_seed_and_size, inside, noise
-from diffnr_lightning.data.phantom_organs import (
+from diffnr_lightning.phantoms.canvas import Canvas, Phantom, check_seed_and_size, inside, noise
+from diffnr_lightning.phantoms.organs import (
     PHASES,
     abdomen,
     heart,
@@ -30,9 +30,8 @@ from diffnr_lightning.data.phantom_organs import (
     plaques,
     table,
 )
-from diffnr_lightning.data.phantom_skeleton import rib_cage, shoulder_blades, shoulder_girdle, spine
-from diffnr_lightning.data.phantom_vessels import lung_trees, tree, trunks
-from diffnr_lightning.data.volumes import LoadedVolume
+from diffnr_lightning.phantoms.skeleton import rib_cage, shoulder_blades, shoulder_girdle, spine
+from diffnr_lightning.phantoms.vessels import lung_trees, tree, trunks
 
 HU_RANGE = (-1000.0, 2000.0)
 WARP_MM = 1.4
@@ -52,7 +51,7 @@ TEXTURE_HU = (
 SLAB_VOXELS = 300_000
 
 
-def chest(seed: int, size: int = 128, table_top: bool = False) -> LoadedVolume:
+def chest(seed: int, size: int = 128, table_top: bool = False) -> Phantom:
     """Generate a chest CT scan.
 
     Array axes are the package's: z grows to the head, y to the back, x to the patient's left, so an
@@ -102,12 +101,10 @@ def chest(seed: int, size: int = 128, table_top: bool = False) -> LoadedVolume:
         back = float(thorax.axis_y(20.0)) + float(thorax.skin[len(LEVELS) // 2 + 10, :40].max())
         table(canvas, back + 6.0)
     np.clip(canvas.hu, *HU_RANGE, out=canvas.hu)
-    return LoadedVolume(
+    return Phantom(
         array=np.ascontiguousarray(canvas.hu, dtype=np.float32),
         spacing_mm=(canvas.spacing_mm,) * 3,
-        unit="HU",
         name=f"phantom_{seed}",
-        source=f"generated chest, seed {seed}",
     )
 
 

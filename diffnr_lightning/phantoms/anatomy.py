@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from diffnr_lightning.data.phantom_canvas import Point, capsule
+from diffnr_lightning.phantoms.canvas import Point, capsule
 
 PHI = np.linspace(0.0, np.pi, 181)
 LEVELS = np.arange(-240.0, 241.0, 2.0)

@@ -8,6 +8,8 @@ between patients.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 Box = tuple[slice, slice, slice]
@@ -19,6 +21,20 @@ WARP_CELL_MM = 62.0
 # A sample in the middle of every quarter of a voxel: noise finer than the voxel averages out
 # instead of aliasing.
 SUBSAMPLES = (-0.375, -0.125, 0.125, 0.375)
+
+
+class Phantom(NamedTuple):
+    """A generated object.
+
+    Attributes:
+        array: (Z, Y, X) float32 in HU.
+        spacing_mm: voxel edges (z, y, x) in mm.
+        name: of the object, kind and seed.
+    """
+
+    array: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    name: str
 
 
 def check_seed_and_size(seed: int, size: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from diffnr_lightning.data.phantom_anatomy import SIDES, Thorax
+from diffnr_lightning.phantoms.anatomy import SIDES, Thorax
 
 Path = tuple[np.ndarray, np.ndarray]
 
