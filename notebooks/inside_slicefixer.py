@@ -22,7 +22,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from diffnr_lightning.callbacks import PseudoReference
-from diffnr_lightning.data import Noise, chest, simulate_case
+from diffnr_lightning.consistency import align
+from diffnr_lightning.data import Noise, generate, simulate_case
 from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.priors import (
     CrossAttnFusionAdapter,
@@ -30,7 +31,7 @@ from diffnr_lightning.priors import (
     load_default,
     repair_volume,
 )
-from diffnr_lightning.solvers import align, backprojected_residual
+from diffnr_lightning.solvers import backprojected_residual
 from diffnr_lightning.workflows import Problem, Solver
 
 SIZE = 64  # voxels along each edge
@@ -45,7 +46,9 @@ PLANES = ("axial", "coronal", "sagittal")
 
 # %%
 noise = Noise(mode="tigre", photons=1e4, electronic=10)
-case = simulate_case(chest(5, size=SIZE), size=SIZE, num_views=16, noise=noise, name="chest_5")
+case = simulate_case(
+    generate("phantom:5", SIZE), size=SIZE, num_views=16, noise=noise, name="chest_5"
+)
 problem = Problem(case.projections, case.scan, case.grid, case.seed)
 degraded = Solver("asd_pocs").reconstruct(problem)
 

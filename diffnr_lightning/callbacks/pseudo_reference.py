@@ -11,6 +11,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import align, best_share, misfit
 from diffnr_lightning.priors import (
     Prior,
     biplanar_conditioning,
@@ -18,7 +19,7 @@ from diffnr_lightning.priors import (
     load_prior,
     repair_volume,
 )
-from diffnr_lightning.solvers import align, backprojected_residual, best_share, misfit
+from diffnr_lightning.solvers import backprojected_residual
 
 logger = logging.getLogger("diffnr")
 
@@ -44,7 +45,7 @@ class PseudoReference(lightning.Callback):
         every: batches between two repairs (ell).
         repairs: how many repairs at most; None is no limit.
         planes: slices that are repaired; the results of several planes are averaged.
-        align_iterations: iterations of `solvers.align`, which pulls the repaired volume back to the measured
+        align_iterations: iterations of `consistency.align`, which pulls the repaired volume back to the measured
             projections before it supervises; 0 leaves it as the prior made it.
         passes: how often a volume is repaired and aligned at most, each time what came out of the pass before; a prior
             that looks at the residual is shown what is still missing. See `after_each_pass` for those not taken.

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffnr_lightning.consistency.simultaneous import simultaneous_steps
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import project
-from diffnr_lightning.solvers.sirt import sirt
 
 
 def align(
@@ -57,7 +57,13 @@ def align(
     if detail:
         residual = projections - project(volume, grid, scan)
         projections = projections - _smoothed(residual, detail, axes=(1, 2))
-    moved = sirt(projections, grid, scan, iterations=iterations, initial=volume)
+    moved = simultaneous_steps(
+        volume.detach().to(projections, copy=True).contiguous(),
+        projections,
+        grid,
+        scan,
+        iterations=iterations,
+    )
     change = _smoothed(moved - volume, smoothing, axes=(0, 1, 2))
     return torch.where(volume > support, (volume + change).clamp(min=0), volume)
 

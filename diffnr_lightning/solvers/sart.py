@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import normalise
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
-from diffnr_lightning.solvers.normalisation import normalise
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
 
 _MOST_SUBSETS = 40

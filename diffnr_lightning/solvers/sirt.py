@@ -5,16 +5,13 @@ Source: J. Gregor, T. Benson, "Computational analysis and improvement of SIRT", 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import Weights, simultaneous_steps
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors import backproject, project
-from diffnr_lightning.solvers.normalisation import Weights, normalise
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
 
 
-@torch.no_grad()
 def sirt(
     projections: Tensor,
     grid: VolumeGrid,
@@ -27,7 +24,7 @@ def sirt(
     weights: Weights | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Iterate ``x <- x + relaxation * C A^T R (b - A x)``, C and R from `normalise`.
+    """Iterate ``x <- x + relaxation * C A^T R (b - A x)``, C and R from `consistency.normalise`.
 
     Few iterations from a good volume move it towards the measurements and leave what they do not
     see.
@@ -52,13 +49,14 @@ def sirt(
     """
     check_iterations(iterations, relaxation)
     volume = start_volume(projections, grid, scan, initial)
-    weights = weights or normalise(grid, scan, projections)
-    step = relaxation * weights.voxels
-    for done in range(1, iterations + 1):
-        residual = projections - project(volume, grid, scan)
-        volume.addcmul_(step, backproject(residual * weights.rays, grid, scan))
-        if nonnegative:
-            volume.clamp_(min=0.0)
-        if progress is not None:
-            progress(done, iterations, f"residual {float(residual.norm()):.4g}")
-    return volume
+    return simultaneous_steps(
+        volume,
+        projections,
+        grid,
+        scan,
+        iterations=iterations,
+        relaxation=relaxation,
+        nonnegative=nonnegative,
+        weights=weights,
+        progress=progress,
+    )

@@ -3,10 +3,12 @@
 from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.demo import demo
 from diffnr_lightning.workflows.doctor import doctor
-from diffnr_lightning.workflows.methods import Method, Problem, Scene, Solver
+from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.reporting import evaluate, report
 from diffnr_lightning.workflows.scanning import ingest, simulate
+from diffnr_lightning.workflows.scene import Scene
+from diffnr_lightning.workflows.solver import Solver
 from diffnr_lightning.workflows.submission import submit
 from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.training import finetune

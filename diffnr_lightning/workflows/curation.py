@@ -17,10 +17,11 @@ from diffnr_lightning.data import Case, LoadedVolume, Noise, Scanner, simulate_c
 from diffnr_lightning.priors import biplanar_conditioning
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
 from diffnr_lightning.solvers import backprojected_residual
-from diffnr_lightning.workflows.methods import Problem, Scene
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
+from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import environment
+from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
 
 # They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.

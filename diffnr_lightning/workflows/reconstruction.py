@@ -18,9 +18,10 @@ from diffnr_lightning.metrics import evaluate_volume, projection_error
 from diffnr_lightning.projectors import project
 from diffnr_lightning.reports import preview
 from diffnr_lightning.solvers import analytic
-from diffnr_lightning.workflows.methods import Method, Problem, Scene
+from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.scene import Scene
 
 logger = logging.getLogger("diffnr")
 

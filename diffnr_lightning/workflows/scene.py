@@ -1,100 +1,22 @@
-"""Ways from projections to a volume: a classical solver, or a representation optimised for the scan."""
+"""The method that optimises a representation for its scan: DiffNR and its baselines."""
 
 from __future__ import annotations
 
-import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import lightning
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from diffnr_lightning import solvers
 from diffnr_lightning.callbacks import DensityControl, PseudoReference
 from diffnr_lightning.data import RaySampling, ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.representations import GaussianCloud, Representation
+from diffnr_lightning.workflows.problem import Method, Problem
+from diffnr_lightning.workflows.solver import Solver
 from diffnr_lightning.workflows.trial import Trial
-
-Progress = Callable[[int, int, str], None]
-
-
-class Problem(NamedTuple):
-    """What every method is given.
-
-    Attributes:
-        projections: (V, H, W) line integrals of normalised attenuation in mm.
-        scan: their geometry.
-        grid: voxels of the volume that is wanted.
-        seed: of everything random.
-        folder: where checkpoints may be kept, None to keep none.
-        callbacks: Lightning callbacks that watch an optimisation (record, progress).
-        curves: Lightning logger of an optimisation.
-        progress: called with (done, total, text) by solvers.
-    """
-
-    projections: Tensor
-    scan: ScanGeometry
-    grid: VolumeGrid
-    seed: int = 0
-    checkpoint: Path | None = None
-    callbacks: tuple[lightning.Callback, ...] = ()
-    curves: Logger | None = None
-    progress: Progress | None = None
-
-
-class Method(ABC):
-    """A way from projections to a volume; subclasses are named in configs by ``class_path``.
-
-    Attributes:
-        name: in tables, where the command gives no other.
-        findings: what `metrics.json` is told of the last reconstruction.
-    """
-
-    name: str
-    findings: dict[str, Any]
-
-    @abstractmethod
-    def reconstruct(self, problem: Problem) -> Tensor:
-        """Return the volume (Z, Y, X) in normalised attenuation."""
-
-
-class Solver(Method):
-    """Run one of the classical solvers.
-
-    Args:
-        name: which one; `analytic` is FDK for cone beam and filtered backprojection for parallel beam.
-        options: keyword arguments of the function in `diffnr_lightning.solvers`.
-
-    Raises:
-        ValueError: an option that the solver does not have.
-    """
-
-    def __init__(
-        self,
-        name: Literal["analytic", "sirt", "sart", "asd_pocs"],
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        self.name = name
-        self.findings = {}
-        self.options = options or {}
-        self.function = getattr(solvers, name)
-        parameters = inspect.signature(self.function).parameters
-        _check_options(name, self.function, self.options)
-        self.shows_progress = "progress" in parameters
-
-    def reconstruct(self, problem: Problem) -> Tensor:
-        """Return the solver's volume."""
-        progress = {"progress": problem.progress} if self.shows_progress else {}
-        return self.function(
-            problem.projections, problem.grid, problem.scan, **self.options, **progress
-        )
 
 
 class Scene(Method):
@@ -158,21 +80,20 @@ class Scene(Method):
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""
         self.findings = {}
         if self.trial is not None:
-            verdict = self.trial.judge(self, problem)
+            verdict = self.trial.judge(problem, self._without_prior, self.pseudo_reference.repair)
             self.findings = {"trial": verdict._asdict()}
             if not verdict.passed:
-                until = min(self.pseudo_reference.every, self.iterations)
-                return self.fit(problem, until, prior=False).query_volume().detach()
-        module = self.fit(problem)
-        with torch.no_grad():
-            volume = module.query_volume()
+                return self._without_prior(
+                    problem, min(self.pseudo_reference.every, self.iterations)
+                )
+        volume = _volume_of(self.fit(problem))
         if self.finish == "repair":
             volume = self.pseudo_reference.repair(
                 volume, problem.projections, problem.grid, problem.scan
             )
         if self.pseudo_reference is not None:
             self.findings["doubted"] = self.pseudo_reference.doubted
-        return volume.detach()
+        return volume
 
     def fit(
         self, problem: Problem, stop_at: int | None = None, *, prior: bool = True
@@ -211,17 +132,11 @@ class Scene(Method):
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         return module.to(problem.projections.device)
 
+    def _without_prior(self, problem: Problem, stop_at: int) -> Tensor:
+        """Return the volume (Z, Y, X) after some iterations in which the prior has no part."""
+        return _volume_of(self.fit(problem, stop_at, prior=False))
 
-def _check_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
-    """Refuse options that the solver does not have, and values of another type."""
-    parser = ArgumentParser(exit_on_error=False)
-    given = {"projections", "grid", "scan", "initial", "progress"}
-    known = parser.add_function_arguments(function, skip=given, fail_untyped=False)
-    for key, value in options.items():
-        if key not in known:
-            raise ValueError(f"solver {name} has no option {key!r}; it has {', '.join(known)}.")
-        try:
-            parser.parse_object({key: value})
-        except ArgumentError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"option {key} of solver {name} is {value!r}: {reason}") from None
+
+@torch.no_grad()
+def _volume_of(module: SceneOptimization) -> Tensor:
+    return module.query_volume().detach()

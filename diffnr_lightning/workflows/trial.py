@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from diffnr_lightning.solvers import misfit
-
-if TYPE_CHECKING:
-    from diffnr_lightning.workflows.methods import Problem, Scene
+from diffnr_lightning.consistency import misfit
+from diffnr_lightning.workflows.problem import Problem
 
 logger = logging.getLogger("diffnr")
 
@@ -57,8 +57,18 @@ class Trial:
         self.iterations = iterations
         self.worst = worst
 
-    def judge(self, scene: Scene, problem: Problem) -> Verdict:
+    def judge(
+        self,
+        problem: Problem,
+        fit: Callable[[Problem, int], Tensor],
+        repair: Callable[..., Tensor],
+    ) -> Verdict:
         """Fit, repair and compare.
+
+        Args:
+            problem: what is given; views of it are left out.
+            fit: returns the volume (Z, Y, X) after that many iterations without the prior.
+            repair: returns what the prior makes of (volume, projections, grid, scan).
 
         Raises:
             ValueError: a scan of too few views to leave some out.
@@ -79,12 +89,9 @@ class Trial:
             callbacks=(),
             curves=None,
         )
-        module = scene.fit(fitted, self.iterations, prior=False)
+        volume = fit(fitted, self.iterations)
         with torch.no_grad():
-            volume = module.query_volume()
-            repaired = scene.pseudo_reference.repair(
-                volume, fitted.projections, problem.grid, fitted.scan
-            )
+            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan)
             measured, scan = problem.projections[~shown], problem.scan[~shown]
             before, after = (
                 misfit(candidate, measured, problem.grid, scan) for candidate in (volume, repaired)

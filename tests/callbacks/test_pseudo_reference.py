@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from diffnr_lightning.callbacks import PseudoReference
+from diffnr_lightning.consistency import align, best_share
 from diffnr_lightning.data import ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
-from diffnr_lightning.solvers import align, backprojected_residual, best_share
+from diffnr_lightning.solvers import backprojected_residual
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

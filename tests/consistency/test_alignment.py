@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from diffnr_lightning.consistency import align
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
-from diffnr_lightning.solvers import align
 
 GRID = VolumeGrid((16, 16, 16), 2.0)
 SCAN = ScanGeometry.cone(

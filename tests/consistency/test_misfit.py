@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from diffnr_lightning.consistency import best_share
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
-from diffnr_lightning.solvers import best_share
 
 GRID = VolumeGrid((10, 12, 12), 2.0)
 SCAN = ScanGeometry.cone(

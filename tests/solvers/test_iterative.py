@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffnr_lightning.consistency import normalise
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
-from diffnr_lightning.solvers import analytic, asd_pocs, normalise, sart, sirt
+from diffnr_lightning.solvers import analytic, asd_pocs, sart, sirt
 from diffnr_lightning.solvers.sart import golden_order, ordered_subsets
 
 FAST = {"sirt": {"iterations": 40}, "sart": {"iterations": 6}, "asd_pocs": {"iterations": 10}}

@@ -6,7 +6,7 @@ from diffnr_lightning.data import RaySampling
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
-from diffnr_lightning.workflows.methods import Problem, Scene, Solver
+from diffnr_lightning.workflows import Problem, Scene, Solver
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""Steps towards the projections, all views at once, each ray and voxel scaled by its sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.consistency.normalisation import Weights, normalise
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors import backproject, project
+
+
+@torch.no_grad()
+def simultaneous_steps(
+    volume: Tensor,
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    *,
+    iterations: int,
+    relaxation: float = 1.0,
+    nonnegative: bool = True,
+    weights: Weights | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Tensor:
+    """Iterate ``x <- x + relaxation * C A^T R (b - A x)`` in place, C and R from `normalise`.
+
+    Args:
+        volume: (Z, Y, X), which is overwritten.
+        projections: (V, H, W) measured, line integrals of the same quantity in mm.
+        grid: voxels of the volume.
+        scan: geometry of the projections, in any poses.
+        iterations: passes over all views.
+        relaxation: length of the step, in (0, 2).
+        nonnegative: set negative voxels to zero after every iteration.
+        weights: `normalise(grid, scan, projections)` if it is known from an earlier call.
+        progress: called with (done, total, text) after every iteration.
+
+    Returns:
+        (Z, Y, X), the volume that was given.
+
+    Source: J. Gregor, T. Benson, "Computational analysis and improvement of SIRT", IEEE TMI 2008.
+    """
+    weights = weights or normalise(grid, scan, projections)
+    step = relaxation * weights.voxels
+    for done in range(1, iterations + 1):
+        residual = projections - project(volume, grid, scan)
+        volume.addcmul_(step, backproject(residual * weights.rays, grid, scan))
+        if nonnegative:
+            volume.clamp_(min=0.0)
+        if progress is not None:
+            progress(done, iterations, f"residual {float(residual.norm()):.4g}")
+    return volume

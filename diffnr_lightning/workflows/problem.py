@@ -1,0 +1,56 @@
+"""What every method is given, and what a method is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+
+Progress = Callable[[int, int, str], None]
+
+
+class Problem(NamedTuple):
+    """What every method is given.
+
+    Attributes:
+        projections: (V, H, W) line integrals of normalised attenuation in mm.
+        scan: their geometry.
+        grid: voxels of the volume that is wanted.
+        seed: of everything random.
+        checkpoint: file of an optimisation that was interrupted, None to begin anew.
+        callbacks: Lightning callbacks that watch an optimisation (record, progress).
+        curves: Lightning logger of an optimisation.
+        progress: called with (done, total, text) by solvers.
+    """
+
+    projections: Tensor
+    scan: ScanGeometry
+    grid: VolumeGrid
+    seed: int = 0
+    checkpoint: Path | None = None
+    callbacks: tuple[lightning.Callback, ...] = ()
+    curves: Logger | None = None
+    progress: Progress | None = None
+
+
+class Method(ABC):
+    """A way from projections to a volume; subclasses are named in configs by ``class_path``.
+
+    Attributes:
+        name: in tables, where the command gives no other.
+        findings: what `metrics.json` is told of the last reconstruction.
+    """
+
+    name: str
+    findings: dict[str, Any]
+
+    @abstractmethod
+    def reconstruct(self, problem: Problem) -> Tensor:
+        """Return the volume (Z, Y, X) in normalised attenuation."""
