@@ -16,6 +16,7 @@ EVERYTHING = {
     "callbacks",
     "consistency",
     "data",
+    "files",
     "geometry",
     "losses",
     "metrics",
@@ -29,6 +30,7 @@ EVERYTHING = {
 }
 MAY_IMPORT = {
     "assets": set(),
+    "files": set(),
     "batches": set(),
     "geometry": set(),
     "losses": set(),
@@ -38,11 +40,11 @@ MAY_IMPORT = {
     "representations": {"geometry", "projectors", "losses"},
     "consistency": {"geometry", "projectors"},
     "solvers": {"consistency", "geometry", "projectors", "losses"},
-    "priors": {"losses"},
-    "data": {"batches", "geometry", "phantoms", "projectors"},
+    "priors": {"files", "losses"},
+    "data": {"files", "batches", "geometry", "phantoms", "projectors"},
     "modules": {"batches", "geometry", "representations", "priors", "losses", "metrics"},
-    "callbacks": {"consistency", "representations", "priors", "metrics", "solvers"},
-    "reports": {"metrics"},
+    "callbacks": {"files", "consistency", "representations", "priors", "metrics", "solvers"},
+    "reports": {"files", "metrics"},
     "workflows": EVERYTHING,
     "cli": {"workflows"},
 }

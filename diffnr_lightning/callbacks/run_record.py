@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+
+from diffnr_lightning.files import replacing
 
 # A loss is read from the device only now and then: reading it waits for the device.
 BATCHES_BETWEEN_PROGRESS = 10
@@ -124,26 +125,6 @@ class RunRecord(lightning.Callback):
         """Add what the run had cost up to the checkpoint."""
         self.use.earlier_seconds = state_dict["seconds"]
         self.use.earlier_peak_mb = state_dict["peak_memory_mb"]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` to write to; `path` changes only when all is written.
-
-    Args:
-        path: file that is wanted, complete or not at all.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, since writers choose the format by it.
-    part = path.with_name(f".{os.getpid()}.part.{path.name}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _loss_text(outputs: Any) -> str:

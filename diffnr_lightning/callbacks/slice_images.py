@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffnr_lightning.callbacks.run_record import replacing
+from diffnr_lightning.files import replacing
 
 PANELS = ("degraded", "repaired", "clean")
 INCHES = 2.4

@@ -10,9 +10,6 @@ here, once.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +28,7 @@ from diffnr_lightning.data.case_metadata import (
     view_entries,
 )
 from diffnr_lightning.data.volumes import checked_volume, read_array
+from diffnr_lightning.files import replacing_folder
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
 
 # R2-Gaussian's generator for real data writes "ct" where its reader looks for "vol".
@@ -112,18 +110,8 @@ def write_case(case: Case, path: str | Path) -> Path:
             f"folder {path} exists and holds no case ({META_FILE} is missing); choose an empty or "
             f"new folder."
         )
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        temporary.chmod(0o755)
-        _write_files(case, temporary)
-        _exchange(temporary, path)
-    except OSError as error:
-        raise ValueError(f"case folder {path} cannot be written: {error.strerror}.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with replacing_folder(path) as part:
+        _write_files(case, part)
     return path
 
 
@@ -303,17 +291,6 @@ def _described_by(scanner: Mapping[str, Any], scan: ScanGeometry) -> bool:
         shift = np.einsum("vij,vj->vi", across, rebuilt.detector_mm - scan.detector_mm)
         pairs += [(rebuilt.direction, scan.direction), (shift, np.zeros_like(shift))]
     return all(np.abs(a - b).max() <= GEOMETRY_TOLERANCE * scale for a, b in pairs)
-
-
-def _exchange(temporary: Path, path: Path) -> None:
-    """Put the finished folder at `path`; an older one is moved away first, removed last."""
-    old = None
-    if path.exists():
-        old = temporary.with_name(temporary.name + ".old")
-        os.replace(path, old)
-    os.replace(temporary, path)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_projections(

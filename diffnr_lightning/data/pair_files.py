@@ -8,10 +8,7 @@ sagittal one touches every page of its volume). Several processes may add files 
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from diffnr_lightning.files import remove_leftovers, whole_files, write_bytes
 
 FORMAT = "diffnr slice pairs 1"
 
@@ -94,12 +93,10 @@ def write_pairs(
             raise ValueError(f"{key} of {name} is not finite everywhere; leave this scan out.")
         lowest = -1 if key == "residual" else 0
         tensors[key] = tensor.detach().cpu().clamp(lowest, 1).to(torch.float16).contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
-    for leftover in folder.glob(f".{glob.escape(path.name)}.*.part"):
-        leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote this scan
+    remove_leftovers(folder, path.name)
     content = save(tensors, metadata={"format": FORMAT, "info": json.dumps(info)})
-    write_in_one_step(path, *_ordered(content))
+    write_bytes(path, *_ordered(content))
     return path
 
 
@@ -111,7 +108,7 @@ def open_pairs(folder: str | Path) -> dict[str, ScanPairs]:
         ValueError: a file that `write_pairs` did not write or that was damaged since.
     """
     folder = Path(folder)
-    scans = {file.stem: _open(file) for file in sorted(folder.glob("*.safetensors"))}
+    scans = {file.stem: _open(file) for file in whole_files(folder, "*.safetensors")}
     if not scans:
         raise FileNotFoundError(
             f"{folder} holds no slice pairs (*.safetensors); make some with `diffnr curate`."
@@ -126,23 +123,6 @@ def read_info(path: Path) -> dict[str, Any]:
         ValueError: a file that `write_pairs` did not write or that was damaged since.
     """
     return _open(path).info
-
-
-def write_in_one_step(path: Path, *pieces: bytes | memoryview) -> None:
-    """Write a file of which readers see all or nothing, whenever the process is killed.
-
-    Args:
-        path: file that is wanted; its folder exists.
-        pieces: what it shall hold, in this order.
-    """
-    # Processes of several machines share a folder, and their numbers may be the same.
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.writelines(pieces)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _ordered(content: bytes) -> tuple[bytes, bytes, memoryview]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from diffnr_lightning.data.pair_files import read_info, write_in_one_step
+from diffnr_lightning.data.pair_files import read_info
+from diffnr_lightning.files import whole_files, write_bytes
 
 MANIFEST = "manifest.json"
 SHARED_OUT = ("representation", "layout", "views")
@@ -38,12 +39,12 @@ def write_manifest(folder: Path) -> dict[str, Any]:
     """
     infos: dict[str, dict[str, Any]] = {}
     while True:
-        files = sorted(folder.glob("*.safetensors"))
+        files = whole_files(folder, "*.safetensors")
         infos = {file.name: infos.get(file.name) or read_info(file) for file in files}
         manifest = {"shares": shares(list(infos.values())), "scans": _shortened(infos)}
-        write_in_one_step(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        write_bytes(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         # Another process may have added a scan, and its manifest, since the files were listed.
-        if sorted(folder.glob("*.safetensors")) == files:
+        if whole_files(folder, "*.safetensors") == files:
             return manifest
 
 

@@ -9,8 +9,6 @@ are taken as (Z, Y, X) as they are.
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +19,7 @@ import tifffile
 from torch import Tensor
 
 from diffnr_lightning.data.dicom_series import read_series, series_in
+from diffnr_lightning.files import replacing
 from diffnr_lightning.geometry import VolumeGrid
 
 Unit = Literal["HU", "arbitrary"]
@@ -200,20 +199,11 @@ def save_volume(
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array, dtype=np.float32))
     image.SetSpacing([float(edge) for edge in grid.voxel_mm[::-1]])
     image.SetOrigin([float(o + f) for o, f in zip(grid.origin_mm, frame_origin_mm, strict=True)])
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_suffix(path))
-        os.close(handle)
-        SimpleITK.WriteImage(image, temporary, useCompression=True)
-        # mkstemp makes files for their owner alone; results are for whoever may read the folder.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else "the image writer failed"
-        raise ValueError(f"volume {path} cannot be written: {reason}.") from error
+    with replacing(path) as part:
+        try:
+            SimpleITK.WriteImage(image, str(part), useCompression=True)
+        except RuntimeError as error:
+            raise ValueError(f"{path} cannot be written: the image writer failed.") from error
     return path
 
 
@@ -312,9 +302,3 @@ def _suffix(path: Path) -> str:
 
 def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(_suffix(path))] if path.is_file() else path.name
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

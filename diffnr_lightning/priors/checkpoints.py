@@ -6,7 +6,6 @@ import inspect
 import io
 import json
 import logging
-import os
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from diffnr_lightning.files import write_bytes
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.slicefixer import SliceFixer
 from diffnr_lightning.priors.turbo_checkpoints import read_turbo_checkpoint, turbo_entries
@@ -64,7 +64,7 @@ def save_prior(
         "architecture": json.dumps(prior.architecture),
         "metadata": json.dumps(metadata or {}),
     }
-    _replace(Path(path), save(tensors, metadata=header))
+    write_bytes(Path(path), save(tensors, metadata=header))
 
 
 def export_turbo_checkpoint(path: str | Path, prior: SliceFixer) -> None:
@@ -90,7 +90,7 @@ def export_turbo_checkpoint(path: str | Path, prior: SliceFixer) -> None:
     _refuse_infinite(prior.trained_state(), "float32")
     content = io.BytesIO()
     torch.save(turbo_entries(prior), content)
-    _replace(path, content.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def _stored(prior: CompactSliceFixer | SliceFixer) -> tuple[dict[str, Tensor], torch.dtype]:
@@ -106,16 +106,6 @@ def _refuse_infinite(tensors: dict[str, Tensor], dtype: str) -> None:
             f"weight {broken[0]} of the prior is not finite in {dtype}; do not export a run that "
             "diverged: lower its learning rate."
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from diffnr_lightning.files import write_bytes
 from diffnr_lightning.reports.planes import PLANES, Plane, image_of, pixel_aspect
 from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
-from diffnr_lightning.reports.writing import write_whole
 
 # Share of the intensity window that the error maps span unless said otherwise.
 ERROR_SHARE = 0.1
@@ -247,4 +247,4 @@ def _show(
 def _save(figure: Figure, path: Path) -> Path:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=110, facecolor=BACKGROUND)
-    return write_whole(path, buffer.getvalue())
+    return write_bytes(path, buffer.getvalue())

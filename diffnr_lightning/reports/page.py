@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffnr_lightning.files import write_bytes
 from diffnr_lightning.reports.figures import display_window, full_window, score_caption
 from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
 from diffnr_lightning.reports.tables import (
@@ -33,7 +34,6 @@ from diffnr_lightning.reports.tables import (
     row_label,
     score_table,
 )
-from diffnr_lightning.reports.writing import write_whole
 
 log = logging.getLogger("diffnr")
 
@@ -116,7 +116,7 @@ def write_page(
     }
     # In one pass, so that nothing is looked for inside of what was filled in.
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: content[match[1]], _asset("page.html"))
-    return write_whole(Path(out), page.encode())
+    return write_bytes(Path(out), page.encode())
 
 
 def _asset(name: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.tables import (
@@ -23,7 +24,6 @@ from diffnr_lightning.reports.tables import (
     row_label,
     score_table,
 )
-from diffnr_lightning.reports.writing import write_whole
 
 NARROW_COLUMNS = {
     **{f"{name}\ndB / SSIM": (f"{name}_psnr", f"{name}_ssim") for name in PROTOCOLS},
@@ -150,7 +150,7 @@ def write_tables(
         ValueError: see `score_table`, or a folder that cannot be written.
     """
     table = score_table(runs, baseline=baseline, paper=paper)
-    markdown = write_whole(Path(folder) / "table.md", to_markdown(table).encode())
+    markdown = write_bytes(Path(folder) / "table.md", to_markdown(table).encode())
     return markdown, write_csv(table, Path(folder) / "table.csv")
 
 
@@ -182,4 +182,4 @@ def write_csv(table: ScoreTable, path: str | Path) -> Path:
         for key, (low, high) in row.intervals.items():
             line[f"{key}_low"], line[f"{key}_high"] = repr(low), repr(high)
         writer.writerow(line)
-    return write_whole(Path(path), text.getvalue().encode())
+    return write_bytes(Path(path), text.getvalue().encode())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from diffnr_lightning.data.pair_manifest import write_manifest
 from diffnr_lightning.data.slice_pairs import write_pairs
+from diffnr_lightning.files import claim
 from diffnr_lightning.workflows.run_folder import difference
 
 RECORD = "config.yaml"
@@ -81,18 +80,7 @@ class PairsFolder:
         return manifest
 
     def _record(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / f".{RECORD}.{socket.gethostname()}.{os.getpid()}.part"
-        try:
-            part.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
-            # Unlike a replacement, a link never takes the place of another process's record.
-            os.link(part, self.path / RECORD)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            os.replace(part, self.path / RECORD)
-        finally:
-            part.unlink(missing_ok=True)
+        claim(self.path / RECORD, yaml.safe_dump(self.settings, sort_keys=False))
         self._compare()
         self._recorded = True
 

@@ -11,8 +11,9 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from diffnr_lightning.callbacks import Convergence
-from diffnr_lightning.callbacks.run_record import RunRecord, replacing
+from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.data import Case, load_case, save_volume
+from diffnr_lightning.files import replacing
 from diffnr_lightning.geometry import check_scan_sees_grid
 from diffnr_lightning.metrics import evaluate_volume, projection_error
 from diffnr_lightning.projectors import project

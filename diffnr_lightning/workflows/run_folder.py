@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -15,7 +14,8 @@ import torch
 import yaml
 
 import diffnr_lightning
-from diffnr_lightning.callbacks.run_record import ResourceUse, replacing
+from diffnr_lightning.callbacks.run_record import ResourceUse
+from diffnr_lightning.files import remove_leftovers, write_json, write_text
 
 PACKAGES = (
     "torch lightning numba numpy scipy diffusers safetensors jsonargparse omegaconf SimpleITK"
@@ -73,10 +73,8 @@ class RunFolder:
                 )
         if self.finished:
             return
-        for leftover in self.path.glob(".*.part.*"):
-            leftover.unlink()  # of a process that was killed while it wrote
-        with replacing(config) as part:
-            part.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+        remove_leftovers(self.path)
+        write_text(config, yaml.safe_dump(self.settings, sort_keys=False))
         self.write_json("environment.json", environment())
 
     def resume_from(self) -> Path | None:
@@ -106,8 +104,7 @@ class RunFolder:
             name: of the file in the folder.
             content: JSON-able.
         """
-        with replacing(self.path / name) as part:
-            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(self.path / name, content)
 
     def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Write ``metrics.json``, which marks the run as finished, and return what it holds.

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
-from diffnr_lightning.callbacks.run_record import RunRecord, replacing
+from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.data.slice_pairs import SlicePairData
+from diffnr_lightning.files import replacing
 from diffnr_lightning.modules import SliceFixerFinetuning
 from diffnr_lightning.priors import CompactSliceFixer, frozen_backbone, load_prior
 from diffnr_lightning.workflows.progress import progress_bar

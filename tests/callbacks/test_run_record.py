@@ -6,7 +6,7 @@ import pytest
 import torch
 import toy_run
 
-from diffnr_lightning.callbacks.run_record import ResourceUse, RunRecord, replacing
+from diffnr_lightning.callbacks.run_record import ResourceUse, RunRecord
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -40,19 +40,6 @@ def test_progress_counts_batches_up_to_the_last(tmp_path):
 def test_every_must_be_positive(tmp_path):
     with pytest.raises(ValueError, match="every is 0"):
         RunRecord(tmp_path / "run.ckpt", every=0)
-
-
-def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "folder" / "volume.nii.gz"
-    with replacing(path) as part:
-        assert part.name.endswith(".nii.gz")
-        part.write_text("old")
-        assert not path.exists()
-    with pytest.raises(RuntimeError), replacing(path) as part:
-        part.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert [entry.name for entry in path.parent.iterdir()] == ["volume.nii.gz"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak of memory")

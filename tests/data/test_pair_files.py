@@ -94,12 +94,12 @@ def own_memory_mb():
 
 def test_what_a_killed_process_left_is_removed_and_not_read(tmp_path):
     for name in ("a", "ab"):
-        (tmp_path / f".{name}.safetensors.elsewhere.123.part").write_bytes(b"half")
+        (tmp_path / f".elsewhere.123.part.{name}.safetensors").write_bytes(b"half")
     write_pairs(tmp_path, "a", **scan(), info=INFO)
     assert list(open_pairs(tmp_path)) == ["a"]
     # That of another scan may be under way.
     names = {entry.name for entry in tmp_path.iterdir()}
-    assert names == {"a.safetensors", ".ab.safetensors.elsewhere.123.part"}
+    assert names == {"a.safetensors", ".elsewhere.123.part.ab.safetensors"}
 
 
 def test_a_scan_is_replaced_in_one_step(tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_scan_is_replaced_in_one_step(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pair_files.os, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             write_pairs(tmp_path, "a", **scan(seed=1), info=INFO)
     assert path.read_bytes() == before

@@ -52,14 +52,14 @@ def test_scans_of_earlier_versions_are_counted():
 
 def test_a_scan_that_comes_while_the_manifest_is_made_is_in_it(tmp_path, monkeypatch):
     add(tmp_path, "a")
-    write = pair_manifest.write_in_one_step
+    write = pair_manifest.write_bytes
 
     def slowly(*arguments):
-        monkeypatch.setattr(pair_manifest, "write_in_one_step", write)
+        monkeypatch.setattr(pair_manifest, "write_bytes", write)
         add(tmp_path, "b")
         write(*arguments)
 
-    monkeypatch.setattr(pair_manifest, "write_in_one_step", slowly)
+    monkeypatch.setattr(pair_manifest, "write_bytes", slowly)
     write_manifest(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert list(manifest["scans"]) == ["a.safetensors", "b.safetensors"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 
@@ -133,8 +134,8 @@ def test_a_save_that_fails_keeps_the_old_file(weights, prior, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoints.os, "replace", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ValueError, match="cannot be written: no space left"):
         save_prior(weights, prior, {"iteration": 8})
     assert weights.read_bytes() == before
     assert [entry.name for entry in weights.parent.iterdir()] == [weights.name]

@@ -1,0 +1,158 @@
+"""Files and folders that appear whole or not at all, whenever the process is killed."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; `path` changes only when all is written.
+
+    The name ends as `path` does, since writers choose the format by it.
+
+    Args:
+        path: file that is wanted; its folder is made where it is missing.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` to fill; it takes the place of `path` when all is written.
+
+    Args:
+        path: folder that is wanted; an older one is removed when the new one stands.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path)
+        part.mkdir()
+        yield part
+        _exchange(part, path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def write_bytes(path: Path, *pieces: bytes | memoryview) -> Path:
+    """Write a file of the pieces in this order, whole or not at all, and return its path.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    with replacing(path) as part, part.open("wb") as file:
+        file.writelines(pieces)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file of text in UTF-8, whole or not at all, and return its path.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write what JSON can hold, indented, whole or not at all, and return the path.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def claim(path: Path, text: str) -> None:
+    """Write a file of text unless there is one; of several processes the first to finish wins.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path)
+        part.write_text(text, encoding="utf-8")
+        try:
+            # Unlike a replacement, a link never takes the place of another process's file.
+            os.link(part, path)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            os.replace(part, path)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def whole_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, sorted, without those that are being written.
+
+    Args:
+        folder: where to look.
+        pattern: of names, such as ``*.safetensors``.
+    """
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what processes left that were killed while they wrote.
+
+    Args:
+        folder: where to look.
+        name: of the file that was being written; a pattern of names.
+    """
+    for leftover in folder.glob(f".*.part.{name if name == '*' else glob.escape(name)}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    # Processes of several machines share a folder, and their numbers may be the same.
+    return path.with_name(f".{socket.gethostname()}.{os.getpid()}.part.{path.name}")
+
+
+def _exchange(part: Path, path: Path) -> None:
+    """Put a finished folder at `path`; an older one is moved away first, removed last."""
+    old = part.with_name(f"{part.name}.old")
+    if path.exists():
+        os.replace(path, old)
+    os.replace(part, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _refused(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"{path} cannot be written: {error.strerror or error}.")

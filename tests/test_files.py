@@ -1,0 +1,85 @@
+import os
+
+import pytest
+
+from diffnr_lightning.files import (
+    claim,
+    remove_leftovers,
+    replacing,
+    replacing_folder,
+    whole_files,
+    write_bytes,
+    write_json,
+)
+
+
+def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "folder" / "volume.nii.gz"
+    with replacing(path) as part:
+        assert part.name.endswith(".nii.gz")
+        part.write_text("old")
+        assert not path.exists()
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["volume.nii.gz"]
+
+
+def test_a_folder_is_exchanged_whole(tmp_path):
+    path = tmp_path / "case"
+    for content in ("old", "new"):
+        with replacing_folder(path) as part:
+            (part / "file").write_text(content)
+            (part / content).touch()
+    with pytest.raises(RuntimeError), replacing_folder(path) as part:
+        (part / "file").write_text("half")
+        raise RuntimeError
+    assert sorted(os.listdir(path)) == ["file", "new"]
+    assert os.listdir(tmp_path) == ["case"]
+
+
+def test_files_can_be_read_by_whom_the_mask_allows(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        path = write_json(tmp_path / "metrics.json", {"psnr": 1})
+        with replacing_folder(tmp_path / "case"):
+            pass
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "case").stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("write", [lambda p: write_bytes(p, b"x"), lambda p: claim(p, "x")])
+def test_a_path_that_cannot_be_written_is_named(tmp_path, write):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/report\.html cannot be written: \w+"):
+        write(tmp_path / "file" / "report.html")
+    with (
+        pytest.raises(ValueError, match="folder cannot be written"),
+        replacing_folder(tmp_path / "file" / "folder"),
+    ):
+        pass
+
+
+def test_a_claim_is_kept_by_the_first(tmp_path):
+    path = tmp_path / "new" / "config.yaml"
+    claim(path, "first")
+    claim(path, "second")
+    assert path.read_text() == "first"
+    assert os.listdir(path.parent) == ["config.yaml"]
+
+
+def test_what_is_being_written_is_no_file_yet_and_can_be_removed(tmp_path):
+    write_bytes(tmp_path / "a.bin", b"1", b"2")
+    assert (tmp_path / "a.bin").read_bytes() == b"12"
+    with replacing(tmp_path / "b.bin") as part:
+        part.touch()
+        assert whole_files(tmp_path, "*.bin") == [tmp_path / "a.bin"]
+    (tmp_path / ".host.1.part.a.bin").touch()
+    (tmp_path / ".host.1.part.ab.bin").mkdir()
+    remove_leftovers(tmp_path, "a.bin")
+    assert sorted(os.listdir(tmp_path)) == [".host.1.part.ab.bin", "a.bin", "b.bin"]
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "b.bin"]
