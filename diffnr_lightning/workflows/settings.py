@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -83,7 +83,40 @@ def parse(
     """
     parser = settings_parser(function, prog)
     argv = _lists_as_yaml(parser, _found_configs(argv))
-    configs = _config_arguments(argv)
+    return _settings(function, parser, argv, _config_arguments(argv))
+
+
+def configured(
+    function: Callable[..., Any],
+    configs: Sequence[Path | str],
+    overrides: Mapping[str, Any],
+) -> Settings:
+    """Return the settings of config files with some values replaced, as one workflow calls another.
+
+    Args:
+        function: the workflow.
+        configs: YAML files that merge from left to right.
+        overrides: plain values that win over those of the files, by the names of the workflow's
+            parameters; nested ones as mappings or with dots, such as ``{"noise.photons": 1e4}``.
+
+    Returns:
+        What `parse` returns for the same options.
+
+    Raises:
+        FileNotFoundError: a config file that does not exist.
+        ValueError: as `parse` does.
+    """
+    files = [Path(config) for config in configs]
+    # jsonargparse takes the content of a config where it takes its path.
+    last = yaml.safe_dump(_nested(overrides), sort_keys=False)
+    arguments = [f"--config={config}" for config in (*files, last)]
+    return _settings(function, settings_parser(function), arguments, files)
+
+
+def _settings(
+    function: Callable[..., Any], parser: ArgumentParser, argv: Sequence[str], configs: list[Path]
+) -> Settings:
+    """Check options and configs, and build the arguments."""
     for config in configs:
         _check_yaml(config)
     try:
@@ -122,6 +155,29 @@ def shipped_config(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"config {name} is not among the configs that come with diffnr.")
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain nested dicts, as YAML holds them, of keys with dots, mappings and paths."""
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *parents, key = dotted.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if isinstance(value, Mapping):
+            node.setdefault(key, {}).update(_nested(value))
+        else:
+            node[key] = _plain(value)
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _nested(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _found_configs(argv: Sequence[str]) -> list[str]:

@@ -1,0 +1,70 @@
+"""From config files and values to the arguments of a workflow, without a command line."""
+
+from pathlib import Path
+
+import fake_workflows
+import pytest
+
+from diffnr_lightning.workflows.settings import configured, parse
+
+METHOD = """
+method:
+  class_path: fake_workflows.Solver
+  init_args: {iterations: 7, body: {class_path: fake_workflows.Body, init_args: {count: 9}}}
+seed: 1
+"""
+WHERE = {"case": Path("007"), "out": Path("null")}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(METHOD)
+    return path
+
+
+def test_overrides_win_over_the_files_and_leave_the_rest(config, tmp_path):
+    second = tmp_path / "second.yaml"
+    second.write_text("seed: 2\nnoise: {photons: 5}\n")
+    overrides = {**WHERE, "noise.mode": "tigre", "method": {"init_args": {"iterations": 8}}}
+    settings = configured(fake_workflows.reconstruct, [config, str(second)], overrides)
+    assert settings.arguments["method"].iterations == 8
+    assert settings.arguments["method"].body(1).count == 9
+    assert settings.arguments["noise"] == fake_workflows.Noise(5.0, "tigre")
+    assert settings.arguments["seed"] == 2
+    assert settings.arguments["case"] == Path("007")
+    assert settings.arguments["out"] == Path("null")
+    assert settings.arguments["resolved"] == settings.resolved
+
+
+def test_they_are_what_the_command_line_gives(config):
+    by_options = parse(
+        fake_workflows.reconstruct,
+        [f"--config={config}", "--case=a", "--out=b", "--noise.photons=null", "--seed=3"],
+    )
+    overrides = {"case": "a", "out": Path("b"), "noise.photons": None, "seed": 3}
+    by_values = configured(fake_workflows.reconstruct, [config], overrides)
+    assert by_values.resolved == by_options.resolved
+
+
+def test_no_config_is_needed():
+    settings = configured(fake_workflows.evaluate, [], {"runs": [Path("a"), "b c"]})
+    assert settings.arguments == {"runs": [Path("a"), Path("b c")], "window_hu": None}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"sead": 3}, "unknown key 'sead'; did you mean seed"),
+        ({"noise.photon": 3}, "noise.photon'; did you mean noise.photons"),
+        ({"noise.photons": "many"}, "--noise.photons is 'many'; float or null is expected"),
+    ],
+)
+def test_wrong_values_are_refused_in_a_sentence(config, overrides, words):
+    with pytest.raises(ValueError, match=words):
+        configured(fake_workflows.reconstruct, [config], {**WHERE, **overrides})
+
+
+def test_a_file_that_is_missing_is_named():
+    with pytest.raises(FileNotFoundError, match="config nothing.yaml does not exist"):
+        configured(fake_workflows.reconstruct, ["nothing.yaml"], WHERE)
