@@ -56,9 +56,17 @@ def _as_arrays(
     return arrays[0], arrays[1]
 
 
-def _psnr(mean_squared_error: float, peak: float) -> float:
-    if mean_squared_error == 0:
-        return math.inf
+def psnr(mean_squared_error: float, peak: float = 1.0, most: float = math.inf) -> float:
+    """Return the peak signal-to-noise ratio in dB.
+
+    Args:
+        mean_squared_error: in the square of the unit.
+        peak: in the unit.
+        most: dB that are returned at most, also where there is no error: JSON has no infinity, and
+            a mean could not take one.
+    """
+    if mean_squared_error <= peak * peak * 10 ** (-most / 10):
+        return most
     return 10 * math.log10(peak * peak / mean_squared_error)
 
 
@@ -109,7 +117,7 @@ def peak_signal_to_noise(prediction: ArrayLike, truth: ArrayLike) -> float:
         ValueError: shapes that differ, or values that are not finite.
     """
     prediction, truth = _as_arrays(prediction, truth, "volumes", "(Z, Y, X)")
-    return _psnr(_mean_squared_error(prediction, truth), 1.0)
+    return psnr(_mean_squared_error(prediction, truth), 1.0)
 
 
 def r2_protocol(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> Score:
@@ -138,7 +146,7 @@ def r2_protocol(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None 
         counted = truth.max(axis=tuple(a for a in range(3) if a != axis)) > 0
         axes.append(_slice_similarity(prediction, truth, axis)[counted].mean())
     return {
-        "psnr": _psnr(_mean_squared_error(prediction, truth), 1.0),
+        "psnr": psnr(_mean_squared_error(prediction, truth), 1.0),
         "ssim": float(np.mean(axes)),
     }
 
@@ -172,7 +180,7 @@ def naf_protocol(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
     index = _similarity(moments, 2.0, unbiased=count / (count - 1))
     inside = slice(UNIFORM_EDGE // 2, -(UNIFORM_EDGE // 2))
     return {
-        "psnr": _psnr(_mean_squared_error(prediction, truth), 1.0),
+        "psnr": psnr(_mean_squared_error(prediction, truth), 1.0),
         "ssim": float(index[inside, inside, inside].mean()),
     }
 
@@ -229,7 +237,7 @@ def strict_protocol(
         for image in _moment_images(prediction, truth)
     ]
     return {
-        "psnr": _psnr(_mean_squared_error(prediction[inside], truth[inside]), data_range),
+        "psnr": psnr(_mean_squared_error(prediction[inside], truth[inside]), data_range),
         "ssim": float(_similarity(moments, data_range).mean()),
     }
 
@@ -291,7 +299,7 @@ def projection_error(prediction: ArrayLike, truth: ArrayLike) -> Score:
     errors = np.square(x - y, dtype=np.float64).mean(axis=(1, 2))
     difference = np.linalg.norm((prediction - truth).astype(np.float64))
     return {
-        "psnr": float(np.mean([_psnr(float(error), 1.0) for error in errors])),
+        "psnr": float(np.mean([psnr(float(error), 1.0) for error in errors])),
         "ssim": float(_slice_similarity(x, y, 0).mean()),
         "relative_l2": float(difference / np.linalg.norm(truth.astype(np.float64))),
     }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
 from diffnr_lightning.consistency import align, best_share, misfit
+from diffnr_lightning.planes import PlaneName
 from diffnr_lightning.priors import (
     Prior,
     biplanar_conditioning,
@@ -22,8 +23,6 @@ from diffnr_lightning.priors import (
 from diffnr_lightning.solvers import backprojected_residual
 
 logger = logging.getLogger("diffnr")
-
-Plane = Literal["axial", "coronal", "sagittal"]
 
 # Share of the residual's mean square that a pass after the first may explain. Second passes explained 0 to 6 % on heads
 # and a tooth, 9 to 15 % on a plastic head that reaches out of the grid, 12 to 26 % on carbon fibres; only on the last
@@ -71,7 +70,7 @@ class PseudoReference(lightning.Callback):
         overrides: dict[str, Any] | None = None,
         every: int = 10_000,
         repairs: int | None = None,
-        planes: tuple[Plane, ...] = ("axial",),
+        planes: tuple[PlaneName, ...] = ("axial",),
         align_iterations: int = 0,
         passes: int = 1,
         tolerance: float | None = None,

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffnr_lightning.files import replacing
+from diffnr_lightning.metrics import psnr
 
 PANELS = ("degraded", "repaired", "clean")
 INCHES = 2.4
 DOTS_PER_INCH = 100
+MOST_DB = 100.0
 
 
 class SliceImages(lightning.Callback):
@@ -129,7 +131,7 @@ def draw_slices(
     for row, across in zip(rows, axes, strict=True):
         for name, panel in zip(PANELS, across, strict=False):
             panel.imshow(row[name], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            score = "" if name == "clean" else f" {_psnr(row[name], row['clean']):.1f} dB"
+            score = "" if name == "clean" else f" {_score(row[name], row['clean']):.1f} dB"
             panel.set_title(name + score, fontsize=8)
         error = across[-1].imshow(
             row["repaired"] - row["clean"],
@@ -171,5 +173,5 @@ def _array(image: Tensor) -> NDArray[np.float32]:
     return image.detach().float().cpu().numpy()
 
 
-def _psnr(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
-    return float(-10 * np.log10(max(np.square(image - clean).mean(dtype=np.float64), 1e-10)))
+def _score(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
+    return psnr(float(np.square(image - clean).mean(dtype=np.float64)), most=MOST_DB)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.datamodules import IterationSampler
 from diffnr_lightning.data.pair_files import ScanPairs, open_pairs, write_pairs
+from diffnr_lightning.planes import PLANE_NAMES, PlaneName, plane_axis
 
 __all__ = [
     "HeldOutSlices",
@@ -27,10 +28,6 @@ __all__ = [
     "open_pairs",
     "write_pairs",
 ]
-
-AXES = {"axial": 0, "coronal": 1, "sagittal": 2}
-
-Plane = Literal["axial", "coronal", "sagittal"]
 
 
 def _stack(volume: Tensor, axis: int, index: int, context: int) -> Tensor:
@@ -83,7 +80,7 @@ class SlicePairDataset(Dataset[SlicePair]):
         seed: int = 0,
         crop: int = 96,
         context: int = 1,
-        planes: Sequence[Plane] = ("axial", "coronal", "sagittal"),
+        planes: Sequence[PlaneName] = PLANE_NAMES,
         zoom: tuple[float, float] = (0.8, 1.25),
         gain: tuple[float, float] = (0.9, 1.1),
         empty_share: float = 0.05,
@@ -113,7 +110,7 @@ class SlicePairDataset(Dataset[SlicePair]):
         scan = self.scans[rng.integers(len(self.scans))]
         snapshot = rng.integers(len(scan.degraded))
         degraded = scan.degraded[snapshot]
-        axis = AXES[self.planes[rng.integers(len(self.planes))]]
+        axis = plane_axis(self.planes[rng.integers(len(self.planes))])
         for _ in range(32):
             index = int(rng.integers(degraded.shape[axis]))
             if rng.random() < self.empty_share or scan.clean.select(axis, index).amax() > 1e-3:
@@ -169,13 +166,13 @@ class HeldOutSlices(Dataset[SlicePair]):
         *,
         slices: int = 8,
         context: int = 1,
-        planes: Sequence[Plane] = ("axial",),
+        planes: Sequence[PlaneName] = ("axial",),
     ) -> None:
         self.scans = list(scans)
         self.slices = slices
         self.context = context
         self.blocks = [
-            (scan, snapshot, AXES[plane])
+            (scan, snapshot, plane_axis(plane))
             for scan in self.scans
             for snapshot in range(len(scan.degraded))
             for plane in planes
@@ -271,14 +268,14 @@ class SlicePairData(lightning.LightningDataModule):
         batch_size: int = 8,
         crop: int = 96,
         context: int = 1,
-        planes: Sequence[Plane] = ("axial", "coronal", "sagittal"),
+        planes: Sequence[PlaneName] = PLANE_NAMES,
         zoom: tuple[float, float] = (0.8, 1.25),
         gain: tuple[float, float] = (0.9, 1.1),
         empty_share: float = 0.05,
         dropout: float = 0.15,
         validation: Literal["slices", "volumes"] = "slices",
         validation_slices: int = 8,
-        validation_planes: Sequence[Plane] = ("axial",),
+        validation_planes: Sequence[PlaneName] = ("axial",),
         seed: int = 0,
         workers: int = 0,
     ) -> None:

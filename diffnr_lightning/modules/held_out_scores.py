@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.losses import ssim_2d
-from diffnr_lightning.metrics import r2_protocol
+from diffnr_lightning.metrics import psnr, r2_protocol
 from diffnr_lightning.priors import Conditioning, repair_volume
 
 Shown = dict[str, Tensor]
 Scores = dict[str, Tensor]
+
+# Of two equal batches, such as empty slices.
+MOST_DB = 100.0
 
 
 def score_slices(prior: nn.Module, batch: SlicePair) -> tuple[Shown, Scores, Scores]:
@@ -24,8 +27,9 @@ def score_slices(prior: nn.Module, batch: SlicePair) -> tuple[Shown, Scores, Sco
     degraded, clean = centre_of(batch), batch.clean[:, 0]
     repaired = prior.repair(batch.degraded, conditioning_of(batch))
     before, after = (
-        {"psnr": _psnr(candidate, clean), "ssim": ssim_2d(candidate, clean).mean()}
+        {"psnr": torch.tensor(value, device=clean.device), "ssim": ssim_2d(candidate, clean).mean()}
         for candidate in (degraded, repaired)
+        for value in [psnr(float((candidate - clean).square().mean()), most=MOST_DB)]
     )
     return {"degraded": degraded, "repaired": repaired, "clean": clean}, before, after
 
@@ -66,8 +70,3 @@ def conditioning_of(batch: SlicePair) -> Conditioning:
         views=batch.views,
         residual=batch.residual,
     )
-
-
-def _psnr(prediction: Tensor, truth: Tensor) -> Tensor:
-    # Two equal batches (empty slices) count as 100 dB rather than infinity.
-    return -10 * torch.log10((prediction - truth).square().mean().clamp(min=1e-10))

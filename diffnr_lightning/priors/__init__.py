@@ -11,7 +11,6 @@ from diffnr_lightning.priors.checkpoints import (
 from diffnr_lightning.priors.clip_discriminator import ClipDiscriminator
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.conditioning import (
-    PLANES,
     PROMPTS,
     Conditioning,
     biplanar_conditioning,
@@ -34,7 +33,6 @@ from diffnr_lightning.priors.volume_repair import repair_volume
 from diffnr_lightning.priors.weight_average import WeightAverage
 
 __all__ = [
-    "PLANES",
     "PROMPTS",
     "BiplanarFeatures",
     "ClipDiscriminator",

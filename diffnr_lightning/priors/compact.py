@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, PLANES, Conditioning
+from diffnr_lightning.planes import PLANES
+from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, Conditioning
 
 FOLD = 2
 """Edge of the pixel squares folded into channels: a quarter of the work at full resolution."""

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PLANES = ("axial", "coronal", "sagittal")
-"""Names of the slice planes; the place in this tuple is the volume axis (Z, Y, X) sliced along."""
+from diffnr_lightning.planes import plane_axis
 
 BIPLANAR_SIZE = 64
 """Edge in pixels of the square that each projection of the pair is resized to, if nothing is said."""
@@ -37,7 +36,7 @@ class Conditioning(NamedTuple):
         biplanar: (1, 2, h, w) shared by all slices, or (N, 2, h, w); two projections in [0, 1]. All
             zeros mean that no projections are known. A SliceFixer also takes features of them that
             were computed before, (1, 2, F) or (N, 2, F).
-        plane: (N,) int64, index into `PLANES`; (1,) for all slices alike.
+        plane: (N,) int64, volume axis sliced along; (1,) for all slices alike.
         position: (N,) float, where each slice lies along its normal: -1 first, +1 last; (1,) alike.
         views: (N,) float, number of projections behind the degraded volume, 0 where unknown; (1,)
             alike.
@@ -61,7 +60,7 @@ class Conditioning(NamedTuple):
         """The conditioning of some slices of the volume.
 
         Args:
-            plane: one of `PLANES`.
+            plane: `axial`, `coronal` or `sagittal`.
             positions: (N,) in [-1, 1], where the slices lie along the normal of the plane.
             residual: (N, C, H, W) of these slices, if it is known.
 
@@ -90,17 +89,6 @@ def prompt_of(organ: str) -> str:
             f"{', '.join(PROMPTS)}, or a prompt of your own."
         )
     return PROMPTS[organ]
-
-
-def plane_axis(plane: str) -> int:
-    """Volume axis (0 = Z, 1 = Y, 2 = X) along which slices of a plane are stacked.
-
-    Raises:
-        ValueError: unknown plane.
-    """
-    if plane not in PLANES:
-        raise ValueError(f"plane is {plane!r}; expected one of {', '.join(PLANES)}.")
-    return PLANES.index(plane)
 
 
 def biplanar_pair(directions: Tensor) -> tuple[int, int]:

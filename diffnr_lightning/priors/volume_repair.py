@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffnr_lightning.priors.conditioning import Conditioning, plane_axis
+from diffnr_lightning.planes import plane_axis
+from diffnr_lightning.priors.conditioning import Conditioning
 from diffnr_lightning.priors.prior import Prior
 
 EMPTY = 1e-3

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from diffnr_lightning.files import write_bytes
-from diffnr_lightning.reports.planes import PLANES, Plane, image_of, pixel_aspect
+from diffnr_lightning.planes import PLANES, Plane, image_of, pixel_aspect
 from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
 
 # Share of the intensity window that the error maps span unless said otherwise.

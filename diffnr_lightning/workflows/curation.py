@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffnr_lightning.callbacks import PseudoReference, Snapshots
 from diffnr_lightning.data import Case, LoadedVolume, Noise, Scanner, simulate_case
+from diffnr_lightning.metrics import psnr
 from diffnr_lightning.priors import biplanar_conditioning
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
 from diffnr_lightning.solvers import backprojected_residual
@@ -26,7 +27,7 @@ from diffnr_lightning.workflows.volume_sources import load_source, volume_source
 
 # They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.
 FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
-LEAST_ERROR = 1e-12  # 120 dB, since JSON has no infinity
+MOST_DB = 120.0
 
 
 class Job(NamedTuple):
@@ -263,7 +264,7 @@ def _stopped_early(
         "iterations": [iteration for iteration, _, _ in kept],
         "fractions": [round(iteration / method.iterations, 4) for iteration, _, _ in kept],
         "repaired": [again for _, again, _ in kept],
-        "psnr": [_psnr(volume, case.volume) for volume in degraded],
+        "psnr": [_quality(volume, case.volume) for volume in degraded],
         "representation": type(module.representation).__name__,
         "parameters": sum(p.numel() for p in module.representation.parameters()),
         "seed": case.seed,
@@ -288,10 +289,10 @@ def _residuals(case: Case, degraded: Tensor, device: str) -> Tensor:
     return torch.stack(kept)
 
 
-def _psnr(degraded: Tensor, clean: Tensor) -> float:
-    """PSNR in dB of a volume clipped to [0, 1], peak 1."""
+def _quality(degraded: Tensor, clean: Tensor) -> float:
+    """PSNR in dB of a volume clipped to [0, 1]; JSON has no infinity."""
     error = (degraded.clamp(0, 1) - clean).double().square().mean().item()
-    return round(-10 * np.log10(max(error, LEAST_ERROR)), 2)
+    return round(psnr(error, most=MOST_DB), 2)
 
 
 def _zoomed(loaded: LoadedVolume, zoom: float, generator: np.random.Generator) -> LoadedVolume:

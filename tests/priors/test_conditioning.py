@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from diffnr_lightning.priors import PLANES, biplanar_conditioning, biplanar_pair
+from diffnr_lightning.planes import PLANE_NAMES
+from diffnr_lightning.priors import biplanar_conditioning, biplanar_pair
 from diffnr_lightning.priors.conditioning import prompt_of
 
 
@@ -97,7 +98,7 @@ def test_projections_without_directions_are_refused():
 def test_conditioning_is_placed_on_slices():
     told = biplanar_conditioning(torch.rand(4, 8, 8), orbit(4))
     positions = torch.tensor([-1.0, 0.5])
-    for axis, plane in enumerate(PLANES):
+    for axis, plane in enumerate(PLANE_NAMES):
         placed = told.for_slices(plane, positions)
         assert placed.plane.tolist() == [axis]
         assert placed.plane.dtype == torch.int64

@@ -1,14 +1,16 @@
-"""The three planes of a volume as images: which index walks, and which way is up.
+"""The three planes of a volume: which index walks, and which way is up in their images.
 
 Axial images show y downwards and x to the right; coronal and sagittal images show +z at the top.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+PlaneName = Literal["axial", "coronal", "sagittal"]
 
 
 class Plane(NamedTuple):
@@ -22,7 +24,7 @@ class Plane(NamedTuple):
         columns: array axis shown horizontally.
     """
 
-    name: str
+    name: PlaneName
     axis: int
     letter: str
     rows: int
@@ -34,6 +36,20 @@ PLANES = (
     Plane("coronal", 1, "y", 0, 2),
     Plane("sagittal", 2, "x", 0, 1),
 )
+
+
+PLANE_NAMES: tuple[PlaneName, ...] = tuple(plane.name for plane in PLANES)
+
+
+def plane_axis(name: str) -> int:
+    """Return the volume axis (0 = Z, 1 = Y, 2 = X) along which the slices of a plane are stacked.
+
+    Raises:
+        ValueError: unknown plane.
+    """
+    if name not in PLANE_NAMES:
+        raise ValueError(f"plane is {name!r}; expected one of {', '.join(PLANE_NAMES)}.")
+    return PLANE_NAMES.index(name)
 
 
 def image_of(volume: NDArray[np.float32], plane: Plane, index: int) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from diffnr_lightning.reports.planes import PLANES, image_of, pixel_aspect
+from diffnr_lightning.planes import PLANES, image_of, pixel_aspect
 
 
 def test_z_points_up_and_y_down():
