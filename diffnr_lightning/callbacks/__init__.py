@@ -1,9 +1,14 @@
 """What happens beside an optimisation: density control, pseudo-references, records, pictures."""
 
-from diffnr_lightning.callbacks.convergence import Convergence
-from diffnr_lightning.callbacks.density_control import DensityControl
-from diffnr_lightning.callbacks.pseudo_reference import PseudoReference
-from diffnr_lightning.callbacks.slice_images import SliceImages
-from diffnr_lightning.callbacks.snapshots import Snapshots
+from diffnr_lightning import lazy
 
-__all__ = ["Convergence", "DensityControl", "PseudoReference", "SliceImages", "Snapshots"]
+__getattr__, __dir__, __all__ = lazy.attributes(
+    __name__,
+    {
+        "convergence": ["Convergence"],
+        "density_control": ["DensityControl"],
+        "pseudo_reference": ["PseudoReference"],
+        "slice_images": ["SliceImages"],
+        "snapshots": ["Snapshots"],
+    },
+)

@@ -1,6 +1,11 @@
 """LightningModules: the optimisation of a scene and the finetuning of a prior."""
 
-from diffnr_lightning.modules.scene_optimization import SceneOptimization
-from diffnr_lightning.modules.slicefixer_finetuning import SliceFixerFinetuning
+from diffnr_lightning import lazy
 
-__all__ = ["SceneOptimization", "SliceFixerFinetuning"]
+__getattr__, __dir__, __all__ = lazy.attributes(
+    __name__,
+    {
+        "scene_optimization": ["SceneOptimization"],
+        "slicefixer_finetuning": ["SliceFixerFinetuning"],
+    },
+)
