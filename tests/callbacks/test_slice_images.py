@@ -122,7 +122,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr("diffnr_lightning.callbacks.slice_images._write_png", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ValueError, match="no space"):
         fit(SliceImages(tmp_path))
     assert not list(tmp_path.iterdir())
 
