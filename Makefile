@@ -5,6 +5,7 @@
 #   make test-gpu   the tests that need a CUDA device
 #   make bench      speed, as ratios against peers measured in the same run
 #   make lint       ruff, format check included; `make format` applies the format
+#   make docs       the documentation site, into site/
 #   make clean      remove build products and caches (not .venv, not runs)
 #
 # To use an interpreter that has everything already:  make test-gpu DIFFNR_NO_INSTALL=1 PYTHON=python3
@@ -19,10 +20,12 @@ ifeq ($(DIFFNR_NO_INSTALL),1)
 PYTHON ?= python3
 INSTALLED :=
 BENCH_INSTALLED :=
+DOCS_INSTALLED :=
 else
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
+DOCS_INSTALLED := $(VENV)/.installed-docs
 endif
 
 # Two OpenMP pools live in one process (torch's and numba's); spinning threads starve each other.
@@ -30,7 +33,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.numba_cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-gpu bench lint format clean
+.PHONY: install demo test test-gpu bench lint format docs clean
 
 install: $(INSTALLED)
 
@@ -46,6 +49,10 @@ $(VENV)/.installed: setup.cfg constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(PYTHON) -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[bench]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PYTHON) -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[docs]"
 	touch $@
 
 demo: $(INSTALLED)
@@ -68,6 +75,9 @@ format: $(INSTALLED)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=true $(PYTHON) -m mkdocs build --quiet --strict
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .numba_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .numba_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
