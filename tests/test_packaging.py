@@ -29,7 +29,8 @@ def requirements(setup):
 def test_every_subpackage_is_listed(setup, repository):
     listed = set(setup["options"]["packages"].split())
     package = repository / "diffnr_lightning"
-    found = {f"diffnr_lightning.{path.parent.name}" for path in package.glob("*/__init__.py")}
+    folders = (path.parent.relative_to(package) for path in package.glob("*/**/__init__.py"))
+    found = {".".join(("diffnr_lightning", *folder.parts)) for folder in folders}
     assert found <= listed
     assert {"diffnr_lightning", "diffnr_lightning.assets", "diffnr_lightning.configs"} <= listed
 

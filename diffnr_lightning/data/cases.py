@@ -27,7 +27,7 @@ from diffnr_lightning.data.case_metadata import (
     read_meta,
     view_entries,
 )
-from diffnr_lightning.data.volumes import checked_volume, read_array
+from diffnr_lightning.data.volumes import UNTILTED, Direction, checked_volume, read_array
 from diffnr_lightning.files import replacing_folder
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
 
@@ -55,7 +55,7 @@ class Case:
         seed: of noise, random views and whatever is drawn for this case.
         source: the file or generator it was made from.
         provenance: how it was made; JSON types only. ``frame_origin_mm`` is where the world's
-            origin lies in the source's world.
+            origin lies in the source's world, ``frame_direction`` where its axes point there.
     """
 
     name: str
@@ -87,6 +87,11 @@ class Case:
     def frame_origin_mm(self) -> tuple[float, float, float]:
         """Where the case's world origin lies in the source volume's world (x, y, z), mm."""
         return tuple(float(c) for c in self.provenance.get("frame_origin_mm", (0.0, 0.0, 0.0)))
+
+    @property
+    def frame_direction(self) -> Direction:
+        """Rows of the (3, 3) matrix whose columns are the case's x, y, z in the source's world."""
+        return tuple(float(c) for c in self.provenance.get("frame_direction", UNTILTED))
 
 
 def write_case(case: Case, path: str | Path) -> Path:

@@ -117,7 +117,7 @@ def simulate_case(
     if test_scan is not None:
         held_out = _project_finely(fine, fine_grid, test_scan, oversampling)
         test_projections = torch.from_numpy(_binned(held_out, oversampling))
-    offset = np.asarray(centre[::-1]) + np.asarray(loaded.centre_mm)
+    offset = np.reshape(loaded.direction, (3, 3)) @ centre[::-1] + loaded.centre_mm
     return Case(
         name=name,
         scan=scan,
@@ -142,6 +142,7 @@ def simulate_case(
             "simulated_voxel_mm": list(fine_grid.voxel_mm),
             "attenuate_outside": attenuate_outside,
             "frame_origin_mm": [float(c) for c in offset],
+            "frame_direction": list(loaded.direction),
         },
     )
 

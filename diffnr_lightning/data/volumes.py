@@ -1,9 +1,10 @@
-"""Volume files: NIfTI, MHA/MHD, DICOM series, NPY and TIFF stacks in, NIfTI out.
+"""Volume files: NIfTI, MHA/MHD, NRRD, DICOM series, NPY and TIFF stacks in, NIfTI out.
 
 Inside the package a volume is an array (Z, Y, X) whose indices grow with +z, +y and +x. For a
 patient these axes are DICOM's: +x to the left, +y to the back, +z to the head. Files with another
-direction are turned once, when they are read; NPY and TIFF files say nothing about direction and
-are taken as (Z, Y, X) as they are.
+direction are turned once, when they are read, and an oblique file keeps its own axes with their
+direction cosines; NPY and TIFF files say nothing about direction and are taken as (Z, Y, X) as they
+are. The formats themselves are read in `data/readers/`.
 """
 
 from __future__ import annotations
@@ -14,24 +15,43 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import SimpleITK
-import tifffile
 from torch import Tensor
 
-from diffnr_lightning.data.dicom_series import read_series, series_in
+from diffnr_lightning.data.readers.dicom_series import folders_with_series, read_series, series_in
+from diffnr_lightning.data.readers.itk_images import META_SUFFIXES, NRRD_SUFFIXES, read_itk
+from diffnr_lightning.data.readers.nifti import read_nifti
+from diffnr_lightning.data.readers.stored_volume import (
+    StoredVolume,
+    along_patient_axes,
+    centred_affine,
+    tilt_deg,
+)
+from diffnr_lightning.data.readers.tiff_stack import (
+    TIFF_SUFFIXES,
+    read_tiff,
+    read_tiff_slices,
+    tiff_slices,
+)
 from diffnr_lightning.files import replacing
 from diffnr_lightning.geometry import VolumeGrid
 
 Unit = Literal["HU", "arbitrary"]
+Direction = tuple[float, float, float, float, float, float, float, float, float]
 
 LOGGER = logging.getLogger("diffnr")
-ITK_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
-TIFF_SUFFIXES = (".tif", ".tiff")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (*NIFTI_SUFFIXES, *META_SUFFIXES, *NRRD_SUFFIXES, ".npy", *TIFF_SUFFIXES)
 # Air is -1000 HU, so a CT volume reaches far below zero; lung at its densest does not get lower
 # than this.
 HU_FLOOR = -200.0
-# A rotation below this (direction cosines) is rounding of the file, not a tilted acquisition.
-OBLIQUE_TOLERANCE = 1e-3
+# What a CT volume may hold: scanners mark the outside of their picture by values down to -3024 and
+# -4096, and the extended scale of metal ends with signed 16-bit numbers.
+HU_RANGE = (-4096.0, 32767.0)
+# Folders that a hint names.
+NAMED_FOLDERS = 3
+UNTILTED: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+# A turn below this is rounding of the file, not a tilted acquisition.
+OBLIQUE_DEG = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +66,8 @@ class LoadedVolume:
         centre_mm: position (x, y, z) of the volume's centre in the file's own world, mm (DICOM
             axes).
         source: where it came from, for the provenance of what is made of it.
+        direction: rows of the (3, 3) matrix of direction cosines in that world; its columns are
+            where x, y and z of the array point.
     """
 
     array: np.ndarray
@@ -54,6 +76,7 @@ class LoadedVolume:
     name: str
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     source: str = ""
+    direction: Direction = UNTILTED
 
     @property
     def size_mm(self) -> tuple[float, float, float]:
@@ -70,46 +93,89 @@ def load_volume(
 
     Args:
         path: a NIfTI, MHA, MHD, NRRD, NPY or multi-page TIFF file, or a folder of one DICOM
-            series, or of equally large TIFF slices (sorted by name, first slice lowest).
-        unit: what the numbers mean; ``"auto"`` takes them for HU where the smallest is -200 or
-            less, and logs the choice.
-        spacing_mm: voxel edges (z, y, x) or one number; overrides the file's. NPY and TIFF have
-            none: 1 mm is assumed and logged.
+            series (sorted by position), or of equally large TIFF slices (sorted by the numbers in
+            their names, first slice lowest).
+        unit: what the numbers mean; ``"auto"`` takes the header's word (DICOM), else HU where the
+            smallest is -200 or less, and logs the choice.
+        spacing_mm: voxel edges (z, y, x) or one number; overrides the file's. Where neither says
+            (NPY, some TIFF), 1 mm is assumed and logged.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read, is not three-dimensional, holds NaN or infinite
-            values, or is constant.
+            values, or is constant; its axes are not perpendicular; its voxel size cannot be
+            known; values far outside of HU that nothing says are arbitrary.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"volume {path} does not exist; check the path.")
     if unit not in ("auto", "HU", "arbitrary"):
         raise ValueError(f"unit is {unit!r}; 'auto', 'HU' or 'arbitrary' is expected.")
-    suffix = _suffix(path)
-    centre = (0.0, 0.0, 0.0)
-    spacing: tuple[float, float, float] | None = None
-    if suffix in TIFF_SUFFIXES or (path.is_dir() and not series_in(path)):
-        array = _read_tiff(path)
-    elif suffix == ".npy":
-        array = read_array(path, "volume")
-    elif suffix in ITK_SUFFIXES or path.is_dir():
-        array, spacing, centre = _read_itk(path)
-    else:
-        raise ValueError(
-            f"volume {path} has the unknown type {suffix or 'without suffix'!r}; one of "
-            f"{', '.join((*ITK_SUFFIXES, '.npy', *TIFF_SUFFIXES))} or a folder of DICOM or TIFF "
-            f"slices is expected."
-        )
-    array = checked_volume(array, f"volume {path}")
-    spacing = _spacing(spacing_mm, spacing, path)
-    if unit == "auto":
-        unit = "HU" if float(array.min()) <= HU_FLOOR else "arbitrary"
+    what = f"volume {path}"
+    stored = _read(path, spacing_mm is not None)
+    _check_shape(stored.array.shape, what)
+    placed = along_patient_axes(stored, what)
+    array = checked_volume(placed.array, what)
+    tilt = tilt_deg(placed.direction)
+    if tilt > OBLIQUE_DEG:
         LOGGER.info(
-            "%s: smallest value %g, so its unit is taken to be %s (say unit=... to override)",
-            path.name, array.min(), unit,
+            "%s lies oblique, %.1f degrees from the patient's axes; it is scanned along its own "
+            "axes, and results are written with its direction",
+            path.name, tilt,
         )  # fmt: skip
-    return LoadedVolume(array, spacing, unit, _stem(path), centre, str(path))
+    return LoadedVolume(
+        array,
+        _spacing(spacing_mm, placed.spacing_mm, stored, path),
+        _checked_unit(array, unit, stored.unit, path),
+        _stem(path),
+        placed.centre_mm,
+        str(path),
+        tuple(placed.direction.ravel().tolist()),
+    )
+
+
+def _read(path: Path, spacing_given: bool) -> StoredVolume:
+    if path.is_dir():
+        return _read_folder(path, spacing_given)
+    suffix = _suffix(path)
+    if suffix in NIFTI_SUFFIXES:
+        return read_nifti(path)
+    if suffix in (*META_SUFFIXES, *NRRD_SUFFIXES):
+        return read_itk(path)
+    if suffix in TIFF_SUFFIXES:
+        return read_tiff(path)
+    if suffix == ".npy":
+        array = read_array(path, "volume")
+        _check_shape(array.shape, f"volume {path}")
+        affine = centred_affine(array.shape)
+        return StoredVolume(array, affine, spacing="assumed", remark="stores no voxel size")
+    if suffix == ".dcm":
+        raise ValueError(
+            f"volume {path} is one DICOM file; the folder of its series is expected, here "
+            f"{path.parent}."
+        )
+    raise ValueError(
+        f"volume {path} has the unknown type {suffix or 'without suffix'!r}; one of "
+        f"{', '.join(SUFFIXES)} or a folder of DICOM or TIFF slices is expected."
+    )
+
+
+def _read_folder(folder: Path, spacing_given: bool) -> StoredVolume:
+    if series_in(folder):
+        return read_series(folder, spacing_given)
+    if tiff_slices(folder):
+        return read_tiff_slices(folder)
+    below = folders_with_series(folder)
+    hint = ""
+    if below:
+        named = ", ".join(map(str, below[:NAMED_FOLDERS]))
+        hint = f" DICOM series lie below it in {named}"
+        hint += f" and {len(below) - NAMED_FOLDERS} more" if len(below) > NAMED_FOLDERS else ""
+        hint += ": name one of these."
+    raise ValueError(
+        f"folder {folder} holds no slices; one DICOM series, or .tif or .tiff files are "
+        f"expected.{hint}"
+    )
 
 
 def checked_volume(array: np.ndarray, what: str) -> np.ndarray:
@@ -123,26 +189,31 @@ def checked_volume(array: np.ndarray, what: str) -> np.ndarray:
         ValueError: not three-dimensional, not numbers, NaN or infinite, constant, or thinner than
             two voxels.
     """
-    if array.ndim != 3:
-        raise ValueError(
-            f"{what} has {array.ndim} dimensions (shape {array.shape}); a three-dimensional (Z, "
-            f"Y, X) volume is expected."
-        )
-    if min(array.shape) < 2:
-        raise ValueError(
-            f"{what} has shape {array.shape}; at least two voxels a side are expected."
-        )
+    _check_shape(array.shape, what)
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
         raise ValueError(f"{what} holds {array.dtype} values; real numbers are expected.")
     array = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(array).all():
         bad = int(np.size(array) - np.isfinite(array).sum())
-        raise ValueError(f"{what} holds {bad} NaN or infinite voxels; finite values are expected.")
+        raise ValueError(
+            f"{what} holds {bad} NaN or infinite voxels; finite values are expected: fill them, "
+            "outside of the scanner's field with air (-1000 HU)."
+        )
     if array.min() == array.max():
         raise ValueError(
             f"{what} is constant ({array.min():g} everywhere); there is nothing to scan."
         )
     return array
+
+
+def _check_shape(shape: tuple[int, ...], what: str) -> None:
+    if len(shape) != 3:
+        raise ValueError(
+            f"{what} has {len(shape)} dimensions (shape {shape}); a three-dimensional (Z, Y, X) "
+            "volume is expected."
+        )
+    if min(shape) < 2:
+        raise ValueError(f"{what} has shape {shape}; at least two voxels a side are expected.")
 
 
 def read_array(path: Path, what: str) -> np.ndarray:
@@ -169,6 +240,7 @@ def save_volume(
     grid: VolumeGrid,
     window_hu: tuple[float, float] | None = None,
     frame_origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    frame_direction: Direction = UNTILTED,
 ) -> Path:
     """Write a volume as NIfTI with its spacing and position; the file appears whole or not at all.
 
@@ -180,6 +252,7 @@ def save_volume(
             own unit.
         frame_origin_mm: where the grid's world origin lies in the source volume's world (x, y, z),
             so that the result lies on its source in a viewer.
+        frame_direction: rows of the (3, 3) matrix that turns the grid's axes into that world's.
 
     Raises:
         ValueError: a shape that is not the grid's, or a file that cannot be written.
@@ -196,9 +269,13 @@ def save_volume(
     if window_hu is not None:
         low, high = window_hu
         array = low + array * (high - low)
+    import SimpleITK
+
+    turn = np.reshape(frame_direction, (3, 3))
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array, dtype=np.float32))
     image.SetSpacing([float(edge) for edge in grid.voxel_mm[::-1]])
-    image.SetOrigin([float(o + f) for o, f in zip(grid.origin_mm, frame_origin_mm, strict=True)])
+    image.SetOrigin((turn @ grid.origin_mm + frame_origin_mm).tolist())
+    image.SetDirection(turn.ravel().tolist())
     with replacing(path) as part:
         try:
             SimpleITK.WriteImage(image, str(part), useCompression=True)
@@ -207,92 +284,57 @@ def save_volume(
     return path
 
 
-def _read_itk(
-    path: Path,
-) -> tuple[np.ndarray, tuple[float, float, float], tuple[float, float, float]]:
-    """Read with ITK, turn to DICOM axes; return array, spacing (z, y, x), centre (x, y, z)."""
-    previous = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        image = read_series(path) if path.is_dir() else SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ValueError(
-            f"volume {path} cannot be read: it is damaged or not of its type."
-        ) from error
-    finally:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(previous)
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(
-            f"volume {path} has size {image.GetSize()} with "
-            f"{image.GetNumberOfComponentsPerPixel()} value(s) a voxel; "
-            "one three-dimensional volume of single numbers is expected."
-        )
-    image = SimpleITK.DICOMOrient(image, "LPS")
-    direction = np.asarray(image.GetDirection()).reshape(3, 3)
-    if np.abs(direction - np.eye(3)).max() > OBLIQUE_TOLERANCE:
-        LOGGER.warning(
-            "%s is tilted against the patient axes; its own axes are used and results will not "
-            "carry the tilt",
-            path.name,
-        )
-    middle = [0.5 * (n - 1) for n in image.GetSize()]
-    centre = image.TransformContinuousIndexToPhysicalPoint(middle)
-    return (
-        SimpleITK.GetArrayFromImage(image),
-        tuple(float(s) for s in image.GetSpacing()[::-1]),
-        tuple(float(c) for c in centre),
-    )
-
-
-def _read_tiff(path: Path) -> np.ndarray:
-    """Read a multi-page TIFF file or a folder of slices as (Z, Y, X)."""
-    files = [path]
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in TIFF_SUFFIXES)
-        if not files:
-            raise ValueError(
-                f"folder {path} holds no slices; one DICOM series, or .tif or .tiff files are "
-                "expected."
-            )
-    pages = []
-    for file in files:
-        try:
-            page = tifffile.imread(file)
-        except (tifffile.TiffFileError, ValueError, OSError, IndexError) as error:
-            raise ValueError(
-                f"TIFF file {file} cannot be read: it is truncated or damaged."
-            ) from error
-        if page.size == 0:
-            raise ValueError(f"TIFF file {file} cannot be read: it holds no image.")
-        pages.append(page)
-        if path.is_dir() and (pages[-1].ndim != 2 or pages[-1].shape != pages[0].shape):
-            raise ValueError(
-                f"TIFF slice {file} has shape {pages[-1].shape}; every slice of the folder must "
-                f"be an image of one size "
-                f"(the first has {pages[0].shape})."
-            )
-    return np.stack(pages) if path.is_dir() else pages[0]
-
-
 def _spacing(
     given: float | tuple[float, float, float] | None,
-    stored: tuple[float, float, float] | None,
+    found: tuple[float, float, float],
+    stored: StoredVolume,
     path: Path,
 ) -> tuple[float, float, float]:
+    edges = found
     if given is not None:
         edges = tuple(np.broadcast_to(np.asarray(given, dtype=float), 3).tolist())
-    elif stored is not None:
-        edges = stored
-    else:
-        LOGGER.info("%s stores no voxel size; 1 mm is assumed (say spacing_mm=...)", path.name)
-        edges = (1.0, 1.0, 1.0)
+    elif stored.spacing == "unknown":
+        raise ValueError(f"volume {path} {stored.remark}; say it by spacing_mm (z, y, x).")
+    elif stored.spacing == "assumed":
+        LOGGER.warning("%s %s; 1 mm is assumed (say spacing_mm=...)", path.name, stored.remark)
     if not all(0 < edge < np.inf for edge in edges):
         raise ValueError(
             f"spacing of {path} is {edges}; positive lengths (z, y, x) in mm are expected."
         )
     return edges
+
+
+def _checked_unit(
+    array: np.ndarray, asked: Unit | Literal["auto"], stored: Unit | None, path: Path
+) -> Unit:
+    """Return the unit that was asked for, that the header states, or that the values suggest."""
+    low, high = float(array.min()), float(array.max())
+    outside = low < HU_RANGE[0] or high > HU_RANGE[1]
+    if asked == "HU" and outside:
+        LOGGER.warning(
+            "%s: values from %g to %g cannot all be HU; what lies beyond the window is clipped",
+            path.name, low, high,
+        )  # fmt: skip
+    if asked != "auto":
+        return asked
+    unit = stored or ("HU" if low <= HU_FLOOR else "arbitrary")
+    if unit == "HU" and outside:
+        raise ValueError(
+            f"volume {path} holds values from {low:g} to {high:g}, which cannot be HU (air is "
+            "-1000, water 0, dense metal below 32767); say --unit arbitrary for grey values, or "
+            "--unit HU if a few voxels are marked by such a number."
+        )
+    if stored == "HU" and low > HU_FLOOR:
+        LOGGER.warning(
+            "%s is in HU by its header, but its smallest value is %g, far above air (say "
+            "unit=arbitrary if these are grey values)",
+            path.name, low,
+        )  # fmt: skip
+    LOGGER.info(
+        "%s: %s, so its unit is taken to be %s (say unit=... to override)",
+        path.name, f"its header says {stored}" if stored else f"smallest value {low:g}", unit,
+    )  # fmt: skip
+    return unit
 
 
 def _suffix(path: Path) -> str:

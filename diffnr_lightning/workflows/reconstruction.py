@@ -155,6 +155,7 @@ def _finish(
         case.grid,
         case.window_hu,
         case.frame_origin_mm,
+        case.frame_direction,
     )
     run.write_json("metrics.json", metrics)
     score = metrics.get("protocols", {}).get("r2")

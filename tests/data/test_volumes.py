@@ -28,7 +28,7 @@ def test_nifti_round_trip_keeps_values_spacing_and_place(tmp_path, array):
 def test_saved_volume_is_in_hu_and_in_the_frame_of_its_source(tmp_path, array):
     grid = VolumeGrid((4, 5, 6), 1.0)
     save_volume(tmp_path / "v.nii", array, grid, (-1000.0, 1024.0), (7.0, 8.0, 9.0))
-    loaded = load_volume(tmp_path / "v.nii")
+    loaded = load_volume(tmp_path / "v.nii", unit="HU")
     np.testing.assert_allclose(loaded.array, -1000 + 2024 * array, rtol=1e-5)
     np.testing.assert_allclose(loaded.centre_mm, (7.0, 8.0, 9.0), atol=1e-5)
 
