@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from diffnr_lightning.data import Noise, generate, simulate_case  # noqa: E402
+from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case  # noqa: E402
 from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
 from diffnr_lightning.workflows.run_folder import cpu_name  # noqa: E402
 from diffnr_lightning.workflows.settings import parse, shipped_config  # noqa: E402
@@ -43,13 +43,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, default=24)
     options = parser.parse_args()
-    case = simulate_case(
-        generate("phantom:1", options.size),
-        size=options.size,
-        num_views=options.views,
-        noise=Noise("tigre", 1e4, 10.0),
-        test_views=0,
-    )
+    noise = Noise("tigre", 1e4, 10.0)
+    recipe = ScanRecipe(size=options.size, num_views=options.views, noise=noise, test_views=0)
+    case = simulate_case(generate("phantom:1", options.size), recipe)
     problem = Problem(case.projections, case.scan, case.grid, 0)
     # A first short run compiles the kernels or loads them from the cache.
     scene("r2gaussian_diffnr_align").fit(problem, stop_at=3)

@@ -23,7 +23,7 @@ import torch
 
 from diffnr_lightning.callbacks import PseudoReference
 from diffnr_lightning.consistency import align
-from diffnr_lightning.data import Noise, generate, simulate_case
+from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case
 from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.priors import (
     CrossAttnFusionAdapter,
@@ -46,9 +46,8 @@ PLANES = ("axial", "coronal", "sagittal")
 
 # %%
 noise = Noise(mode="tigre", photons=1e4, electronic=10)
-case = simulate_case(
-    generate("phantom:5", SIZE), size=SIZE, num_views=16, noise=noise, name="chest_5"
-)
+recipe = ScanRecipe(size=SIZE, num_views=16, noise=noise)
+case = simulate_case(generate("phantom:5", SIZE), recipe, name="chest_5")
 problem = Problem(case.projections, case.scan, case.grid, case.seed)
 degraded = Solver("asd_pocs").reconstruct(problem)
 

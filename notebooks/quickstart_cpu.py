@@ -25,7 +25,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from diffnr_lightning.data import read_case
+from diffnr_lightning.data import ScanRecipe, read_case
 from diffnr_lightning.reports import read_runs, read_volume
 from diffnr_lightning.workflows import evaluate, reconstruct, simulate
 from diffnr_lightning.workflows.settings import parse, shipped_config
@@ -40,7 +40,7 @@ folder = Path(tempfile.mkdtemp())
 # of a given number of photons is added. The case folder has the format of R2-Gaussian.
 
 # %%
-case_folder = simulate("phantom:5", folder / "case", size=SIZE, num_views=20)
+case_folder = simulate("phantom:5", folder / "case", ScanRecipe(size=SIZE, num_views=20))
 case = read_case(case_folder)
 print(case.scan)
 

@@ -27,14 +27,16 @@ import SimpleITK
 import torch
 import yaml
 
-from diffnr_lightning.data import read_case
+from diffnr_lightning.data import ScanRecipe, read_case
 from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports import read_run
 from diffnr_lightning.workflows import reconstruct, simulate
 from diffnr_lightning.workflows.settings import parse, shipped_config
 
 folder = Path(tempfile.mkdtemp())
-case_folder = simulate("phantom:5", folder / "case", size=32, num_views=16, test_views=4)
+case_folder = simulate(
+    "phantom:5", folder / "case", ScanRecipe(size=32, num_views=16, test_views=4)
+)
 config = ["--config", str(shipped_config("reconstruct/r2gaussian.yaml"))]
 smaller = ["--method.representation.num_gaussians", "2000", "--method.iterations", "200"]
 smaller += ["--method.optimisation.rate_iterations", "200"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from diffnr_lightning.workflows.settings import Flatten
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,42 @@ def evaluate(runs: list[Path], window_hu: tuple[float, float] | None = None) -> 
     Args:
         runs: run folders.
         window_hu: what is shown.
+    """
+    CALLS.append(dict(locals()))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Describe a scan.
+
+    Args:
+        size: of the cube.
+        views: how many.
+        window: two bounds.
+        noise: what is added.
+    """
+
+    size: int = 8
+    views: int = 2
+    window: tuple[float, float] = (0.0, 1.0)
+    noise: Noise = Noise()
+
+    def __post_init__(self):
+        if self.size < 8:
+            raise ValueError(f"size is {self.size}; at least 8 is expected.")
+
+
+STANDARD_RECIPE = Recipe(size=16, views=5)
+
+
+def simulate(
+    volume: str, recipe: Annotated[Recipe, Flatten(without=("views",))] = STANDARD_RECIPE
+) -> None:
+    """Scan a volume.
+
+    Args:
+        volume: what is scanned.
+        recipe: how.
     """
     CALLS.append(dict(locals()))
 

@@ -89,6 +89,25 @@ def test_a_command_may_have_no_options():
     assert fake_workflows.CALLS == [{}]
 
 
+def test_fields_of_a_flattened_dataclass_are_options_of_the_command(config, capsys):
+    text = config("size: 32\nnoise: {photons: 5}\n")
+    options = ["--volume", "a", "--config", text, "--window", "-1", "2", "--noise.mode", "tigre"]
+    assert cli.main(["simulate", *options]) == 0
+    noise = fake_workflows.Noise(5.0, "tigre")
+    recipe = fake_workflows.Recipe(32, 5, (-1.0, 2.0), noise)
+    assert fake_workflows.CALLS.pop() == {"volume": "a", "recipe": recipe}
+    # What is not given is the parameter's default, not the dataclass's.
+    assert cli.main(["simulate", "--volume", "a"]) == 0
+    assert fake_workflows.CALLS.pop()["recipe"] == fake_workflows.STANDARD_RECIPE
+    for wrong, words in (
+        (["--size", "3"], ["error: size is 3; at least 8 is expected."]),
+        (["--views", "3"], ["unknown option --views"]),
+        (["--sise", "3"], ["did you mean --size"]),
+    ):
+        assert cli.main(["simulate", "--volume", "a", *wrong]) == cli.USAGE_ERROR
+        assert_one_sentence(capsys, words, prog="diffnr simulate")
+
+
 def test_null_is_recorded(config):
     assert reconstruct("--config", config(METHOD), "--noise.photons", "null") == 0
     assert fake_workflows.CALLS[0]["resolved"]["noise"]["photons"] is None

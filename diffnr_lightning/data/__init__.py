@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "measured": ["measured_case"],
         "naf_pickles": ["read_naf_pickle"],
         "noise": ["Noise"],
+        "scan_recipe": ["ScanRecipe"],
         "scanner": ["Scanner"],
         "simulation": ["simulate_case"],
         "volumes": ["LoadedVolume", "load_volume", "save_volume"],

@@ -232,7 +232,7 @@ def _write_files(case: Case, folder: Path) -> None:
 def _scanner_entry(case: Case) -> dict[str, Any]:
     """Return the format's scanner block; of a scan that is no circle it tells what it can."""
     circular = case.scan if case.scan.orbit is not None else None
-    noise = case.provenance.get("noise", {})
+    noise = case.provenance.get("simulation", {}).get("recipe", {}).get("noise", {})
     views = case.provenance.get("views", {})
     entry = (
         r2_scanner(circular, case.grid)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import SimpleITK
 from scipy import ndimage
 
+from diffnr_lightning.data.scan_recipe import Fit
 from diffnr_lightning.data.volumes import LoadedVolume
-
-Fit = Literal["volume", "body"]
 
 TISSUE_HU = -500.0
 # Structures thinner than this share of the body (the cube root of its volume) do not count as body:

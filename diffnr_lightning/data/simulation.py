@@ -4,49 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict
 
 import numpy as np
 import torch
 
 from diffnr_lightning.data.cases import Case
-from diffnr_lightning.data.field_of_view import Fit, fit_cube
+from diffnr_lightning.data.field_of_view import fit_cube
 from diffnr_lightning.data.noise import Noise, attenuation_scale, photon_noise, tigre_noise
 from diffnr_lightning.data.resampling import resample
-from diffnr_lightning.data.scanner import Layout, Scanner, view_angles
+from diffnr_lightning.data.scan_recipe import ScanRecipe, simulation_record
+from diffnr_lightning.data.scanner import view_angles
 from diffnr_lightning.data.volumes import LoadedVolume
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import project
 
 LOGGER = logging.getLogger("diffnr")
-AIR_HU = -1000.0
 # Normalised attenuation below this is air: it neither widens the simulated object nor stops a scan.
 OBJECT_FLOOR = 0.02
 # 2 GB of float32: the object is simulated on coarser voxels where it would need more.
 MOST_FINE_VOXELS = 512**3
 # Streams of random numbers of one case; views, test views and noise do not disturb each other.
 VIEW_STREAM, TEST_STREAM, NOISE_STREAM = range(3)
-STANDARD_SCANNER = Scanner()
-STANDARD_NOISE = Noise()
+STANDARD_RECIPE = ScanRecipe()
 
 
 def simulate_case(
     loaded: LoadedVolume,
-    *,
-    size: int = 128,
-    num_views: int = 24,
-    layout: Layout = "uniform",
-    arc_deg: float | None = None,
-    start_deg: float = 0.0,
-    fit: Fit = "volume",
-    voxel_mm: float | None = None,
-    margin: float = 0.05,
-    window_hu: tuple[float, float] = (-1000.0, 1024.0),
-    scanner: Scanner = STANDARD_SCANNER,
-    noise: Noise = STANDARD_NOISE,
-    test_views: int = 16,
-    oversampling: int = 2,
-    attenuate_outside: bool = True,
+    recipe: ScanRecipe = STANDARD_RECIPE,
     name: str | None = None,
     seed: int | None = None,
 ) -> Case:
@@ -59,24 +43,7 @@ def simulate_case(
 
     Args:
         loaded: the volume.
-        size: voxels of the cube along each edge.
-        num_views: training views, at least two.
-        layout: ``"uniform"`` spreads the views evenly over the circle (half of it for parallel
-            beam), ``"random"`` draws them there, ``"limited_arc"`` spreads them over `arc_deg`.
-        arc_deg: the arc of the views; None means 360 degrees for cone beam, 180 for parallel beam.
-        start_deg: where the arc begins.
-        fit: ``"volume"`` reconstructs a cube around the whole volume, ``"body"`` one around its
-            largest connected piece of tissue (above -500 HU; above Otsu's threshold where the
-            unit is arbitrary).
-        voxel_mm: edge of the reconstructed voxels; the cube keeps the centre that `fit` gives it.
-        margin: air on every side of the body, as a share of the edge of its tightest cube.
-        window_hu: HU that become 0 and 1; values outside are clipped. A volume in arbitrary unit
-            is windowed from its smallest to its largest value instead.
-        scanner: distances and detector.
-        noise: photons and read-out noise of the training views.
-        test_views: noise-free views at random angles, kept for evaluation; 0 for none.
-        oversampling: how much finer voxels and pixels of the simulation are.
-        attenuate_outside: whether what lies outside the cube attenuates too, as it really does.
+        recipe: cube, views, scanner and noise; its `unit` and `spacing_mm` are the reader's.
         name: name of the case; None takes the volume's.
         seed: of random views and noise; None takes a hash of name and number of views.
 
@@ -84,39 +51,38 @@ def simulate_case(
         The case, with everything that made it in its provenance.
 
     Raises:
-        ValueError: arguments that make no scan, each named in the message.
+        ValueError: a recipe that makes no scan of this volume.
     """
-    _check(size, num_views, layout, arc_deg, test_views, oversampling, margin, voxel_mm)
+    record = simulation_record(recipe, loaded.source, name, seed)
     name = name or loaded.name
-    seed = stable_seed(name, num_views) if seed is None else int(seed)
-    density, window = _normalised(loaded, window_hu)
-    centre, side = fit_cube(loaded, fit, margin)  # (z, y, x) relative to the volume's centre
-    if voxel_mm is not None:
-        side = size * voxel_mm
-    grid = VolumeGrid((size,) * 3, side / size)
+    seed = stable_seed(name, recipe.num_views) if seed is None else int(seed)
+    density, window = _normalised(loaded, recipe.window_hu)
+    centre, side = fit_cube(loaded, recipe.fit, recipe.margin)  # relative to the volume's centre
+    if recipe.voxel_mm is not None:
+        side = recipe.size * recipe.voxel_mm
+    grid = VolumeGrid((recipe.size,) * 3, side / recipe.size)
     truth = resample(density, loaded.spacing_mm, grid.shape, grid.voxel_mm, centre)
     if float(truth.max()) < OBJECT_FLOOR:
         raise ValueError(
             f"{name}: the reconstructed cube of {side:.0f} mm holds nothing but air; check fit, "
             "voxel_mm and the window."
         )
-    circle = 360.0 if scanner.beam == "cone" else 180.0
-    span = circle if arc_deg is None else arc_deg
-    pixels = scanner.detector_pixels or size
-    view_stream = np.random.default_rng([seed, VIEW_STREAM])
-    angles = view_angles(layout, num_views, span, start_deg, view_stream)
-    scan = scanner.scan(angles, side, pixels)
-    drawn = np.random.default_rng([seed, TEST_STREAM]).uniform(0, np.deg2rad(circle), test_views)
-    test_scan = scanner.scan(np.sort(drawn), side, pixels) if test_views else None
+    scan, test_scan, span = _scans(recipe, side, seed)
     fine, fine_grid = _simulated_object(
-        density, loaded.spacing_mm, centre, grid, scan, oversampling, attenuate_outside
+        density,
+        loaded.spacing_mm,
+        centre,
+        grid,
+        scan,
+        recipe.oversampling,
+        recipe.attenuate_outside,
     )
-    exact = _project_finely(fine, fine_grid, scan, oversampling)
-    projections = _noisy(exact, scan.detector_shape, noise, loaded.unit, window, seed)
+    exact = _project_finely(fine, fine_grid, scan, recipe.oversampling)
+    projections = _noisy(exact, scan.detector_shape, recipe.noise, loaded.unit, window, seed)
     test_projections = None
     if test_scan is not None:
-        held_out = _project_finely(fine, fine_grid, test_scan, oversampling)
-        test_projections = torch.from_numpy(_binned(held_out, oversampling))
+        held_out = _project_finely(fine, fine_grid, test_scan, recipe.oversampling)
+        test_projections = torch.from_numpy(_binned(held_out, recipe.oversampling))
     offset = np.reshape(loaded.direction, (3, 3)) @ centre[::-1] + loaded.centre_mm
     return Case(
         name=name,
@@ -132,15 +98,10 @@ def simulate_case(
         source=loaded.source,
         provenance={
             "kind": "simulated",
+            "simulation": record,
             "window": list(window),
-            "fit": fit,
-            "margin": margin,
-            "views": {"layout": layout, "arc_deg": span, "start_deg": start_deg},
-            "scanner": asdict(scanner),
-            "noise": asdict(noise),
-            "oversampling": oversampling,
+            "views": {"layout": recipe.layout, "arc_deg": span, "start_deg": recipe.start_deg},
             "simulated_voxel_mm": list(fine_grid.voxel_mm),
-            "attenuate_outside": attenuate_outside,
             "frame_origin_mm": [float(c) for c in offset],
             "frame_direction": list(loaded.direction),
         },
@@ -153,34 +114,26 @@ def stable_seed(name: str, num_views: int) -> int:
     return int.from_bytes(digest[:6], "big")
 
 
-def _check(
-    size: int,
-    num_views: int,
-    layout: str,
-    arc_deg: float | None,
-    test_views: int,
-    oversampling: int,
-    margin: float,
-    voxel_mm: float | None,
-) -> None:
-    if size < 8:
-        raise ValueError(f"size is {size}; a cube of at least 8 voxels a side is expected.")
-    if num_views < 2:
-        raise ValueError(f"num_views is {num_views}; at least two views are expected.")
-    if layout not in ("uniform", "random", "limited_arc"):
-        raise ValueError(f"layout is {layout!r}; 'uniform', 'random' or 'limited_arc' is expected.")
-    if layout == "limited_arc" and arc_deg is None:
-        raise ValueError("layout is 'limited_arc' without arc_deg; say how many degrees it spans.")
-    if arc_deg is not None and not 0 < arc_deg <= 360:
-        raise ValueError(f"arc_deg is {arc_deg}; a number in (0, 360] is expected.")
-    if test_views < 0:
-        raise ValueError(f"test_views is {test_views}; zero or a positive number is expected.")
-    if oversampling < 1:
-        raise ValueError(f"oversampling is {oversampling}; one or more is expected.")
-    if not 0 <= margin < np.inf:
-        raise ValueError(f"margin is {margin}; zero or a positive share is expected.")
-    if voxel_mm is not None and not 0 < voxel_mm < np.inf:
-        raise ValueError(f"voxel_mm is {voxel_mm}; a positive length is expected.")
+def _scans(
+    recipe: ScanRecipe, side_mm: float, seed: int
+) -> tuple[ScanGeometry, ScanGeometry | None, float]:
+    """Return the training views, the views kept for evaluation, and the arc in degrees."""
+    circle = 360.0 if recipe.scanner.beam == "cone" else 180.0
+    span = circle if recipe.arc_deg is None else recipe.arc_deg
+    pixels = recipe.scanner.detector_pixels or recipe.size
+    angles = view_angles(
+        recipe.layout,
+        recipe.num_views,
+        span,
+        recipe.start_deg,
+        np.random.default_rng([seed, VIEW_STREAM]),
+    )
+    scan = recipe.scanner.scan(angles, side_mm, pixels)
+    if not recipe.test_views:
+        return scan, None, span
+    generator = np.random.default_rng([seed, TEST_STREAM])
+    drawn = generator.uniform(0, np.deg2rad(circle), recipe.test_views)
+    return scan, recipe.scanner.scan(np.sort(drawn), side_mm, pixels), span
 
 
 def _normalised(
@@ -189,11 +142,6 @@ def _normalised(
     """Return normalised attenuation (Z, Y, X) in [0, 1] and the values of its ends."""
     if loaded.unit == "HU":
         low, high = (float(bound) for bound in window_hu)
-        if not AIR_HU <= low < high:
-            raise ValueError(
-                f"window_hu is ({low:g}, {high:g}); low < high with low not below air (-1000 HU) "
-                "is expected."
-            )
     else:
         low, high = float(loaded.array.min()), float(loaded.array.max())
     density = np.clip((loaded.array - low) / (high - low), 0, 1).astype(np.float32)

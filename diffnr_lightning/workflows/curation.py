@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffnr_lightning.callbacks import PseudoReference, Snapshots
-from diffnr_lightning.data import Case, LoadedVolume, Noise, Scanner, simulate_case
+from diffnr_lightning.data import Case, LoadedVolume, ScanRecipe, simulate_case
 from diffnr_lightning.metrics import psnr
 from diffnr_lightning.priors import biplanar_conditioning
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
@@ -23,10 +23,13 @@ from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import environment
 from diffnr_lightning.workflows.scene import Scene
+from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
 
 # They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.
 FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
+# The fields of a recipe that are drawn for each scan, or have no use in one that is learned from.
+DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
 MOST_DB = 120.0
 
 
@@ -44,24 +47,50 @@ class Job(NamedTuple):
     number: int
 
 
+@dataclass(frozen=True)
+class Variation:
+    """Describe how the scans of a curation differ.
+
+    Args:
+        zooms: smallest and largest share of the volume's edges that is scanned; less than 1 cuts out a box.
+        views: numbers of views that are drawn from.
+        layouts: view layouts that are drawn from.
+    """
+
+    zooms: tuple[float, float] = (1.0, 1.0)
+    views: tuple[int, ...] = (12, 16, 24, 36, 48)
+    layouts: tuple[Literal["uniform", "random"], ...] = ("uniform", "random")
+
+    def check(self, recipe: ScanRecipe) -> None:
+        """Refuse with a ValueError what no scan could be drawn from."""
+        if not (self.views and self.layouts):
+            raise ValueError("views or layouts is empty; at least one of each is expected.")
+        if not 0 < self.zooms[0] <= self.zooms[1]:
+            raise ValueError(
+                f"zooms is {self.zooms}; two shares, 0 < smallest <= largest, are expected."
+            )
+        for count in self.views:
+            replace(recipe, num_views=count)
+
+    def draw(self, recipe: ScanRecipe, generator: np.random.Generator) -> ScanRecipe:
+        """Return the recipe with views of its own."""
+        return replace(
+            recipe,
+            num_views=int(generator.choice(self.views)),
+            layout=str(generator.choice(self.layouts)),
+            start_deg=float(generator.uniform(0, 360)),
+            test_views=0,
+        )
+
+
 def curate(
     volumes: list[str],
     out: Path,
     methods: list[Scene],
     exclude: list[str] | None = None,
     runs: int = 1,
-    size: int = 128,
-    fit: Literal["volume", "body"] = "body",
-    voxel_mm: float | None = None,
-    zooms: tuple[float, float] = (1.0, 1.0),
-    views: tuple[int, ...] = (12, 16, 24, 36, 48),
-    layouts: tuple[Literal["uniform", "random"], ...] = ("uniform", "random"),
-    window_hu: tuple[float, float] = (-1000.0, 1024.0),
-    unit: Literal["auto", "HU", "arbitrary"] = "auto",
-    spacing_mm: tuple[float, float, float] | None = None,
-    attenuate_outside: bool = True,
-    scanner: Scanner = Scanner(),
-    noise: Noise = Noise(),
+    recipe: Annotated[ScanRecipe, Flatten(without=DRAWN)] = ScanRecipe(fit="body", test_views=0),
+    variation: Annotated[Variation, Flatten()] = Variation(),
     fractions: tuple[float, ...] = (0.25, 0.375, 0.5),
     biplanar_size: int = BIPLANAR_SIZE,
     repair: PseudoReference | None = None,
@@ -84,18 +113,8 @@ def curate(
         methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.
         exclude: names of volumes, or patterns of names, that must not be learned from, such as those of a test set.
         runs: scans of each volume.
-        size: voxels of the reconstructed cube along each edge.
-        fit: what the cube is fitted to.
-        voxel_mm: edge of the reconstructed voxels in mm, instead of what `fit` gives.
-        zooms: smallest and largest share of the volume's edges that is scanned; less than 1 cuts out a box.
-        views: numbers of views that are drawn from.
-        layouts: view layouts that are drawn from.
-        window_hu: HU that become 0 and 1.
-        unit: of the files; auto tells HU by the values.
-        spacing_mm: voxel edges (z, y, x) of files that do not say (NPY, TIFF).
-        attenuate_outside: whether what lies outside the cube attenuates too.
-        scanner: distances and detector.
-        noise: photons and read-out noise.
+        recipe: what all scans have in common; options of their own on the command line.
+        variation: what is drawn for each scan, likewise.
         fractions: shares of a method's iterations after which the volume is kept.
         biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer looks at 518.
         repair: a prior whose repairs of the last of those volumes, one a pass, are kept as well, so that the next prior
@@ -124,16 +143,8 @@ def curate(
             raise ValueError(f"{key} is {value}; at least 1 is expected.")
     _use(device)
     sources = volume_sources(volumes)
-    scanning = {
-        "size": size,
-        "fit": fit,
-        "voxel_mm": voxel_mm,
-        "window_hu": window_hu,
-        "attenuate_outside": attenuate_outside,
-        "scanner": scanner,
-        "noise": noise,
-    }
-    plain = {"size": size, "runs": runs, "fractions": list(fractions), "seed": seed}
+    variation.check(recipe)
+    plain = {**recipe.describe(), "runs": runs, "fractions": list(fractions), "seed": seed}
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
     folder = PairsFolder(out, settings, list(sources))
     jobs = [
@@ -148,10 +159,10 @@ def curate(
         for done, job in enumerate(jobs):
             progress(done, len(jobs), job.name)
             if job.volume not in at_hand:
-                loaded = load_source(sources[job.volume], size, unit, spacing_mm)
+                loaded = load_source(sources[job.volume], recipe)
                 at_hand = {job.volume: (loaded, hashlib.sha256(loaded.array).hexdigest())}
             loaded, digest = at_hand[job.volume]
-            case = _drawn_case(loaded, job.name, seed, zooms, views, layouts, scanning)
+            case = _drawn_case(loaded, job.name, seed, recipe, variation)
             turn = job.number % len(methods)
             tensors, info = _stopped_early(case, methods[turn], fractions, repair, device)
             provenance = {
@@ -212,26 +223,13 @@ def _jobs(
 
 
 def _drawn_case(
-    loaded: LoadedVolume,
-    name: str,
-    seed: int,
-    zooms: tuple[float, float],
-    views: tuple[int, ...],
-    layouts: tuple[str, ...],
-    scanning: dict[str, Any],
+    loaded: LoadedVolume, name: str, seed: int, recipe: ScanRecipe, variation: Variation
 ) -> Case:
     """Scan a volume as drawn from the seed and the name of the scan."""
     generator = np.random.default_rng([seed, _hash(name)])
-    return simulate_case(
-        _zoomed(loaded, generator.uniform(*zooms), generator),
-        num_views=int(generator.choice(views)),
-        layout=str(generator.choice(layouts)),
-        start_deg=float(generator.uniform(0, 360)),
-        test_views=0,
-        name=name,
-        seed=int(generator.integers(2**31)),
-        **scanning,
-    )
+    part = _zoomed(loaded, generator.uniform(*variation.zooms), generator)
+    drawn = variation.draw(recipe, generator)
+    return simulate_case(part, drawn, name, int(generator.integers(2**31)))
 
 
 def _stopped_early(

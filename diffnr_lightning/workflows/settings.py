@@ -10,9 +10,10 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from types import UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
@@ -23,6 +24,19 @@ from diffnr_lightning.workflows.refusals import refusal
 RESOLVED = "resolved"
 
 _NUMBER = re.compile(r"-\.?\d")
+
+
+class Flatten(NamedTuple):
+    """Make the fields of a dataclass options of the command itself: ``--size``, not ``--recipe.size``.
+
+    A parameter asks for it by its type, ``recipe: Annotated[ScanRecipe, Flatten()] = ScanRecipe()``;
+    the default says what the options' defaults are.
+
+    Attributes:
+        without: fields that are no options, since the workflow sets them itself.
+    """
+
+    without: tuple[str, ...] = ()
 
 
 class Settings(NamedTuple):
@@ -58,7 +72,14 @@ def settings_parser(function: Callable[..., Any], prog: str | None = None) -> Ar
         "follow them win.",
     )
     hidden = {RESOLVED} & set(inspect.signature(function).parameters)
-    parser.add_function_arguments(function, as_group=False, skip=hidden, fail_untyped=True)
+    flat = _flattened(function)
+    skip = hidden | set(flat)
+    parser.add_function_arguments(function, as_group=False, skip=skip, fail_untyped=True)
+    for name, (kind, flatten) in flat.items():
+        default = inspect.signature(function).parameters[name].default
+        parser.add_class_arguments(
+            kind, as_group=False, default=default, skip=set(flatten.without), fail_untyped=True
+        )
     return parser
 
 
@@ -131,6 +152,10 @@ def _settings(
         raise ValueError(f"config: {' '.join(str(error).split())}.") from error
     try:
         arguments = parser.instantiate(namespace).as_dict()
+        for name, (kind, flatten) in _flattened(function).items():
+            fields = inspect.signature(kind).parameters.keys() - set(flatten.without)
+            default = inspect.signature(function).parameters[name].default
+            arguments[name] = replace(default, **{key: arguments.pop(key) for key in fields})
     except ValueError as error:
         # The classes' own words, which jsonargparse wraps where a type has alternatives.
         raise ValueError(refusal(parser, str(error), configs)) from error
@@ -138,6 +163,15 @@ def _settings(
     if RESOLVED in inspect.signature(function).parameters:
         arguments[RESOLVED] = resolved
     return Settings(arguments, resolved)
+
+
+def _flattened(function: Callable[..., Any]) -> dict[str, tuple[type, Flatten]]:
+    """Return dataclass and mark of each parameter that is `Annotated` with `Flatten`."""
+    hints = get_type_hints(function, include_extras=True)
+    marked = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
+    return {
+        name: (kind, mark) for name, (kind, mark) in marked.items() if isinstance(mark, Flatten)
+    }
 
 
 def shipped_config(name: str) -> Path:

@@ -6,10 +6,10 @@ import glob
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from diffnr_lightning.data import (
     LoadedVolume,
+    ScanRecipe,
     generate,
     generated_seeds,
     is_generated,
@@ -49,27 +49,20 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def load_source(
-    source: str,
-    size: int,
-    unit: Literal["auto", "HU", "arbitrary"] = "auto",
-    spacing_mm: tuple[float, float, float] | None = None,
-) -> LoadedVolume:
-    """Read a file, or generate an object with `size` voxels along each edge.
+def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
+    """Read a file, or generate an object as fine as it will be reconstructed.
 
     Args:
         source: a file, `phantom:SEED` or `specimen:SEED`.
-        size: of a generated object.
-        unit: of a file.
-        spacing_mm: voxel edges (z, y, x) of a file that does not say.
+        recipe: says `size` of a generated object, `unit` and `spacing_mm` of a file.
 
     Raises:
         ValueError: a seed that is no number, or a file that is no volume.
         FileNotFoundError: no such file.
     """
     if is_generated(source):
-        return generate(source, size)
-    return load_volume(source, unit, spacing_mm)
+        return generate(source, recipe.size)
+    return load_volume(source, recipe.unit, recipe.spacing_mm)
 
 
 def _expanded(entry: str) -> list[str]:

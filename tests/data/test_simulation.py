@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from diffnr_lightning.data import LoadedVolume, Noise, Scanner, read_case, simulate_case, write_case
+from diffnr_lightning.data import (
+    LoadedVolume,
+    Noise,
+    Scanner,
+    ScanRecipe,
+    read_case,
+    simulate_case,
+    write_case,
+)
 from diffnr_lightning.data.noise import MU_WATER_PER_MM
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.projectors import project
 
 NOISELESS = Noise(mode="none")
-SMALL = {"size": 24, "num_views": 5, "test_views": 2}
+SMALL = ScanRecipe(size=24, num_views=5, test_views=2)
 
 
 @pytest.fixture
@@ -23,9 +33,10 @@ def loaded(ellipsoid) -> LoadedVolume:
 def test_projections_are_those_of_the_ellipsoid(ellipsoid, beam):
     solid = ellipsoid((28, 22, 18), (6, -10, 4))
     loaded = solid.loaded((48, 48, 48), (2.0, 2.0, 2.0))
-    case = simulate_case(
-        loaded, size=32, num_views=5, noise=NOISELESS, test_views=3, scanner=Scanner(beam=beam)
+    recipe = ScanRecipe(
+        size=32, num_views=5, noise=NOISELESS, test_views=3, scanner=Scanner(beam=beam)
     )
+    case = simulate_case(loaded, recipe)
     for scan, projections in (
         (case.scan, case.projections),
         (case.test_scan, case.test_projections),
@@ -41,9 +52,8 @@ def test_projections_are_those_of_the_ellipsoid(ellipsoid, beam):
 
 def test_truth_is_the_mean_over_each_voxel(ellipsoid):
     solid = ellipsoid((28, 22, 18), (6, -10, 4))
-    case = simulate_case(
-        solid.loaded((48, 48, 48), (2.0, 2.0, 2.0)), size=24, num_views=2, noise=NOISELESS
-    )
+    recipe = ScanRecipe(size=24, num_views=2, noise=NOISELESS)
+    case = simulate_case(solid.loaded((48, 48, 48), (2.0, 2.0, 2.0)), recipe)
     exact = solid.loaded((24, 24, 24), (4.0, 4.0, 4.0), finer=8).array
     exact = (exact + 1000) / 2024
     assert np.abs(case.volume.numpy() - exact).mean() < 0.004
@@ -53,21 +63,21 @@ def test_truth_is_the_mean_over_each_voxel(ellipsoid):
 
 def test_projecting_the_truth_explains_the_projections(loaded):
     """Not exactly, for the simulation is finer, but to a few percent."""
-    case = simulate_case(loaded, size=32, num_views=4, noise=NOISELESS, test_views=0)
+    case = simulate_case(loaded, ScanRecipe(32, 4, noise=NOISELESS, test_views=0))
     coarse = project(case.volume, case.grid, case.scan)
     error = (coarse - case.projections).abs().mean() / case.projections.mean()
     assert 0 < error < 0.05
 
 
 def test_same_name_same_bytes_and_other_names_or_seeds_other_noise(loaded):
-    first, again = (simulate_case(loaded, name="a", **SMALL) for _ in range(2))
+    first, again = (simulate_case(loaded, SMALL, name="a") for _ in range(2))
     assert torch.equal(first.projections, again.projections)
     assert torch.equal(first.test_projections, again.test_projections)
     assert first.test_scan == again.test_scan
-    other = simulate_case(loaded, name="b", **SMALL)
+    other = simulate_case(loaded, SMALL, name="b")
     assert not torch.equal(first.projections, other.projections)
     assert first.test_scan != other.test_scan
-    seeded = simulate_case(loaded, name="b", seed=first.seed, **SMALL)
+    seeded = simulate_case(loaded, SMALL, name="b", seed=first.seed)
     assert torch.equal(seeded.projections, first.projections)
     # Machine and Python's hash randomisation must not matter.
     assert stable_seed("a", 5) == first.seed == 135769723048656
@@ -75,7 +85,8 @@ def test_same_name_same_bytes_and_other_names_or_seeds_other_noise(loaded):
 
 def test_noise_neither_touches_test_views_nor_their_angles(loaded):
     quiet, loud = (
-        simulate_case(loaded, noise=noise, **SMALL) for noise in (NOISELESS, Noise(photons=1e3))
+        simulate_case(loaded, replace(SMALL, noise=noise))
+        for noise in (NOISELESS, Noise(photons=1e3))
     )
     assert torch.equal(quiet.test_projections, loud.test_projections)
     assert quiet.test_scan == loud.test_scan
@@ -84,8 +95,9 @@ def test_noise_neither_touches_test_views_nor_their_angles(loaded):
 
 def test_physical_noise_has_the_size_of_its_photon_count(loaded):
     noise = Noise(photons=1e4, electronic=10.0)
-    cases = [simulate_case(loaded, noise=noise, seed=seed, **SMALL) for seed in range(30)]
-    clean = simulate_case(loaded, noise=NOISELESS, **SMALL).projections.numpy()
+    noisy = replace(SMALL, noise=noise)
+    cases = [simulate_case(loaded, noisy, seed=seed) for seed in range(30)]
+    clean = simulate_case(loaded, replace(SMALL, noise=NOISELESS)).projections.numpy()
     stack = np.stack([case.projections.numpy() for case in cases])
     scale = MU_WATER_PER_MM * 2024 / 1000
     counts = 1e4 * np.exp(-clean * scale)
@@ -97,8 +109,8 @@ def test_physical_noise_has_the_size_of_its_photon_count(loaded):
 
 
 def test_tigre_noise_has_no_negative_line_integrals(loaded):
-    case = simulate_case(loaded, noise=Noise(mode="tigre", photons=1e4), **SMALL)
-    clean = simulate_case(loaded, noise=NOISELESS, **SMALL).projections
+    case = simulate_case(loaded, replace(SMALL, noise=Noise(mode="tigre", photons=1e4)))
+    clean = simulate_case(loaded, replace(SMALL, noise=NOISELESS)).projections
     assert case.projections.min() == 0
     empty = clean == 0
     spread = case.projections[empty].numpy()
@@ -110,9 +122,9 @@ def test_tigre_noise_has_no_negative_line_integrals(loaded):
 def test_what_lies_outside_the_cube_attenuates(ellipsoid):
     solid = ellipsoid((30, 30, 30))
     loaded = solid.loaded((40, 40, 40), (2.0, 2.0, 2.0))
-    settings = {"size": 16, "voxel_mm": 2.0, "num_views": 4, "test_views": 0, "noise": NOISELESS}
-    true = simulate_case(loaded, **settings)
-    cut = simulate_case(loaded, attenuate_outside=False, **settings)
+    recipe = ScanRecipe(16, 4, voxel_mm=2.0, test_views=0, noise=NOISELESS)
+    true = simulate_case(loaded, recipe)
+    cut = simulate_case(loaded, replace(recipe, attenuate_outside=False))
     assert torch.equal(true.volume, cut.volume)
     exact = solid.line_integrals(true.scan)
     centre = (slice(None), slice(6, 10), slice(6, 10))
@@ -125,10 +137,11 @@ def test_luna16_recipe(ellipsoid):
     """DSO 800, DSD 1200, voxels 1.6 mm, detector 2.4 mm a pixel of 256; here an eighth of it."""
     loaded = ellipsoid((150, 110, 120)).loaded((40, 40, 40), (8.0, 8.0, 8.0))
     scanner = Scanner(source_to_axis=800, source_to_detector=1200, detector=614.4, unit="mm")
-    case = simulate_case(
-        loaded, size=32, voxel_mm=12.8, num_views=36, test_views=0, scanner=scanner,
+    recipe = ScanRecipe(
+        size=32, voxel_mm=12.8, num_views=36, test_views=0, scanner=scanner,
         attenuate_outside=False, noise=Noise(mode="tigre", photons=1e4, electronic=10.0),
     )  # fmt: skip
+    case = simulate_case(loaded, recipe)
     orbit = case.scan.orbit
     assert (orbit.source_to_axis_mm, orbit.source_to_detector_mm) == pytest.approx((800, 1200))
     assert orbit.pixel_mm == pytest.approx((19.2, 19.2))
@@ -137,7 +150,7 @@ def test_luna16_recipe(ellipsoid):
 
 
 def test_simulated_case_survives_its_folder(loaded, tmp_path):
-    case = simulate_case(loaded, **SMALL)
+    case = simulate_case(loaded, SMALL)
     again = read_case(write_case(case, tmp_path / "case"))
     assert again.grid == case.grid
     assert torch.equal(again.projections, case.projections)
@@ -148,16 +161,17 @@ def test_simulated_case_survives_its_folder(loaded, tmp_path):
 
 
 def test_layouts(loaded):
-    settings = {**SMALL, "noise": NOISELESS}
-    cone = simulate_case(loaded, **settings).scan.orbit.angles_rad
+    quiet = replace(SMALL, noise=NOISELESS)
+    cone = simulate_case(loaded, quiet).scan.orbit.angles_rad
     np.testing.assert_allclose(np.rad2deg(cone), [0, 72, 144, 216, 288], atol=1e-6)
-    parallel = simulate_case(loaded, scanner=Scanner(beam="parallel"), **settings)
+    parallel = simulate_case(loaded, replace(quiet, scanner=Scanner(beam="parallel")))
     angles = parallel.scan.orbit.angles_rad
     np.testing.assert_allclose(np.rad2deg(angles), [0, 36, 72, 108, 144], atol=1e-6)
-    arc = simulate_case(loaded, layout="limited_arc", arc_deg=120.0, start_deg=30.0, **settings)
+    third = replace(quiet, layout="limited_arc", arc_deg=120.0, start_deg=30.0)
+    arc = simulate_case(loaded, third)
     angles = arc.scan.orbit.angles_rad
     np.testing.assert_allclose(np.rad2deg(angles), [30, 60, 90, 120, 150], atol=1e-6)
-    random = simulate_case(loaded, layout="random", **settings).scan.orbit.angles_rad
+    random = simulate_case(loaded, replace(quiet, layout="random")).scan.orbit.angles_rad
     assert (np.diff(random) > 0).all()
     assert np.ptp(np.diff(random)) > 0.05
 
@@ -165,7 +179,7 @@ def test_layouts(loaded):
 def test_arbitrary_unit_is_scaled_to_its_own_range(ellipsoid):
     base = ellipsoid((15, 12, 10)).loaded((24, 24, 24), (2.0, 2.0, 2.0))
     grey = LoadedVolume(base.array * 0.5 + 700, base.spacing_mm, "arbitrary", "grey")
-    case = simulate_case(grey, fit="body", **SMALL)
+    case = simulate_case(grey, replace(SMALL, fit="body"))
     assert case.window_hu is None
     assert case.unit == "arbitrary"
     assert float(case.volume.max()) == pytest.approx(1.0, abs=1e-3)
@@ -200,7 +214,6 @@ def test_senseless_argument_is_named_in_one_sentence(ellipsoid, case, one_senten
     array[10:14, 12:16, 14:18] = -1000.0
     arguments, named = BAD[case]
     with pytest.raises(ValueError) as error:
-        simulate_case(
-            LoadedVolume(array, shell.spacing_mm, "HU", "shell"), **{**SMALL, **arguments}
-        )
+        recipe = replace(SMALL, **arguments)
+        simulate_case(LoadedVolume(array, shell.spacing_mm, "HU", "shell"), recipe)
     assert named in one_sentence(error)

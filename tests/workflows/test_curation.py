@@ -91,8 +91,10 @@ def test_a_pair_says_how_it_was_made(pairs):
     assert info["fractions"] == [0.5, 1.0]
     assert len(info["angles_deg"]) == info["views"] in (8, 12)
     assert info["layout"] in ("uniform", "random")
-    assert info["scan"]["noise"]["photons"] == 1e5
-    assert info["scan"]["scanner"]["source_to_axis"] == 2.5
+    recipe = info["scan"]["simulation"]["recipe"]
+    assert recipe["noise"]["photons"] == 1e5
+    assert recipe["scanner"]["source_to_axis"] == 2.5
+    assert (recipe["num_views"], recipe["fit"]) == (info["views"], "body")
     assert info["code"]["diffnr_lightning"]
     assert set(info["code"]) == {"diffnr_lightning", "git"}
     first, second = (info["angles_deg"][view] for view in info["biplanar_views"])
@@ -256,6 +258,10 @@ def test_a_damaged_file_is_named(config, pairs, tmp_path, capsys):
         (["--biplanar_size", "0"], "biplanar_size is 0"),
         (["--volumes", "none*.mhd"], "volumes has 'none*.mhd', which matches no file"),
         (["--volumes", "phantom:x"], "phantom:SEED"),
+        (["--views", "12", "1"], "num_views is 1"),
+        (["--views", "[]"], "views or layouts is empty"),
+        (["--zooms", "1", "0.5"], "zooms is (1.0, 0.5)"),
+        (["--num_views", "12"], "unknown option --num_views"),
         (["--methods", "[]"], "methods is empty"),
         (["--shard", "2/2"], "K/N with K < N"),
         (["--device", "cuda:99"], "device is 'cuda:99' and torch finds"),
@@ -314,7 +320,7 @@ def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
     assert curate(config, tmp_path / "pairs", *options) == 0
     info = open_pairs(tmp_path / "pairs")["chest_0"].info
     assert info["voxel_mm"] == [10, 10, 10]
-    assert info["scan"]["attenuate_outside"] is False
+    assert info["scan"]["simulation"]["recipe"]["attenuate_outside"] is False
     assert info["scan"]["window"] == [-1000, 1024]
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffnr_lightning.callbacks import PseudoReference
-from diffnr_lightning.data import generate, simulate_case
+from diffnr_lightning.data import ScanRecipe, generate, simulate_case
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.representations import GaussianCloud
 from diffnr_lightning.workflows import Problem, Scene, Trial
@@ -26,9 +26,8 @@ class Oracle(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def problem():
-    case = simulate_case(
-        generate("phantom:3", SIZE), size=SIZE, num_views=12, test_views=0, name="chest"
-    )
+    recipe = ScanRecipe(size=SIZE, num_views=12, test_views=0)
+    case = simulate_case(generate("phantom:3", SIZE), recipe, name="chest")
     return case.volume, Problem(case.projections, case.scan, case.grid, seed=5)
 
 
