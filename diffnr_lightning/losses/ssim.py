@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diffnr_lightning.kernels import num_threads
 from diffnr_lightning.losses.ssim_kernels import RADIUS, similarity_of_slices
 
 WINDOW_SIGMA = 1.5
@@ -87,7 +87,7 @@ def _accumulate(
         np.float32(scale),
         np.empty(0, np.float32) if gradient is None else gradient.view(-1).numpy(),
         similarity.numpy(),
-        numba.get_num_threads(),
+        num_threads(),
     )
     return similarity
 

@@ -9,15 +9,13 @@ slices, hence results do not depend on the number of threads.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
 
-# Sums may be regrouped and multiplications fused, but NaN and infinity keep their meaning.
-RELAXED_ARITHMETIC = {"reassoc", "contract", "arcp", "nsz"}
+from diffnr_lightning.kernels import RELAXED, kernel_part, parallel_kernel, prange
 
 RADIUS = 5
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def filter_along_row(row: np.ndarray, taps: np.ndarray, filtered: np.ndarray) -> None:
     """Filter a row padded by RADIUS zeros at both ends; `taps` run from the centre outwards."""
     t0, t1, t2, t3, t4, t5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
@@ -32,7 +30,7 @@ def filter_along_row(row: np.ndarray, taps: np.ndarray, filtered: np.ndarray) ->
         )
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def filter_across_rows(
     rows: np.ndarray, first: int, taps: np.ndarray, filtered: np.ndarray
 ) -> None:
@@ -53,28 +51,28 @@ def filter_across_rows(
         )
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def fill_row(x: np.ndarray, row: np.ndarray) -> None:
     """Write x into a row padded by RADIUS."""
     for j in range(x.size):
         row[j + RADIUS] = x[j]
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def fill_square_sum(x: np.ndarray, y: np.ndarray, row: np.ndarray) -> None:
     """Write x^2 + y^2 into a row padded by RADIUS; the index never needs the two squares apart."""
     for j in range(x.size):
         row[j + RADIUS] = x[j] * x[j] + y[j] * y[j]
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def fill_product(x: np.ndarray, y: np.ndarray, row: np.ndarray) -> None:
     """Write x y into a row padded by RADIUS."""
     for j in range(x.size):
         row[j + RADIUS] = x[j] * y[j]
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def similarity_of_row(moments: np.ndarray, c1: float, c2: float) -> float:
     """Sum the index a1 a2 / (b1 b2) over a row of filtered x, y, x^2 + y^2 and x y."""
     mx, my, squares, product = moments[0], moments[1], moments[2], moments[3]
@@ -90,7 +88,7 @@ def similarity_of_row(moments: np.ndarray, c1: float, c2: float) -> float:
 
 # The three slopes are three loops with one output each: the compiler gives up vectorising a loop
 # in which it would have to check several outputs against every input for overlap.
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def slope_by_mean(moments: np.ndarray, c1: float, c2: float, slope: np.ndarray) -> None:
     """Differentiate the index by the filtered x (variance and covariance hold it too)."""
     mx, my, squares, product = moments[0], moments[1], moments[2], moments[3]
@@ -107,7 +105,7 @@ def slope_by_mean(moments: np.ndarray, c1: float, c2: float, slope: np.ndarray) 
         slope[j + RADIUS] = two * inverse * (my[j] * (a2 - a1) + mx[j] * index * (b1 - b2))
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def slope_by_squares(moments: np.ndarray, c1: float, c2: float, slope: np.ndarray) -> None:
     """Differentiate the index by the filtered x^2 + y^2."""
     mx, my, squares, product = moments[0], moments[1], moments[2], moments[3]
@@ -120,7 +118,7 @@ def slope_by_squares(moments: np.ndarray, c1: float, c2: float, slope: np.ndarra
         slope[j + RADIUS] = -a1 * a2 / ((luminance + c1) * b2 * b2)
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def slope_by_product(moments: np.ndarray, c1: float, c2: float, slope: np.ndarray) -> None:
     """Differentiate the index by the filtered x y."""
     mx, my, squares = moments[0], moments[1], moments[2]
@@ -131,7 +129,7 @@ def slope_by_product(moments: np.ndarray, c1: float, c2: float, slope: np.ndarra
         slope[j + RADIUS] = two * a1 / ((luminance + c1) * (squares[j] - luminance + c2))
 
 
-@njit(cache=True, fastmath=RELAXED_ARITHMETIC)
+@kernel_part(RELAXED)
 def add_gradient_of_row(
     x: np.ndarray, y: np.ndarray, slopes: np.ndarray, scale: float, gradient: np.ndarray
 ) -> None:
@@ -142,7 +140,7 @@ def add_gradient_of_row(
         gradient[j] += scale * (by_mean[j] + two * x[j] * by_squares[j] + y[j] * by_product[j])
 
 
-@njit(cache=True)
+@kernel_part()
 def similarity_of_slice(
     x: np.ndarray,
     y: np.ndarray,
@@ -216,7 +214,7 @@ def similarity_of_slice(
     return total / (height * width)
 
 
-@njit(cache=True, parallel=True)
+@parallel_kernel()
 def similarity_of_slices(
     x: np.ndarray,
     y: np.ndarray,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diffnr_lightning.kernels import kernel_part, num_threads, parallel_kernel, prange
 
-@njit(cache=True)
+
+@kernel_part()
 def _row_variation(row: np.ndarray, other: np.ndarray) -> float:
     total = 0.0
     for j in range(row.size):
@@ -20,7 +20,7 @@ def _row_variation(row: np.ndarray, other: np.ndarray) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel_part()
 def _add_signs(row: np.ndarray, other: np.ndarray, scale: float, gradient: np.ndarray) -> None:
     """Add scale * sign(row - other) to the gradient of `row`."""
     for j in range(row.size):
@@ -28,7 +28,7 @@ def _add_signs(row: np.ndarray, other: np.ndarray, scale: float, gradient: np.nd
         gradient[j] += scale * np.float32(np.int32(difference > 0) - np.int32(difference < 0))
 
 
-@njit(cache=True, parallel=True)
+@parallel_kernel()
 def _variation(
     volume: np.ndarray, scale: float, sums: np.ndarray, gradient: np.ndarray, num_threads: int
 ) -> None:
@@ -89,7 +89,7 @@ class _Variation(torch.autograd.Function):
             np.float32(scale),
             sums,
             np.empty((0, 0, 0), np.float32) if gradient is None else gradient.numpy(),
-            numba.get_num_threads(),
+            num_threads(),
         )
         if gradient is not None:
             ctx.save_for_backward(gradient)

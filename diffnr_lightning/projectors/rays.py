@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, TIE, UNGROUPED, ray_bundle
+from diffnr_lightning.kernels import UNGROUPED, kernel_part, parallel_kernel, prange
+from diffnr_lightning.projectors.sampling import TIE, ray_bundle
 
 _SLAB = 8  # slices owned by one task of the adjoint
 _RAYS = 1 << 19  # rays traced at one time: 45 bytes each
@@ -56,8 +56,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
         for axis in np.unique(traces.main).tolist():
             if axis not in slices:
                 slices[axis] = np.pad(source.transpose(_MAIN_FIRST[axis]), ((0, 0), (1, 1), (1, 1)))
-            with LAUNCH_LOCK:
-                _project(slices[axis], axis, traces, target)
+            _project(slices[axis], axis, traces, target)
     return torch.from_numpy(out).view(len(scan), *scan.detector_shape)
 
 
@@ -71,8 +70,7 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
             if axis not in slices:
                 n, p, q = (grid.shape[a] for a in _MAIN_FIRST[axis])
                 slices[axis] = np.zeros((n, p + 2, q + 2), np.float32)
-            with LAUNCH_LOCK:
-                _backproject(values, axis, traces, slices[axis])
+            _backproject(values, axis, traces, slices[axis])
     out = np.zeros(grid.shape, np.float32)
     for axis in sorted(slices):
         back = np.argsort(_MAIN_FIRST[axis])
@@ -96,21 +94,20 @@ def _traced(grid: VolumeGrid, scan: ScanGeometry):
             *(np.empty(count, np.int32) for _ in range(2)),
             np.empty(count, np.float32),
         )
-        with LAUNCH_LOCK:
-            _trace(
-                *piece,
-                scan.detector_shape[0],
-                scan.detector_shape[1],
-                extent,
-                edge,
-                scan.beam == "cone",
-                np.asarray(_LATERAL),
-                *traces,
-            )
+        _trace(
+            *piece,
+            scan.detector_shape[0],
+            scan.detector_shape[1],
+            extent,
+            edge,
+            scan.beam == "cone",
+            np.asarray(_LATERAL),
+            *traces,
+        )
         yield begin, traces
 
 
-@njit(cache=True, parallel=True)
+@parallel_kernel()
 def _trace(
     origin,
     origin_i,
@@ -177,14 +174,14 @@ def _trace(
             step[n] = np.float32(np.sqrt(length) * abs(per_slice))
 
 
-@njit(cache=True, fastmath=UNGROUPED, inline="always")
+@kernel_part(UNGROUPED, inline=True)
 def _cell(at, size):
     """Return the padded cell of a lateral index, and the weight of the next one."""
     cell = min(max(int(at + 1.0), 0), size - 2)
     return cell, np.float32(min(max(at + 1.0 - cell, 0.0), 1.0))
 
 
-@njit(cache=True, fastmath=UNGROUPED, parallel=True)
+@parallel_kernel(UNGROUPED)
 def _project(slices, axis, traces, out):
     """Fill the line integrals (n,) of the rays with this main axis; slices (N, P + 2, Q + 2)."""
     _, height, width = slices.shape
@@ -202,7 +199,7 @@ def _project(slices, axis, traces, out):
         out[n] = acc * traces.step[n]
 
 
-@njit(cache=True, fastmath=UNGROUPED, parallel=True)
+@parallel_kernel(UNGROUPED)
 def _backproject(values, axis, traces, slices):
     """Add rays (n,) of this main axis to slices (N, P + 2, Q + 2); a task owns `_SLAB` of them."""
     extent, height, width = slices.shape

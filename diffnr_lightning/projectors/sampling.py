@@ -11,8 +11,6 @@ Source: P. M. Joseph, "An improved algorithm for reprojecting rays through pixel
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
@@ -20,18 +18,6 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 # Along a diagonal ray two axes tie up to rounding. The earlier of x, y, z wins unless the later
 # one is larger by this factor, so that all backends take the same axis for the same ray.
 TIE = 1.0 + 1e-6
-
-# numba's "workqueue" threading layer (used where neither OpenMP nor TBB is found) aborts the
-# process when two Python threads launch kernels at the same time.
-LAUNCH_LOCK = threading.Lock()
-
-# Arithmetic of the kernels: sums may be regrouped and multiplications fused, but NaN and infinity
-# keep their meaning, so that a broken volume cannot turn into a plausible projection.
-RELAXED = {"reassoc", "contract", "arcp", "nsz"}
-# Numba compiles a parallel kernel twice, for the process and for its cache, and LLVM may regroup
-# the sums of the two differently: a run resumed in a new process would end in other last digits.
-# This is for kernels in which that was seen (tests/test_compiled_kernels.py).
-UNGROUPED = RELAXED - {"reassoc"}
 
 
 def ray_bundle(

@@ -24,15 +24,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.kernels import RELAXED, UNGROUPED, kernel_part, parallel_kernel, prange
 from diffnr_lightning.projectors.sampling import (
-    LAUNCH_LOCK,
-    RELAXED,
     TIE,
-    UNGROUPED,
     ray_bundle,
     require_rows_along_axis,
 )
@@ -75,8 +72,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     fans = _fans(grid, scan)
     out = np.zeros((len(scan), *scan.detector_shape), np.float32)
     columns = _voxel_columns(volume.detach().numpy())
-    with LAUNCH_LOCK:
-        _project(columns, fans, out)
+    _project(columns, fans, out)
     return torch.from_numpy(out)
 
 
@@ -90,11 +86,10 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     nz, ny, nx = grid.shape
     out = np.zeros((ny + 2, nx + 2, nz), np.float32)
     rays = projections.detach().numpy().transpose(0, 2, 1).copy()
-    with LAUNCH_LOCK:
-        _scale_by_step(rays, fans)
-        for along_x in (True, False):
-            if (fans.along_x == along_x).any():
-                _backproject(rays, fans, along_x, out)
+    _scale_by_step(rays, fans)
+    for along_x in (True, False):
+        if (fans.along_x == along_x).any():
+            _backproject(rays, fans, along_x, out)
     return torch.from_numpy(np.ascontiguousarray(out[1:-1, 1:-1].transpose(2, 0, 1)))
 
 
@@ -153,7 +148,7 @@ def _fans(grid: VolumeGrid, scan: ScanGeometry) -> _Fans:
     )
 
 
-@njit(cache=True, fastmath=RELAXED, inline="always")
+@kernel_part(RELAXED, inline=True)
 def _row_range(z_first, z_last, i_first, i_last, nz, rows):
     """Return rows whose z index may lie in (-1, nz) in two slices or between them."""
     low, high = rows, 0
@@ -168,7 +163,7 @@ def _row_range(z_first, z_last, i_first, i_last, nz, rows):
     return low, high
 
 
-@njit(cache=True, fastmath=RELAXED, inline="always")
+@kernel_part(RELAXED, inline=True)
 def _lateral_cell(fans, v, j, k, limit):
     """Return the padded lateral cell crossed in slice k, and the weight of the next one."""
     at = fans.lateral[v, j] + k * fans.slope[v, j] + 1.0
@@ -176,7 +171,7 @@ def _lateral_cell(fans, v, j, k, limit):
     return cell, np.float32(min(max(at - cell, 0.0), 1.0))
 
 
-@njit(cache=True, fastmath=RELAXED, parallel=True)
+@parallel_kernel(RELAXED)
 def _project(columns, fans, out):
     """Fill projections (V, H, W) from padded voxel columns (Y + 2, X + 2, Z)."""
     views, rows, width = out.shape
@@ -226,7 +221,7 @@ def _project(columns, fans, out):
                 out[v, i, j] = total[i] * np.float32(fans.step[v, j] * np.sqrt(1.0 + rise * rise))
 
 
-@njit(cache=True, fastmath=RELAXED)
+@kernel_part(RELAXED)
 def _scale_by_step(rays, fans):
     """Multiply rays (V, W, H) by the length of their steps in place: too short for threads."""
     views, width, rows = rays.shape
@@ -239,7 +234,7 @@ def _scale_by_step(rays, fans):
                 rays[v, j, i] *= step * np.sqrt(np.float32(1.0) + rise * rise)
 
 
-@njit(cache=True, fastmath=UNGROUPED, parallel=True)
+@parallel_kernel(UNGROUPED)
 def _backproject(rays, fans, along_x, out):
     """Add rays (V, W, H) of main axis x (or y) to padded columns; a task owns `_OWNED` slices."""
     views, width, rows = rays.shape

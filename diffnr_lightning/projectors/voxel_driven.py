@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.kernels import RELAXED, parallel_kernel, prange
 from diffnr_lightning.projectors.sampling import (
-    LAUNCH_LOCK,
-    RELAXED,
     require_rows_along_axis,
 )
 
@@ -62,8 +60,7 @@ def weighted_backproject(
     fans[:, 1:-1] = filtered.detach().numpy().transpose(0, 2, 1)
     nz, ny, nx = grid.shape
     out = np.empty((ny, nx, nz), np.float32)
-    with LAUNCH_LOCK:
-        _weighted_backproject(fans, planes, out)
+    _weighted_backproject(fans, planes, out)
     return torch.from_numpy(np.ascontiguousarray(out.transpose(2, 0, 1)))
 
 
@@ -102,7 +99,7 @@ def _plane_maps(grid: VolumeGrid, scan: ScanGeometry, source_to_axis_mm: float |
     return _Planes(*depth, *u, row_0, row_a, row_z, weight)
 
 
-@njit(cache=True, fastmath=RELAXED, parallel=True)
+@parallel_kernel(RELAXED)
 def _weighted_backproject(fans, planes, out):
     """Fill voxel columns (Y, X, Z) from detector columns (V, W + 2, H), zero at both sides."""
     views, padded, rows = fans.shape

@@ -14,16 +14,15 @@ low-pass dilation. Deviation: the truncated mass is restored (a cut at 3 standar
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Any, Literal
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.kernels import num_threads
 from diffnr_lightning.representations import gaussian_splat_kernels as splatting
 from diffnr_lightning.representations import gaussian_voxel_kernels as voxels
 from diffnr_lightning.representations.gaussian_shape import check_cut, kept_mass
@@ -36,8 +35,6 @@ Backend = Literal["auto", "numba", "reference"]
 CUT = 3.5
 REFERENCE_ELEMENTS = 2**24
 
-# Numba's workqueue threading layer must not be entered by two threads at once.
-_launch = threading.Lock()
 _named: set[str] = set()
 
 
@@ -264,13 +261,10 @@ class _Splat(torch.autograd.Function):
         first, last = np.empty((2, len(scan), count), np.int32)
         numbers = (np.float32(cut), np.float32(1 / kept_mass(cut, 2)))
         band = _band(rows)
-        with _launch:
-            for k, view in enumerate(views):
-                seen = (footprints[k], first[k], last[k])
-                splatting.project_gaussians(
-                    *gaussians, view, cone, *numbers, (rows, columns), *seen
-                )
-                splatting.splat(*seen, np.float32(cut * cut), band, images[k])
+        for k, view in enumerate(views):
+            seen = (footprints[k], first[k], last[k])
+            splatting.project_gaussians(*gaussians, view, cone, *numbers, (rows, columns), *seen)
+            splatting.splat(*seen, np.float32(cut * cut), band, images[k])
         ctx.gaussians, ctx.views, ctx.cone, ctx.cut = gaussians, views, cone, cut
         ctx.seen, ctx.statistics = (footprints, first, last), statistics
         return torch.from_numpy(images)
@@ -285,21 +279,20 @@ class _Splat(torch.autograd.Function):
         statistics = ctx.statistics or ScreenStatistics(len(gradients[0]))
         moments = np.empty((len(gradients[0]), 6), np.float32)
         footprints, first, last = ctx.seen
-        with _launch:
-            for k, view in enumerate(ctx.views):
-                seen = (footprints[k], first[k], last[k])
-                splatting.splat_moments(*seen, np.float32(ctx.cut**2), gradient[k], moments)
-                splatting.project_gaussians_backward(
-                    *ctx.gaussians[:3],
-                    view,
-                    ctx.cone,
-                    half_detector,
-                    *seen,
-                    moments,
-                    *gradients,
-                    statistics.gradient,
-                    statistics.visible,
-                )
+        for k, view in enumerate(ctx.views):
+            seen = (footprints[k], first[k], last[k])
+            splatting.splat_moments(*seen, np.float32(ctx.cut**2), gradient[k], moments)
+            splatting.project_gaussians_backward(
+                *ctx.gaussians[:3],
+                view,
+                ctx.cone,
+                half_detector,
+                *seen,
+                moments,
+                *gradients,
+                statistics.gradient,
+                statistics.visible,
+            )
         return (*(torch.from_numpy(g) for g in gradients), None, None, None)
 
 
@@ -323,18 +316,17 @@ class _Voxelise(torch.autograd.Function):
         edges = np.array(grid.voxel_mm[::-1], np.float32)
         gain = np.float32(1 / kept_mass(cut, 3))
         volume = np.zeros(grid.shape, np.float32)
-        with _launch:
-            voxels.place_gaussians(
-                *gaussians,
-                np.array(grid.origin_mm, np.float32),
-                edges,
-                np.array(grid.shape[::-1], np.int64),
-                np.float32(cut),
-                gain,
-                ellipsoids,
-                slices,
-            )
-            voxels.voxelise(ellipsoids, slices, np.float32(cut * cut), volume)
+        voxels.place_gaussians(
+            *gaussians,
+            np.array(grid.origin_mm, np.float32),
+            edges,
+            np.array(grid.shape[::-1], np.int64),
+            np.float32(cut),
+            gain,
+            ellipsoids,
+            slices,
+        )
+        voxels.voxelise(ellipsoids, slices, np.float32(cut * cut), volume)
         ctx.gaussians, ctx.edges, ctx.gain, ctx.cut = gaussians, edges, gain, cut
         ctx.placed = (ellipsoids, slices)
         return torch.from_numpy(volume)
@@ -344,22 +336,21 @@ class _Voxelise(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         gradient = grad_outputs[0].contiguous().numpy()
         gradients = [np.zeros_like(array) for array in ctx.gaussians]
-        with _launch:
-            voxels.voxelise_backward(
-                *ctx.gaussians[1:3],
-                ctx.edges,
-                ctx.gain,
-                *ctx.placed,
-                np.float32(ctx.cut**2),
-                gradient,
-                *gradients,
-            )
+        voxels.voxelise_backward(
+            *ctx.gaussians[1:3],
+            ctx.edges,
+            ctx.gain,
+            *ctx.placed,
+            np.float32(ctx.cut**2),
+            gradient,
+            *gradients,
+        )
         return (*(torch.from_numpy(g) for g in gradients), None, None)
 
 
 def _band(rows: int) -> int:
     """Return how many rows of an image make a task: two tasks a thread, since each has set-ups."""
-    return min(splatting.BLOCK, max(8, -(-rows // (2 * numba.get_num_threads()))))
+    return min(splatting.BLOCK, max(8, -(-rows // (2 * num_threads()))))
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from diffnr_lightning.kernels import kernel_part
 
 f4 = np.float32
 i4 = np.int32
 
-# Everything but the promise that there are no NaN: comparisons with them guard the indices.
-FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 LARGEST_CUT = 4.0
 # Rows of an ellipse that are prepared at once; a constant, so that the compiler sees the strides.
 BLOCK = 64
@@ -39,7 +38,7 @@ def _exponential_coefficients() -> list[np.float32]:
 C0, C1, C2, C3, C4, C5 = _exponential_coefficients()
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def bell(q, cut2):  # noqa: ANN001, ANN201 -- float32 inside kernels
     """Return exp(-q / 2) for 0 <= q <= cut2 <= LARGEST_CUT^2, and 0 beyond.
 
@@ -53,7 +52,7 @@ def bell(q, cut2):  # noqa: ANN001, ANN201 -- float32 inside kernels
     return p if q <= cut2 else f4(0)
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def span(middle, reach, size):  # noqa: ANN001, ANN201 -- inlined into kernels
     """Return the first cell within `reach` of `middle` on an axis of `size` cells, and how many.
 
@@ -65,7 +64,7 @@ def span(middle, reach, size):  # noqa: ANN001, ANN201 -- inlined into kernels
     return begin, max(i4(end - begin), i4(0))
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def dealt(task, count):  # noqa: ANN001, ANN201 -- inlined into kernels
     """Return which part of an object a task works on: from its two halves in turn.
 
@@ -75,7 +74,7 @@ def dealt(task, count):  # noqa: ANN001, ANN201 -- inlined into kernels
     return task // 2 + (task % 2) * ((count + 1) // 2)
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def ellipse_rows(  # noqa: ANN201 -- inlined into kernels
     first,  # noqa: ANN001
     count,  # noqa: ANN001
@@ -121,7 +120,7 @@ def ellipse_rows(  # noqa: ANN201 -- inlined into kernels
         whole[0, i], whole[1, i] = begin, length
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def rotation_matrix(q, matrix):  # noqa: ANN001, ANN201 -- inlined into kernels
     """Write the rotation of a unit quaternion into `matrix` (3, 3)."""
     one, two = f4(1), f4(2)
@@ -137,7 +136,7 @@ def rotation_matrix(q, matrix):  # noqa: ANN001, ANN201 -- inlined into kernels
     matrix[2, 2] = one - two * (x * x + y * y)
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def add_rotation_gradient(d, quaternion, gradient):  # noqa: ANN001, ANN201 -- inlined into kernels
     """Add to `gradient` (4,) of a unit quaternion, given that of its rotation matrix, d (3, 3)."""
     two = f4(2)

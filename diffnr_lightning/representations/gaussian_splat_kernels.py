@@ -20,11 +20,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
 
+from diffnr_lightning.kernels import APPROXIMATE, kernel_part, parallel_kernel, prange
 from diffnr_lightning.representations.gaussian_shape import (
     BLOCK,
-    FAST,
     add_rotation_gradient,
     bell,
     dealt,
@@ -42,7 +41,7 @@ NEAR = f4(1e-2)
 FAR, LEAST_AREA, LARGEST_AREA = f4(1e6), f4(1e-24), f4(1e24)
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def _determinant(m):  # noqa: ANN001, ANN202 -- inlined into kernels
     return (
         m[0, 0] * (m[1, 1] * m[2, 2] - m[1, 2] * m[2, 1])
@@ -51,7 +50,7 @@ def _determinant(m):  # noqa: ANN001, ANN202 -- inlined into kernels
     )
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def _project_centre(p, view, cone, jacobian):  # noqa: ANN001, ANN202 -- inlined into kernels
     """Write J (3, 3); return column, row, (a o) / depth, (b o) / depth, depth and distance."""
     x, y, z = p[0] - view[0], p[1] - view[1], p[2] - view[2]
@@ -82,7 +81,7 @@ def _project_centre(p, view, cone, jacobian):  # noqa: ANN001, ANN202 -- inlined
     return column, row, along_a, along_b, depth, distance
 
 
-@njit(inline="always")
+@kernel_part(inline=True)
 def _half(jacobian, rotation, scale, half):  # noqa: ANN001, ANN202 -- inlined into kernels
     """Write the rows of J R diag(s) that a view sees; with its transpose it makes A."""
     for i in range(2):
@@ -94,7 +93,7 @@ def _half(jacobian, rotation, scale, half):  # noqa: ANN001, ANN202 -- inlined i
             )
 
 
-@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+@parallel_kernel(APPROXIMATE, "numpy")
 def project_gaussians(
     positions: np.ndarray,
     scales: np.ndarray,
@@ -146,7 +145,7 @@ def project_gaussians(
             first[g], last[g] = i4(low), i4(high)
 
 
-@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+@parallel_kernel(APPROXIMATE, "numpy")
 def splat(
     footprints: np.ndarray,
     first: np.ndarray,
@@ -190,7 +189,7 @@ def splat(
                     image[y, x + np.uintp(j)] += height * bell(q + stiffness * dx * dx, cut2)
 
 
-@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+@parallel_kernel(APPROXIMATE, "numpy")
 def splat_moments(
     footprints: np.ndarray,
     first: np.ndarray,
@@ -250,7 +249,7 @@ def splat_moments(
             moments[g, 3], moments[g, 4], moments[g, 5] = mxx, mxy, myy
 
 
-@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+@parallel_kernel(APPROXIMATE, "numpy")
 def project_gaussians_backward(
     positions: np.ndarray,
     scales: np.ndarray,

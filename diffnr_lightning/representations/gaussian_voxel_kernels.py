@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
 
+from diffnr_lightning.kernels import APPROXIMATE, kernel_part, parallel_kernel, prange
 from diffnr_lightning.representations.gaussian_shape import (
     BLOCK,
-    FAST,
     add_rotation_gradient,
     bell,
     dealt,
@@ -34,7 +33,7 @@ CHUNKS = 64
 FAR, LEAST_SCALE = f4(1e6), f4(1e-6)
 
 
-@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+@parallel_kernel(APPROXIMATE, "numpy")
 def place_gaussians(
     positions: np.ndarray,
     scales: np.ndarray,
@@ -100,7 +99,7 @@ def place_gaussians(
             slices[0, g], slices[1, g] = i4(low), i4(high)
 
 
-@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+@parallel_kernel(APPROXIMATE, "numpy")
 def voxelise(
     ellipsoids: np.ndarray,
     slices: np.ndarray,
@@ -151,9 +150,9 @@ def voxelise(
                             )
 
 
-# Compiled without fast mathematics: sums that may be regrouped come out otherwise where a kernel is compiled than where
-# it comes from the cache.
-@njit(cache=True, error_model="numpy")
+# A function of its own: inside of the kernel its sums come out otherwise where the kernel is
+# compiled than where it comes from the cache.
+@kernel_part(error_model="numpy")
 def add_gradients(
     first: tuple[np.float32, np.float32, np.float32],
     moments: np.ndarray,
@@ -185,7 +184,7 @@ def add_gradients(
         scale_gradient[k] += stretch * per_variance / scale[k]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+@parallel_kernel(APPROXIMATE, "numpy")
 def voxelise_backward(
     scales: np.ndarray,
     rotations: np.ndarray,

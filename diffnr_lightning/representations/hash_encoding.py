@@ -10,16 +10,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-import threading
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from diffnr_lightning.kernels import num_threads
 from diffnr_lightning.representations import hash_kernels
 
 logger = logging.getLogger("diffnr")
@@ -30,8 +29,6 @@ Backend = Literal["auto", "numba", "tinycudann", "reference"]
 START = 1e-4
 PRIMES = (1, 2654435761, 805459861)
 
-# Numba's workqueue threading layer must not be entered by two threads at once.
-_launch = threading.Lock()
 _named: set[str] = set()
 
 
@@ -238,8 +235,7 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: Any, points: Tensor, table: Tensor, encoding: HashEncoding) -> Tensor:
         places = np.ascontiguousarray(points.numpy())
         features = np.empty((encoding.width, len(places)), np.float32)
-        with _launch:
-            hash_kernels.encode(places, table.detach().numpy(), *encoding.arrays, features)
+        hash_kernels.encode(places, table.detach().numpy(), *encoding.arrays, features)
         ctx.places, ctx.encoding = places, encoding
         return torch.from_numpy(features)
 
@@ -249,9 +245,8 @@ class _Encode(torch.autograd.Function):
         gradient = grad_outputs[0].contiguous().numpy()
         encoding = ctx.encoding
         # A thread takes neighbours in this order: fine levels cost more, so each gets some of them.
-        threads = numba.get_num_threads()
+        threads = num_threads()
         order = np.concatenate([np.arange(t, encoding.levels, threads) for t in range(threads)])
         table = np.empty((len(encoding.table), 2), np.float32)
-        with _launch:
-            hash_kernels.collect(ctx.places, gradient, *encoding.arrays, order, table)
+        hash_kernels.collect(ctx.places, gradient, *encoding.arrays, order, table)
         return None, torch.from_numpy(table), None

@@ -14,9 +14,8 @@ its entries in the table and their number; `hash_encoding.HashLevel` says where 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
 
-from diffnr_lightning.projectors.sampling import UNGROUPED
+from diffnr_lightning.kernels import UNGROUPED, kernel_part, parallel_kernel, prange
 
 f4 = np.float32
 # Unsigned, since numba looks at the sign of every other index.
@@ -25,7 +24,7 @@ ONE, Y_PRIME, Z_PRIME = u8(1), u8(2654435761), u8(805459861)
 BLOCK = 16_384  # points of a task: enough to pay for the visit of a table, few enough to share out
 
 
-@njit(cache=True, fastmath=UNGROUPED, inline="always", error_model="numpy")
+@kernel_part(UNGROUPED, "numpy", inline=True)
 def _cell(at, scale):
     """Return the lower vertex of the cell of a coordinate of the unit box, and the place in it."""
     place = min(max(f4(0.5) * at + f4(0.5), f4(0)), f4(1)) * scale + f4(0.5)
@@ -33,7 +32,7 @@ def _cell(at, scale):
     return u8(cell), place - f4(cell)
 
 
-@njit(cache=True, inline="always")
+@kernel_part(inline=True)
 def _entries(i, j, k, resolution, size, hashed):
     """Return the table entries of the eight vertices of a cell, x fastest."""
     if hashed:
@@ -69,12 +68,12 @@ def _entries(i, j, k, resolution, size, hashed):
     )
 
 
-@njit(cache=True, inline="always")
+@kernel_part(inline=True)
 def _wrap(entry, size):
     return entry - size if entry >= size else entry
 
 
-@njit(cache=True, fastmath=UNGROUPED, inline="always")
+@kernel_part(UNGROUPED, inline=True)
 def _weights(x, y, z):
     """Return the trilinear weights of the eight vertices of a cell, x fastest."""
     u, v, w = f4(1) - x, f4(1) - y, f4(1) - z
@@ -82,7 +81,7 @@ def _weights(x, y, z):
     return u * near, x * near, u * far, x * far, u * over, x * over, u * beyond, x * beyond
 
 
-@njit(cache=True, fastmath=UNGROUPED, error_model="numpy")
+@kernel_part(UNGROUPED, "numpy")
 def _encode_level(points, table, scale, resolution, hashed, first, second):
     size = u8(len(table))
     for n in range(len(points)):
@@ -99,13 +98,13 @@ def _encode_level(points, table, scale, resolution, hashed, first, second):
         second[n] = near + far
 
 
-@njit(cache=True, inline="always")
+@kernel_part(inline=True)
 def _add(table, entry, weight, one, two):
     table[entry, 0] += weight * one
     table[entry, 1] += weight * two
 
 
-@njit(cache=True, fastmath=UNGROUPED, error_model="numpy")
+@kernel_part(UNGROUPED, "numpy")
 def _collect_level(points, first, second, scale, resolution, hashed, table):
     size = u8(len(table))
     for n in range(len(points)):
@@ -125,7 +124,7 @@ def _collect_level(points, first, second, scale, resolution, hashed, table):
         _add(table, h, w, one, two)
 
 
-@njit(parallel=True, cache=True)
+@parallel_kernel()
 def encode(
     points: np.ndarray,
     table: np.ndarray,
@@ -154,7 +153,7 @@ def encode(
         )
 
 
-@njit(parallel=True, cache=True)
+@parallel_kernel()
 def collect(
     points: np.ndarray,
     features: np.ndarray,

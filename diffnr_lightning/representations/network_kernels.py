@@ -16,9 +16,8 @@ All of them pass through `_product`, since numba takes a second to compile each 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
 
-from diffnr_lightning.projectors.sampling import UNGROUPED
+from diffnr_lightning.kernels import UNGROUPED, kernel_part, parallel_kernel, prange
 
 f4 = np.float32
 SLOPE = f4(0.01)  # torch's, where LeakyReLU is negative
@@ -26,7 +25,7 @@ TILE = 64
 BLOCK = 4096  # points of a task
 
 
-@njit(cache=True, fastmath=UNGROUPED)
+@kernel_part(UNGROUPED)
 def _bend(values, bias):
     """Apply LeakyReLU to values (W, P) plus bias (W, 1), in place."""
     for row in range(len(values)):
@@ -35,7 +34,7 @@ def _bend(values, bias):
             values[row, n] = max(value, SLOPE * value)
 
 
-@njit(cache=True, fastmath=UNGROUPED)
+@kernel_part(UNGROUPED)
 def _unbend(gradient, values):
     """Multiply a gradient (W, P) by the slope of LeakyReLU where its output was values (W, P)."""
     for row in range(len(values)):
@@ -43,12 +42,12 @@ def _unbend(gradient, values):
             gradient[row, n] *= f4(1) if values[row, n] > f4(0) else SLOPE
 
 
-@njit(cache=True)
+@kernel_part()
 def _product(left, right, out):
     np.dot(left, right, out)
 
 
-@njit(cache=True)
+@kernel_part()
 def _load(encoded, begin, end, joined, width):
     """Copy features (C, begin:end) below the `width` rows of a tile; 0 where there is no point."""
     count = min(TILE, end - begin)
@@ -60,7 +59,7 @@ def _load(encoded, begin, end, joined, width):
     return count
 
 
-@njit(cache=True)
+@kernel_part()
 def _tile(weights, biases, first, joined, third):
     """Fill the outputs of the layers; the second's is the upper part of `joined`, (W + C, P)."""
     width = len(first)
@@ -73,7 +72,7 @@ def _tile(weights, biases, first, joined, third):
     _bend(third, biases[2])
 
 
-@njit(cache=True)
+@kernel_part()
 def _forward_block(encoded, weights, biases, head, offset, out, start, end):
     features, width = len(encoded), head.shape[1]
     first, third = np.empty((width, TILE), f4), np.empty((width, TILE), f4)
@@ -86,7 +85,7 @@ def _forward_block(encoded, weights, biases, head, offset, out, start, end):
             out[begin + n] = last[0, n] + offset[0, 0]
 
 
-@njit(cache=True)
+@kernel_part()
 def _backward_block(encoded, weights, biases, turned, gradient, features_out, total, start, end):
     features, width = len(encoded), len(weights[0])
     first, third = np.empty((width, TILE), f4), np.empty((width, TILE), f4)
@@ -119,7 +118,7 @@ def _backward_block(encoded, weights, biases, turned, gradient, features_out, to
                 features_out[c, begin + n] = joined[width + c, n] + back[width + c, n]
 
 
-@njit(parallel=True, cache=True)
+@parallel_kernel()
 def forward(encoded, weights, biases, head, offset, out) -> None:
     """Write the network's output (N,) for features (C, N).
 
@@ -137,7 +136,7 @@ def forward(encoded, weights, biases, head, offset, out) -> None:
         _forward_block(encoded, weights, biases, head, offset, out, start, end)
 
 
-@njit(parallel=True, cache=True)
+@parallel_kernel()
 def backward(encoded, weights, biases, turned, gradient, features_out, sums) -> None:
     """Write the gradients of features and weights from that of the output (N,).
 
@@ -157,7 +156,7 @@ def backward(encoded, weights, biases, turned, gradient, features_out, sums) -> 
         _backward_block(encoded, weights, biases, turned, gradient, features_out, total, start, end)
 
 
-@njit(cache=True)
+@kernel_part()
 def _add(total, at, inputs, gradient, room):
     """Add what a layer with inputs (K, P) and output gradient (W, P) brings; return where it ends."""
     count = len(inputs)
@@ -172,7 +171,7 @@ def _add(total, at, inputs, gradient, room):
     return at + count + 1
 
 
-@njit(cache=True)
+@kernel_part()
 def _accumulate(total, at, part):
     """Add a part (K, W) to the rows of `total` from `at` on; a loop compiles faster than a slice."""
     for k in range(len(part)):

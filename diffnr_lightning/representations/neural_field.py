@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,6 @@ from diffnr_lightning.representations.ray_field import RayField
 
 # Of a step of the warm-up, which bears a rate at which rays would not agree.
 WARM_RATE, WARM_POINTS = 1e-2, 1 << 14
-
-# Numba's workqueue threading layer must not be entered by two threads at once.
-_launch = threading.Lock()
 
 
 class NeuralField(RayField):
@@ -164,8 +160,7 @@ class _Network(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, encoded: Tensor, *parameters: Tensor) -> Tensor:
         out = torch.empty(encoded.shape[1])
-        with _launch:
-            network_kernels.forward(encoded.numpy(), *_layers(parameters), out.numpy())
+        network_kernels.forward(encoded.numpy(), *_layers(parameters), out.numpy())
         ctx.save_for_backward(encoded, *parameters)
         return out
 
@@ -176,15 +171,14 @@ class _Network(torch.autograd.Function):
         gradient = grad_outputs[0].contiguous()
         features_out = torch.empty_like(encoded)
         sums = network_kernels.empty_sums(encoded.shape, parameters[0].shape[0])
-        with _launch:
-            network_kernels.backward(
-                encoded.numpy(),
-                *_layers(parameters)[:2],
-                tuple(np.ascontiguousarray(weight.numpy().T) for weight in parameters[::2]),
-                gradient.numpy(),
-                features_out.numpy(),
-                sums,
-            )
+        network_kernels.backward(
+            encoded.numpy(),
+            *_layers(parameters)[:2],
+            tuple(np.ascontiguousarray(weight.numpy().T) for weight in parameters[::2]),
+            gradient.numpy(),
+            features_out.numpy(),
+            sums,
+        )
         parts = network_kernels.split_sums(sums, len(encoded))
         return (features_out, *(torch.from_numpy(part) for part in parts))
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
-from diffnr_lightning.projectors.sampling import LAUNCH_LOCK, RELAXED
+from diffnr_lightning.kernels import RELAXED, parallel_kernel, prange
 
 _ZERO = np.float32(0.0)
 
@@ -57,13 +56,12 @@ def total_variation_gradient(
     source = volume.detach().contiguous().numpy()
     inverse, out = np.empty_like(source), np.empty_like(source)
     ratios = np.square(min(spacing) / np.asarray(spacing)).astype(np.float32)
-    with LAUNCH_LOCK:
-        _inverse_norms(source, ratios, np.float32(smoothing**2), inverse)
-        _gradient(source, ratios, inverse, out)
+    _inverse_norms(source, ratios, np.float32(smoothing**2), inverse)
+    _gradient(source, ratios, inverse, out)
     return torch.from_numpy(out)
 
 
-@njit(cache=True, parallel=True, fastmath=RELAXED)
+@parallel_kernel(RELAXED)
 def _inverse_norms(volume, ratios, floor, out):
     """Fill one over the length of the forward-difference gradient of every voxel."""
     nz, ny, nx = volume.shape
@@ -82,7 +80,7 @@ def _inverse_norms(volume, ratios, floor, out):
             out[z, y, x] = one / np.sqrt(floor + wz * dz * dz + wy * dy * dy)
 
 
-@njit(cache=True, parallel=True, fastmath=RELAXED)
+@parallel_kernel(RELAXED)
 def _gradient(volume, ratios, inverse, out):
     """Fill the gradient: minus the divergence of the normalised forward differences."""
     nz, ny, nx = volume.shape

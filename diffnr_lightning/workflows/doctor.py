@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.kernels import parallel_kernel, prange
 from diffnr_lightning.priors import load_default
 from diffnr_lightning.projectors import choose_backend
 from diffnr_lightning.workflows.run_folder import cpu_name, environment, version
@@ -132,10 +133,10 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-@numba.njit(parallel=True)
+@parallel_kernel()
 def _touch_threads(count: int) -> int:
     total = 0
-    for index in numba.prange(count):
+    for index in prange(count):
         total += index
     return total
 

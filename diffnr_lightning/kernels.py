@@ -1,0 +1,100 @@
+"""How numba compiles and launches: the arithmetic, the cache, the threads and the one lock.
+
+Every compiled function of the package is made by `parallel_kernel` (entered from Python, runs on
+all threads) or by `kernel_part` (runs on one, mostly called by other kernels).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Set
+from functools import wraps
+from typing import Any, Literal
+
+import numba
+from numba import prange
+
+__all__ = [
+    "APPROXIMATE",
+    "RELAXED",
+    "UNGROUPED",
+    "kernel_part",
+    "num_threads",
+    "parallel_kernel",
+    "prange",
+]
+
+# Sums may be regrouped and multiplications fused, but NaN and infinity keep their meaning, so that
+# a broken volume cannot turn into a plausible projection.
+RELAXED = frozenset({"reassoc", "contract", "arcp", "nsz"})
+# Numba compiles a parallel kernel twice, for the process and for its cache, and LLVM may regroup
+# the sums of the two differently: a run resumed in a new process would end in other last digits.
+# This is for kernels in which that was seen (tests/test_compiled_kernels.py).
+UNGROUPED = RELAXED - {"reassoc"}
+# Square roots and quotients may be off by some last digits, too.
+APPROXIMATE = RELAXED | {"afn"}
+
+ErrorModel = Literal["python", "numpy"]
+
+# numba's "workqueue" threading layer (taken where neither OpenMP nor TBB is found) aborts the
+# process when two Python threads are inside of parallel kernels, be they different ones.
+_LAUNCH = threading.Lock()
+
+
+def parallel_kernel(
+    arithmetic: Set[str] | None = None, error_model: ErrorModel | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that compiles a function with `prange` loops for all threads.
+
+    What it returns is called from Python only, and waits while another kernel runs.
+
+    Args:
+        arithmetic: what the compiler may do to floating-point expressions: `RELAXED`, `UNGROUPED`,
+            `APPROXIMATE`, or nothing.
+        error_model: of divisions by zero: "python", which None stands for, raises; "numpy" gives
+            infinity and is faster.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = numba.njit(parallel=True, **_options(arithmetic, error_model))(function)
+
+        @wraps(function)
+        def launch(*arguments: Any) -> Any:
+            with _LAUNCH:
+                return compiled(*arguments)
+
+        return launch
+
+    return decorate
+
+
+def kernel_part(
+    arithmetic: Set[str] | None = None,
+    error_model: ErrorModel | None = None,
+    *,
+    inline: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that compiles a function without parallel loops, which kernels may call.
+
+    Args:
+        arithmetic: as in `parallel_kernel`; None takes that of the kernel that calls it first, as
+            numba does.
+        error_model: likewise.
+        inline: whether its statements are copied into the kernels that call it.
+    """
+    return numba.njit(inline="always" if inline else "never", **_options(arithmetic, error_model))
+
+
+def _options(arithmetic: Set[str] | None, error_model: ErrorModel | None) -> dict[str, Any]:
+    """Return numba's options; it takes an explicit default otherwise than one left out."""
+    options: dict[str, Any] = {"cache": True}
+    if arithmetic is not None:
+        options["fastmath"] = set(arithmetic)
+    if error_model is not None:
+        options["error_model"] = error_model
+    return options
+
+
+def num_threads() -> int:
+    """Return how many threads a kernel runs on that is launched from the current Python thread."""
+    return numba.get_num_threads()

@@ -1,0 +1,83 @@
+"""One place decides how numba compiles and launches, and launches survive several Python threads."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from diffnr_lightning import kernels
+
+PROGRAM = """
+import sys
+import threading
+import time
+
+import torch
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.losses import ssim_2d, tv_3d
+from diffnr_lightning.projectors import project
+from diffnr_lightning.representations import voxelise_gaussians
+
+grid = VolumeGrid((16, 16, 16), 2.0)
+scan = ScanGeometry.parallel(angles_rad=[0.1, 0.9, 2.0], detector_shape=(16, 16), pixel_mm=2.0)
+volume = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+rotations = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(20, 1)
+gaussians = torch.rand(20, 3), torch.full((20, 3), 3.0), rotations, torch.ones(20)
+jobs = {
+    "project+voxelise": (
+        lambda: project(volume, grid, scan, "separable"),
+        lambda: voxelise_gaussians(*gaussians, grid, backend="numba"),
+    ),
+    "ssim+tv": (lambda: ssim_2d(volume, 0.5 * volume), lambda: tv_3d(volume)),
+}[sys.argv[1]]
+expected = [job() for job in jobs]
+end = time.monotonic() + 1.5
+wrong = []
+
+
+def repeat(index):
+    while time.monotonic() < end:
+        if not torch.equal(jobs[index](), expected[index]):
+            wrong.append(index)
+
+
+threads = [threading.Thread(target=repeat, args=(n % 2,)) for n in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not wrong, wrong
+print("done")
+"""
+
+
+@pytest.mark.parametrize("jobs", ["project+voxelise", "ssim+tv"])
+def test_python_threads_launch_different_kernels_under_workqueue(jobs):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, jobs],
+        env={**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
+
+
+def test_numba_is_reached_through_one_file(repository):
+    package = repository / "diffnr_lightning"
+    naming = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"\bn?jit\b|\bvectorize\b|fastmath=|parallel=True", path.read_text("utf-8"))
+    }
+    assert naming == {"kernels.py"}
+
+
+def test_no_arithmetic_assumes_that_there_are_no_nans_or_infinities():
+    for name in ("RELAXED", "UNGROUPED", "APPROXIMATE"):
+        assert not {"nnan", "ninf", "fast"} & getattr(kernels, name)
+    assert kernels.UNGROUPED < kernels.RELAXED < kernels.APPROXIMATE
