@@ -55,9 +55,9 @@ def main() -> None:
         started = time.perf_counter()
         method.reconstruct(problem)
         seconds[config] = time.perf_counter() - started
-    pseudo = scene("r2gaussian_diffnr_align").pseudo_reference
+    repairer = scene("r2gaussian_diffnr_align").pseudo_reference.repairer
     started = time.perf_counter()
-    pseudo.repair(case.volume, case.projections, case.grid, case.scan)
+    repairer.repair(case.volume, case.projections, case.grid, case.scan)
     repair = time.perf_counter() - started
     table = Table(
         title=f"{options.size}^3, {options.views} views, {torch.get_num_threads()} threads"

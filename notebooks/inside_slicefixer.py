@@ -13,20 +13,20 @@
 # %% [markdown]
 # # Inside SliceFixer
 #
-# What the prior is shown, what it makes of it, and what each piece of information is worth. The
-# network is the compact SliceFixer that comes with the package; the paper's is told the same except
+# What the prior gets, what it makes of it, and what each piece of information is worth. The
+# network is the compact SliceFixer that comes with the package; the paper's gets the same except
 # for the residual, and a text besides.
 
 # %%
 import matplotlib.pyplot as plt
 import torch
 
-from diffnr_lightning.callbacks import PseudoReference
 from diffnr_lightning.consistency import align
 from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case
 from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.priors import (
     CrossAttnFusionAdapter,
+    Repairer,
     biplanar_conditioning,
     load_default,
     repair_volume,
@@ -94,14 +94,14 @@ print("correlation of the two:", round(float(torch.corrcoef(together)[0, 1]), 3)
 # ## What it makes of it
 #
 # Slices of three planes are repaired one by one and averaged; the repaired volume is pulled back to
-# the measured projections (`align`). A second pass is shown the residual that is left.
+# the measured projections (`align`). A second pass gets the residual that is left.
 
 # %%
 prior = load_default()
 repaired = repair_volume(prior, degraded, told, planes=PLANES, residual=residual)
 aligned = align(repaired, case.projections, case.grid, case.scan, iterations=10)
-passes = PseudoReference(planes=PLANES, align_iterations=10, passes=2)
-*_, twice = passes.after_each_pass(degraded, case.projections, case.grid, case.scan)
+repairer = Repairer(planes=PLANES, align_iterations=10, passes=2)
+twice = repairer.repair(degraded, case.projections, case.grid, case.scan).volume
 volumes = {
     "ASD-POCS": degraded,
     "repaired": repaired,
@@ -156,4 +156,4 @@ assert after > before, (before, after)
 
 # %% [markdown]
 # Next: `diffnr curate` and `diffnr finetune` make a SliceFixer of your own;
-# `--method.pseudo_reference.weights` puts it to use.
+# `--method.pseudo_reference.repairer.weights` puts it to use.

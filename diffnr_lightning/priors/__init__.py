@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         ],
         "fusion_adapter": ["CrossAttnFusionAdapter"],
         "prior": ["Prior"],
+        "repairer": ["RepairPass", "RepairedVolume", "Repairer"],
         "slicefixer": ["SliceFixer"],
         "turbo_backbone": ["TurboBackbone"],
         "volume_repair": ["repair_volume"],

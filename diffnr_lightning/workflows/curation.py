@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.callbacks import PseudoReference, Snapshots
+from diffnr_lightning.callbacks import Snapshots
 from diffnr_lightning.data import Case, LoadedVolume, ScanRecipe, simulate_case
 from diffnr_lightning.metrics import psnr
-from diffnr_lightning.priors import biplanar_conditioning
+from diffnr_lightning.priors import Repairer, biplanar_conditioning
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
 from diffnr_lightning.solvers import backprojected_residual
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
@@ -93,7 +93,7 @@ def curate(
     variation: Annotated[Variation, Flatten()] = Variation(),
     fractions: tuple[float, ...] = (0.25, 0.375, 0.5),
     biplanar_size: int = BIPLANAR_SIZE,
-    repair: PseudoReference | None = None,
+    repair: Repairer | None = None,
     residual: bool = False,
     seed: int = 0,
     shard: str = "0/1",
@@ -117,7 +117,7 @@ def curate(
         variation: what is drawn for each scan, likewise.
         fractions: shares of a method's iterations after which the volume is kept.
         biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer looks at 518.
-        repair: a prior whose repairs of the last of those volumes, one a pass, are kept as well, so that the next prior
+        repair: repairs the last of those volumes; what each pass makes of it is kept as well, so that the next prior
             learns what a volume looks like that was repaired already.
         residual: whether the backprojected residual of each volume is kept too, for priors that look at it; the file
             is twice as large.
@@ -236,7 +236,7 @@ def _stopped_early(
     case: Case,
     method: Scene,
     fractions: tuple[float, ...],
-    repair: PseudoReference | None,
+    repair: Repairer | None,
     device: str,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run a method up to its last fraction; return tensors and info of the file."""
@@ -248,8 +248,8 @@ def _stopped_early(
     kept = [(iteration, False, volume) for iteration, volume in snapshots.volumes.items()]
     if repair is not None:
         last = snapshots.volumes[at[-1]].to(device)
-        for repaired in repair.after_each_pass(last, projections, case.grid, case.scan):
-            kept.append((at[-1], True, repaired.cpu()))
+        passes = repair.each_pass(last, projections, case.grid, case.scan)
+        kept += [(at[-1], True, step.volume.cpu()) for step in passes if step.taken]
     degraded = torch.stack([volume for _, _, volume in kept])
     info = {
         "case": case.name,

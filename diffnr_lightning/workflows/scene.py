@@ -80,19 +80,23 @@ class Scene(Method):
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""
         self.findings = {}
         if self.trial is not None:
-            verdict = self.trial.judge(problem, self._without_prior, self.pseudo_reference.repair)
+            verdict = self.trial.judge(
+                problem, self._without_prior, self.pseudo_reference.repairer.repair
+            )
             self.findings = {"trial": verdict._asdict()}
             if not verdict.passed:
                 return self._without_prior(
                     problem, min(self.pseudo_reference.every, self.iterations)
                 )
         volume = _volume_of(self.fit(problem))
+        if self.pseudo_reference is None:
+            return volume
+        contradicted = self.pseudo_reference.contradicted
         if self.finish == "repair":
-            volume = self.pseudo_reference.repair(
-                volume, problem.projections, problem.grid, problem.scan
+            volume, _, contradicted = self.pseudo_reference.repairer.repair(
+                volume, problem.projections, problem.grid, problem.scan, contradicted=contradicted
             )
-        if self.pseudo_reference is not None:
-            self.findings["doubted"] = self.pseudo_reference.doubted
+        self.findings["contradicted"] = contradicted
         return volume
 
     def fit(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.consistency import misfit
+from diffnr_lightning.priors import RepairedVolume
 from diffnr_lightning.workflows.problem import Problem
 
 logger = logging.getLogger("diffnr")
@@ -30,7 +31,7 @@ class Verdict(NamedTuple):
 
 
 class Trial:
-    """Let measured views judge whether the prior knows the object.
+    """Let measured views judge whether the prior fits the object.
 
     The scene is fitted briefly, without the prior, to all views but a few. The prior repairs that
     volume. If the repaired volume predicts the views that were left out worse than before, the
@@ -61,14 +62,14 @@ class Trial:
         self,
         problem: Problem,
         fit: Callable[[Problem, int], Tensor],
-        repair: Callable[..., Tensor],
+        repair: Callable[..., RepairedVolume],
     ) -> Verdict:
         """Fit, repair and compare.
 
         Args:
             problem: what is given; views of it are left out.
             fit: returns the volume (Z, Y, X) after that many iterations without the prior.
-            repair: returns what the prior makes of (volume, projections, grid, scan).
+            repair: `Repairer.repair`.
 
         Raises:
             ValueError: a scan of too few views to leave some out.
@@ -91,7 +92,7 @@ class Trial:
         )
         volume = fit(fitted, self.iterations)
         with torch.no_grad():
-            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan)
+            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan).volume
             measured, scan = problem.projections[~shown], problem.scan[~shown]
             before, after = (
                 misfit(candidate, measured, problem.grid, scan) for candidate in (volume, repaired)

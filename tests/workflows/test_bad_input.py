@@ -185,7 +185,7 @@ def test_folders_that_are_no_runs(refused):
 @pytest.mark.parametrize("content", [b"junk" * 50, pickle.dumps({"weights": 1}), b""])
 def test_weights_that_are_damaged_or_hostile(refused, good_case, tmp_path, content):
     options = [*GAUSSIANS, "--config", TINY / "reconstruct_diffnr.yaml", "--out", "run"]
-    options += ["--method.pseudo_reference.weights", "w.safetensors"]
+    options += ["--method.pseudo_reference.repairer.weights", "w.safetensors"]
     line = refused("reconstruct", "--case", good_case, *options)
     assert "error: w.safetensors does not exist" in line
     (tmp_path / "w.safetensors").write_bytes(content)

@@ -67,7 +67,7 @@ def gaussians(work, case):
 
 def diffnr_options(weights):
     options = ["--config", TINY / "reconstruct_diffnr.yaml"]
-    return [*GAUSSIANS, *options, "--method.pseudo_reference.weights", weights]
+    return [*GAUSSIANS, *options, "--method.pseudo_reference.repairer.weights", weights]
 
 
 @pytest.fixture(scope="module")

@@ -117,8 +117,7 @@ def test_the_residual_points_from_the_degraded_to_the_clean_volume(pairs):
 
 def test_a_prior_repairs_the_last_volume_once_a_pass(config, pairs, tmp_path):
     repairing = tmp_path / "repairing.yaml"
-    init_args = {"passes": 2, "align_iterations": 2}
-    repair = {"class_path": "diffnr_lightning.callbacks.PseudoReference", "init_args": init_args}
+    repair = {"passes": 2, "align_iterations": 2}
     repairing.write_text(yaml.safe_dump({"repair": repair}))
     assert (
         curate(config, tmp_path / "pairs", "--config", repairing, "--volumes", "phantom:1-2") == 0

@@ -117,7 +117,7 @@ def reconstruct_options(case, weights):
     return [
         "--case", case, "--config", TINY / "reconstruct_gaussians.yaml",
         "--config", TINY / "reconstruct_diffnr.yaml",
-        "--method.pseudo_reference.weights", weights,
+        "--method.pseudo_reference.repairer.weights", weights,
     ]  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def test_the_reconstruction_uses_it(case, trained, work):
     assert diffnr("reconstruct", *reconstruct_options(case, weights), "--out", out) == 0
     assert json.loads((out / "metrics.json").read_text())["protocols"]["r2"]["psnr"] > 5
     again = work / "empty_prompt"
-    options = ["--method.pseudo_reference.overrides", "{text: false}"]
+    options = ["--method.pseudo_reference.repairer.overrides", "{text: false}"]
     assert diffnr("reconstruct", *reconstruct_options(case, weights), *options, "--out", again) == 0
     assert not np.array_equal(voxels(out), voxels(again))
 
@@ -140,7 +140,7 @@ def test_the_file_of_the_authors_serves_as_well(case, trained, work, models):
     text = json.dumps(
         {key: value if key == "size" else str(value) for key, value in overrides.items()}
     )
-    options = ["--method.pseudo_reference.overrides", text]
+    options = ["--method.pseudo_reference.repairer.overrides", text]
     assert diffnr("reconstruct", *reconstruct_options(case, path), *options, "--out", out) == 0
     assert np.isfinite(voxels(out)).all()
 

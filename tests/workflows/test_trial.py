@@ -4,6 +4,7 @@ import torch
 from diffnr_lightning.callbacks import PseudoReference
 from diffnr_lightning.data import ScanRecipe, generate, simulate_case
 from diffnr_lightning.modules import SceneOptimization
+from diffnr_lightning.priors import Repairer
 from diffnr_lightning.representations import GaussianCloud
 from diffnr_lightning.workflows import Problem, Scene, Trial
 
@@ -32,13 +33,13 @@ def problem():
 
 
 def scene(truth, change, trial):
-    reference = PseudoReference(every=60, tolerance=None)
-    reference.prior = Oracle(truth, change)
+    repairer = Repairer()
+    repairer.prior = Oracle(truth, change)
     return Scene(
         lambda grid: GaussianCloud(grid, num_gaussians=500),
         lambda *given: SceneOptimization(*given, rate_scale=4, rate_iterations=60, tv_size=12),
         iterations=80,
-        pseudo_reference=reference,
+        pseudo_reference=PseudoReference(repairer, every=60),
         finish="repair",
         trial=trial,
     )
@@ -70,21 +71,21 @@ class HalfTheWay(Oracle):
 
 
 @pytest.mark.parametrize("prior", [Oracle, HalfTheWay])
-def test_the_volume_of_a_doubted_prior_is_repaired_in_part(problem, prior):
+def test_a_volume_whose_repair_is_contradicted_is_repaired_in_part(problem, prior):
     truth, given = problem
     made = scene(truth, lambda slices: slices, None)
-    made.pseudo_reference = PseudoReference(every=60, tolerance=0.25, passes=2)
-    made.pseudo_reference.prior = prior(truth, lambda slices: slices)
+    repairer = Repairer(tolerance=0.25, passes=2)
+    repairer.prior = prior(truth, lambda slices: slices)
+    made.pseudo_reference = PseudoReference(repairer, every=60)
     finished = made.reconstruct(given)
-    doubted = prior is HalfTheWay
-    assert made.findings == {"doubted": doubted}
+    contradicted = prior is HalfTheWay
+    assert made.findings == {"contradicted": contradicted}
     made.finish = "query"
     fitted = made.reconstruct(given)
-    made.pseudo_reference.tolerance, made.pseudo_reference.passes = None, 1
-    made.pseudo_reference.doubted = False
-    whole = made.pseudo_reference.repair(fitted, given.projections, given.grid, given.scan)
+    repairer.tolerance, repairer.passes = None, 1
+    whole = repairer.repair(fitted, given.projections, given.grid, given.scan).volume
     share = (finished - fitted).norm() / (whole - fitted).norm()
-    assert share == pytest.approx(0.5 if doubted else 1.0, abs=0.01)
+    assert share == pytest.approx(0.5 if contradicted else 1.0, abs=0.01)
 
 
 def test_a_scan_of_few_views_leaves_none_out(problem):
