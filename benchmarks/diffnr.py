@@ -24,7 +24,7 @@ from rich.table import Table  # noqa: E402
 
 from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case  # noqa: E402
 from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
-from diffnr_lightning.workflows.run_folder import cpu_name  # noqa: E402
+from diffnr_lightning.workflows.environment import cpu_name  # noqa: E402
 from diffnr_lightning.workflows.settings import parse, shipped_config  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "diffnr.json"

@@ -148,7 +148,9 @@ def draw_slices(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def log_picture(logger: Logger, picture: NDArray[np.uint8], iteration: int) -> None:
+def log_picture(
+    logger: Logger, picture: NDArray[np.uint8], iteration: int, name: str = "val_slices"
+) -> None:
     """Hand a picture to a logger that takes images; others are left alone.
 
     Args:
@@ -156,11 +158,12 @@ def log_picture(logger: Logger, picture: NDArray[np.uint8], iteration: int) -> N
             has `add_image(tag, image, step, dataformats)`, as of TensorBoard.
         picture: (height, width, 3) uint8.
         iteration: batches done.
+        name: of the picture.
     """
     if hasattr(logger, "log_image"):
-        logger.log_image("val_slices", [picture], step=iteration)
-    elif hasattr(logger.experiment, "add_image"):
-        logger.experiment.add_image("val_slices", picture, iteration, dataformats="HWC")
+        logger.log_image(name, [picture], step=iteration)
+    elif hasattr(getattr(logger, "experiment", None), "add_image"):
+        logger.experiment.add_image(name, picture, iteration, dataformats="HWC")
 
 
 def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:

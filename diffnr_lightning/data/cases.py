@@ -9,6 +9,7 @@ here, once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +93,22 @@ class Case:
     def frame_direction(self) -> Direction:
         """Rows of the (3, 3) matrix whose columns are the case's x, y, z in the source's world."""
         return tuple(float(c) for c in self.provenance.get("frame_direction", UNTILTED))
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that a reconstruction reads; where the case lies is not in it."""
+        frame = (self.frame_origin_mm, self.frame_direction)
+        described = (self.seed, self.unit, self.window_hu, *frame, self.grid)
+        digest = hashlib.sha256(repr(described).encode())
+        for scan, projections in (
+            (self.scan, self.projections),
+            (self.test_scan, self.test_projections),
+        ):
+            digest.update(repr(scan).encode())
+            if projections is not None:
+                digest.update(projections.contiguous().numpy())
+        if self.volume is not None:
+            digest.update(self.volume.contiguous().numpy())
+        return digest.hexdigest()
 
 
 def write_case(case: Case, path: str | Path) -> Path:

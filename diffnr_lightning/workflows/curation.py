@@ -18,10 +18,11 @@ from diffnr_lightning.metrics import psnr
 from diffnr_lightning.priors import Repairer, biplanar_conditioning
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
 from diffnr_lightning.solvers import backprojected_residual
+from diffnr_lightning.workflows.device import use_device
+from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.progress import progress_bar
-from diffnr_lightning.workflows.run_folder import environment
 from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
@@ -123,7 +124,7 @@ def curate(
             is twice as large.
         seed: with the name of the run, seeds all that is drawn.
         shard: `K/N` takes every Nth volume, beginning with volume K; all shards fill the same folder.
-        device: where to compute, such as cuda:1.
+        device: where to compute: cpu, cuda or cuda:N.
         resolved: filled in by the command line.
 
     Returns:
@@ -141,7 +142,7 @@ def curate(
     for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
         if value < 1:
             raise ValueError(f"{key} is {value}; at least 1 is expected.")
-    _use(device)
+    use_device(device)
     sources = volume_sources(volumes)
     variation.check(recipe)
     plain = {**recipe.describe(), "runs": runs, "fractions": list(fractions), "seed": seed}
@@ -186,20 +187,6 @@ def shard_of(shard: str) -> tuple[int, int]:
     if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
         raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
     return int(part), int(parts)
-
-
-def _use(device: str) -> None:
-    """Make a GPU the current one, on which kernels run; ValueError where it is none."""
-    kind, _, number = device.partition(":")
-    count = torch.cuda.device_count()
-    if device == "cpu":
-        return
-    if kind != "cuda" or not (number or "0").isdigit() or int(number or 0) >= count:
-        raise ValueError(
-            f"device is {device!r} and torch finds {count} GPUs; cpu, cuda or cuda:N with N below "
-            "their number is expected."
-        )
-    torch.cuda.set_device(int(number or 0))
 
 
 def _jobs(

@@ -16,7 +16,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.kernels import parallel_kernel, prange
 from diffnr_lightning.priors import load_default
 from diffnr_lightning.projectors import choose_backend
-from diffnr_lightning.workflows.run_folder import cpu_name, environment, version
+from diffnr_lightning.workflows.environment import cpu_name, environment, version
 
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
 EXTRAS = {

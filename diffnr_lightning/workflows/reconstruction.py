@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger
@@ -19,9 +19,11 @@ from diffnr_lightning.metrics import evaluate_volume, projection_error
 from diffnr_lightning.projectors import project
 from diffnr_lightning.reports import preview
 from diffnr_lightning.solvers import analytic
+from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
 from diffnr_lightning.workflows.scene import Scene
 
 logger = logging.getLogger("diffnr")
@@ -36,7 +38,7 @@ def reconstruct(
     method: Method,
     name: str | None = None,
     seed: int | None = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: str = "cpu",
     checkpoint_every: int = 500,
     curves: Logger | None = None,
     resolved: dict[str, Any] | None = None,
@@ -51,10 +53,10 @@ def reconstruct(
         method: how, such as in configs/reconstruct/*.yaml.
         name: of the method in tables; null takes the method's own.
         seed: of everything random; null takes the case's.
-        device: where to compute.
+        device: where to compute: cpu, cuda or cuda:N.
         checkpoint_every: batches between two checkpoints of an optimisation.
-        curves: Lightning logger for loss and PSNR of an optimisation, such as a WandbLogger; metrics.json keeps
-            them in any case.
+        curves: Lightning logger, such as a WandbLogger, for the settings, loss and PSNR of an optimisation, the
+            final scores and a picture; the run folder keeps them in any case.
         resolved: filled in by the command line.
 
     Returns:
@@ -63,8 +65,7 @@ def reconstruct(
     Raises:
         ValueError: a case or checkpoint that does not fit, or a run of other settings in the folder.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda but torch finds no GPU; use --device cpu.")
+    place = use_device(device)
     loaded = load_case(case)
     if not loaded.projections.any():
         raise ValueError(
@@ -72,20 +73,26 @@ def reconstruct(
         )
     check_scan_sees_grid(loaded.scan, loaded.grid)
     run = RunFolder(
-        out, resolved or {"case": str(case), "method": type(method).__name__, "seed": seed}
+        out,
+        resolved or {"case": str(case), "method": type(method).__name__, "seed": seed},
+        {"case": loaded.fingerprint()},
     )
     run.open()
     if run.finished:
         logger.info("%s is finished already", out)
         return out
     seed = loaded.seed if seed is None else seed
-    scale = intensity_scale(loaded)
-    projections = (loaded.projections / scale).to(device)
-    with progress_bar(f"{loaded.name}: {name or method.name}") as progress:
+    name = name or method.name
+    with (
+        run.claim(),
+        logged_run(curves, run.settings),
+        progress_bar(f"{loaded.name}: {name}") as progress,
+    ):
+        scale = intensity_scale(loaded)
         convergence = Convergence(loaded.volume)
         record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
         problem = Problem(
-            projections,
+            (loaded.projections / scale).to(place),
             loaded.scan,
             loaded.grid,
             # Some generators take 32 bits only.
@@ -96,10 +103,15 @@ def reconstruct(
             progress=progress,
         )
         volume = method.reconstruct(problem)
-    metrics: dict[str, Any] = {"method": name or method.name, **method.findings}
-    if isinstance(method, Scene):
-        metrics |= {"iterations": method.iterations, "history": convergence.history}
-    _finish(run, loaded, volume.cpu(), scale, case, metrics)
+        metrics: dict[str, Any] = {"method": name, **method.findings}
+        if isinstance(method, Scene):
+            metrics |= {"iterations": method.iterations, "history": convergence.history}
+        metrics = _write_result(run, loaded, volume.cpu(), scale, case, metrics)
+        if curves is not None:
+            steps = metrics.get("iterations", 0)
+            log_scores(curves, metrics, steps)
+            log_preview(curves, run.path / "preview.png", steps)
+        run.write_json("metrics.json", metrics)
     return out
 
 
@@ -122,15 +134,15 @@ def intensity_scale(case: Case) -> float:
     return scale
 
 
-def _finish(
+def _write_result(
     run: RunFolder,
     case: Case,
     volume: Tensor,
     scale: float,
     folder: Path,
     metrics: dict[str, Any],
-) -> None:
-    """Write volume, preview and, last, metrics."""
+) -> dict[str, Any]:
+    """Write volume and preview, and return the metrics, which are written last."""
     metrics = {
         "case": case.name,
         "case_folder": str(folder.resolve()),
@@ -157,7 +169,7 @@ def _finish(
         case.frame_origin_mm,
         case.frame_direction,
     )
-    run.write_json("metrics.json", metrics)
     score = metrics.get("protocols", {}).get("r2")
     text = f", PSNR {score['psnr']:.2f} dB, SSIM {score['ssim']:.3f}" if score else ""
     logger.info("%s: %s in %.0f s%s", case.name, metrics["method"], metrics["seconds"], text)
+    return metrics

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import subprocess
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
 import yaml
 
-import diffnr_lightning
 from diffnr_lightning.callbacks.run_record import ResourceUse
 from diffnr_lightning.files import remove_leftovers, write_json, write_text
+from diffnr_lightning.workflows.environment import environment
+from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 
-PACKAGES = (
-    "torch lightning numba numpy scipy diffusers safetensors jsonargparse omegaconf SimpleITK"
-).split()
-# Where the folder lies says nothing about what is in it.
-FREE_KEYS = ("out",)
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+# They say where something is, who computes it and how often it is kept or drawn, but not what comes out.
+FREE_KEYS = (
+    "accelerator",
+    "checkpoint_every",
+    "config",
+    "curves",
+    "data.workers",
+    "device",
+    "out",
+)
+# The number of processes decides which batches a training draws; what is finished draws none.
+FREE_WHEN_FINISHED = ("devices", "num_nodes", "strategy")
 
 
 class RunFolder:
@@ -30,15 +38,20 @@ class RunFolder:
     Args:
         path: the folder.
         settings: plain dict of everything that decides the outcome, defaults filled in.
+        inputs: fingerprint of the content that a setting names, by the setting's name: the files may
+            move then, but not change.
 
     Attributes:
         path: the folder.
         use: what the run has cost, counted from here.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, settings: dict[str, Any], inputs: Mapping[str, str] | None = None
+    ) -> None:
         self.path = path
         self.use = ResourceUse()
+        self.inputs = dict(inputs or {})
         # As YAML holds them: a tuple given and a list read back are the same.
         self.settings = yaml.safe_load(yaml.safe_dump(settings))
 
@@ -55,27 +68,47 @@ class RunFolder:
     def open(self) -> None:
         """Create the folder or take up the run that it holds.
 
+        All processes of a run may open it at once: they take turns, and what the first one finds or
+        makes is what the others see.
+
         Raises:
             ValueError: the folder holds a run of other settings, or something that is no run.
             OSError: the folder cannot be written.
         """
-        config = self.path / "config.yaml"
-        if config.is_file():
-            # A run that has made nothing yet, such as one whose data were refused, binds nobody.
-            if any(not self._describes(entry) for entry in self.path.iterdir()):
-                self._compare(config)
-        elif self.path.exists():
-            if not self.path.is_dir():
-                raise ValueError(f"{self.path} is a file; a folder for the run is expected.")
-            if any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-                raise ValueError(
-                    f"{self.path} holds files but no config.yaml; give the run a folder of its own."
-                )
-        if self.finished:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; a folder for the run is expected.")
+        if self.finished and (self.path / CONFIG).is_file():
+            self._compare()
             return
-        remove_leftovers(self.path)
-        write_text(config, yaml.safe_dump(self.settings, sort_keys=False))
-        self.write_json("environment.json", environment())
+        described = {**environment(), "inputs": self.inputs}
+        self.path.mkdir(parents=True, exist_ok=True)
+        with folder_lock(self.path / ".opening", wait=True):
+            if (self.path / CONFIG).is_file():
+                self._take_up()
+            elif any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+                raise ValueError(
+                    f"{self.path} holds files but no {CONFIG}; give the run a folder of its own."
+                )
+            write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False))
+            self.write_json(ENVIRONMENT, described)
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Work in the folder alone; of a run of several processes the first one claims it for all.
+
+        Raises:
+            ValueError: another run is working in the folder.
+            OSError: the folder cannot be written.
+        """
+        try:
+            with folder_lock(self.path / ".running", wait=False):
+                self._compare()  # another run may have opened the folder since
+                remove_leftovers(self.path)
+                yield
+        except FolderInUseError as holder:
+            raise ValueError(
+                f"{self.path} is being filled by {holder}; wait for its end, or give another --out."
+            ) from None
 
     def resume_from(self) -> Path | None:
         """Return the checkpoint to go on from, None where there is none.
@@ -116,83 +149,52 @@ class RunFolder:
         self.write_json("metrics.json", metrics)
         return metrics
 
+    def _take_up(self) -> None:
+        """Compare with the run that is there; one that has made nothing yet binds nobody."""
+        try:
+            self._compare()
+        except ValueError:
+            if any(not self._describes(entry) for entry in self.path.iterdir()):
+                raise
+            try:
+                with folder_lock(self.path / ".running", wait=False):
+                    return
+            except FolderInUseError:
+                pass
+            raise
+
     @staticmethod
     def _describes(entry: Path) -> bool:
         if entry.is_dir():
             return not any(entry.iterdir())
-        return entry.name in ("config.yaml", "environment.json") or entry.name.startswith(".")
+        return entry.name in (CONFIG, ENVIRONMENT) or entry.name.startswith(".")
 
-    def _compare(self, config: Path) -> None:
+    def _compare(self) -> None:
+        config = self.path / CONFIG
         try:
             before = yaml.safe_load(config.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"{config} is damaged; remove the run to start it again.") from error
-        changed = difference(before, self.settings, FREE_KEYS)
+        inputs = self._recorded_inputs()
+        known = tuple(key for key in self.inputs if key in inputs)
+        free = (*FREE_KEYS, *known, *(FREE_WHEN_FINISHED if self.finished else ()))
+        changed = difference(before, self.settings, free)
+        for key in known:
+            if inputs[key] != self.inputs[key]:
+                changed = changed or f"another content of {key} ({self.settings.get(key)})"
         if changed:
             raise ValueError(
                 f"{self.path} holds a run with {changed}; give another --out, or remove that run "
                 "to start it again."
             )
 
-
-def environment() -> dict[str, Any]:
-    """Describe what a result was computed with.
-
-    Returns:
-        JSON-able: versions, machine, threads, and the commit where the package is a checkout.
-    """
-    return {
-        "diffnr_lightning": diffnr_lightning.__version__,
-        "git": _git_state(Path(diffnr_lightning.__file__).parents[1]),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "threads": {"torch": torch.get_num_threads(), "numba": numba.get_num_threads()},
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def version(package: str) -> str | None:
-    """Return the installed version of a package, None where it is missing."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def cpu_name() -> str:
-    """Return the processor's name as its maker writes it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and whether files differ from it; None outside a checkout of this project."""
-    if not (folder / ".git").exists():
-        return None
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(folder), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=True,
-            ).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain"))
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "dirty": bool(changes)}
+    def _recorded_inputs(self) -> dict[str, str]:
+        """Return the fingerprints of the run that is there; runs of earlier versions have none."""
+        try:
+            described = json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return described.get("inputs", {}) if isinstance(described, dict) else {}
 
 
 def difference(before: Any, now: Any, free: tuple[str, ...] = ()) -> str | None:
@@ -201,11 +203,13 @@ def difference(before: Any, now: Any, free: tuple[str, ...] = ()) -> str | None:
     Args:
         before: nested mappings and lists, as YAML holds them.
         now: the same.
-        free: names at the top that may differ.
+        free: names that may differ, with all that is below them: ``a`` or ``a.b``.
     """
     old, new = _flat(before), _flat(now)
     for key in dict.fromkeys([*old, *new]):
-        if key.split(".")[0] not in free and old.get(key) != new.get(key):
+        if any(f"{key}.".startswith(f"{name}.") for name in free):
+            continue
+        if old.get(key) != new.get(key):
             return f"{key} = {_shown(old, key)}, not {_shown(new, key)}"
     return None
 

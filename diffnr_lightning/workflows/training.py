@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
+from diffnr_lightning.callbacks.curve_file import CurveFile
 from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.files import replacing
 from diffnr_lightning.modules import SliceFixerFinetuning
 from diffnr_lightning.priors import CompactSliceFixer, frozen_backbone, load_prior
+from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.run_logger import logged_run
 
 logger = logging.getLogger("diffnr")
 
@@ -34,6 +38,7 @@ def finetune(
     validate_every: int = 1000,
     checkpoint_every: int = 500,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    device: str | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
     strategy: str = "auto",
@@ -58,12 +63,14 @@ def finetune(
         validate_every: batches between two validations.
         checkpoint_every: batches between two checkpoints.
         precision: of the computation.
+        device: where to compute: cpu, cuda or cuda:N, as of the other commands; null leaves it to `accelerator` and
+            `devices`, which also name several.
         accelerator: of Lightning's Trainer.
         devices: of Lightning's Trainer.
         strategy: of Lightning's Trainer, such as ddp; `ddp_find_unused_parameters_true` with a discriminator; `fsdp`
             splits the frozen backbone over the processes, see `priors.split_frozen`.
         num_nodes: of Lightning's Trainer.
-        curves: Lightning logger; null writes curves/metrics.csv.
+        curves: Lightning logger; it is given the settings too. null writes curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
         seed: of the first weights.
         resolved: filled in by the command line.
@@ -75,6 +82,8 @@ def finetune(
         ValueError: numbers of iterations that disagree, a strategy that splits what is trained, fsdp without a
             number of devices or for a prior without frozen weights, or a run of other settings in the folder.
     """
+    if device is not None:
+        accelerator, devices = _trainer_device(device, devices)
     lightning.seed_everything(seed, verbose=False)
     network = prior() if start is None else load_prior(start, **(start_overrides or {}))
     network.train().requires_grad_(True)
@@ -102,7 +111,7 @@ def finetune(
             strategy=distribution,
             num_nodes=num_nodes,
             precision=precision,
-            logger=curves or CSVLogger(out, name="curves", version="", flush_logs_every_n_steps=1),
+            logger=curves or CurveFile(out / "curves" / "metrics.csv"),
             callbacks=[*(callbacks or {}).values(), record],
             val_check_interval=min(validate_every, iterations),
             num_sanity_val_steps=0,
@@ -112,26 +121,48 @@ def finetune(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
-    scores = (
-        {k: float(v) for k, v in trainer.validate(task, datamodule=data, verbose=False)[0].items()}
-        if data.validation
-        else {}
-    )
-    if trainer.is_global_zero:
-        with replacing(out / "weights.safetensors") as part:
-            task.export(part, {"iterations": task.iteration, "validation": scores})
-        run.finish({"iterations": task.iteration, "validation": scores})
-        logger.info(
-            "%s: %s",
-            out / "weights.safetensors",
-            ", ".join(f"{k} {v:.4g}" for k, v in scores.items()),
-        )
+        with (
+            run.claim() if trainer.is_global_zero else nullcontext(),
+            logged_run(curves, run.settings),
+        ):
+            trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
+            scores = _final_scores(trainer, task, data)
+            if trainer.is_global_zero:
+                _finish(run, task, scores)
     return out
 
 
+def _final_scores(
+    trainer: lightning.Trainer, task: SliceFixerFinetuning, data: SlicePairData
+) -> dict[str, float]:
+    """Return the scores of the held-out slices; none where nothing is held out."""
+    if not data.validation:
+        return {}
+    found = trainer.validate(task, datamodule=data, verbose=False)[0]
+    return {name: float(value) for name, value in found.items()}
+
+
+def _finish(run: RunFolder, task: SliceFixerFinetuning, scores: dict[str, float]) -> None:
+    """Write weights and, last, metrics."""
+    weights = run.path / "weights.safetensors"
+    with replacing(weights) as part:
+        task.export(part, {"iterations": task.iteration, "validation": scores})
+    run.finish({"iterations": task.iteration, "validation": scores})
+    logger.info("%s: %s", weights, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+
+
+def _trainer_device(device: str, devices: int | str) -> tuple[str, int | list[int]]:
+    """Return accelerator and devices of a Trainer for one device by its word."""
+    if devices != 1:
+        raise ValueError(
+            f"device is {device!r} and devices {devices!r}; give device for one, or devices for several."
+        )
+    place = use_device(device)
+    return ("cpu", 1) if place.type == "cpu" else ("gpu", [place.index])
+
+
 def trainer_strategy(
-    name: str, devices: int | str, num_nodes: int, precision: str
+    name: str, devices: int | str | list[int], num_nodes: int, precision: str
 ) -> str | Strategy:
     """Return what Lightning's Trainer is told; its own `fsdp` splits what is trained too, and needs a GPU.
 

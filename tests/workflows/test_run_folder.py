@@ -1,11 +1,19 @@
 import json
+import multiprocessing
 import os
 
 import pytest
 import torch
 import yaml
 
-from diffnr_lightning.workflows.run_folder import RunFolder, environment
+from diffnr_lightning.workflows import run_folder
+from diffnr_lightning.workflows.environment import environment
+from diffnr_lightning.workflows.run_folder import RunFolder
+
+PROCESSES = 8
+OPENINGS = 12
+# Forked processes have the imports already, and meet at the barrier within microseconds.
+FORK = multiprocessing.get_context("fork")
 
 SETTINGS = {
     "case": "a",
@@ -66,6 +74,122 @@ def test_a_run_that_made_nothing_is_replaced(run):
     assert kept["method"]["init_args"]["iterations"] == 4
 
 
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [
+        ("checkpoint_every", 500, 10),
+        ("device", "cpu", "cuda:1"),
+        ("accelerator", "cpu", "gpu"),
+        ("data", {"workers": 0}, {"workers": 4}),
+        ("curves", None, {"class_path": "lightning.pytorch.loggers.CSVLogger"}),
+    ],
+)
+def test_settings_that_change_no_result_bind_nobody(tmp_path, key, before, now):
+    first = RunFolder(tmp_path / "run", {**SETTINGS, key: before})
+    first.open()
+    first.checkpoint.touch()
+    RunFolder(first.path, {**SETTINGS, key: now}).open()
+
+
+def test_the_number_of_processes_binds_until_the_end(tmp_path):
+    first = RunFolder(tmp_path / "run", {**SETTINGS, "devices": 2})
+    first.open()
+    first.checkpoint.touch()
+    other = RunFolder(first.path, {**SETTINGS, "devices": 4})
+    with pytest.raises(ValueError, match="devices = 2, not 4"):
+        other.open()
+    first.finish({})
+    other.open()
+
+
+def test_inputs_may_move_but_not_change(tmp_path):
+    first = RunFolder(tmp_path / "run", SETTINGS, {"case": "12ab"})
+    first.open()
+    first.checkpoint.touch()
+    RunFolder(first.path, {**SETTINGS, "case": "moved/a"}, {"case": "12ab"}).open()
+    with pytest.raises(ValueError, match="another content of case"):
+        RunFolder(first.path, SETTINGS, {"case": "34cd"}).open()
+
+
+def in_processes(number, work):
+    """Call ``work(rank, barrier, answers)`` in processes; return the answers by rank."""
+    barrier, answers = FORK.Barrier(number), FORK.Queue()
+    processes = [FORK.Process(target=work, args=(k, barrier, answers)) for k in range(number)]
+    for process in processes:
+        process.start()
+    found = dict(answers.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(10)
+        assert process.exitcode == 0
+    return found
+
+
+def test_the_processes_of_a_run_open_it_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "environment", lambda: {"packages": {}})
+
+    def open_all(rank, barrier, answers):
+        refused = []
+        for number in range(OPENINGS):
+            barrier.wait(60)
+            try:
+                RunFolder(tmp_path / str(number), SETTINGS).open()
+            except Exception as error:
+                refused.append(repr(error))
+        answers.put((rank, refused))
+
+    assert in_processes(PROCESSES, open_all) == {rank: [] for rank in range(PROCESSES)}
+    for number in range(OPENINGS):
+        assert sorted(os.listdir(tmp_path / str(number))) == ["config.yaml", "environment.json"]
+
+
+def test_of_two_runs_one_has_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "environment", lambda: {"packages": {}})
+
+    def work(rank, barrier, answers):
+        run = RunFolder(tmp_path / "run", SETTINGS)
+        run.open()
+        barrier.wait(60)
+        try:
+            with run.claim():
+                barrier.wait(60)
+            answers.put((rank, "worked"))
+        except ValueError as error:
+            answers.put((rank, str(error)))
+            barrier.wait(60)
+
+    answers = sorted(in_processes(2, work).values(), key=len)
+    assert answers[0] == "worked"
+    assert "is being filled by process" in answers[1]
+    assert "give another --out" in answers[1]
+    assert sorted(os.listdir(tmp_path / "run")) == ["config.yaml", "environment.json"]
+
+
+def test_a_run_that_has_begun_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "environment", lambda: {"packages": {}})
+
+    def work(rank, barrier, answers):
+        run = RunFolder(tmp_path / "run", SETTINGS if rank == 0 else changed(iterations=4))
+        try:
+            if rank == 0:
+                run.open()
+                with run.claim():
+                    barrier.wait(60)
+                    barrier.wait(60)
+            else:
+                barrier.wait(60)
+                run.open()
+            answers.put((rank, "worked"))
+        except ValueError as error:
+            answers.put((rank, str(error)))
+        finally:
+            if rank == 1:
+                barrier.wait(60)
+
+    answers = in_processes(2, work)
+    assert answers[0] == "worked"
+    assert "iterations = 3, not 4" in answers[1]
+
+
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match=r"no config\.yaml"):
@@ -78,7 +202,10 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     folder = RunFolder(tmp_path, SETTINGS)
     (tmp_path / ".123.part.config.yaml").write_text("method: {")
+    (tmp_path / ".running").write_text("process 123 on host")
     folder.open()
+    with folder.claim():
+        pass
     assert sorted(os.listdir(tmp_path)) == ["config.yaml", "environment.json"]
 
 

@@ -1,0 +1,32 @@
+"""The device that a command computes on, by the words that all commands share."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+
+def use_device(name: str) -> torch.device:
+    """Check a device and make a GPU the current one, on which kernels run.
+
+    Args:
+        name: cpu, cuda (the first GPU) or cuda:N.
+
+    Raises:
+        ValueError: another word, or a GPU that torch does not find.
+    """
+    words = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if words is None:
+        raise ValueError(f"device is {name!r}; cpu, cuda or cuda:N is expected.")
+    if name == "cpu":
+        return torch.device(name)
+    number, count = int(words[1] or 0), torch.cuda.device_count()
+    if number >= count:
+        found = f"torch finds {count} GPUs" if count else "torch finds no GPU"
+        raise ValueError(
+            f"device is {name!r} but {found}; "
+            + (f"a number below {count} is expected." if count else "use --device cpu.")
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)

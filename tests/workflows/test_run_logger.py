@@ -1,0 +1,94 @@
+"""What arrives at the loggers: one run each, with settings, curves, final scores and a picture."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch.loggers import Logger
+
+from diffnr_lightning import cli
+from diffnr_lightning.workflows.run_logger import log_scores, logged_run
+
+TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
+GAUSSIANS = TINY / "reconstruct_gaussians.yaml"
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def diffnr(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    out = tmp_path_factory.mktemp("logged") / "case"
+    options = ["--config", TINY / "simulate.yaml", "--size", "16", "--num_views", "8"]
+    assert diffnr("simulate", *options, "--out", out) == 0
+    return out
+
+
+def scores_of(run):
+    return json.loads((run / "metrics.json").read_text())["protocols"]
+
+
+class Recorder(Logger):
+    """Keeps every call."""
+
+    name, version = "recorder", ""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.experiment = [], self
+
+    def log_hyperparams(self, params):
+        self.calls.append(("settings", params))
+
+    def log_metrics(self, metrics, step=None):
+        self.calls.append(("numbers", metrics, step))
+
+    def finalize(self, status):
+        self.calls.append(status)
+
+    def finish(self, exit_code):
+        self.calls.append(exit_code)
+
+
+def test_a_run_begins_with_its_settings_and_is_finished():
+    logger = Recorder()
+    with logged_run(logger, {"seed": 1}):
+        log_scores(logger, {"protocols": {"r2": {"psnr": 30.0}}, "projections": {"psnr": 40.0}}, 7)
+    numbers = {"r2/psnr": 30.0, "views/psnr": 40.0}
+    assert logger.calls == [("settings", {"seed": 1}), ("numbers", numbers, 7), "success", 0]
+
+
+def test_a_run_that_fails_is_finished_as_failed():
+    logger = Recorder()
+    with pytest.raises(KeyboardInterrupt), logged_run(logger, {}):
+        raise KeyboardInterrupt
+    assert logger.calls[1:] == ["failed", 1]
+
+
+def test_lightnings_csv_logger(case, tmp_path):
+    logger = ["--curves", "lightning.pytorch.loggers.CSVLogger", "--curves.save_dir", tmp_path]
+    options = ["--config", GAUSSIANS, "--method.iterations", "20", *logger]
+    assert diffnr("reconstruct", "--case", case, *options, "--out", tmp_path / "run") == 0
+    file = next(tmp_path.glob("**/metrics.csv"))
+    header, *lines = file.read_text().splitlines()
+    assert {"step", "loss", "psnr", "r2/psnr", "naf/ssim", "seconds"} <= set(header.split(","))
+    assert len(lines) == 11
+    settings = yaml.safe_load((file.parent / "hparams.yaml").read_text())
+    assert settings["method"]["init_args"]["iterations"] == 20
+
+
+def test_tensorboard(case, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tmp_path / "run"
+    options = ["--config", GAUSSIANS, "--config", "configs/loggers/tensorboard.yaml"]
+    options += ["--case", case, "--method.iterations", "20"]
+    assert diffnr("reconstruct", *options, "--out", run) == 0
+    events = accumulator.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(2, 21, 2))
+    assert events.Scalars("r2/psnr")[-1].value == pytest.approx(scores_of(run)["r2"]["psnr"])
+    assert events.Images("preview")
+    assert (run / "tensorboard" / "hparams.yaml").stat().st_size > 100
