@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Set
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, Literal
 
 import numba
@@ -41,12 +41,34 @@ ErrorModel = Literal["python", "numpy"]
 _LAUNCH = threading.Lock()
 
 
+class ParallelKernel:
+    """A compiled function with parallel loops, which waits while another one runs.
+
+    Args:
+        compiled: what numba made of it.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        update_wrapper(self, compiled.py_func)
+        self._compiled = compiled
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it; compiles it first, or loads it from the cache, for arguments of a new type."""
+        with _LAUNCH:
+            return self._compiled(*arguments)
+
+    @property
+    def signatures(self) -> list[Any]:
+        """The types of arguments that it has been compiled for."""
+        return self._compiled.signatures
+
+
 def parallel_kernel(
     arithmetic: Set[str] | None = None, error_model: ErrorModel | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Callable[..., Any]], ParallelKernel]:
     """Return a decorator that compiles a function with `prange` loops for all threads.
 
-    What it returns is called from Python only, and waits while another kernel runs.
+    The kernel is called from Python only.
 
     Args:
         arithmetic: what the compiler may do to floating-point expressions: `RELAXED`, `UNGROUPED`,
@@ -55,15 +77,10 @@ def parallel_kernel(
             infinity and is faster.
     """
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled = numba.njit(parallel=True, **_options(arithmetic, error_model))(function)
-
-        @wraps(function)
-        def launch(*arguments: Any) -> Any:
-            with _LAUNCH:
-                return compiled(*arguments)
-
-        return launch
+    def decorate(function: Callable[..., Any]) -> ParallelKernel:
+        return ParallelKernel(
+            numba.njit(parallel=True, **_options(arithmetic, error_model))(function)
+        )
 
     return decorate
 
@@ -73,7 +90,7 @@ def kernel_part(
     error_model: ErrorModel | None = None,
     *,
     inline: bool = False,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Callable[..., Any]], ParallelKernel]:
     """Return a decorator that compiles a function without parallel loops, which kernels may call.
 
     Args:

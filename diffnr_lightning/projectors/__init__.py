@@ -22,7 +22,7 @@ from diffnr_lightning.projectors.sampling import steepest_climb
 BACKENDS: dict[str, ModuleType] = {"separable": separable, "rays": rays, "reference": reference}
 
 _LOG = logging.getLogger("diffnr")
-_ANNOUNCED: set[tuple[str, bool, str]] = set()
+_ANNOUNCED: set[tuple[str, bool, str, torch.dtype]] = set()
 
 __all__ = [
     "BACKENDS",
@@ -122,23 +122,33 @@ def weighted_backproject(
     return serves.weighted_backproject(filtered, grid, scan, orbit.source_to_axis_mm)
 
 
-def choose_backend(grid: VolumeGrid, scan: ScanGeometry, device: torch.device | str) -> str:
+def choose_backend(
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> str:
     """Return the fastest backend that serves a scan: "separable", "rays" or "reference".
 
-    The choice is logged once for each kind of scan and device (logger "diffnr").
+    The kernels compute in float32, so tensors of any other type are left to the reference, which
+    computes in theirs. The choice is logged once for each kind of scan, device and type (logger
+    "diffnr").
 
     Args:
         grid: the voxels; flat ones can make rays too steep for "separable".
         scan: the poses.
         device: of the tensors.
+        dtype: of the tensors.
     """
     device_type = torch.device(device).type
-    choice = "reference" if device_type != "cpu" else _fast_cpu_backend(grid, scan)
-    kind = (scan.beam, scan.rows_along_axis, device_type)
+    fast = device_type == "cpu" and dtype == torch.float32
+    choice = _fast_cpu_backend(grid, scan) if fast else "reference"
+    kind = (scan.beam, scan.rows_along_axis, device_type, dtype)
     if kind not in _ANNOUNCED:
         _ANNOUNCED.add(kind)
         poses = "rows along z" if scan.rows_along_axis else "free poses"
-        _LOG.info("projector: %s (%s beam, %s, %s)", choice, scan.beam, poses, device_type)
+        where = device_type if dtype == torch.float32 else f"{device_type}, {dtype}"
+        _LOG.info("projector: %s (%s beam, %s, %s)", choice, scan.beam, poses, where)
     return choice
 
 
@@ -208,7 +218,7 @@ def _resolve(
     if not array.is_floating_point():
         raise TypeError(f"{name} has dtype {array.dtype}; a floating dtype is expected.")
     if backend == "auto":
-        backend = choose_backend(grid, scan, array.device)
+        backend = choose_backend(grid, scan, array.device, array.dtype)
     if backend not in BACKENDS:
         raise ValueError(
             f"backend is {backend!r}; one of {', '.join(BACKENDS)} or auto is expected."

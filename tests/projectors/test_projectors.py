@@ -299,6 +299,34 @@ def test_backend_follows_scan_and_device(circle):
     assert choose_backend(thin, scan, "cpu") == "rays"
 
 
+@pytest.mark.parametrize("tilt", [0.0, 0.1])
+def test_double_precision_is_kept_without_naming_a_backend(tilt):
+    grid = VolumeGrid((3, 4, 5), 2.0)
+    scan = ScanGeometry.cone(
+        angles_rad=[0.2, 1.9],
+        source_to_axis_mm=30.0,
+        source_to_detector_mm=45.0,
+        detector_shape=(4, 3),
+        pixel_mm=4.0,
+    )
+    scan = ScanGeometry(
+        "cone",
+        scan.detector_shape,
+        scan.source_mm,
+        scan.detector_mm,
+        scan.u_mm,
+        scan.v_mm + tilt * scan.u_mm,
+    )
+    assert choose_backend(grid, scan, "cpu", torch.float64) == "reference"
+    volume, measured = (t.double().requires_grad_() for t in random_pair(grid, scan))
+    assert torch.autograd.gradcheck(lambda v: project(v, grid, scan), volume)
+    assert torch.autograd.gradcheck(lambda p: backproject(p, grid, scan), measured)
+    forward, back = project(volume, grid, scan), backproject(measured, grid, scan)
+    assert forward.dtype == back.dtype == torch.float64
+    pairing = ((forward * measured).sum() - (volume * back).sum()).detach()
+    assert abs(float(pairing)) < 1e-12 * float((forward * measured).sum().detach())
+
+
 def test_choice_is_logged_once(caplog, circle, monkeypatch):
     monkeypatch.setattr(projectors, "_ANNOUNCED", set())
     with caplog.at_level(logging.INFO, logger="diffnr"):
