@@ -25,16 +25,15 @@ from rich.table import Table  # noqa: E402
 from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case  # noqa: E402
 from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
 from diffnr_lightning.workflows.environment import cpu_name  # noqa: E402
-from diffnr_lightning.workflows.settings import parse, shipped_config  # noqa: E402
+from diffnr_lightning.workflows.settings import configured  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "diffnr.json"
-CONFIGS = ("r2gaussian", "r2gaussian_diffnr", "r2gaussian_diffnr_align")
+CONFIGS = ("r2gaussian", "r2gaussian+diffnr/loop", "r2gaussian+diffnr/align")
 
 
 def scene(config: str) -> Scene:
     """Build the method of a shipped config."""
-    options = ["--config", str(shipped_config(f"reconstruct/{config}.yaml"))]
-    return parse(reconstruct, [*options, "--case=case", "--out=run"]).arguments["method"]
+    return configured(reconstruct, [config], {"case": "case", "out": "run"}).arguments["method"]
 
 
 def main() -> None:
@@ -48,14 +47,14 @@ def main() -> None:
     case = simulate_case(generate("phantom:1", options.size), recipe)
     problem = Problem(case.projections, case.scan, case.grid, 0)
     # A first short run compiles the kernels or loads them from the cache.
-    scene("r2gaussian_diffnr_align").fit(problem, stop_at=3)
+    scene("r2gaussian+diffnr/align").fit(problem, stop_at=3)
     seconds = {}
     for config in CONFIGS:
         method = scene(config)
         started = time.perf_counter()
         method.reconstruct(problem)
         seconds[config] = time.perf_counter() - started
-    repairer = scene("r2gaussian_diffnr_align").pseudo_reference.repairer
+    repairer = scene("r2gaussian+diffnr/align").pseudo_reference.repairer
     started = time.perf_counter()
     repairer.repair(case.volume, case.projections, case.grid, case.scan)
     repair = time.perf_counter() - started

@@ -28,7 +28,8 @@ import matplotlib.pyplot as plt
 from diffnr_lightning.data import ScanRecipe, read_case
 from diffnr_lightning.reports import read_runs, read_volume
 from diffnr_lightning.workflows import evaluate, reconstruct, simulate
-from diffnr_lightning.workflows.settings import parse, shipped_config
+from diffnr_lightning.workflows.config_files import shipped_config
+from diffnr_lightning.workflows.settings import parse
 
 SIZE = 40  # voxels along each edge
 folder = Path(tempfile.mkdtemp())
@@ -102,5 +103,5 @@ print(metrics["protocols"]["r2"], f"{metrics['seconds']} s")
 assert metrics["protocols"]["r2"]["psnr"] > 20
 
 # %% [markdown]
-# Next: `configs/reconstruct/r2gaussian_diffnr_align.yaml` lets the SliceFixer that comes with the
+# Next: `configs/diffnr/align.yaml` over it lets the SliceFixer that comes with the
 # package take part; `diffnr report --runs ...` writes a page with all slices.

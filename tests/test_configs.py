@@ -4,11 +4,18 @@ import importlib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from diffnr_lightning.workflows.config_files import COMPOSED, config_files, method_name
 from diffnr_lightning.workflows.settings import parse, settings_parser
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
+SWEEPS = [
+    path
+    for path in sorted((CONFIGS.parent / "experiments").glob("*/*.yaml"))
+    if "methods:" in path.read_text()
+]
 
 # Folder -> command, and the options that a user has to add.
 COMMANDS = {
@@ -21,6 +28,8 @@ COMMANDS = {
         [f"--config={CONFIGS / 'reconstruct' / 'fdk.yaml'}", "--case=case", "--out=run"],
     ),
     "cluster": ("submit", ["--command=sweep --config runs.yaml"]),
+    # An overlay is laid over a method: over those that it names, else over any.
+    "diffnr": ("reconstruct", ["--case=case", "--out=run"]),
 }
 
 
@@ -31,12 +40,23 @@ def command_of(path):
     return next(entry for folder, entry in COMMANDS.items() if path.name.startswith(entry[0]))
 
 
+def bases_of(path):
+    """Methods that a file of configs/diffnr is laid over."""
+    if path.parent.name != "diffnr":
+        return []
+    if path.stem in ("paper", "released"):
+        return ["r2gaussian_paper", "naf_paper"][: 2 if path.stem == "paper" else 1]
+    return ["r2gaussian", "naf", "saxnerf", "siren", "voxel_grid"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_config_is_accepted(path):
     command, options = command_of(path)
     workflow = getattr(importlib.import_module("diffnr_lightning.workflows"), command)
     parser = settings_parser(workflow)
-    parser.parse_args([f"--config={path}", *options])
+    bases = [f"--config={CONFIGS / 'reconstruct' / base}.yaml" for base in bases_of(path)]
+    for base in bases or [None]:
+        parser.parse_args([*filter(None, [base]), f"--config={path}", *options])
 
 
 @pytest.mark.parametrize(
@@ -79,18 +99,61 @@ def test_a_config_says_what_it_is_for(path):
     assert path.read_text(encoding="utf-8").startswith("#")
 
 
-@pytest.mark.parametrize(
-    "path", sorted(CONFIGS.glob("reconstruct/*.yaml")), ids=lambda path: path.stem
-)
-def test_every_method_can_be_built(path):
+METHODS = [
+    *(path.stem for path in sorted(CONFIGS.glob("reconstruct/*.yaml"))),
+    *COMPOSED.values(),
+    *(method for runs in SWEEPS for method in yaml.safe_load(runs.read_text())["methods"]),
+]
+
+
+@pytest.mark.parametrize("method", dict.fromkeys(METHODS))
+def test_every_method_can_be_built(method, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
     workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
-    settings = parse(workflow, [f"--config={path}", "--case=case", "--out=run"])
+    settings = parse(workflow, [f"--config={method}", "--case=case", "--out=run"])
     assert settings.arguments["method"] is not None
     assert settings.resolved["method"]["class_path"].startswith("diffnr_lightning.")
 
 
 def test_there_are_configs():
     names = {path.stem for path in CONFIGS.glob("reconstruct/*.yaml")}
-    published = "fdk sirt sart asd_pocs r2gaussian r2gaussian_diffnr r2gaussian_diffnr_align"
+    published = "fdk sirt sart asd_pocs r2gaussian"
     assert names >= set(published.split())
     assert (CONFIGS / "data" / "luna16.yaml").is_file()
+
+
+@pytest.mark.parametrize("base", ["r2gaussian", "naf", "saxnerf", "siren", "voxel_grid"])
+def test_an_overlay_keeps_the_base_and_adds_the_prior(base):
+    workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
+    where = ["--case=case", "--out=run"]
+    plain = parse(workflow, [f"--config={base}", *where])
+    whole = parse(workflow, [f"--config={base}+diffnr/align", *where])
+    before, after = (s.resolved["method"]["init_args"] for s in (plain, whole))
+    for key in ("representation", "start", "rays", "views", "iterations"):
+        assert after[key] == before[key]
+    schedule, longer = plain.arguments["method"].iterations, whole.arguments["method"].iterations
+    assert longer == 1.5 * schedule
+    assert whole.arguments["method"].pseudo_reference.every == schedule
+    changed = {"lambda_diff": 1.0, "reference_every": 4}
+    losses = before["optimisation"]["init_args"] | changed
+    assert after["optimisation"]["init_args"] == losses
+    assert whole.resolved["variant"] == "DiffNR + data consistency"
+
+
+def test_the_names_of_the_release_before_still_work(caplog):
+    workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
+    where = ["--case=case", "--out=run"]
+    for old, new in COMPOSED.items():
+        settings = [parse(workflow, [f"--config={name}", *where]).resolved for name in (old, new)]
+        assert settings[0]["method"] == settings[1]["method"]
+        assert f"config {old} is composed now" in caplog.text
+
+
+def test_a_config_that_does_not_exist_is_named_with_the_nearest():
+    with pytest.raises(FileNotFoundError, match="did you mean reconstruct/siren.yaml"):
+        config_files("sirent")
+    with pytest.raises(FileNotFoundError, match="config mine.yaml does not exist"):
+        config_files("mine.yaml")
+    names = [path.stem for path in config_files("naf+diffnr/align")]
+    assert names == ["naf", "align"]
+    assert method_name("naf+diffnr/align") == "naf+align"

@@ -1,4 +1,4 @@
-"""The commands of README and CONTRIBUTING exist as they are written, and the marked ones run."""
+"""The commands of the documents exist as they are written, and the marked ones run."""
 
 import importlib
 import os
@@ -14,7 +14,11 @@ from diffnr_lightning import cli
 from diffnr_lightning.workflows.settings import settings_parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
+DOCUMENTS = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "experiments").glob("*/README.md")),
+]
 BLOCK = re.compile(r"(<!-- run -->\n)?```bash\n(.*?)```", re.DOTALL)
 
 
@@ -48,6 +52,10 @@ def test_make_targets_exist(line):
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+def test_readme_is_a_manual_and_no_book():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_files_of_the_repository_exist(line):
     for word in shlex.split(line, comments=True):
@@ -55,7 +63,7 @@ def test_files_of_the_repository_exist(line):
             assert (REPOSITORY / word).exists(), word
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_files_named_in_the_text_exist(document):
     text = document.read_text(encoding="utf-8")
     named = re.findall(r"`((?:configs|notebooks|benchmarks|tests|diffnr_lightning)/[\w./]*)`", text)
@@ -63,7 +71,7 @@ def test_files_named_in_the_text_exist(document):
     for name in [*named, *links]:
         if Path(name).stem in ("x", "test_x"):  # stands for any name
             continue
-        found = (REPOSITORY / name, REPOSITORY / f"{name}.py")
+        found = (document.parent / name, REPOSITORY / name, REPOSITORY / f"{name}.py")
         assert any(path.exists() for path in found), name
 
 

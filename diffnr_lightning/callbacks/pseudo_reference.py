@@ -19,6 +19,7 @@ class PseudoReference(lightning.Callback):
     Args:
         repairer: what repairs a volume.
         every: batches between two repairs (ell).
+        every_share: the same as a share of the batches of a schedule, which `adapt` is given; None keeps `every`.
         repairs: how many repairs at most; None is no limit.
 
     Attributes:
@@ -26,21 +27,35 @@ class PseudoReference(lightning.Callback):
         contradicted: whether the projections of this scan contradicted one of them; see `Repairer.each_pass`.
 
     Raises:
-        ValueError: a period below one.
+        ValueError: a period below one batch, or a share that is not positive.
 
     Source: Algorithm 1 of DiffNR (ell = 10,000).
     """
 
-    def __init__(self, repairer: Repairer, every: int = 10_000, repairs: int | None = None) -> None:
+    def __init__(
+        self,
+        repairer: Repairer,
+        every: int = 10_000,
+        every_share: float | None = None,
+        repairs: int | None = None,
+    ) -> None:
         if every < 1:
             raise ValueError(
                 f"every is {every}; at least one batch between two repairs is expected."
             )
+        if every_share is not None and not every_share > 0:
+            raise ValueError(f"every_share is {every_share}; null or a positive share is expected.")
         self.repairer = repairer
+        self.every_share = every_share
         self.every = every
         self.repairs = repairs
         self.made = 0
         self.contradicted = False
+
+    def adapt(self, iterations: int) -> None:
+        """Set the period to its share of a schedule of so many batches, if it is a share."""
+        if self.every_share is not None:
+            self.every = max(1, round(self.every_share * iterations))
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str

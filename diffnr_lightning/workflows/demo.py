@@ -7,13 +7,14 @@ from pathlib import Path
 
 from diffnr_lightning.data.case_metadata import META_FILE
 from diffnr_lightning.reports import print_table, read_runs, write_comparison, write_page
+from diffnr_lightning.workflows.config_files import method_name
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.scanning import simulate
-from diffnr_lightning.workflows.settings import parse, shipped_config
+from diffnr_lightning.workflows.settings import configured
 
 logger = logging.getLogger("diffnr")
 
-METHODS = ("fdk", "asd_pocs", "r2gaussian", "r2gaussian_diffnr_align")
+METHODS = ("fdk", "asd_pocs", "r2gaussian", "r2gaussian+diffnr/align")
 
 
 def demo(
@@ -32,15 +33,12 @@ def demo(
     """
     case = out / "case"
     if not (case / META_FILE).is_file():
-        options = ["--volume", f"phantom:{seed}", "--out", str(case)]
-        options += ["--size", str(size), "--num_views", str(num_views)]
-        config = shipped_config("data/demo.yaml")
-        simulate(**parse(simulate, ["--config", str(config), *options]).arguments)
-    for method in METHODS:
-        options = ["--case", str(case), "--out", str(out / method)]
-        config = shipped_config(f"reconstruct/{method}.yaml")
-        reconstruct(**parse(reconstruct, ["--config", str(config), *options]).arguments)
-    runs = read_runs([out / method for method in METHODS])
+        wanted = {"volume": f"phantom:{seed}", "size": size, "num_views": num_views, "out": case}
+        simulate(**configured(simulate, ["data/demo"], wanted).arguments)
+    folders = [out / method_name(method) for method in METHODS]
+    for method, folder in zip(METHODS, folders, strict=True):
+        reconstruct(**configured(reconstruct, [method], {"case": case, "out": folder}).arguments)
+    runs = read_runs(folders)
     print_table(runs)
     write_comparison(runs, out / "comparison.png")
     page = write_page(runs, out / "report.html")

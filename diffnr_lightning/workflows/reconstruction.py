@@ -37,6 +37,7 @@ def reconstruct(
     out: Path,
     method: Method,
     name: str | None = None,
+    variant: str | None = None,
     seed: int | None = None,
     device: str = "cpu",
     checkpoint_every: int = 500,
@@ -52,6 +53,7 @@ def reconstruct(
         out: run folder.
         method: how, such as in configs/reconstruct/*.yaml.
         name: of the method in tables; null takes the method's own.
+        variant: what is added to the name, as an overlay such as configs/diffnr/align.yaml does.
         seed: of everything random; null takes the case's.
         device: where to compute: cpu, cuda or cuda:N.
         checkpoint_every: batches between two checkpoints of an optimisation.
@@ -82,11 +84,11 @@ def reconstruct(
         logger.info("%s is finished already", out)
         return out
     seed = loaded.seed if seed is None else seed
-    name = name or method.name
+    label = " + ".join(filter(None, (name or method.name, variant)))
     with (
         run.claim(),
         logged_run(curves, run.settings),
-        progress_bar(f"{loaded.name}: {name}") as progress,
+        progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         scale = intensity_scale(loaded)
         convergence = Convergence(loaded.volume)
@@ -103,7 +105,7 @@ def reconstruct(
             progress=progress,
         )
         volume = method.reconstruct(problem)
-        metrics: dict[str, Any] = {"method": name, **method.findings}
+        metrics: dict[str, Any] = {"method": label, **method.findings}
         if isinstance(method, Scene):
             metrics |= {"iterations": method.iterations, "history": convergence.history}
         metrics = _write_result(run, loaded, volume.cpu(), scale, case, metrics)

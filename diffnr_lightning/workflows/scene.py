@@ -25,7 +25,9 @@ class Scene(Method):
     Args:
         representation: what is optimised.
         optimisation: the losses and rates.
-        iterations: batches.
+        iterations: batches of the schedule.
+        extension: share of them by which the optimisation goes on at the rates that are left, such as under the
+            pseudo-reference.
         rays: which pixels of a view a batch looks at; None is all, which is right where a whole view is cheap.
         views: views that a batch looks at; all, where there are fewer. Few rays of each of many views know the
             whole object.
@@ -36,8 +38,12 @@ class Scene(Method):
             result is the volume that would have been repaired first.
         start: solver whose volume the representation starts from; None is the analytic one.
 
+    Attributes:
+        iterations: batches of schedule and extension together.
+
     Raises:
-        ValueError: fewer than one iteration or view, or `finish: repair` or a trial without a pseudo_reference.
+        ValueError: fewer than one iteration or view, a negative extension, or `finish: repair` or a trial without a
+            pseudo_reference.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Scene(Method):
             [Representation, ScanGeometry, VolumeGrid, int], SceneOptimization
         ] = SceneOptimization,
         iterations: int = 30_000,
+        extension: float = 0.0,
         rays: RaySampling | None = None,
         views: int = 1,
         density_control: DensityControl | None = None,
@@ -57,6 +64,8 @@ class Scene(Method):
     ) -> None:
         if iterations < 1:
             raise ValueError(f"iterations is {iterations}; at least one is expected.")
+        if extension < 0:
+            raise ValueError(f"extension is {extension}; a share of at least 0 is expected.")
         if views < 1:
             raise ValueError(f"views is {views}; at least one is expected.")
         if finish == "repair" and pseudo_reference is None:
@@ -65,10 +74,12 @@ class Scene(Method):
             raise ValueError("there is a trial but no pseudo_reference that it could judge.")
         self.representation = representation
         self.optimisation = optimisation
-        self.iterations = iterations
+        self.iterations = round(iterations * (1 + extension))
         self.rays = rays
         self.views = views
         self.density_control = density_control
+        if pseudo_reference is not None:
+            pseudo_reference.adapt(iterations)
         self.pseudo_reference = pseudo_reference
         self.finish = finish
         self.trial = trial

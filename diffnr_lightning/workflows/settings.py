@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
+from diffnr_lightning.workflows.config_files import check_yaml, config_files, expanded
 from diffnr_lightning.workflows.refusals import refusal
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
@@ -68,8 +69,8 @@ def settings_parser(function: Callable[..., Any], prog: str | None = None) -> Ar
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
-        help="YAML file of options; several --config merge from left to right, and options that "
-        "follow them win.",
+        help="YAML file of options, by path or by the name of a shipped one (naf, diffnr/align); "
+        "several --config merge from left to right, and options that follow them win.",
     )
     hidden = {RESOLVED} & set(inspect.signature(function).parameters)
     flat = _flattened(function)
@@ -103,8 +104,8 @@ def parse(
         SystemExit: after ``--help`` or ``--print_config``.
     """
     parser = settings_parser(function, prog)
-    argv = _lists_as_yaml(parser, _found_configs(argv))
-    return _settings(function, parser, argv, _config_arguments(argv))
+    argv, configs = expanded(argv)
+    return _settings(function, parser, _lists_as_yaml(parser, argv), configs)
 
 
 def configured(
@@ -116,7 +117,7 @@ def configured(
 
     Args:
         function: the workflow.
-        configs: YAML files that merge from left to right.
+        configs: YAML files that merge from left to right, by path or name; see `config_files`.
         overrides: plain values that win over those of the files, by the names of the workflow's
             parameters; nested ones as mappings or with dots, such as ``{"noise.photons": 1e4}``.
 
@@ -127,7 +128,7 @@ def configured(
         FileNotFoundError: a config file that does not exist.
         ValueError: as `parse` does.
     """
-    files = [Path(config) for config in configs]
+    files = [path for config in configs for path in config_files(str(config))]
     # jsonargparse takes the content of a config where it takes its path.
     last = yaml.safe_dump(_nested(overrides), sort_keys=False)
     arguments = [f"--config={config}" for config in (*files, last)]
@@ -139,7 +140,7 @@ def _settings(
 ) -> Settings:
     """Check options and configs, and build the arguments."""
     for config in configs:
-        _check_yaml(config)
+        check_yaml(config)
     try:
         namespace = parser.parse_args(argv)
         resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
@@ -174,23 +175,6 @@ def _flattened(function: Callable[..., Any]) -> dict[str, tuple[type, Flatten]]:
     }
 
 
-def shipped_config(name: str) -> Path:
-    """Return the path of a config that comes with the project.
-
-    Args:
-        name: path below ``configs/``, such as ``reconstruct/fdk.yaml``.
-
-    Raises:
-        FileNotFoundError: no such config.
-    """
-    package = Path(__file__).resolve().parents[1]
-    # A checkout has configs/ beside the package; an installed wheel has it inside.
-    for folder in (package.parent / "configs", package / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"config {name} is not among the configs that come with diffnr.")
-
-
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return plain nested dicts, as YAML holds them, of keys with dots, mappings and paths."""
     nested: dict[str, Any] = {}
@@ -212,47 +196,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, PurePath) else value
-
-
-def _found_configs(argv: Sequence[str]) -> list[str]:
-    """Let ``--config configs/x.yaml`` name a shipped config from every folder."""
-    found = list(argv)
-    for index, argument in enumerate(found):
-        option, equals, value = argument.partition("=")
-        if option != "--config":
-            continue
-        at, value = (index, value) if equals else (index + 1, "".join(found[index + 1 : index + 2]))
-        if value.startswith("configs/") and not Path(value).exists():
-            try:
-                path = str(shipped_config(value.removeprefix("configs/")))
-            except FileNotFoundError:
-                continue  # the ordinary message, with the name that was typed, follows
-            found[at] = f"--config={path}" if equals else path
-    return found
-
-
-def _config_arguments(argv: Sequence[str]) -> list[Path]:
-    pairs = zip(argv, [*argv[1:], ""], strict=False)
-    values = [
-        b if a == "--config" else a[9:] for a, b in pairs if a.partition("=")[0] == "--config"
-    ]
-    return [Path(value) for value in values if value]
-
-
-def _check_yaml(config: Path) -> None:
-    """Refuse in words what jsonargparse would report without the name of the file."""
-    if not config.is_file():
-        raise FileNotFoundError(f"config {config} does not exist.")
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ValueError(
-            f"config {config} is not valid YAML{where}: {getattr(error, 'problem', error)}."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"config {config} holds no mapping; lines of 'key: value' are expected.")
 
 
 def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:

@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 from diffnr_lightning.data.case_metadata import META_FILE
+from diffnr_lightning.workflows.config_files import method_name
 from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.scanning import simulate
-from diffnr_lightning.workflows.settings import parse, shipped_config
+from diffnr_lightning.workflows.settings import configured
 from diffnr_lightning.workflows.volume_sources import volume_sources
 
 logger = logging.getLogger("diffnr")
@@ -32,7 +33,8 @@ def sweep(
     Args:
         volumes: files, glob patterns, or generated objects: `phantom:` (chests) or `specimen:` with SEED or
             FIRST-LAST.
-        methods: config files of `reconstruct`, as paths or as names below `configs/`.
+        methods: config files of `reconstruct`, by path or name, those of one method joined by `+`, such as
+            `naf+diffnr/align`.
         out: folder; gets `<views>_views/<volume>/case` and `<views>_views/<volume>/<method>`.
         views: numbers of views.
         scan: config file of `simulate`, likewise.
@@ -44,22 +46,17 @@ def sweep(
         ValueError: a shard that does not exist, or two volumes of one name.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
-    configs = {Path(method).stem: _config(method) for method in methods}
+    named = {method_name(method): method for method in methods}
     part, parts = shard_of(shard)
     sources = volume_sources(volumes)
     scans = [(count, name, source) for count in views for name, source in sources.items()]
     for count, name, source in scans[part::parts]:
         folder = out / f"{count}_views" / name
         if not (folder / "case" / META_FILE).is_file():
-            options = ["--config", _config(scan), "--volume", source, "--num_views", str(count)]
-            arguments = parse(simulate, [*options, "--out", str(folder / "case")]).arguments
-            simulate(**arguments)
-        for method, config in configs.items():
-            options = ["--config", config, "--case", str(folder / "case"), "--device", device]
-            options += [] if seed is None else ["--seed", str(seed)]
-            reconstruct(**parse(reconstruct, [*options, "--out", str(folder / method)]).arguments)
+            wanted = {"volume": source, "num_views": count, "out": folder / "case"}
+            simulate(**configured(simulate, [scan], wanted).arguments)
+        for name_of_method, method in named.items():
+            wanted = {"case": folder / "case", "device": device, "out": folder / name_of_method}
+            wanted |= {} if seed is None else {"seed": seed}
+            reconstruct(**configured(reconstruct, [method], wanted).arguments)
     return out
-
-
-def _config(name: str) -> str:
-    return name if Path(name).is_file() else str(shipped_config(name.removeprefix("configs/")))

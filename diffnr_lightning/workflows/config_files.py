@@ -1,0 +1,148 @@
+"""Config files by the names that people give them: paths, shipped configs, and several joined by a plus."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+logger = logging.getLogger("diffnr")
+
+# Configs of the release before that are composed of two now: accepted for one release, with a warning.
+COMPOSED = {
+    "reconstruct/r2gaussian_diffnr": "r2gaussian+diffnr/loop",
+    "reconstruct/r2gaussian_diffnr_align": "r2gaussian+diffnr/align",
+    "reconstruct/r2gaussian_diffnr_trial": "r2gaussian+diffnr/align+diffnr/trial",
+    "reconstruct/r2gaussian_diffnr_paper": "r2gaussian_paper+diffnr/paper",
+    "reconstruct/r2gaussian_diffnr_released": "r2gaussian_paper+diffnr/released",
+    "reconstruct/naf_diffnr": "naf+diffnr/align",
+    "reconstruct/saxnerf_diffnr": "saxnerf+diffnr/align",
+    "reconstruct/siren_diffnr": "siren+diffnr/align",
+    "reconstruct/voxel_grid_diffnr": "voxel_grid+diffnr/align",
+}
+
+
+def config_files(text: str) -> list[Path]:
+    """Return the config files that a name stands for, in the order in which they merge.
+
+    Args:
+        text: a path; the name of a shipped config with or without `configs/` and `.yaml`, of a method
+            also without its folder (`naf`); or several of them joined by `+` (`naf+diffnr/align`).
+
+    Raises:
+        FileNotFoundError: no such file or shipped config.
+    """
+    if Path(text).is_file():
+        return [Path(text)]
+    return [path for part in text.split("+") for path in _files_of(part)]
+
+
+def method_name(text: str) -> str:
+    """Return what the folder of a method's runs is called: its configs' names without folders and endings."""
+    return "+".join(Path(part).stem for part in text.split("+"))
+
+
+def shipped_config(name: str) -> Path:
+    """Return the path of a config that comes with the project.
+
+    Args:
+        name: path below ``configs/``, such as ``reconstruct/fdk.yaml``.
+
+    Raises:
+        FileNotFoundError: no such config.
+    """
+    for folder in _config_folders():
+        if (folder / name).is_file():
+            return folder / name
+    close = difflib.get_close_matches(name, shipped_names(), n=1)
+    hint = f"; did you mean {close[0]}" if close else ""
+    raise FileNotFoundError(f"config {name} is not among the configs that come with diffnr{hint}.")
+
+
+def shipped_names() -> list[str]:
+    """Return the names of all shipped configs, such as ``reconstruct/fdk.yaml``."""
+    found = {str(p.relative_to(f)) for f in _config_folders() for p in f.glob("*/*.yaml")}
+    return sorted(found)
+
+
+def expanded(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Replace every ``--config NAME`` by the files that the name stands for.
+
+    Args:
+        argv: options as on the command line.
+
+    Returns:
+        The options with paths, and these paths in their order.
+
+    Raises:
+        FileNotFoundError: no such file or shipped config.
+    """
+    options: list[str] = []
+    files: list[Path] = []
+    rest = list(argv)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        if option == "--config" and (equals or rest):
+            paths = config_files(value if equals else rest.pop(0))
+            options += [f"--config={path}" for path in paths]
+            files += paths
+        else:
+            options.append(option + equals + value)
+    return options, files
+
+
+def check_yaml(config: Path) -> None:
+    """Refuse in words what jsonargparse would report without the name of the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no YAML mapping.
+    """
+    if not config.is_file():
+        raise FileNotFoundError(f"config {config} does not exist.")
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ValueError(
+            f"config {config} is not valid YAML{where}: {getattr(error, 'problem', error)}."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"config {config} holds no mapping; lines of 'key: value' are expected.")
+
+
+def _files_of(part: str) -> list[Path]:
+    if Path(part).is_file():
+        return [Path(part)]
+    name = part.removeprefix("configs/").removesuffix(".yaml")
+    name = name if "/" in name else f"reconstruct/{name}"
+    if name in COMPOSED:
+        logger.warning(
+            "config %s is composed now and goes with the next release: use %s",
+            part,
+            " ".join(f"--config {_full(piece)}" for piece in COMPOSED[name].split("+")),
+        )
+        return config_files(COMPOSED[name])
+    try:
+        return [shipped_config(f"{name}.yaml")]
+    except FileNotFoundError as error:
+        # What looks like a path is one; else the name was meant to be one of ours.
+        if part.startswith("configs/") or not Path(part).suffix:
+            raise
+        raise FileNotFoundError(f"config {part} does not exist.") from error
+
+
+def _full(piece: str) -> str:
+    return f"{piece if '/' in piece else f'reconstruct/{piece}'}.yaml"
+
+
+def _config_folders() -> list[Path]:
+    """A checkout has configs/ beside the package; an installed wheel has it inside."""
+    package = Path(__file__).resolve().parents[1]
+    return [
+        folder for folder in (package.parent / "configs", package / "configs") if folder.is_dir()
+    ]
