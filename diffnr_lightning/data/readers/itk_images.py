@@ -42,7 +42,7 @@ def read_itk(path: Path) -> StoredVolume:
     affine = _affine(image)
     fields = _header_fields(path)
     if path.suffix.lower() in META_SUFFIXES:
-        return _meta_image(array, affine, fields)
+        return _meta_image(array, affine, fields, what)
     return _nrrd(array, affine, fields)
 
 
@@ -110,9 +110,13 @@ def _header_fields(path: Path) -> dict[str, str]:
     return fields
 
 
-def _meta_image(array: np.ndarray, affine: np.ndarray, fields: dict[str, str]) -> StoredVolume:
-    slope = float(fields.get("elementtointensityfunctionslope", 1.0))
-    offset = float(fields.get("elementtointensityfunctionoffset", 0.0))
+def _meta_image(
+    array: np.ndarray, affine: np.ndarray, fields: dict[str, str], what: str
+) -> StoredVolume:
+    slope, offset = (
+        _number(fields.get(f"elementtointensityfunction{name}", otherwise), what)
+        for name, otherwise in (("slope", "1"), ("offset", "0"))
+    )
     if (slope, offset) != (1.0, 0.0):
         array = array * slope + offset
     try:
@@ -123,6 +127,15 @@ def _meta_image(array: np.ndarray, affine: np.ndarray, fields: dict[str, str]) -
     if not {"elementspacing", "elementsize"} & set(fields):
         return StoredVolume(array, affine, spacing="assumed", remark="stores no ElementSpacing")
     return StoredVolume(array, affine)
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{what} has an ElementToIntensityFunction of {text!r}, which is no number."
+        ) from error
 
 
 def _nrrd(array: np.ndarray, affine: np.ndarray, fields: dict[str, str]) -> StoredVolume:

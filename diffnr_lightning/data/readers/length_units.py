@@ -23,7 +23,7 @@ MILLIMETRES = {
     "km": 1e6,
     "in": 25.4,
     "inch": 25.4,
-    "inche": 25.4,  # "inches" without its s
+    "inches": 25.4,
 }
 # Words by which programs say that they know no unit.
 NO_UNIT = {"", "?", "???", "none", "null", "nan", "unknown", "pixel", "px", "voxel", "slice"}
@@ -44,9 +44,10 @@ def in_millimetres(word: str | None) -> float | None:
     plain = "" if word is None else word.strip().strip("\"'").strip().lower()
     plain = plain.replace("\\u00b5", "u").replace("\u00b5", "u").replace("\u03bc", "u")
     plain = plain.replace("meter", "metre")
-    if plain in NO_UNIT or plain.rstrip("s") in NO_UNIT:
+    single = plain[:-1] if len(plain) > 2 and plain.endswith("s") else plain
+    if single in NO_UNIT:
         return None
-    factor = MILLIMETRES.get(plain, MILLIMETRES.get(plain.removesuffix("s")))
+    factor = MILLIMETRES.get(plain, MILLIMETRES.get(single))
     if factor is None:
         raise ValueError(f"{word!r} is no unit of length")
     return factor
