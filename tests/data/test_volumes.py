@@ -33,6 +33,22 @@ def test_saved_volume_is_in_hu_and_in_the_frame_of_its_source(tmp_path, array):
     np.testing.assert_allclose(loaded.centre_mm, (7.0, 8.0, 9.0), atol=1e-5)
 
 
+def test_a_saved_volume_has_the_direction_of_its_source(tmp_path, array):
+    turn = np.deg2rad(20.0)
+    direction = (1, 0, 0, 0, np.cos(turn), -np.sin(turn), 0, np.sin(turn), np.cos(turn))
+    grid = VolumeGrid((4, 5, 6), (3.0, 2.0, 1.0), (10.0, -20.0, 30.0))
+    save_volume(tmp_path / "v.nii.gz", array, grid, None, (7.0, 8.0, 9.0), direction)
+    image = SimpleITK.ReadImage(str(tmp_path / "v.nii.gz"))
+    for index in ((0, 0, 0), (5, 4, 3), (2, 0, 1)):
+        ours = np.asarray(grid.origin_mm) + np.multiply(index, grid.voxel_mm[::-1])
+        world = np.reshape(direction, (3, 3)) @ ours + (7.0, 8.0, 9.0)
+        found = image.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose(found, world, atol=1e-4)
+    loaded = load_volume(tmp_path / "v.nii.gz")
+    np.testing.assert_allclose(loaded.direction, direction, atol=1e-6)
+    np.testing.assert_array_equal(loaded.array, array)
+
+
 @pytest.mark.parametrize(
     "direction",
     [
@@ -80,11 +96,31 @@ def test_unit_is_guessed_from_air_and_can_be_given(tmp_path, array):
     assert load_volume(tmp_path / "hu.npy", unit="arbitrary").unit == "arbitrary"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "unit"),
+    [(-3024, 3071, "HU"), (-1000, 30000, "HU"), (-12000, 9000, None), (-500, 65535, None)],
+)
+def test_values_that_cannot_be_hu_are_refused(tmp_path, array, caplog, low, high, unit):
+    share = (array - array.min()) / np.ptp(array)
+    np.save(tmp_path / "v.npy", low + share * (high - low))
+    if unit is not None:
+        assert load_volume(tmp_path / "v.npy").unit == unit
+        return
+    with pytest.raises(ValueError, match=r"which cannot be HU .* say --unit arbitrary"):
+        load_volume(tmp_path / "v.npy")
+    assert load_volume(tmp_path / "v.npy", unit="arbitrary").unit == "arbitrary"
+    assert load_volume(tmp_path / "v.npy", unit="HU").unit == "HU"
+    assert "cannot all be HU" in caplog.text
+
+
 def _bad_files(folder, array):
     np.save(folder / "flat.npy", array[0])
     np.save(folder / "four.npy", array[None])
     np.save(folder / "constant.npy", np.ones((3, 3, 3)))
     np.save(folder / "complex.npy", array * 1j)
+    fields = np.zeros((3, 3, 3), dtype=[("red", "u1"), ("green", "u1")])
+    np.save(folder / "colours.npy", fields)
+    np.save(folder / "channels.npy", np.stack([array] * 3, axis=-1))
     np.save(folder / "objects.npy", np.array([{}]), allow_pickle=True)
     np.save(folder / "thin.npy", array[:1])
     holed = array.copy()
@@ -107,6 +143,8 @@ def _bad_files(folder, array):
         ("four.npy", "4 dimensions"),
         ("constant.npy", "constant"),
         ("complex.npy", "complex"),
+        ("colours.npy", "real numbers"),
+        ("channels.npy", "4 dimensions"),
         ("objects.npy", "cannot be read"),
         ("thin.npy", "two voxels"),
         ("nan.npy", "1 NaN or infinite"),
