@@ -156,8 +156,8 @@ def read_nifti(path: Path) -> StoredVolume:
 
 def _content(path: Path, what: str) -> bytes:
     """Return the bytes of a file, uncompressed where they are compressed, whatever its name."""
+    content = path.read_bytes()
     try:
-        content = path.read_bytes()
         return gzip.decompress(content) if content[:2] == GZIP_MAGIC else content
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(

@@ -52,8 +52,9 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 
 
 def tiff_slices(folder: Path) -> list[Path]:
-    """Return the TIFF files of a folder in natural order."""
-    files = (f for f in folder.iterdir() if f.suffix.lower() in TIFF_SUFFIXES and f.is_file())
+    """Return the TIFF files of a folder in natural order, without hidden ones (macOS's ``._x.tif``)."""
+    files = [f for f in folder.iterdir() if f.suffix.lower() in TIFF_SUFFIXES and f.is_file()]
+    files = [file for file in files if not file.name.startswith(".")]
     return sorted(files, key=lambda file: (natural_key(file.stem), file.name))
 
 
