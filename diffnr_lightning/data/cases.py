@@ -83,16 +83,17 @@ class Case:
                 f"volume has shape {tuple(self.volume.shape)}, its grid {self.grid.shape}; they "
                 f"must agree."
             )
+        _check_frame(self.provenance, self.name)
 
     @property
     def frame_origin_mm(self) -> tuple[float, float, float]:
         """Where the case's world origin lies in the source volume's world (x, y, z), mm."""
-        return tuple(float(c) for c in self.provenance.get("frame_origin_mm", (0.0, 0.0, 0.0)))
+        return tuple(float(c) for c in self.provenance.get("frame_origin_mm") or (0.0, 0.0, 0.0))
 
     @property
     def frame_direction(self) -> Direction:
         """Rows of the (3, 3) matrix whose columns are the case's x, y, z in the source's world."""
-        return tuple(float(c) for c in self.provenance.get("frame_direction", UNTILTED))
+        return tuple(float(c) for c in self.provenance.get("frame_direction") or UNTILTED)
 
     def fingerprint(self) -> str:
         """Return a hash of all that a reconstruction reads; where the case lies is not in it."""
@@ -196,6 +197,27 @@ def _check_views(scan: ScanGeometry, projections: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} has shape {tuple(projections.shape)}; its scan asks for (V, H, W) = "
             f"{expected}."
+        )
+
+
+def _check_frame(provenance: Mapping[str, Any], name: str) -> None:
+    """Refuse a frame that a finished volume could not be written in."""
+    for key, count in (("frame_origin_mm", 3), ("frame_direction", 9)):
+        numbers = provenance.get(key)
+        if numbers is None:
+            continue
+        real = isinstance(numbers, list | tuple) and all(
+            isinstance(n, int | float) for n in numbers
+        )
+        if not real or len(numbers) != count or not np.isfinite(numbers).all():
+            raise ValueError(
+                f"provenance of case {name} has {key} = {numbers!r}; {count} finite numbers are expected."
+            )
+    turn = np.reshape(provenance.get("frame_direction") or UNTILTED, (3, 3))
+    if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4):
+        raise ValueError(
+            f"provenance of case {name} has frame_direction = {turn.ravel().tolist()}; direction "
+            "cosines of three perpendicular axes are expected."
         )
 
 

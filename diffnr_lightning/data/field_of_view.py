@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK
-from scipy import ndimage
 
 from diffnr_lightning.data.scan_recipe import Fit
 from diffnr_lightning.data.volumes import LoadedVolume
@@ -48,9 +46,13 @@ def body_box(loaded: LoadedVolume) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: there is no tissue.
     """
+    from scipy import ndimage
+
     if loaded.unit == "HU":
         threshold = TISSUE_HU
     else:
+        import SimpleITK
+
         otsu = SimpleITK.OtsuThresholdImageFilter()
         otsu.Execute(SimpleITK.GetImageFromArray(loaded.array))
         threshold = otsu.GetThreshold()

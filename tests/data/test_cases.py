@@ -219,6 +219,28 @@ def test_damaged_case_is_named_in_one_sentence(tmp_path, small_case, damage, one
     assert str(folder) in text
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("frame_origin_mm", [1.0, 2.0]),
+        ("frame_origin_mm", "middle"),
+        ("frame_direction", [1.0, 0.0, 0.0]),
+        ("frame_direction", [1, 0, 0, 0.5, 1, 0, 0, 0, 1]),
+        ("frame_direction", [2, 0, 0, 0, 2, 0, 0, 0, 2]),
+    ],
+)
+def test_a_frame_in_which_nothing_could_be_written_is_refused(
+    tmp_path, small_case, key, value, one_sentence
+):
+    write_case(small_case, tmp_path / "case")
+    meta = json.loads((tmp_path / "case" / "meta_data.json").read_text())
+    meta["provenance"][key] = value
+    (tmp_path / "case" / "meta_data.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError) as error:
+        read_case(tmp_path / "case")
+    assert f"provenance of case small has {key}" in one_sentence(error)
+
+
 def test_contradictory_case_is_refused(small_case):
     with pytest.raises(ValueError, match="projections"):
         replace(small_case, projections=torch.zeros(4, 6, 9))
