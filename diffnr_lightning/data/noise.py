@@ -19,9 +19,9 @@ class Noise:
     """Describe the noise of a simulated scan.
 
     Args:
-        mode: ``"physical"`` (counts follow the object's true attenuation), ``"tigre"`` (that
-            toolbox's rule, whose counts never fall below photons/e; for reproducing tables made
-            with it) or ``"none"``.
+        mode: ``"physical"`` (counts follow the object's true attenuation, whatever the window),
+            ``"tigre"`` (that toolbox's rule on the windowed density, whose counts never fall below
+            photons/e; for reproducing tables made with it) or ``"none"``.
         photons: unattenuated photons a pixel and view.
         electronic: standard deviation of the read-out noise in photons.
         peak_line_integral: dimensionless line integral given to the densest ray of a volume that
@@ -57,7 +57,7 @@ class Noise:
 def attenuation_scale(
     projections: np.ndarray, noise: Noise, window_hu: tuple[float, float] | None
 ) -> float:
-    """Return the factor from line integrals of normalised attenuation (mm) to true ones.
+    """Return the factor from line integrals in widths of the window (times mm) to true ones.
 
     Args:
         projections: (V, H, W) noise-free line integrals; looked at only without a window.

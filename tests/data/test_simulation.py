@@ -14,9 +14,12 @@ from diffnr_lightning.data import (
     ScanRecipe,
     read_case,
     simulate_case,
+    simulated_object,
+    simulation,
     write_case,
 )
 from diffnr_lightning.data.noise import MU_WATER_PER_MM
+from diffnr_lightning.data.resampling import resample
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.projectors import project
 
@@ -85,12 +88,100 @@ def test_same_name_same_bytes_and_other_names_or_seeds_other_noise(loaded):
 
 def test_noise_neither_touches_test_views_nor_their_angles(loaded):
     quiet, loud = (
-        simulate_case(loaded, replace(SMALL, noise=noise))
-        for noise in (NOISELESS, Noise(photons=1e3))
+        simulate_case(loaded, replace(SMALL, noise=Noise(photons=photons)))
+        for photons in (1e6, 1e3)
     )
     assert torch.equal(quiet.test_projections, loud.test_projections)
     assert quiet.test_scan == loud.test_scan
     assert quiet.scan == loud.scan
+
+
+@pytest.mark.parametrize("window", [(-1000.0, 1024.0), (-500.0, 1024.0), (0.0, 2100.0)])
+def test_photons_are_counted_behind_the_object_whatever_the_window(ellipsoid, window):
+    """134 mm of 160 HU let 1e4 exp(-3.2) photons through."""
+    solid = ellipsoid((67, 67, 67), density=1160 / 2024)
+    loaded = solid.loaded((28, 28, 28), (5.0, 5.0, 5.0))
+    noise = Noise(photons=1e4, electronic=0.0)
+    recipe = ScanRecipe(24, 40, window_hu=window, oversampling=1, test_views=0, noise=noise)
+    clean = simulate_case(loaded, replace(recipe, noise=NOISELESS)).projections.numpy()
+    noisy = simulate_case(loaded, recipe).projections.numpy()
+    scale = MU_WATER_PER_MM * (window[1] - window[0]) / 1000
+    centre = (slice(None), slice(11, 13), slice(11, 13))
+    error = scale * (noisy - clean)[centre]
+    counts = 1e4 * np.exp(-134 * 1.16 * MU_WATER_PER_MM)
+    assert error.std() == pytest.approx(1 / np.sqrt(counts), rel=0.12)
+    assert abs(error.mean()) < 3 / np.sqrt(counts * error.size) + 0.5 / counts
+    # What is projected is the density in the window: 160 HU of it above its low end.
+    expected = 134 * (160 - window[0]) / (window[1] - window[0])
+    assert clean[centre].mean() == pytest.approx(expected, rel=0.04)
+
+
+def test_what_photons_are_counted_behind_is_the_same_in_every_window(ellipsoid, monkeypatch):
+    loaded = ellipsoid((20, 15, 12)).loaded((24, 28, 32), (2.0, 2.0, 2.0))
+    array = loaded.array.copy()
+    array[11:14, 13:16, 15:18] = 3000.0  # metal is seen, too
+    loaded = replace(loaded, array=array)
+    behind = []
+    monkeypatch.setattr(simulation, "photon_noise", lambda p, *_: behind.append(p) or p)
+    for window in ((-1000.0, 3000.0), (-1000.0, 1024.0), (-500.0, 1024.0), (0.0, 2100.0)):
+        recipe = replace(SMALL, window_hu=window, oversampling=1)
+        measured = simulate_case(loaded, recipe).projections
+        np.testing.assert_allclose(behind[-1], behind[0], rtol=1e-5, atol=1e-6)
+        # Without an error of the measurement the windowed density's line integrals are left.
+        exact = simulate_case(loaded, replace(recipe, noise=NOISELESS)).projections
+        assert torch.allclose(measured, exact, atol=1e-5 * float(exact.max()))
+    assert behind[0].max() > 0.0206 * 4 * 6  # 6 mm of 3000 HU
+
+
+def test_held_out_views_average_a_pixel_as_training_views_do(ellipsoid):
+    """A sphere on the axis looks alike in all views; large pixels make the two averages differ."""
+    loaded = ellipsoid((60, 60, 60)).loaded((32, 32, 32), (4.0, 4.0, 4.0))
+    scanner = Scanner(detector_pixels=8)
+    noise = Noise(photons=1e13, electronic=0.0)
+    recipe = ScanRecipe(16, 6, test_views=6, oversampling=6, scanner=scanner, noise=noise)
+    case = simulate_case(loaded, recipe)
+    ideal = simulate_case(loaded, replace(recipe, noise=NOISELESS))
+    train, test = case.projections.mean(0), case.test_projections.mean(0)
+    ideal_train, ideal_test = ideal.projections.mean(0), ideal.test_projections.mean(0)
+    assert (train - test).abs().mean() < 0.1 * (train - ideal_train).abs().mean()
+    assert (ideal_train - ideal_test).abs().max() < 2e-3 * ideal_train.max()
+
+
+@pytest.mark.parametrize(
+    "scanner", [Scanner(), Scanner(source_to_axis=0.9, source_to_detector=1.5, detector=3.0)]
+)
+def test_a_large_object_is_projected_in_slabs(ellipsoid, monkeypatch, scanner):
+    """With rows along the axis, and so near that rays are steep."""
+    loaded = ellipsoid((20, 15, 25), (4, -6, 3)).loaded((24, 28, 32), (2.0, 2.0, 2.0))
+    recipe = replace(SMALL, scanner=scanner, window_hu=(-400.0, 1024.0))
+    whole = simulate_case(loaded, recipe)
+    monkeypatch.setattr(simulated_object, "MOST_FINE_VOXELS", 3_000)
+    resampled = []
+    monkeypatch.setattr(
+        simulated_object, "resample", lambda *a: resampled.append(a[2]) or resample(*a)
+    )
+    slabs = simulate_case(loaded, recipe)
+    assert len(resampled) > 8 and max(map(np.prod, resampled)) <= 3_000
+    peak = float(whole.projections.max())
+    assert torch.allclose(slabs.projections, whole.projections, atol=1e-5 * peak)
+    assert torch.allclose(slabs.test_projections, whole.test_projections, atol=1e-5 * peak)
+    assert slabs.provenance == whole.provenance
+
+
+def test_values_above_the_window_are_said(ellipsoid, caplog):
+    loaded = ellipsoid((20, 15, 12)).loaded((24, 28, 32), (2.0, 2.0, 2.0))
+    array = loaded.array.copy()
+    array[10:12, 12:14, 14:16] = 2600.0
+    array[11, 13, 15] = 7999.5
+    enamel = replace(loaded, array=array, name="enamel")
+    with caplog.at_level("WARNING", logger="diffnr"):
+        simulate_case(enamel, SMALL)
+    (message,) = caplog.messages
+    assert "enamel: 0.037 % of the voxels lie above the window" in message
+    assert "from up to 8000 to 1024 HU (a window_hu of -1000 8000 holds them all)" in message
+    caplog.clear()
+    simulate_case(enamel, replace(SMALL, window_hu=(-1000.0, 8000.0)))
+    assert not caplog.messages
 
 
 def test_physical_noise_has_the_size_of_its_photon_count(loaded):
