@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffnr_lightning.data.readers.dicom_frames import frame_fields
 from diffnr_lightning.data.readers.itk_images import quietly
 from diffnr_lightning.data.readers.stored_volume import StoredVolume
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     import SimpleITK
 
 LOGGER = logging.getLogger("diffnr")
-MODALITY, FRAMES, PHOTOMETRY = "0008|0060", "0028|0008", "0028|0004"
+MODALITY, PHOTOMETRY = "0008|0060", "0028|0004"
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
-PADDING, PADDING_LIMIT, SIGNED, STORED_BITS = "0028|0120", "0028|0121", "0028|0103", "0028|0101"
+PADDING, PADDING_LIMIT, SIGNED = "0028|0120", "0028|0121", "0028|0103"
 INTERCEPT, SLOPE, RESCALE_TYPE = "0028|1052", "0028|1053", "0028|1054"
 # Positions are rounded to hundredths of a millimetre by some scanners.
 EVENNESS_MM = 0.05
@@ -46,11 +47,38 @@ class Slice:
     file: Path
     values: np.ndarray
     fields: dict[str, str]
-    spacing_mm: tuple[float, float]
 
-    def numbers(self, tag: str) -> np.ndarray:
-        """Return the numbers of a field."""
-        return np.array([float(n) for n in self.fields[tag].split("\\")])
+    def numbers(self, tag: str, count: int) -> np.ndarray:
+        """Return the numbers of a field.
+
+        Raises:
+            ValueError: it does not hold as many.
+        """
+        try:
+            numbers = np.array([float(n) for n in self.fields[tag].split("\\")])
+        except ValueError:
+            numbers = np.empty(0)
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise ValueError(
+                f"DICOM file {self.file} has {self.fields[tag]!r} in ({tag.replace('|', ',')}); "
+                f"{count} numbers are expected."
+            )
+        return numbers
+
+    @property
+    def position(self) -> np.ndarray:
+        """The centre of the first pixel, (x, y, z) in mm."""
+        return self.numbers(POSITION, 3)
+
+    @property
+    def orientation(self) -> np.ndarray:
+        """Direction cosines of the rows, then of the columns, (6,)."""
+        return self.numbers(ORIENTATION, 6)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """Distance of rows and of columns; 1 where the file does not say."""
+        return tuple(self.numbers(PIXEL_SPACING, 2)) if PIXEL_SPACING in self.fields else (1.0, 1.0)
 
 
 def series_in(folder: Path) -> tuple[str, ...]:
@@ -86,9 +114,10 @@ def read_series(folder: Path, spacing_given: bool = False) -> StoredVolume:
     Raises:
         ValueError: several series, a single slice, slices that cannot be read, differ in size or
             orientation, or are not evenly spaced, as where one is missing; colours; an enhanced
-            multi-frame file; no voxel size.
+            multi-frame file whose frames have no place of their own; no voxel size.
     """
-    slices = _ordered([_read_slice(file) for file in _files(folder)], folder)
+    slices = [one for file in _files(folder) for one in _read_file(file)]
+    slices = _ordered(slices, folder)
     if PIXEL_SPACING not in slices[0].fields and not spacing_given:
         affine = np.eye(4)
         remark = "has no PixelSpacing, so the size of its voxels is not known"
@@ -121,7 +150,8 @@ def _files(folder: Path) -> list[Path]:
     return [Path(file) for file in files]
 
 
-def _read_slice(file: Path) -> Slice:
+def _read_file(file: Path) -> list[Slice]:
+    """Return the slice in a file, or the frames of an enhanced one."""
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
@@ -131,28 +161,36 @@ def _read_slice(file: Path) -> Slice:
     reader.SetOutputPixelType(SimpleITK.sitkFloat64)
     try:
         quietly(reader.ReadImageInformation)
-        fields = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
-        _check_fields(fields, reader, file)
-        inverted = fields.get(PHOTOMETRY) == "MONOCHROME1"
+        header = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
+        if reader.GetNumberOfComponents() != 1:
+            raise ValueError(
+                f"DICOM file {file} is in colours ({header.get(PHOTOMETRY, 'unknown')}); grey "
+                "values are expected."
+            )
+        inverted = header.get(PHOTOMETRY) == "MONOCHROME1"
         image = _read_as_stored(reader, file) if inverted else quietly(reader.Execute)
     except RuntimeError as error:
         raise ValueError(f"DICOM file {file} cannot be read: it is damaged.") from error
-    values = _without_padding(SimpleITK.GetArrayFromImage(image).squeeze(0), fields)
-    return Slice(file, values.astype(np.float32), fields, tuple(image.GetSpacing()[1::-1]))
+    array = SimpleITK.GetArrayFromImage(image)
+    alone = len(array) == 1 and POSITION in header
+    frames = [{}] if alone else _frames(file, len(array))
+    return [
+        Slice(file, _without_padding(values, header | fields).astype(np.float32), header | fields)
+        for values, fields in zip(array, frames, strict=True)
+    ]
 
 
-def _check_fields(fields: dict[str, str], reader: SimpleITK.ImageFileReader, file: Path) -> None:
-    frames = int(float(fields.get(FRAMES, "1") or 1))
-    if frames > 1:
+def _frames(file: Path, count: int) -> list[dict[str, str]]:
+    """Return the fields of the frames of an enhanced file, whose values ITK scales alike."""
+    frames = frame_fields(file)
+    scales = {(fields.get(SLOPE, "1"), fields.get(INTERCEPT, "0")) for fields in frames}
+    if len(frames) != count or len(scales) > 1:
         raise ValueError(
-            f"DICOM file {file} is an (enhanced) multi-frame file of {frames} frames, which is not "
-            "read; convert it to single-frame slices or to NIfTI first, for example by dcm2niix."
+            f"DICOM file {file} is a multi-frame file of {count} frames with {len(frames)} "
+            f"descriptions and {len(scales)} rescales; one description a frame and one rescale for "
+            "all are expected: convert it to single-frame slices first."
         )
-    if reader.GetNumberOfComponents() != 1:
-        raise ValueError(
-            f"DICOM file {file} is in colours ({fields.get(PHOTOMETRY, 'unknown')}); grey values "
-            "are expected."
-        )
+    return frames
 
 
 def _read_as_stored(reader: SimpleITK.ImageFileReader, file: Path) -> SimpleITK.Image:
@@ -209,10 +247,10 @@ def _ordered(slices: list[Slice], folder: Path) -> list[Slice]:
                 f"{one.file.name})."
             )
     _check_alike(slices, folder)
-    row, column = np.reshape(slices[0].numbers(ORIENTATION), (2, 3))
+    row, column = np.reshape(slices[0].orientation, (2, 3))
     along = np.cross(row, column)
-    slices = sorted(slices, key=lambda one: float(one.numbers(POSITION) @ along))
-    steps = np.diff([one.numbers(POSITION) @ along for one in slices])
+    slices = sorted(slices, key=lambda one: float(one.position @ along))
+    steps = np.diff([one.position @ along for one in slices])
     wrong = np.abs(steps - np.median(steps)) > EVENNESS_MM
     if wrong.any() or np.median(steps) < EVENNESS_MM:
         first = int(wrong.argmax())
@@ -228,10 +266,7 @@ def _ordered(slices: list[Slice], folder: Path) -> list[Slice]:
 
 def _check_alike(slices: list[Slice], folder: Path) -> None:
     """Refuse slices of another size, pixel size or orientation than most have."""
-    kinds = [
-        (one.values.shape, one.spacing_mm, tuple(one.numbers(ORIENTATION).round(2)))
-        for one in slices
-    ]
+    kinds = [(one.values.shape, one.spacing_mm, tuple(one.orientation.round(2))) for one in slices]
     usual = max(kinds, key=kinds.count)
     odd = [n for n, kind in enumerate(kinds) if kind[0] != usual[0]]
     if odd:
@@ -242,7 +277,7 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
         )
     reference = slices[kinds.index(usual)]
     for one in slices:
-        turned = np.abs(one.numbers(ORIENTATION) - reference.numbers(ORIENTATION)).max()
+        turned = np.abs(one.orientation - reference.orientation).max()
         if turned > ORIENTATION_TOLERANCE:
             raise ValueError(
                 f"the DICOM series in {folder} has slices of two orientations: that of "
@@ -273,12 +308,12 @@ def _straightened(
         slices: that it was stacked from.
         folder: how a warning names the series.
     """
-    row, column = np.reshape(slices[0].numbers(ORIENTATION), (2, 3))
+    row, column = np.reshape(slices[0].orientation, (2, 3))
     row = row / np.linalg.norm(row)
     column = column - row * (row @ column)
     column = column / np.linalg.norm(column)
     normal = np.cross(row, column)
-    first, last = (slices[n].numbers(POSITION) for n in (0, -1))
+    first, last = (slices[n].position for n in (0, -1))
     step = (last - first) / (len(slices) - 1)
     down, across = slices[0].spacing_mm
     affine = np.eye(4)

@@ -230,10 +230,96 @@ def test_one_slice_is_no_volume(tmp_path, hu):
         load_volume(write_series(tmp_path / "s", hu[:1]))
 
 
-def test_an_enhanced_file_is_said_to_be_multi_frame(tmp_path, hu):
-    write_slice(tmp_path / "all.dcm", hu + 1024, (0, 0, 0), **{"00280008": ("IS", "6")})
-    with pytest.raises(ValueError, match="multi-frame file of 6 frames"):
+def sequence(tag, items, form):
+    """A sequence of explicit or implicit form, of known or of open length."""
+    undefined, implicit = form == "open", form == "implicit"
+    content = b""
+    for item in items:
+        length = 0xFFFFFFFF if undefined else len(item)
+        content += struct.pack("<HHI", 0xFFFE, 0xE000, length) + item
+        content += struct.pack("<HHI", 0xFFFE, 0xE00D, 0) if undefined else b""
+    content += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0) if undefined else b""
+    length = 0xFFFFFFFF if undefined else len(content)
+    kind = b"" if implicit else b"SQ\0\0"
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + kind + struct.pack("<I", length) + content
+
+
+def enhanced(file, hu, form="known", rescale="shared", slopes=("1",), heights=None, groups=True):
+    """Write an enhanced CT file whose frames run from head to feet."""
+
+    def value(tag, kind, text):
+        whole = element(tag, kind, text)
+        bare = whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:]
+        return bare if form == "implicit" else whole
+
+    def scale(n):
+        text = slopes[n % len(slopes)]
+        item = value(0x00281052, "DS", "-1024") + value(0x00281053, "DS", text)
+        return sequence(0x00289145, [item + value(0x00281054, "LO", "HU")], form)
+
+    measures = value(0x00280030, "DS", f"{SPACING[1]}\\{SPACING[2]}")
+    common = sequence(0x00209116, [value(0x00200037, "DS", "1\\0\\0\\0\\1\\0")], form)
+    common += sequence(0x00289110, [measures], form)
+    frames = []
+    heights = SPACING[0] * np.arange(len(hu)) - 40 if heights is None else heights
+    for n, height in enumerate(heights[::-1]):
+        place = sequence(0x00209113, [value(0x00200032, "DS", f"-10\\-20\\{height}")], form)
+        frames.append(place + (scale(n) if rescale == "frame" else b""))
+    common += scale(0) if rescale == "shared" else b""
+    stored = (hu[::-1] + 1024).astype("<u2")
+    kind = "1.2.840.10008.5.1.4.1.1.2.1"
+    body = value(0x00080016, "UI", kind) + value(0x00080018, "UI", "1.2.9")
+    body += value(0x00080060, "CS", "CT")
+    body += value(0x0020000D, "UI", "1.2.3") + value(0x0020000E, "UI", "1.2.3.4")
+    body += value(0x00280002, "US", short(1)) + value(0x00280004, "CS", "MONOCHROME2")
+    body += value(0x00280008, "IS", str(len(hu)))
+    for tag, number in ((0x10, hu.shape[1]), (0x11, hu.shape[2]), (0x100, 16), (0x101, 16),
+                        (0x102, 15), (0x103, 0)):  # fmt: skip
+        body += value(0x00280000 + tag, "US", short(number))
+    if groups:
+        body += sequence(0x52009229, [common], form) + sequence(0x52009230, frames, form)
+    pixels = element(0x7FE00010, "OW", stored.tobytes())
+    pixels = pixels[:4] + pixels[8:] if form == "implicit" else pixels
+    syntax = "1.2.840.10008.1.2" if form == "implicit" else EXPLICIT
+    meta = element(0x00020002, "UI", kind) + element(0x00020010, "UI", syntax)
+    length = element(0x00020000, "UL", struct.pack("<I", len(meta)))
+    file.write_bytes(bytes(128) + b"DICM" + length + meta + body + pixels)
+
+
+@pytest.mark.parametrize("form", ["known", "open", "implicit"])
+@pytest.mark.parametrize("rescale", ["shared", "frame"])
+def test_an_enhanced_file_is_read_frame_by_frame(tmp_path, hu, form, rescale):
+    enhanced(tmp_path / "all.dcm", hu, form, rescale)
+    volume = load_volume(tmp_path)
+    assert np.array_equal(volume.array, hu)
+    assert volume.spacing_mm == pytest.approx(SPACING)
+    assert volume.unit == "HU"
+    half_mm = 0.5 * (np.array(SHAPE) - 1) * SPACING
+    assert volume.centre_mm == pytest.approx(np.array([-10, -20, -40]) + half_mm[::-1])
+
+
+def test_enhanced_files_of_one_frame_make_a_series(tmp_path, hu):
+    for n, layer in enumerate(hu):
+        enhanced(tmp_path / f"{n}.dcm", layer[None], heights=np.array([SPACING[0] * n]))
+    assert np.array_equal(load_volume(tmp_path).array, hu)
+
+
+def test_enhanced_files_that_are_refused(tmp_path, hu):
+    enhanced(tmp_path / "all.dcm", hu, rescale="frame", slopes=("1", "2"))
+    with pytest.raises(ValueError, match="multi-frame file of 6 frames with .* 2 rescales"):
         load_volume(tmp_path)
+    enhanced(tmp_path / "all.dcm", hu, heights=np.array([0, 1, 2, 4, 5, 6]))
+    with pytest.raises(ValueError, match="not evenly spaced: 2.00 mm"):
+        load_volume(tmp_path)
+    enhanced(tmp_path / "all.dcm", hu, groups=False)
+    with pytest.raises(ValueError, match="does not say where its slices lie: .* multi-frame"):
+        load_volume(tmp_path)
+
+
+def test_a_place_that_is_no_place_is_named(tmp_path, hu):
+    folder = write_series(tmp_path / "s", hu, **{"00280030": ("DS", "0.8")})
+    with pytest.raises(ValueError, match=r"has '0.8' in \(0028,0030\); 2 numbers are expected"):
+        load_volume(folder)
 
 
 def test_colours_are_refused(tmp_path, hu):
