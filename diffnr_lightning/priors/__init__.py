@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "split_frozen",
         ],
         "fusion_adapter": ["CrossAttnFusionAdapter"],
+        "network_classes": ["network_name"],
         "prior": ["Prior"],
         "repairer": ["RepairPass", "RepairedVolume", "Repairer"],
         "slicefixer": ["SliceFixer"],

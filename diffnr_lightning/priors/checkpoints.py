@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import logging
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.priors.compact import CompactSliceFixer
+from diffnr_lightning.priors.network_classes import network_class, network_name
 from diffnr_lightning.priors.slicefixer import SliceFixer
 from diffnr_lightning.priors.turbo_checkpoints import read_turbo_checkpoint, turbo_entries
 
@@ -24,7 +26,6 @@ logger = logging.getLogger("diffnr")
 
 FORMAT = "diffnr prior 1"
 DEFAULT_WEIGHTS = "compact_slicefixer.safetensors"
-NETWORKS = {"CompactSliceFixer": CompactSliceFixer, "SliceFixer": SliceFixer}
 RELEASED = ".pkl"
 """Ending of the released checkpoints, in the layout of pix2pix-turbo."""
 
@@ -34,13 +35,14 @@ FIXED = ("rank_unet", "rank_vae")
 
 def save_prior(
     path: str | Path,
-    prior: CompactSliceFixer | SliceFixer,
+    prior: nn.Module,
     metadata: dict[str, Any] | None = None,
 ) -> None:
     """Write the weights and all that is needed to build the network again.
 
     Of the compact network all weights, as float16; of the SliceFixer all that is trained, as
-    float32, and where its base and encoder come from.
+    float32, and where its base and encoder come from; of a class of the user's own all weights, as
+    float32, and the import path of the class.
 
     Args:
         path: of the safetensors file; replaced in one step, so that no reader sees half a file. Its
@@ -49,12 +51,10 @@ def save_prior(
         metadata: anything JSON can hold: steps, data, configuration.
 
     Raises:
-        ValueError: a network of a class that this reader does not know, or weights that the file
-            cannot hold (inf or NaN).
+        ValueError: a class that could not be built again, see `network_name`, or weights that the
+            file cannot hold (inf or NaN).
     """
-    network = type(prior).__name__
-    if network not in NETWORKS:
-        raise ValueError(f"prior is a {network}; expected one of {', '.join(NETWORKS)}.")
+    network = network_name(prior)
     tensors, dtype = _stored(prior)
     tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
     _refuse_infinite(tensors, str(dtype).removeprefix("torch."))
@@ -70,7 +70,8 @@ def save_prior(
 def export_turbo_checkpoint(path: str | Path, prior: SliceFixer) -> None:
     """Write what is trained as a .pkl in the layout of pix2pix-turbo, as the released ones are.
 
-    The fusion adapter, where there is one, is a seventh entry that the official loader ignores. The
+    The orientation of slices and the fusion adapter, where there is one, are further entries, which
+    the official loader ignores: it gives every network slices of (x, y, z) volumes. The
     format holds neither prompt nor size nor normalisation: give them again when it is read.
 
     Args:
@@ -93,10 +94,10 @@ def export_turbo_checkpoint(path: str | Path, prior: SliceFixer) -> None:
     write_bytes(path, content.getvalue())
 
 
-def _stored(prior: CompactSliceFixer | SliceFixer) -> tuple[dict[str, Tensor], torch.dtype]:
+def _stored(prior: nn.Module) -> tuple[dict[str, Tensor], torch.dtype]:
     if isinstance(prior, SliceFixer):
         return prior.trained_state(), torch.float32
-    return prior.state_dict(), torch.float16
+    return prior.state_dict(), torch.float16 if type(prior) is CompactSliceFixer else torch.float32
 
 
 def _refuse_infinite(tensors: dict[str, Tensor], dtype: str) -> None:
@@ -129,7 +130,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-        if header.get("format") != FORMAT or header.get("network") not in NETWORKS:
+        if header.get("format") != FORMAT or not header.get("network"):
             raise ValueError("not written by this program")
         parsed = {key: json.loads(header[key]) for key in ("architecture", "metadata")}
         if not all(isinstance(value, dict) for value in parsed.values()):
@@ -142,13 +143,16 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return {"network": header["network"], **parsed}
 
 
-def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceFixer:
+def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any) -> nn.Module:
     """Build the network that a file describes and load its weights, ready to repair.
 
     Args:
         path: safetensors written by `save_prior`, or a released SliceFixer (.pkl). Of a .pkl, slices
-            are shown as the released code does (per_slice_minmax, but undone afterwards), and
+            are normalised as the released code does (per_slice_minmax, but undone afterwards) and
+            turned as its slices lie (orientation xyz, unless the file says otherwise), and
             projections condition the repair only if it holds the fusion adapter.
+        allow: packages or modules, beside this one, whose classes the file may name: the module of
+            the class is imported, which runs its code.
         **overrides: arguments of `SliceFixer` that replace what the file says, such as base,
             encoder (folders on this machine), organ, precision; of a CompactSliceFixer only
             residual=True, see `CompactSliceFixer.with_residual`.
@@ -157,7 +161,7 @@ def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceF
         FileNotFoundError: no such file, or the SliceFixer's base model is not to be had.
         ImportError: a SliceFixer, and transformers or peft is not installed.
         ValueError: not a prior's file, a damaged one, weights that do not fit the architecture, or
-            an override that does not exist.
+            an override that does not exist, or a class of a package that is not allowed.
     """
     path = Path(path)
     if path.suffix == RELEASED:
@@ -167,26 +171,32 @@ def load_prior(path: str | Path, **overrides: Any) -> CompactSliceFixer | SliceF
             path,
             checkpoint.architecture["normalisation"],
         )
-        return _load_slicefixer(path, checkpoint.architecture, checkpoint.state, overrides)
-    header = read_header(path)
-    if header["network"] == "SliceFixer":
         return _load_slicefixer(
-            path, header["architecture"], _tensors(path, "SliceFixer"), overrides
+            path, SliceFixer, checkpoint.architecture, checkpoint.state, overrides
         )
-    if refused := [f"{k}={v}" for k, v in overrides.items() if (k, v) != ("residual", True)]:
+    header = read_header(path)
+    try:
+        kind = network_class(header["network"], allow)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded: {error}.") from error
+    if issubclass(kind, SliceFixer):
+        tensors = _tensors(path, header["network"])
+        return _load_slicefixer(path, kind, header["architecture"], tensors, overrides)
+    widens = (("residual", True),) if issubclass(kind, CompactSliceFixer) else ()
+    if refused := [f"{k}={v}" for k, v in overrides.items() if (k, v) not in widens]:
         raise ValueError(
             f"{path} holds a {header['network']}, which takes no {', '.join(refused)}; expected "
-            "those only with a SliceFixer, and residual=True."
+            "those only with a SliceFixer, and residual=True with a CompactSliceFixer."
         )
     tensors = _tensors(path, header["network"])
     try:
         with torch.device("meta"):
-            expected = NETWORKS[header["network"]](**header["architecture"]).state_dict()
+            expected = kind(**header["architecture"]).state_dict()
         if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in tensors.items()}:
             raise ValueError("its weights do not have the names and shapes of its architecture")
     except (ValueError, TypeError, RuntimeError) as error:
         raise _unusable(path, header["network"], error) from error
-    prior = NETWORKS[header["network"]](**header["architecture"])
+    prior = kind(**header["architecture"])
     prior.load_state_dict(tensors)
     if overrides:
         prior = prior.with_residual()
@@ -210,12 +220,13 @@ def _unusable(path: Path, network: str, error: Exception) -> ValueError:
 
 def _load_slicefixer(
     path: Path,
+    kind: type[SliceFixer],
     architecture: dict[str, Any],
     state: dict[str, Tensor],
     overrides: dict[str, Any],
 ) -> SliceFixer:
     """Build a SliceFixer on its base model and load what was trained."""
-    known = [name for name in inspect.signature(SliceFixer).parameters if name not in FIXED]
+    known = [name for name in inspect.signature(kind).parameters if name not in FIXED]
     if unknown := [name for name in overrides if name not in known]:
         raise ValueError(
             f"{unknown[0]} is no argument that may replace what {path} says; expected some of "
@@ -232,7 +243,7 @@ def _load_slicefixer(
         )
     if not arguments.get("biplanar", True):
         state = {n: t for n, t in state.items() if not n.startswith("fusion_adapter.")}
-    prior = SliceFixer(**arguments)
+    prior = kind(**arguments)
     try:
         prior.load_trained_state(state)
     except ValueError as error:

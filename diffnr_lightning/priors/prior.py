@@ -13,6 +13,10 @@ from diffnr_lightning.priors.conditioning import Conditioning
 class Prior(Protocol):
     """A network (or function) that repairs slices.
 
+    Slices are those of a volume (Z, Y, X): rows of an axial slice follow y and columns x, rows of the
+    others follow z. A network that has learned slices of another orientation turns them itself, in
+    training and in repair, as `SliceFixer` does.
+
     Attributes:
         context: neighbouring slices that the prior sees on each side of the one it repairs.
         size: edge in pixels at which slices must be shown, None where any size is served.

@@ -79,6 +79,8 @@ class Repairer:
             they contradict the repair; of a contradicted repair, only half as much is taken as explains the
             projections best. None takes every repair whole.
         batch_size: slices repaired at once.
+        allow: packages or modules, beside this one, whose classes the file of weights may name: the module of such a
+            class is imported, which runs its code.
 
     Attributes:
         prior: the network.
@@ -99,6 +101,7 @@ class Repairer:
         passes: int = 1,
         tolerance: float | None = None,
         batch_size: int = 16,
+        allow: tuple[str, ...] = (),
     ) -> None:
         if passes < 1:
             raise ValueError(f"passes is {passes}; at least one pass of a repair is expected.")
@@ -116,7 +119,9 @@ class Repairer:
         self.tolerance = tolerance
         self.batch_size = batch_size
         self.prior: Prior = (
-            load_default() if weights is None else load_prior(weights, **(overrides or {}))
+            load_default()
+            if weights is None
+            else load_prior(weights, allow=allow, **(overrides or {}))
         )
 
     def repair(

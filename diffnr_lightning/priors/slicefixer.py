@@ -22,10 +22,12 @@ from diffnr_lightning.priors.turbo_backbone import (
 )
 
 Normalisation = Literal["global", "per_slice_minmax", "released"]
+Orientation = Literal["zyx", "xyz"]
 
 CHOICES = {
     "normalisation": get_args(Normalisation),
     "latent": get_args(Latent),
+    "orientation": get_args(Orientation),
     "precision": get_args(Precision),
 }
 
@@ -57,6 +59,10 @@ class SliceFixer(nn.Module):
             stretches each to [0, 1] and undoes that afterwards; `released` stretches and, as the
             released code does, never undoes it, so that contrast changes from slice to slice.
         signed_input: whether the network is shown [-1, 1] rather than [0, 1].
+        orientation: order of the axes of the volumes whose slices the network has learned. Slices come
+            and go as those of (Z, Y, X) volumes; of `xyz`, the authors', rows and columns are
+            exchanged, in every plane: rows of their axial slices follow x. Projections are the same
+            images in both, their first row at the top (+z).
         latent: `mean` or `sample`, see `TurboBackbone`.
         precision: of the frozen weights and of the computation; what is trained stays float32.
         gradient_checkpointing: compute blocks again in the backward pass rather than keep them.
@@ -95,6 +101,7 @@ class SliceFixer(nn.Module):
         text: bool = True,
         normalisation: Normalisation = "global",
         signed_input: bool = False,
+        orientation: Orientation = "zyx",
         latent: Latent = "mean",
         precision: Precision = "float32",
         gradient_checkpointing: bool = False,
@@ -103,8 +110,13 @@ class SliceFixer(nn.Module):
         tile: int | None = None,
     ) -> None:
         super().__init__()
-        told = prompt_of(organ) if prompt is None else prompt
-        _refuse_unknown(normalisation=normalisation, latent=latent, precision=precision)
+        sentence = prompt_of(organ) if prompt is None else prompt
+        _refuse_unknown(
+            normalisation=normalisation,
+            orientation=orientation,
+            latent=latent,
+            precision=precision,
+        )
         if size < FACTOR or size % FACTOR:
             raise ValueError(f"size is {size}; expected a positive multiple of {FACTOR}.")
         if tile is not None and (tile < 16 or tile % 16):
@@ -122,17 +134,21 @@ class SliceFixer(nn.Module):
             "text": text,
             "normalisation": normalisation,
             "signed_input": signed_input,
+            "orientation": orientation,
             "latent": latent,
         }
         self.size: int | None = size
         self.normalisation = normalisation
         self.signed_input = signed_input
+        self.orientation = orientation
         self.precision: Precision = precision
         self.gradient_checkpointing = gradient_checkpointing
         self.channels_last = channels_last
         self.tile = tile
         self.text: Tensor
-        self.register_buffer("text", embed_text(told if text else "", str(base)), persistent=False)
+        self.register_buffer(
+            "text", embed_text(sentence if text else "", str(base)), persistent=False
+        )
         self.encoder = None
         self.fusion_adapter = None
         if biplanar:
@@ -214,6 +230,7 @@ class SliceFixer(nn.Module):
                 "sees no neighbouring slices."
             )
         self._refuse_too_large(slices)
+        slices = self._turned(slices)
         height, width = slices.shape[-2:]
         shown, low, span = self._shown(slices.float())
         padding = (0, -width % FACTOR, 0, -height % FACTOR)
@@ -227,12 +244,16 @@ class SliceFixer(nn.Module):
                 tile=None if torch.is_grad_enabled() else self.tile,
             )
         unit = (repaired.mean(dim=1) + 1) / 2
-        return low + span * unit[:, :height, :width]
+        return self._turned(low + span * unit[:, :height, :width])
 
     @torch.no_grad()
     def repair(self, slices: Tensor, conditioning: Conditioning) -> Tensor:
         """Repaired slices in [0, 1]; see `Prior.repair`."""
         return self(slices, conditioning).clamp(0, 1)
+
+    def _turned(self, images: Tensor) -> Tensor:
+        """Images (..., H, W) from our orientation to the network's, or back."""
+        return images.mT if self.orientation == "xyz" else images
 
     def _shown(self, slices: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """Slices as the network is shown them, and offset and factor that take its output back."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from diffnr_lightning.priors.slicefixer import SliceFixer
+from diffnr_lightning.priors.slicefixer import Orientation, SliceFixer
 from diffnr_lightning.priors.turbo_backbone import UNET_TARGETS, VAE_TARGETS
 
 logger = logging.getLogger("diffnr")
@@ -23,8 +23,15 @@ STATES = {"state_dict_unet": "unet.", "state_dict_vae": "vae."}
 """The six entries of the official format, and the prefix of their tensors in `trained_state`."""
 
 ADAPTER = "state_dict_fusion_adapter"
-OTHERS = (ADAPTER, "use_xray_conditioning", "intensity_domain", "xray_conditioning")
-"""Entries that a continuation of the official code adds."""
+ORIENTATION = "slice_orientation"
+OTHERS = (
+    ADAPTER,
+    ORIENTATION,
+    "use_xray_conditioning",
+    "intensity_domain",
+    "xray_conditioning",
+)
+"""Entries beside the official ones: a continuation of the official code adds all but `ORIENTATION`, which is ours."""
 
 MOST_RANK = 1024
 
@@ -89,6 +96,8 @@ def read_turbo_checkpoint(path: str | Path) -> TurboCheckpoint:
             "normalisation": "per_slice_minmax",
             # The continuation, which alone has this entry, shows its network [-1, 1].
             "signed_input": "intensity_domain" in entries,
+            # The official code slices volumes of (x, y, z).
+            "orientation": entries.get(ORIENTATION, "xyz"),
         },
         state=state,
     )
@@ -121,10 +130,12 @@ def _check(entries: Any) -> None:
             raise ValueError(f"{entry} holds weights that are not finite")
     if type(entries.get("use_xray_conditioning", True)) is not bool:
         raise ValueError("use_xray_conditioning is neither true nor false")
+    if entries.get(ORIENTATION, "xyz") not in get_args(Orientation):
+        raise ValueError(f"{ORIENTATION} is {entries[ORIENTATION]!r}")
 
 
 def turbo_entries(prior: SliceFixer) -> dict[str, Any]:
-    """The six entries of a SliceFixer, and the adapter as a seventh where there is one."""
+    """The six entries of a SliceFixer, its orientation, and the adapter where there is one."""
     state = {name: tensor.float().cpu() for name, tensor in prior.trained_state().items()}
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -136,6 +147,7 @@ def turbo_entries(prior: SliceFixer) -> dict[str, Any]:
 
     entries: dict[str, Any] = {entry: list(targets) for entry, targets in TARGETS.items()}
     entries |= {rank: prior.architecture[rank] for rank in RANKS}
+    entries[ORIENTATION] = prior.orientation
     entries |= {entry: part(prefix) for entry, prefix in STATES.items()}
     if prior.fusion_adapter is not None:
         entries[ADAPTER] = part("fusion_adapter.")

@@ -18,7 +18,7 @@ from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.files import replacing
 from diffnr_lightning.modules import SliceFixerFinetuning
-from diffnr_lightning.priors import CompactSliceFixer, frozen_backbone, load_prior
+from diffnr_lightning.priors import CompactSliceFixer, frozen_backbone, load_prior, network_name
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
@@ -35,6 +35,7 @@ def finetune(
     iterations: int = 20_000,
     start: Path | None = None,
     start_overrides: dict[str, Any] | None = None,
+    start_allow: tuple[str, ...] = (),
     validate_every: int = 1000,
     checkpoint_every: int = 500,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
@@ -55,11 +56,12 @@ def finetune(
     Args:
         out: run folder: weights.safetensors, curves, checkpoint, config and environment.
         data: folders of pairs, held-out cases and batches.
-        prior: the network.
+        prior: the network, of a class of this package or of your own; see `priors.Prior`.
         module: losses and learning rates.
         iterations: batches; `data` and `module` have to be given the same number.
         start: weights to start from instead of those that `prior` has by itself.
         start_overrides: arguments of the network that replace those in the file `start`, see `load_prior`.
+        start_allow: packages or modules, beside this one, whose classes the file `start` may name.
         validate_every: batches between two validations.
         checkpoint_every: batches between two checkpoints.
         precision: of the computation.
@@ -79,13 +81,19 @@ def finetune(
         The run folder.
 
     Raises:
-        ValueError: numbers of iterations that disagree, a strategy that splits what is trained, fsdp without a
-            number of devices or for a prior without frozen weights, or a run of other settings in the folder.
+        ValueError: a prior that could not be exported, numbers of iterations that disagree, a strategy that splits what
+            is trained, fsdp without a number of devices or for a prior without frozen weights, or a run of other
+            settings in the folder.
     """
     if device is not None:
         accelerator, devices = _trainer_device(device, devices)
     lightning.seed_everything(seed, verbose=False)
-    network = prior() if start is None else load_prior(start, **(start_overrides or {}))
+    network = (
+        prior()
+        if start is None
+        else load_prior(start, allow=start_allow, **(start_overrides or {}))
+    )
+    network_name(network)  # refuses what could not be exported after the training
     network.train().requires_grad_(True)
     task = module(network)
     if not iterations == data.iterations == task.iterations:

@@ -321,3 +321,27 @@ def test_a_missing_package_names_the_extra(build, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r"package .*diffnr-lightning\[slicefixer\]"):
         build()
+
+
+@pytest.mark.parametrize("orientation", ["zyx", "xyz"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_network_gets_slices_as_they_lie_in_its_volumes(build, told, orientation, axis):
+    prior = build(orientation=orientation)
+    images = []
+
+    def keep(shown, *_, **__):
+        images.append(shown[:, 0])
+        return 2 * shown - 1  # changes nothing
+
+    prior.backbone.forward = keep
+    volume = torch.zeros(32, 32, 32)
+    volume[16:, :8, 4:24] = 0.5  # a marker that no turn or reflection leaves as it is
+    volume[20, 2, 5] = 1.0
+    plane = ("axial", "coronal", "sagittal")[axis]
+    repaired = repair_volume(prior, volume, told, planes=(plane,))
+    torch.testing.assert_close(repaired, volume)
+    # The authors take slices of the array with the axes x, y, z, ours has z, y, x.
+    array = volume.permute(2, 1, 0) if orientation == "xyz" else volume
+    slices = array.movedim(2 - axis if orientation == "xyz" else axis, 0)
+    filled = [slice for slice in slices if slice.any()]
+    assert torch.equal(torch.cat(images), torch.stack(filled))

@@ -165,7 +165,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, build):
 
 def test_an_exported_file_has_the_six_entries_and_the_adapter(released, build, tmp_path):
     entries = torch.load(released, weights_only=True)
-    assert set(entries) == {*SIX, "state_dict_fusion_adapter"}
+    assert set(entries) == {*SIX, "slice_orientation", "state_dict_fusion_adapter"}
     assert (entries["rank_unet"], entries["rank_vae"]) == (8, 4)
     assert "conv_in.weight" in entries["state_dict_unet"]
     assert "decoder.skip_conv_1.base_layer.weight" in entries["state_dict_vae"]
@@ -177,7 +177,10 @@ def test_an_exported_file_has_the_six_entries_and_the_adapter(released, build, t
         names = entries[f"state_dict_{part}"]
         assert all("lora" in n or "conv_in" in n or "skip" in n for n in names)
     export_turbo_checkpoint(tmp_path / "plain.pkl", build(biplanar=False))
-    assert set(torch.load(tmp_path / "plain.pkl", weights_only=True)) == SIX
+    assert set(torch.load(tmp_path / "plain.pkl", weights_only=True)) == {
+        *SIX,
+        "slice_orientation",
+    }
 
 
 def test_an_exported_file_repairs_as_the_prior_to_the_bit(released, prior, folders, told, slices):
@@ -303,3 +306,28 @@ def test_only_slicefixers_are_exported_and_only_to_pkl(tmp_path, prior):
         export_turbo_checkpoint(tmp_path / "a.pkl", CompactSliceFixer(channels=(8, 16)))
     with pytest.raises(ValueError, match=r"path .*a.bin; expected .* ends in .pkl"):
         export_turbo_checkpoint(tmp_path / "a.bin", prior)
+
+
+def test_slices_of_the_authors_have_rows_along_x(released, folders):
+    theirs = changed(released, slice_orientation=None)
+    assert load_prior(theirs, **folders).orientation == "xyz"
+    assert load_prior(theirs, orientation="zyx", **folders).orientation == "zyx"
+    assert_refused(changed(released, slice_orientation="yxz"), "slice_orientation", **folders)
+
+
+def test_the_orientation_is_kept_with_the_weights(tmp_path, build):
+    save_prior(tmp_path / "theirs.safetensors", build(orientation="xyz"))
+    assert load_prior(tmp_path / "theirs.safetensors").orientation == "xyz"
+    export_turbo_checkpoint(tmp_path / "theirs.pkl", build(orientation="xyz"))
+    assert torch.load(tmp_path / "theirs.pkl", weights_only=True)["slice_orientation"] == "xyz"
+
+
+def test_a_file_that_does_not_say_has_our_orientation(weights, tmp_path):
+    with safe_open(weights, framework="pt") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    architecture = json.loads(header["architecture"])
+    del architecture["orientation"]
+    header["architecture"] = json.dumps(architecture)
+    save_file(tensors, tmp_path / "older.safetensors", metadata=header)
+    assert load_prior(tmp_path / "older.safetensors").orientation == "zyx"
