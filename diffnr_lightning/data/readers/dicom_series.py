@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -267,7 +268,7 @@ def _ordered(slices: list[Slice], folder: Path) -> list[Slice]:
 def _check_alike(slices: list[Slice], folder: Path) -> None:
     """Refuse slices of another size, pixel size or orientation than most have."""
     kinds = [(one.values.shape, one.spacing_mm, tuple(one.orientation.round(2))) for one in slices]
-    usual = max(kinds, key=kinds.count)
+    usual = Counter(kinds).most_common(1)[0][0]
     odd = [n for n, kind in enumerate(kinds) if kind[0] != usual[0]]
     if odd:
         raise ValueError(

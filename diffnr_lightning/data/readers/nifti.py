@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -133,14 +134,14 @@ def read_nifti(path: Path) -> StoredVolume:
     if header.datatype not in NUMBER_TYPES:
         kind = OTHER_TYPES.get(header.datatype, f"values of the unknown type {header.datatype}")
         raise ValueError(f"{what} holds {kind}; one real number a voxel is expected.")
-    if len(header.shape) != 3:
+    if len(header.shape) != 3 or 0 in header.shape:
         shape = "x".join(map(str, header.shape))
         raise ValueError(
             f"{what} has the shape {shape}, so it is no slice stack or holds several volumes or "
             "values a voxel; one three-dimensional volume is expected: save the one that is wanted."
         )
     numbers = np.dtype(header.order + NUMBER_TYPES[header.datatype])
-    count = int(np.prod(header.shape))
+    count = math.prod(header.shape)
     stored = len(content) - header.offset
     if stored < count * numbers.itemsize:
         raise ValueError(
@@ -169,16 +170,18 @@ def _header(content: bytes, what: str) -> NiftiHeader:
     for order in "<>":
         (size,) = struct.unpack_from(f"{order}i", content.ljust(4, b"\0"))
         if size == 348 and len(content) >= 352 and content[344:347] == b"n+1":
-            return _fields(content, order, NIFTI_1)
+            return _fields(content, order, NIFTI_1, 352)
         if size == 540 and len(content) >= 544 and content[4:7] == b"n+2":
-            return _fields(content, order, NIFTI_2)
+            return _fields(content, order, NIFTI_2, 544)
     raise ValueError(
         f"{what} cannot be read: it is damaged, empty or no NIfTI file (a header of its own in "
         "an .hdr file is not read; convert it to .nii)."
     )
 
 
-def _fields(content: bytes, order: str, layout: dict[str, tuple[str, int]]) -> NiftiHeader:
+def _fields(
+    content: bytes, order: str, layout: dict[str, tuple[str, int]], first: int
+) -> NiftiHeader:
     found = {
         name: struct.unpack_from(order + kind, content, place)
         for name, (kind, place) in layout.items()
@@ -190,7 +193,8 @@ def _fields(content: bytes, order: str, layout: dict[str, tuple[str, int]]) -> N
         shape=_shape(found["dim"]),
         datatype=found["datatype"][0],
         pixdim=found["pixdim"],
-        offset=max(int(np.nan_to_num(found["vox_offset"][0], posinf=0, neginf=0)), 0),
+        # Values cannot begin inside of the header; some writers leave 0 there.
+        offset=max(int(np.nan_to_num(found["vox_offset"][0], posinf=0, neginf=0)), first),
         slope=slope,
         intercept=intercept,
         units=found["xyzt_units"][0] & 7,

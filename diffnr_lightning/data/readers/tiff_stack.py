@@ -36,6 +36,17 @@ RESOLUTION_UNITS_MM = {2: INCH_MM, 3: 10.0}
 # Resolutions that image programs write where they know none, in dots per inch.
 PRINT_DPI = (1, 72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200)
 WHITE_IS_ZERO, COLOURS, PALETTE = 0, 2, 3
+# What tifffile says of a chain of pages that breaks off, of a stack with fewer pages than its
+# description names, and of one whose other files are missing, before it goes on with what is there.
+INCOMPLETE = (
+    "invalid page offset",
+    "failed to reshape",
+    "corrupted file",
+    "missing data",
+    "missing files",
+    "failed to read",
+    "incompletely written",
+)
 
 
 class PixelSize(NamedTuple):
@@ -125,9 +136,8 @@ class _Complaints(logging.Handler):
         self.severe = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A chain of pages that breaks off, or a stack with fewer pages than its description says.
-        words = ("invalid page offset", "failed to reshape", "corrupted", "missing data")
-        self.severe |= any(word in record.getMessage() for word in words)
+        text = record.getMessage().lower()
+        self.severe |= any(words in text for words in INCOMPLETE)
 
 
 @contextmanager
@@ -139,7 +149,10 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     log = logging.getLogger("tifffile")
     propagates, log.propagate = log.propagate, False
     log.addHandler(complaints)
-    message = f"TIFF file {path} cannot be read: it is truncated or damaged."
+    message = (
+        f"TIFF file {path} cannot be read: it is truncated, damaged, or one of several files of a "
+        "stack that are not all there."
+    )
     try:
         with tifffile.TiffFile(path) as tif:
             if not len(tif.pages) or not tif.pages[0].size:

@@ -168,6 +168,11 @@ def test_one_frame_is_a_volume_and_two_are_not(tmp_path, values):
         load_volume(tmp_path / "v.nii")
 
 
+def test_a_file_that_does_not_say_where_its_values_begin(tmp_path, values):
+    (tmp_path / "v.nii").write_bytes(nifti(values, vox_offset=0))
+    assert np.array_equal(load_volume(tmp_path / "v.nii").array, values[:, ::-1, ::-1])
+
+
 def test_compression_is_told_by_content(tmp_path, values):
     (tmp_path / "a.nii.gz").write_bytes(nifti(values))
     (tmp_path / "b.nii").write_bytes(gzip.compress(nifti(values)))
@@ -207,6 +212,8 @@ def with_value(value):
         (lambda values: nifti(values, srow=[0.0] * 12), "voxel edges of 0, 0, 0"),
         (lambda values: nifti(values, srow=[np.nan] * 12), "voxel edges of nan"),
         (lambda values: nifti(values[0]), "has the shape 6x5"),
+        (lambda values: nifti(values, dim=(3, 6, 0, 4, 1, 1, 1, 1)), "has the shape 6x0x4"),
+        (lambda values: nifti(values, vox_offset=1e9), "truncated, with 0 bytes"),
     ],
 )
 def test_what_is_refused(tmp_path, values, spoil, words, one_sentence):

@@ -175,6 +175,22 @@ def complex_numbers(folder, stack):
     tifffile.imwrite(folder / "v.tif", stack.astype(np.complex64), photometric="minisblack")
 
 
+def half_of_a_set(folder, stack):
+    """An OME file that names another one, which is not there."""
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1">'
+        f'<UUID FileName="{name}">urn:uuid:{z}</UUID></TiffData>'
+        for z, name in enumerate(("v.tif", "w.tif"))
+    )
+    described = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        'UUID="urn:uuid:0"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
+        'Type="uint16" SizeX="6" SizeY="5" SizeZ="2" SizeC="1" SizeT="1">'
+        f'<Channel ID="Channel:0" SamplesPerPixel="1"/>{planes}</Pixels></Image></OME>'
+    )
+    tifffile.imwrite(folder / "v.tif", stack[0], description=described, metadata=None)
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [
@@ -182,9 +198,10 @@ def complex_numbers(folder, stack):
         (palette, "is in colours"),
         (two_sizes, "2 series of images (of 12x5x6, 12x3x6)"),
         (two_frames, "4 dimensions"),
-        (truncated(), "truncated or damaged"),
-        (truncated(compression="zlib"), "truncated or damaged"),
-        (pages, "truncated or damaged"),
+        (truncated(), "truncated, damaged"),
+        (truncated(compression="zlib"), "truncated, damaged"),
+        (half_of_a_set, "truncated, damaged, or one of several files"),
+        (pages, "truncated, damaged"),
         (holed, "1 NaN or infinite"),
         (complex_numbers, "complex64"),
         (lambda folder, stack: (folder / "v.tif").write_bytes(b""), "cannot be read"),
