@@ -264,6 +264,7 @@ def main() -> None:
             ours, _, expected = measured["numba"]
             for name, (wall, processor, results) in measured.items():
                 # All gradients together: those of the rotations of spheres are rounding alone.
+                # tests/test_benchmarks.py compares each on turned ellipsoids.
                 found, wanted = (torch.cat([t.flatten() for t in r]) for r in (results, expected))
                 difference = float((found - wanted).norm() / wanted.norm())
                 row = {
