@@ -18,6 +18,10 @@ from diffnr_lightning.solvers.total_variation import total_variation_gradient
 # than _LARGEST times the data step did while the data misfit was above its tolerance.
 _SHRINK = 0.95
 _LARGEST = 0.95
+# Rounds the corner of the total variation at zero gradient, as a share of the largest voxel after
+# the first data step. (Sidky and Pan have a constant in the unit of their volumes.)
+_SMOOTHING = 1e-4
+_LEAST_SMOOTHING = 1e-18  # its square is the smallest that float32 holds with all digits
 
 
 @torch.no_grad()
@@ -28,7 +32,7 @@ def asd_pocs(
     *,
     iterations: int = 20,
     tv_iterations: int = 10,
-    tv_weight: float = 0.05,
+    tv_weight: float = 0.005,
     tolerance: float = 0.0,
     subsets: int | None = None,
     relaxation: float = 1.0,
@@ -38,14 +42,16 @@ def asd_pocs(
 ) -> Tensor:
     """Look for the non-negative volume of least total variation that explains the projections.
 
+    Scaling the projections scales the volume: no constant depends on the unit.
+
     Args:
         projections: (V, H, W) line integrals in unit times mm.
         grid: voxels of the volume that is wanted.
         scan: the views, in any poses.
         iterations: pairs of a pass over all views and a descent of the total variation.
         tv_iterations: steps of each descent.
-        tv_weight: length of one descent step as a fraction of the first data step; more smooths
-            more.
+        tv_weight: length of one of the `tv_iterations` steps, as a fraction of the length of the
+            first data step; more smooths more.
         tolerance: norm of the residual, as a fraction of the norm of the projections, below which
             the descent is not held back: about the noise of the measurement.
         subsets: as in `sart`.
@@ -72,16 +78,18 @@ def asd_pocs(
     volume = start_volume(projections, grid, scan, initial)
     parts = ordered_subsets(projections, grid, scan, subsets)
     allowed = tolerance * float(projections.norm())
-    length: float | None = None
+    length = smoothing = 0.0
     for done in range(1, iterations + 1):
         before = volume.clone()
         misfit = subset_pass(volume, grid, parts, relaxation, nonnegative=True)
         data_step = float((volume - before).norm())
-        if length is None:
-            length = tv_weight * data_step / max(tv_iterations, 1)
+        if done == 1:
+            length = tv_weight * data_step
+            # The floor is for projections of nothing, whose total variation has no slope anyway.
+            smoothing = max(_SMOOTHING * float(volume.abs().max()), _LEAST_SMOOTHING)
         before.copy_(volume)
         for _ in range(tv_iterations):
-            gradient = total_variation_gradient(volume, grid.voxel_mm)
+            gradient = total_variation_gradient(volume, grid.voxel_mm, smoothing)
             volume.sub_(gradient, alpha=length / max(float(gradient.norm()), 1e-30))
         tv_step = float((volume - before).norm())
         if tv_step > _LARGEST * data_step and misfit > allowed:

@@ -87,6 +87,38 @@ def test_same_call_gives_the_same_bits(name, measurement):
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_scaled_projections_give_the_scaled_volume(name, factor, measurement):
+    grid, scan, truth, projections = measurement
+    volume = SOLVERS[name](projections, grid, scan, iterations=4)
+    scaled = SOLVERS[name](factor * projections, grid, scan, iterations=4)
+    assert error(scaled / factor, volume) < 1e-4 * error(volume, truth)
+
+
+def test_a_descent_step_has_the_documented_length():
+    """From zeros the first data step is the volume itself; it is positive, so nothing is clipped."""
+    grid = VolumeGrid((8, 8, 8), 1.0)
+    scan = ScanGeometry.parallel(
+        angles_rad=uniform_angles(6, 180), detector_shape=(10, 16), pixel_mm=1.0
+    )
+    truth = 1 + 0.2 * torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    options = {"iterations": 1, "tv_weight": 0.01}
+    before, after, much = (
+        asd_pocs(project(truth, grid, scan), grid, scan, tv_iterations=steps, **options)
+        for steps in (0, 1, 3)
+    )
+    assert float(before.min()) > 0.1
+    assert float((after - before).norm()) == pytest.approx(0.01 * float(before.norm()), rel=1e-3)
+    assert float((much - before).norm()) == pytest.approx(0.03 * float(before.norm()), rel=0.2)
+
+
+def test_projections_of_nothing_give_nothing(measurement):
+    grid, scan, _, projections = measurement
+    volume = asd_pocs(torch.zeros_like(projections), grid, scan, iterations=2)
+    assert float(volume.abs().max()) == 0.0
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_double_precision_is_kept(name):
     grid = VolumeGrid((6, 6, 6), 2.0)
