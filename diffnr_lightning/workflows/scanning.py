@@ -48,18 +48,26 @@ def ingest(
     axis_column: float | None = None,
     pixel_mm: float | None = None,
     clockwise: bool = False,
+    angle_unit: Literal["file", "deg", "rad"] = "file",
+    air_border: Literal["auto", "none", "left", "right", "top", "bottom"] = "auto",
     name: str | None = None,
 ) -> Path:
     """Turn measured projections into a case.
 
     Args:
-        projections: parallel-beam NPZ (`raw`, `flat`, `dark`, `angles_deg`) or DXchange HDF5.
+        projections: parallel-beam NPZ (`raw`, `flat`, `dark`, `angles_deg` or `angles_rad`) or
+            DXchange HDF5; counts, or views that were divided by the flat field already (flat = 1,
+            dark = 0).
         out: case folder.
         every: each how-manieth view is reconstructed from; the others are held out.
-        size: voxels along each edge; null takes the detector's width.
-        axis_column: detector column of the rotation axis; null finds it from opposite views.
-        pixel_mm: pixel pitch; null is 1.
+        size: voxels along x and y; null makes voxels as large as pixels.
+        axis_column: detector column of the rotation axis, counted from 0; null finds it from
+            opposite views.
+        pixel_mm: pixel pitch in mm; null is 1, and the result is per pixel.
         clockwise: whether the object turned the other way.
+        angle_unit: of the angles; file takes what the file says.
+        air_border: border of the images that is air in every view, to which they are scaled; auto
+            takes the brightest if it is even, none scales nothing (sample wider than the detector).
         name: of the case; null takes the file's.
 
     Returns:
@@ -72,6 +80,8 @@ def ingest(
         axis_column=axis_column,
         pixel_mm=pixel_mm,
         clockwise=clockwise,
+        angle_unit=angle_unit,
+        air_border=air_border,
         name=name,
     )
     write_case(case, out)

@@ -1,6 +1,1 @@
-"""Readers of files as other programs write them, one format a file.
-
-Each volume reader returns a `StoredVolume`: values, and where the file's header puts them. Turning
-to the package's axes, units of the values and everything that is alike for all formats is
-`data/volumes.py`.
-"""
+"""One format of volume or scan a file: each reads an array with what its header says."""

@@ -1,0 +1,95 @@
+"""Raw scans in Data Exchange files, the HDF5 layout of synchrotron beamlines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from diffnr_lightning.data.raw_scan import AngleUnit, RawScan, radians
+
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
+KEYS = ("data", "data_white", "data_dark", "theta")
+ORDER = ("theta", "y", "x")
+UNITS = {
+    **dict.fromkeys(("deg", "degree", "degrees", "°"), "deg"),
+    **dict.fromkeys(("rad", "radian", "radians"), "rad"),
+}
+
+
+def read_data_exchange(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
+    """Read ``data``, ``data_white``, ``data_dark`` and ``theta`` of the group ``exchange``.
+
+    The attribute ``units`` of ``theta`` is honoured (degrees where there is none), and so is the
+    attribute ``axes`` of the three images (``theta:y:x`` where there is none).
+
+    Args:
+        path: the file.
+        angle_unit: of ``theta``; ``"file"`` takes what the attribute says.
+
+    Raises:
+        ValueError: a damaged file, a missing entry, an unknown unit or order of axes, or shapes
+            that disagree.
+
+    Source: F. De Carlo et al., "Scientific data exchange: a schema for HDF5-based storage of raw
+    and analyzed data", J. Synchrotron Rad. 21 (2014); theta is in degrees there.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            entries = _entries(file, path)
+            arrays = {key: _images(entries[key], path) for key in KEYS[:3]}
+            theta = np.asarray(entries["theta"][()])
+            unit = _text(entries["theta"].attrs.get("units"))
+    except PermissionError as error:
+        raise ValueError(f"scan {path} cannot be read: {error.strerror}.") from error
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"scan {path} cannot be read as HDF5: it is damaged.") from error
+    where = f"exchange/theta of {path}"
+    if unit and unit.lower() not in UNITS and angle_unit == "file":
+        raise ValueError(
+            f"{where} has the unit {unit!r}; degrees or radians are expected, or say "
+            "angle_unit=deg or angle_unit=rad."
+        )
+    if not np.issubdtype(theta.dtype, np.number):
+        raise ValueError(f"{where} is of type {theta.dtype}; real numbers are expected.")
+    stored = UNITS.get((unit or "deg").lower(), "deg")
+    angles = radians(theta.astype(np.float64), stored, angle_unit, where)
+    return RawScan(*arrays.values(), angles, path.stem, str(path))
+
+
+def _entries(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    exchange = file.get("exchange")
+    held = exchange if isinstance(exchange, h5py.Group) else {}
+    for key in KEYS:
+        if not isinstance(held.get(key), h5py.Dataset):
+            raise ValueError(
+                f"scan {path} lacks 'exchange/{key}'; a Data Exchange file with {', '.join(KEYS)} "
+                "is expected."
+            )
+    return {key: held[key] for key in KEYS}
+
+
+def _images(entry: h5py.Dataset, path: Path) -> np.ndarray:
+    """Return a stack of images in the order theta, y, x."""
+    array = np.asarray(entry[()])
+    axes = _text(entry.attrs.get("axes"))
+    # The fields call theirs theta_white and theta_dark; one image has no such axis.
+    names = [name.strip().split("_")[0] for name in axes.split(":")] if axes else list(ORDER)
+    if array.ndim != 3:
+        return array
+    if sorted(names) != sorted(ORDER):
+        raise ValueError(
+            f"{entry.name} of {path} has the axes {axes!r}; theta, y and x in some order are "
+            "expected."
+        )
+    return array.transpose([names.index(name) for name in ORDER])
+
+
+def _text(attribute: Any) -> str:
+    """Return an attribute as text; HDF5 has it as text, bytes or an array of one."""
+    if attribute is None:
+        return ""
+    value = np.asarray(attribute).ravel()[0] if np.size(attribute) else ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value).strip()

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from diffnr_lightning.data.readers.data_exchange import read_data_exchange
+
+DEGREES = np.arange(0, 180, 20.0)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(100, 4000, (9, 4, 6)).astype(np.uint16)
+
+
+@pytest.fixture
+def write(tmp_path, images):
+    """Write a file, then let a function change it; return its path."""
+
+    def write(change=lambda exchange: None):
+        path = tmp_path / "scan.h5"
+        with h5py.File(path, "w") as file:
+            exchange = file.create_group("exchange")
+            exchange["data"], exchange["theta"] = images, DEGREES
+            exchange["data_white"], exchange["data_dark"] = np.full((3, 4, 6), 5e3), np.ones((4, 6))
+            change(exchange)
+        return path
+
+    return write
+
+
+def unit(text, values=DEGREES):
+    def change(exchange):
+        exchange["theta"][...] = values
+        exchange["theta"].attrs["units"] = text
+
+    return change
+
+
+@pytest.mark.parametrize("text", ["rad", "Radians", b"radian", ["rad"]])
+def test_radians_of_the_attribute_are_honoured(write, text):
+    raw = read_data_exchange(write(unit(text, np.deg2rad(DEGREES))))
+    np.testing.assert_allclose(raw.angles_rad, np.deg2rad(DEGREES))
+
+
+@pytest.mark.parametrize("change", [lambda exchange: None, unit("degrees"), unit(b"deg")])
+def test_degrees_are_what_the_layout_says(write, change):
+    raw = read_data_exchange(write(change))
+    np.testing.assert_allclose(raw.angles_rad, np.deg2rad(DEGREES))
+    assert (raw.flat == 5e3).all()
+    assert (raw.dark == 1).all()
+
+
+def test_advice_for_other_units_works(write, one_sentence):
+    def radians_without_word(exchange):
+        exchange["theta"][...] = np.deg2rad(DEGREES)
+
+    for change in (radians_without_word, unit("gon", np.deg2rad(DEGREES))):
+        path = write(change)
+        with pytest.raises(ValueError, match="angle_unit=rad") as error:
+            read_data_exchange(path)
+        assert "exchange/theta" in one_sentence(error)
+        raw = read_data_exchange(path, "rad")
+        np.testing.assert_allclose(raw.angles_rad, np.deg2rad(DEGREES))
+
+
+def test_degrees_that_claim_to_be_radians(write, one_sentence):
+    with pytest.raises(ValueError, match="angle_unit=deg") as error:
+        read_data_exchange(write(unit("rad")))
+    one_sentence(error)
+    raw = read_data_exchange(write(unit("rad")), "deg")
+    np.testing.assert_allclose(raw.angles_rad, np.deg2rad(DEGREES))
+
+
+def test_sinogram_order_is_turned(write, images):
+    def sinograms(exchange):
+        del exchange["data"]
+        exchange["data"] = images.transpose(1, 0, 2)
+        exchange["data"].attrs["axes"] = "y:theta:x"
+        exchange["data_white"].attrs["axes"] = "theta_white:y:x"
+
+    np.testing.assert_array_equal(read_data_exchange(write(sinograms)).counts, images)
+
+
+def axes(exchange):
+    exchange["data"].attrs["axes"] = "time:energy:x"
+
+
+def group(exchange):
+    del exchange["data"]
+    exchange.create_group("data")
+
+
+def words(exchange):
+    del exchange["theta"]
+    exchange["theta"] = [b"many"] * 9
+
+
+def few(exchange):
+    del exchange["theta"]
+    exchange["theta"] = DEGREES[:4]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (axes, "time:energy:x"),
+        (group, "lacks 'exchange/data'"),
+        (words, "theta"),
+        (few, "4 angles"),
+    ],
+)
+def test_files_that_are_no_scan(write, change, expected, one_sentence):
+    with pytest.raises(ValueError) as error:
+        read_data_exchange(write(change))
+    assert expected in one_sentence(error)
+    assert "scan.h5" in str(error.value)
+
+
+def test_a_file_without_groups(tmp_path, one_sentence):
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["exchange"] = np.zeros(3)
+    with pytest.raises(ValueError, match="lacks") as error:
+        read_data_exchange(tmp_path / "scan.h5")
+    one_sentence(error)
