@@ -32,13 +32,16 @@ def read_meta(meta_path: Path) -> dict[str, Any]:
         ValueError: it is no JSON object, or lacks an entry.
     """
     try:
-        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        # Editors on Windows put a byte order mark before the text.
+        meta = json.loads(meta_path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{meta_path} does not exist; a case folder holds {META_FILE}, proj_train/ and, where "
             f"known, vol_gt.npy."
         ) from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise ValueError(f"{meta_path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{meta_path} cannot be read as JSON: {error}.") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{meta_path} holds a {type(meta).__name__}; a JSON object is expected.")
@@ -119,9 +122,35 @@ def checked_seed(seed: Any, meta_path: Path) -> int:
     Raises:
         ValueError: it is no non-negative integer.
     """
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"{meta_path} has seed {seed!r}; a non-negative integer is expected.")
     return seed
+
+
+def checked_provenance(provenance: Any, meta_path: Path) -> dict[str, Any]:
+    """Return what is known of how a case was made, empty where nothing is.
+
+    Raises:
+        ValueError: it is no JSON object, or its frame_origin_mm is not three finite numbers.
+    """
+    if provenance is None:
+        return {}
+    if not isinstance(provenance, dict):
+        raise ValueError(
+            f"{meta_path} has provenance {provenance!r:.40}; a JSON object is expected."
+        )
+    origin = provenance.get("frame_origin_mm", [0.0, 0.0, 0.0])
+    if not isinstance(origin, list) or len(origin) != 3 or not all(map(_finite, origin)):
+        raise ValueError(
+            f"{meta_path} has frame_origin_mm {origin!r:.60}; three finite numbers are expected."
+        )
+    return dict(provenance)
+
+
+def total_angle(scanner: Mapping[str, Any]) -> float | None:
+    """Return the arc in degrees that the scanner states, or None where it states none."""
+    total = scanner.get("totalAngle", scanner.get("total_angle"))
+    return float(total) if _finite(total) and total > 0 else None
 
 
 def checked_window(window: Sequence[float], meta_path: Path) -> tuple[float, float]:
@@ -148,10 +177,17 @@ def _check_scanner(scanner: Mapping[str, Any], meta_path: Path) -> None:
         if value is None:
             continue
         numbers = list(value) if isinstance(value, list) else [value]
-        real = all(isinstance(n, int | float) and np.isfinite(n) for n in numbers)
-        if len(numbers) != count or not real:
+        if len(numbers) != count or not all(map(_finite, numbers)):
             raise ValueError(
                 f"{meta_path} has scanner {key} = {value!r}; {count} finite number(s) are expected."
             )
         if key.startswith(("n", "s")) and min(numbers) <= 0:
             raise ValueError(f"{meta_path} has scanner {key} = {value!r}; it must be positive.")
+        if key.startswith("n") and any(n != int(n) for n in numbers):
+            raise ValueError(
+                f"{meta_path} has scanner {key} = {value!r}; whole numbers are expected."
+            )
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)

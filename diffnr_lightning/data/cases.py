@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,16 @@ from torch import Tensor
 
 from diffnr_lightning.data.case_metadata import (
     META_FILE,
+    checked_provenance,
     checked_seed,
     checked_window,
     described_geometry,
     read_meta,
+    total_angle,
     view_entries,
 )
+from diffnr_lightning.data.plausibility import check_angles, check_line_integrals
+from diffnr_lightning.data.truth import check_truth, normalised
 from diffnr_lightning.data.volumes import UNTILTED, Direction, checked_volume, read_array
 from diffnr_lightning.files import replacing_folder
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
@@ -155,27 +159,23 @@ def read_case(path: str | Path) -> Case:
         raise FileNotFoundError(f"case folder {path} does not exist; check the path.")
     meta_path = path / META_FILE
     meta = read_meta(meta_path)
-    train, test = (
-        view_entries(meta, "proj_train", meta_path),
-        view_entries(meta, "proj_test", meta_path),
-    )
-    if not train:
-        raise ValueError(
-            f"{meta_path} lists no projections under proj_train; at least two are expected."
-        )
+    train = view_entries(meta, "proj_train", meta_path)
+    test = view_entries(meta, "proj_test", meta_path)
     if len(train) < 2:
         raise ValueError(
-            f"{meta_path} lists one projection under proj_train; at least two are expected."
+            f"{meta_path} lists {('no projections', 'one projection')[len(train)]} under "
+            "proj_train; at least two are expected."
         )
     scanner = meta["scanner"]
     scan, grid = described_geometry(scanner, meta, "train", train, meta_path)
+    check_angles(np.array([angle for _, angle in train]), total_angle(scanner), str(meta_path))
     projections = _read_projections(path, train, scan.detector_shape)
     test_scan, test_projections = None, None
     if test:
         test_scan, _ = described_geometry(scanner, meta, "test", test, meta_path)
         test_projections = _read_projections(path, test, test_scan.detector_shape)
     window = meta.get("window_hu")
-    return Case(
+    case = Case(
         name=str(meta.get("name") or path.resolve().name),
         scan=scan,
         projections=projections,
@@ -187,7 +187,40 @@ def read_case(path: str | Path) -> Case:
         unit=str(meta.get("unit", "arbitrary")),
         seed=checked_seed(meta.get("seed", 0), meta_path),
         source=str(meta.get("source", "")),
-        provenance=dict(meta.get("provenance", {})),
+        provenance=checked_provenance(meta.get("provenance"), meta_path),
+    )
+    return plausible(case, f"case {path}")
+
+
+def plausible(case: Case, where: str, **checks: Any) -> Case:
+    """Return the case as it can be, or say what is wrong with what it holds.
+
+    A truth in another unit than 0 to about 1 is divided by its largest value, and with it the
+    projections; ``normalised_by`` in the provenance keeps it. Cases that `simulate_case` made hold
+    together and are believed.
+
+    Args:
+        case: as a reader found it.
+        where: how an error names the file.
+        checks: options of `check_truth`.
+
+    Raises:
+        ValueError: projections that no object gives, or that are not those of the truth.
+    """
+    check_line_integrals(case.projections.numpy(), where)
+    if case.volume is None or case.provenance.get("kind") == "simulated":
+        return case
+    check_truth(case.volume, case.grid, case.projections, case.scan, where, **checks)
+    peak = normalised(case.volume, where)
+    if peak == 1.0:
+        return case
+    tests = case.test_projections
+    return replace(
+        case,
+        volume=case.volume / peak,
+        projections=case.projections / peak,
+        test_projections=None if tests is None else tests / peak,
+        provenance={**case.provenance, "normalised_by": peak},
     )
 
 
@@ -341,31 +374,41 @@ def _read_projections(
     folder: Path, entries: Sequence[tuple[str, float]], shape: tuple[int, int]
 ) -> Tensor:
     projections = np.empty((len(entries), *shape), dtype=np.float32)
-    for index, (file, _) in enumerate(entries):
-        image = read_array(folder / file, "projection")
+    for index, (name, _) in enumerate(entries):
+        file = _stored(folder, name)
+        image = read_array(file, "projection")
         if image.shape != shape:
             raise ValueError(
-                f"projection {folder / file} has shape {image.shape}; nDetector in {META_FILE} "
+                f"projection {file} has shape {image.shape}; nDetector in {META_FILE} "
                 f"asks for {shape}."
             )
         if not np.issubdtype(image.dtype, np.number) or np.iscomplexobj(image):
             raise ValueError(
-                f"projection {folder / file} holds {image.dtype} values; real numbers are expected."
+                f"projection {file} holds {image.dtype} values; real numbers are expected."
             )
-        if not np.isfinite(image).all():
+        # Of numbers beyond float32 infinity is left.
+        with np.errstate(over="ignore"):
+            projections[index] = image
+        if not np.isfinite(projections[index]).all():
             raise ValueError(
-                f"projection {folder / file} holds NaN or infinite values; finite ones are "
-                f"expected."
+                f"projection {file} holds NaN or infinite values; finite ones are expected."
             )
-        projections[index] = image
     return torch.from_numpy(projections)
+
+
+def _stored(folder: Path, name: str) -> Path:
+    """Return the file of a name in the meta data, which may have been written on Windows."""
+    file = folder / name
+    if "\\" in name and not file.exists():
+        return folder / PureWindowsPath(name).as_posix()
+    return file
 
 
 def _read_truth(folder: Path, meta: Mapping[str, Any], grid: VolumeGrid) -> Tensor | None:
     names = [str(meta[key]) for key in VOLUME_KEYS if meta.get(key)]
     if not names:
         return None
-    file = folder / names[0]
+    file = _stored(folder, names[0])
     array = checked_volume(read_array(file, "ground truth"), f"ground truth {file}").transpose(
         2, 1, 0
     )

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.data.case_metadata import described_geometry
-from diffnr_lightning.data.cases import Case
+from diffnr_lightning.data.cases import Case, plausible
+from diffnr_lightning.data.plausibility import ARC_TOLERANCE_RAD, check_angles
 from diffnr_lightning.data.volumes import checked_volume
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 
@@ -27,10 +28,6 @@ SUFFIXES = (".pickle", ".pkl")
 # The files count projections in metres and all lengths in millimetres.
 MM_PER_METRE = 1000.0
 SCANNER_KEYS = ("DSD", "DSO", "nDetector", "dDetector", "nVoxel", "dVoxel")
-# Angles are sums of rounded steps.
-ARC_TOLERANCE_RAD = 1e-3
-# Noise lifts the largest projection above what the densest chord could give, but not by this much.
-LARGEST_EXCESS = 3.0
 # What a broken or hostile stream can raise while it is run; RuntimeError covers endless recursion.
 BREAKDOWNS = (
     ArithmeticError,
@@ -69,11 +66,10 @@ def read_naf_pickle(path: str | Path) -> Case:
     volume = None
     if data.get("image") is not None:
         volume = _truth(data["image"], grid, path)
-        _check_scale(projections, volume, grid, path)
     test_scan, test_projections = None, None
     if data.get("val") is not None:
         test_scan, test_projections, _ = _views(data, "val", path)
-    return Case(
+    case = Case(
         name=path.stem,
         scan=scan,
         projections=projections,
@@ -84,6 +80,7 @@ def read_naf_pickle(path: str | Path) -> Case:
         source=str(path),
         provenance={"kind": "NAF pickle"},
     )
+    return plausible(case, f"NAF pickle {path}", unit="metres times the unit of the image")
 
 
 class _RefusedError(Exception):
@@ -284,26 +281,15 @@ def _truth(image: Any, grid: VolumeGrid, path: Path) -> Tensor:
 
 
 def _check_arc(data: Mapping[str, Any], path: Path) -> None:
-    """Refuse views that lie outside the arc the file tells, such as angles in degrees."""
+    """Refuse views that lie outside the arc the file states, such as angles in degrees."""
+    angles = _numbers(data["train"]["angles"], "train angles", path)
     if data.get("totalAngle") is None:
+        check_angles(angles, None, f"NAF pickle {path}")
         return
     total = _numbers(data["totalAngle"], "totalAngle", path)
-    angles = _numbers(data["train"]["angles"], "train angles", path)
     span = float(np.ptp(angles))
     if total.ndim or span > np.deg2rad(total) + ARC_TOLERANCE_RAD:
         raise ValueError(
             f"NAF pickle {path} has train angles that span {span:.4g} rad, more than its totalAngle "
             f"of {total.tolist()} degrees; angles are expected in radians, totalAngle in degrees."
-        )
-
-
-def _check_scale(projections: Tensor, volume: Tensor, grid: VolumeGrid, path: Path) -> None:
-    """Refuse projections in another unit of length than metres, where the truth tells."""
-    densest = float(volume.max()) * float(np.linalg.norm(grid.size_mm))
-    peak = float(projections.max())
-    if densest > 0 and peak > LARGEST_EXCESS * densest:
-        raise ValueError(
-            f"NAF pickle {path} has projections up to {peak / MM_PER_METRE:.4g}, but its image "
-            f"cannot give more than {densest / MM_PER_METRE:.4g}; line integrals in metres are "
-            f"expected."
         )

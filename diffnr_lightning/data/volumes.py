@@ -227,6 +227,8 @@ def read_array(path: Path, what: str) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{what} {path} does not exist.") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise ValueError(f"{what} {path} cannot be read: {error.strerror}.") from error
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(
             f"{what} {path} cannot be read as an NPY array: it is truncated, damaged or no array "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -72,7 +73,8 @@ def test_case_in_another_length_unit_gives_scaled_projections(tmp_path, small_ca
 
 def test_spellings_and_omissions_of_other_writers_are_read(tmp_path, small_case):
     """The format's generators disagree about keys; only what is needed is asked for."""
-    folder = write_case(small_case, tmp_path / "LUNA16_0001")
+    projections = project(small_case.volume, small_case.grid, small_case.scan)
+    folder = write_case(replace(small_case, projections=projections), tmp_path / "LUNA16_0001")
     meta = json.loads((folder / "meta_data.json").read_text())
     (folder / "vol_gt.npy").rename(folder / "volume_gt.npy")
     scanner = {k: meta["scanner"][k] for k in ("DSD", "DSO", "nDetector", "sDetector")}
@@ -86,6 +88,29 @@ def test_spellings_and_omissions_of_other_writers_are_read(tmp_path, small_case)
         assert (case.name, case.unit, case.window_hu) == ("LUNA16_0001", "arbitrary", None)
         assert case.test_scan is None
         _assert_same_scan(case.scan, small_case.scan)
+
+
+def test_a_case_written_on_windows_is_read(tmp_path, small_case):
+    """Backslashes in paths, and a byte order mark before the JSON text."""
+    folder = write_case(small_case, tmp_path / "case")
+    meta = json.loads((folder / "meta_data.json").read_text())
+    for entry in (*meta["proj_train"], *meta["proj_test"]):
+        entry["file_path"] = entry["file_path"].replace("/", "\\")
+    meta["vol"] = ".\\vol_gt.npy"
+    (folder / "meta_data.json").write_text(json.dumps(meta), encoding="utf-8-sig")
+    case = read_case(folder)
+    for name in ("projections", "test_projections", "volume"):
+        assert torch.equal(getattr(case, name), getattr(small_case, name)), name
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["meta_data.json", "vol_gt.npy", "proj_train/0002.npy"])
+def test_files_that_may_not_be_read(tmp_path, small_case, name, one_sentence):
+    folder = write_case(small_case, tmp_path / "case")
+    (folder / name).chmod(0)
+    with pytest.raises((ValueError, OSError), match="ermission") as error:
+        read_case(folder)
+    assert name in one_sentence(error)
 
 
 def test_ground_truth_and_test_views_are_optional(tmp_path, small_case):
@@ -193,8 +218,19 @@ DAMAGES = {
     "empty train": (_edit(lambda m: m.update(proj_train=[])), "no projections"),
     "one view": (_edit(lambda m: m.update(proj_train=m["proj_train"][:1])), "one projection"),
     "no angle": (_edit(lambda m: m["proj_train"][1].pop("angle")), "angle"),
+    "degrees": (_edit(lambda m: m["proj_train"][1].update(angle=270.0)), "radians"),
+    "half a voxel": (_edit(lambda m: m["scanner"].update(nVoxel=[7, 5, 4.5])), "whole numbers"),
+    "provenance": (_edit(lambda m: m.update(provenance=["made"])), "provenance"),
+    "origin": (_edit(lambda m: m["provenance"].update(frame_origin_mm=[1, "x", 2])), "origin"),
     "window": (_edit(lambda m: m.update(window_hu=[3, 1])), "window_hu"),
     "window text": (_edit(lambda m: m.update(window_hu="wide")), "window_hu"),
+    "deep": (lambda f: (f / "meta_data.json").write_text("[" * 10**5), "JSON"),
+    "no text": (lambda f: (f / "meta_data.json").write_bytes(b"\xff\xfe{}"), "JSON"),
+    "folder for a view": (
+        lambda f: ((f / PROJECTION).unlink(), (f / PROJECTION).mkdir()),
+        PROJECTION,
+    ),
+    "beyond float32": (_put(PROJECTION, np.full((6, 9), 1e300)), PROJECTION),
     "seed": (_edit(lambda m: m.update(seed="dice")), "seed"),
     "missing view": (lambda f: (f / PROJECTION).unlink(), PROJECTION),
     "truncated view": (lambda f: (f / PROJECTION).write_bytes(b"\x93NUMPY\1\0"), PROJECTION),

@@ -261,6 +261,10 @@ DAMAGES = {
     "flat": (_train(projections=np.zeros((60, 2000))), "(views, rows, columns)"),
     "nan": (_train(projections=np.full((60, 40, 50), np.nan)), "NaN"),
     "degrees": (_train(angles=np.arange(60) * 6.0), "radians"),
+    "degrees, no arc": (
+        lambda d: {"totalAngle": None, **_train(angles=np.arange(60) * 6.0)(d)},
+        "radians",
+    ),
     "no angles": (lambda d: {"train": {"projections": 1}}, "'train'"),
     "words": (_train(angles="many"), "not made of numbers"),
     "one view": (
