@@ -131,18 +131,13 @@ def checked_provenance(provenance: Any, meta_path: Path) -> dict[str, Any]:
     """Return what is known of how a case was made, empty where nothing is.
 
     Raises:
-        ValueError: it is no JSON object, or its frame_origin_mm is not three finite numbers.
+        ValueError: it is no JSON object.
     """
     if provenance is None:
         return {}
     if not isinstance(provenance, dict):
         raise ValueError(
             f"{meta_path} has provenance {provenance!r:.40}; a JSON object is expected."
-        )
-    origin = provenance.get("frame_origin_mm", [0.0, 0.0, 0.0])
-    if not isinstance(origin, list) or len(origin) != 3 or not all(map(_finite, origin)):
-        raise ValueError(
-            f"{meta_path} has frame_origin_mm {origin!r:.60}; three finite numbers are expected."
         )
     return dict(provenance)
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from diffnr_lightning.data.case_arrays import read_projections, read_truth
 from diffnr_lightning.data.case_metadata import (
     META_FILE,
     checked_provenance,
@@ -32,12 +32,10 @@ from diffnr_lightning.data.case_metadata import (
 )
 from diffnr_lightning.data.plausibility import check_angles, check_line_integrals
 from diffnr_lightning.data.truth import check_truth, normalised
-from diffnr_lightning.data.volumes import UNTILTED, Direction, checked_volume, read_array
+from diffnr_lightning.data.volumes import UNTILTED, Direction
 from diffnr_lightning.files import replacing_folder
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
 
-# R2-Gaussian's generator for real data writes "ct" where its reader looks for "vol".
-VOLUME_KEYS = ("vol", "ct")
 # Lengths of a scanner that went through JSON and back agree to this share of the detector distance.
 GEOMETRY_TOLERANCE = 1e-6
 OFFSET_DIGITS = 9
@@ -169,11 +167,11 @@ def read_case(path: str | Path) -> Case:
     scanner = meta["scanner"]
     scan, grid = described_geometry(scanner, meta, "train", train, meta_path)
     check_angles(np.array([angle for _, angle in train]), total_angle(scanner), str(meta_path))
-    projections = _read_projections(path, train, scan.detector_shape)
+    projections = read_projections(path, train, scan.detector_shape)
     test_scan, test_projections = None, None
     if test:
         test_scan, _ = described_geometry(scanner, meta, "test", test, meta_path)
-        test_projections = _read_projections(path, test, test_scan.detector_shape)
+        test_projections = read_projections(path, test, test_scan.detector_shape)
     window = meta.get("window_hu")
     case = Case(
         name=str(meta.get("name") or path.resolve().name),
@@ -182,7 +180,7 @@ def read_case(path: str | Path) -> Case:
         grid=grid,
         test_scan=test_scan,
         test_projections=test_projections,
-        volume=_read_truth(path, meta, grid),
+        volume=read_truth(path, meta, grid),
         window_hu=None if window is None else checked_window(window, meta_path),
         unit=str(meta.get("unit", "arbitrary")),
         seed=checked_seed(meta.get("seed", 0), meta_path),
@@ -368,53 +366,3 @@ def _described_by(scanner: Mapping[str, Any], scan: ScanGeometry) -> bool:
         shift = np.einsum("vij,vj->vi", across, rebuilt.detector_mm - scan.detector_mm)
         pairs += [(rebuilt.direction, scan.direction), (shift, np.zeros_like(shift))]
     return all(np.abs(a - b).max() <= GEOMETRY_TOLERANCE * scale for a, b in pairs)
-
-
-def _read_projections(
-    folder: Path, entries: Sequence[tuple[str, float]], shape: tuple[int, int]
-) -> Tensor:
-    projections = np.empty((len(entries), *shape), dtype=np.float32)
-    for index, (name, _) in enumerate(entries):
-        file = _stored(folder, name)
-        image = read_array(file, "projection")
-        if image.shape != shape:
-            raise ValueError(
-                f"projection {file} has shape {image.shape}; nDetector in {META_FILE} "
-                f"asks for {shape}."
-            )
-        if not np.issubdtype(image.dtype, np.number) or np.iscomplexobj(image):
-            raise ValueError(
-                f"projection {file} holds {image.dtype} values; real numbers are expected."
-            )
-        # Of numbers beyond float32 infinity is left.
-        with np.errstate(over="ignore"):
-            projections[index] = image
-        if not np.isfinite(projections[index]).all():
-            raise ValueError(
-                f"projection {file} holds NaN or infinite values; finite ones are expected."
-            )
-    return torch.from_numpy(projections)
-
-
-def _stored(folder: Path, name: str) -> Path:
-    """Return the file of a name in the meta data, which may have been written on Windows."""
-    file = folder / name
-    if "\\" in name and not file.exists():
-        return folder / PureWindowsPath(name).as_posix()
-    return file
-
-
-def _read_truth(folder: Path, meta: Mapping[str, Any], grid: VolumeGrid) -> Tensor | None:
-    names = [str(meta[key]) for key in VOLUME_KEYS if meta.get(key)]
-    if not names:
-        return None
-    file = _stored(folder, names[0])
-    array = checked_volume(read_array(file, "ground truth"), f"ground truth {file}").transpose(
-        2, 1, 0
-    )
-    if array.shape != grid.shape:
-        raise ValueError(
-            f"ground truth {file} has shape {array.shape[::-1]} (x, y, z); nVoxel asks for "
-            f"{grid.shape[::-1]}."
-        )
-    return torch.from_numpy(np.ascontiguousarray(array))

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from diffnr_lightning.data.raw_scan import RawScan
+from diffnr_lightning.data.readers.raw_scan import RawScan
 
 LOGGER = logging.getLogger("diffnr")
 AirBorder = Literal["auto", "none", "left", "right", "top", "bottom"]

@@ -11,8 +11,8 @@ import torch
 from diffnr_lightning.data.cases import Case
 from diffnr_lightning.data.flat_field import AirBorder, line_integrals
 from diffnr_lightning.data.plausibility import check_line_integrals
-from diffnr_lightning.data.raw_scan import AngleUnit, RawScan
 from diffnr_lightning.data.readers import data_exchange, npz_scan
+from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan
 from diffnr_lightning.data.rotation_axis import find_axis
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid

@@ -221,7 +221,6 @@ DAMAGES = {
     "degrees": (_edit(lambda m: m["proj_train"][1].update(angle=270.0)), "radians"),
     "half a voxel": (_edit(lambda m: m["scanner"].update(nVoxel=[7, 5, 4.5])), "whole numbers"),
     "provenance": (_edit(lambda m: m.update(provenance=["made"])), "provenance"),
-    "origin": (_edit(lambda m: m["provenance"].update(frame_origin_mm=[1, "x", 2])), "origin"),
     "window": (_edit(lambda m: m.update(window_hu=[3, 1])), "window_hu"),
     "window text": (_edit(lambda m: m.update(window_hu="wide")), "window_hu"),
     "deep": (lambda f: (f / "meta_data.json").write_text("[" * 10**5), "JSON"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffnr_lightning.data.flat_field import line_integrals
-from diffnr_lightning.data.raw_scan import RawScan
+from diffnr_lightning.data.readers.raw_scan import RawScan
 
 FLAT, DARK = 20_000.0, 100.0
 

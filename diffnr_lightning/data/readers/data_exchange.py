@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from diffnr_lightning.data.raw_scan import AngleUnit, RawScan, radians
+from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan, radians
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
 KEYS = ("data", "data_white", "data_dark", "theta")

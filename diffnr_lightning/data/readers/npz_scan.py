@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from diffnr_lightning.data.raw_scan import AngleUnit, RawScan, radians
+from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan, radians
 
 SUFFIXES = (".npz",)
 FIELDS = ("raw", "flat", "dark")
