@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from diffnr_lightning.data import ScanRecipe, measured_case, simulate_case, write_case
 from diffnr_lightning.workflows.settings import Flatten
@@ -48,8 +48,8 @@ def ingest(
     axis_column: float | None = None,
     pixel_mm: float | None = None,
     clockwise: bool = False,
-    angle_unit: Literal[file, deg, rad] = "file",
-    air_border: Literal[auto, none, left, right, top, bottom] = "auto",
+    angle_unit: Literal["file", "deg", "rad"] = "file",
+    air_border: Literal["auto", "none", "left", "right", "top", "bottom"] = "auto",
     name: str | None = None,
 ) -> Path:
     """Turn measured projections into a case.
