@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from diffnr_lightning.data.case_metadata import META_FILE
 from diffnr_lightning.reports import print_table, read_runs, write_comparison, write_page
 from diffnr_lightning.workflows.config_files import method_name
 from diffnr_lightning.workflows.reconstruction import reconstruct
+from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import configured
 
@@ -30,11 +30,12 @@ def demo(
 
     Returns:
         The report.
+
+    Raises:
+        ValueError: the folder holds a demo of another size, number of views or seed.
     """
-    case = out / "case"
-    if not (case / META_FILE).is_file():
-        wanted = {"volume": f"phantom:{seed}", "size": size, "num_views": num_views, "out": case}
-        simulate(**configured(simulate, ["data/demo"], wanted).arguments)
+    scan = {"volume": f"phantom:{seed}", "size": size, "num_views": num_views, "out": out / "case"}
+    case = scanned_case(configured(simulate, ["data/demo"], scan))
     folders = [out / method_name(method) for method in METHODS]
     for method, folder in zip(METHODS, folders, strict=True):
         reconstruct(**configured(reconstruct, [method], {"case": case, "out": folder}).arguments)

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePath
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -40,16 +41,29 @@ class Flatten(NamedTuple):
     without: tuple[str, ...] = ()
 
 
-class Settings(NamedTuple):
+class Settings:
     """What a workflow is called with.
 
+    Args:
+        resolved: plain dict that YAML can hold, every default filled in.
+        build: makes the keyword arguments.
+
     Attributes:
-        arguments: keyword arguments, with objects built.
-        resolved: the same as a plain dict that YAML can hold, every default filled in.
+        resolved: the same.
     """
 
-    arguments: dict[str, Any]
-    resolved: dict[str, Any]
+    def __init__(self, resolved: dict[str, Any], build: Callable[[], dict[str, Any]]) -> None:
+        self.resolved = resolved
+        self._build = build
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments, with objects built when they are first asked for.
+
+        Raises:
+            ValueError: what a class refuses of its arguments.
+        """
+        return self._build()
 
 
 def settings_parser(function: Callable[..., Any], prog: str | None = None) -> ArgumentParser:
@@ -72,9 +86,8 @@ def settings_parser(function: Callable[..., Any], prog: str | None = None) -> Ar
         help="YAML file of options, by path or by the name of a shipped one (naf, diffnr/align); "
         "several --config merge from left to right, and options that follow them win.",
     )
-    hidden = {RESOLVED} & set(inspect.signature(function).parameters)
     flat = _flattened(function)
-    skip = hidden | set(flat)
+    skip = {*flat, *([RESOLVED] if _takes_resolved(function) else [])}
     parser.add_function_arguments(function, as_group=False, skip=skip, fail_untyped=True)
     for name, (kind, flatten) in flat.items():
         default = inspect.signature(function).parameters[name].default
@@ -105,7 +118,9 @@ def parse(
     """
     parser = settings_parser(function, prog)
     argv, configs = expanded(argv)
-    return _settings(function, parser, _lists_as_yaml(parser, argv), configs)
+    settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
+    settings.arguments  # noqa: B018 - what a class refuses is known here, too
+    return settings
 
 
 def configured(
@@ -122,7 +137,8 @@ def configured(
             parameters; nested ones as mappings or with dots, such as ``{"noise.photons": 1e4}``.
 
     Returns:
-        What `parse` returns for the same options.
+        What `parse` returns for the same options; nothing is built before its arguments are asked for, so that
+        a run that turns out to be finished costs no network.
 
     Raises:
         FileNotFoundError: a config file that does not exist.
@@ -138,7 +154,7 @@ def configured(
 def _settings(
     function: Callable[..., Any], parser: ArgumentParser, argv: Sequence[str], configs: list[Path]
 ) -> Settings:
-    """Check options and configs, and build the arguments."""
+    """Check options and configs."""
     for config in configs:
         check_yaml(config)
     try:
@@ -151,19 +167,30 @@ def _settings(
         if not type(error).__module__.startswith("omegaconf"):
             raise
         raise ValueError(f"config: {' '.join(str(error).split())}.") from error
-    try:
-        arguments = parser.instantiate(namespace).as_dict()
-        for name, (kind, flatten) in _flattened(function).items():
-            fields = inspect.signature(kind).parameters.keys() - set(flatten.without)
-            default = inspect.signature(function).parameters[name].default
-            arguments[name] = replace(default, **{key: arguments.pop(key) for key in fields})
-    except ValueError as error:
-        # The classes' own words, which jsonargparse wraps where a type has alternatives.
-        raise ValueError(refusal(parser, str(error), configs)) from error
-    arguments.pop("config", None)
-    if RESOLVED in inspect.signature(function).parameters:
-        arguments[RESOLVED] = resolved
-    return Settings(arguments, resolved)
+
+    def build() -> dict[str, Any]:
+        try:
+            arguments = _arguments(function, parser.instantiate(namespace).as_dict())
+        except ValueError as error:
+            # The classes' own words, which jsonargparse wraps where a type has alternatives.
+            raise ValueError(refusal(parser, str(error), configs)) from error
+        return {**arguments, **({RESOLVED: resolved} if _takes_resolved(function) else {})}
+
+    return Settings(resolved, build)
+
+
+def _arguments(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Gather the options that are fields of a dataclass."""
+    arguments = {key: value for key, value in options.items() if key != "config"}
+    for name, (kind, flatten) in _flattened(function).items():
+        fields = inspect.signature(kind).parameters.keys() - set(flatten.without)
+        default = inspect.signature(function).parameters[name].default
+        arguments[name] = replace(default, **{key: arguments.pop(key) for key in fields})
+    return arguments
+
+
+def _takes_resolved(function: Callable[..., Any]) -> bool:
+    return RESOLVED in inspect.signature(function).parameters
 
 
 def _flattened(function: Callable[..., Any]) -> dict[str, tuple[type, Flatten]]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
-from diffnr_lightning.data.case_metadata import META_FILE
-from diffnr_lightning.workflows.config_files import method_name
+from diffnr_lightning.data import load_case
+from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import shard_of
+from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.reconstruction import reconstruct
+from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
-from diffnr_lightning.workflows.settings import configured
+from diffnr_lightning.workflows.settings import Settings, configured
 from diffnr_lightning.workflows.volume_sources import volume_sources
 
 logger = logging.getLogger("diffnr")
+
+CASE = "case"
 
 
 def sweep(
@@ -22,6 +28,7 @@ def sweep(
     out: Path,
     views: list[int],
     scan: str = "data/body.yaml",
+    curves: str | None = None,
     seed: int | None = None,
     device: str = "cpu",
     shard: str = "0/1",
@@ -38,25 +45,71 @@ def sweep(
         out: folder; gets `<views>_views/<volume>/case` and `<views>_views/<volume>/<method>`.
         views: numbers of views.
         scan: config file of `simulate`, likewise.
+        curves: config file of a Lightning logger, such as `loggers/wandb.yaml`; each run gets a logger of its own,
+            and the sweep is their group where the logger has groups.
         seed: of the methods; null takes the cases'.
-        device: where to compute.
+        device: where to compute: cpu, cuda or cuda:N.
         shard: `K/N` takes every Nth scan, beginning with scan K.
 
     Raises:
-        ValueError: a shard that does not exist, or two volumes of one name.
+        ValueError: a shard or device that does not exist, two volumes or methods of one name, or a folder that holds
+            a case or run of other settings.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
-    named = {method_name(method): method for method in methods}
+    use_device(device)
+    named = _named(methods, curves)
     part, parts = shard_of(shard)
     sources = volume_sources(volumes)
-    scans = [(count, name, source) for count in views for name, source in sources.items()]
-    for count, name, source in scans[part::parts]:
+    wanted = [(count, name) for count in views for name in sources][part::parts]
+    common: dict[str, Any] = {"device": device, **({} if seed is None else {"seed": seed})}
+    for count, name in wanted:
         folder = out / f"{count}_views" / name
-        if not (folder / "case" / META_FILE).is_file():
-            wanted = {"volume": source, "num_views": count, "out": folder / "case"}
-            simulate(**configured(simulate, [scan], wanted).arguments)
-        for name_of_method, method in named.items():
-            wanted = {"case": folder / "case", "device": device, "out": folder / name_of_method}
-            wanted |= {} if seed is None else {"seed": seed}
-            reconstruct(**configured(reconstruct, [method], wanted).arguments)
+        case = {"volume": sources[name], "num_views": count, "out": folder / CASE}
+        scanning = configured(simulate, [scan], case)
+        # Before the case is written: what is wrong with a method is known then.
+        runs = [
+            _run(configs, out, {**common, "case": case["out"], "out": folder / method})
+            for method, configs in named.items()
+        ]
+        fingerprint = load_case(scanned_case(scanning)).fingerprint()
+        for run in runs:
+            if not _is_finished(run, fingerprint):
+                reconstruct(**run.arguments)
     return out
+
+
+def _named(methods: list[str], curves: str | None) -> dict[str, list[Path]]:
+    """Return the config files of each method by the name of its folder."""
+    loggers = [] if curves is None else config_files(curves)
+    named: dict[str, list[Path]] = {}
+    for method in methods:
+        name = method_name(method)
+        if name in named:
+            raise ValueError(
+                f"methods has {method} and another one that would be called {name} too; rename one of the files."
+            )
+        if name == CASE:
+            raise ValueError(
+                f"methods has {method}, whose folder would be that of the case; rename the file."
+            )
+        named[name] = [*config_files(method), *loggers]
+    return named
+
+
+def _run(configs: list[Path], out: Path, overrides: dict[str, Any]) -> Settings:
+    """Return the settings of a run; a logger that has groups is put into that of the sweep."""
+    settings = configured(reconstruct, configs, overrides)
+    options = (settings.resolved.get("curves") or {}).get("init_args", {})
+    if "group" in options and options["group"] is None:
+        return configured(reconstruct, configs, {**overrides, "curves.init_args.group": str(out)})
+    return settings
+
+
+def _is_finished(settings: Settings, fingerprint: str) -> bool:
+    """Tell before networks are built; refuses, as `reconstruct` does, a run of other settings."""
+    run = RunFolder(Path(settings.resolved["out"]), settings.resolved, {"case": fingerprint})
+    if not run.finished:
+        return False
+    run.open()
+    logger.info("%s is finished already", run.path)
+    return True

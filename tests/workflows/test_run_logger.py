@@ -92,3 +92,78 @@ def test_tensorboard(case, tmp_path):
     assert events.Scalars("r2/psnr")[-1].value == pytest.approx(scores_of(run)["r2"]["psnr"])
     assert events.Images("preview")
     assert (run / "tensorboard" / "hparams.yaml").stat().st_size > 100
+
+
+def records_of(file):
+    """Yield the records of a `.wandb` file, which has the form of LevelDB's logs."""
+    from wandb.proto import wandb_internal_pb2
+
+    block, header = 32768, 7
+    data, at, parts = file.read_bytes(), header, []
+    assert data.startswith(b":W&B")
+    while at + header <= len(data):
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts.append(data[at + header : at + header + length])
+        at += header + length
+        if kind in (1, 4):  # whole, or the last of several parts
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(b"".join(parts))
+            parts = []
+            yield record
+        if block - at % block < header:
+            at += block - at % block
+
+
+def read_wandb(run):
+    """Return name, group, settings, curves, last numbers, media and exit code of the one run."""
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    found = {"settings": {}, "loss": [], "last": {}, "media": list(file.parent.rglob("*.png"))}
+    for record in records_of(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found |= {"name": record.run.display_name, "group": record.run.run_group}
+        if kind in ("run", "config"):
+            updates = record.run.config.update if kind == "run" else record.config.update
+            for item in updates:
+                key = "/".join(item.nested_key) or item.key
+                found["settings"][key] = json.loads(item.value_json)
+        elif kind == "history":
+            row = {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+                for item in record.history.item
+            }
+            found["last"] |= row
+            found["loss"] += [row["loss"]] if "loss" in row else []
+        elif kind == "exit":
+            found["exit"] = record.exit.exit_code
+    return found
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_wandb_gets_one_run_for_each_of_a_sweep(offline, tmp_path):
+    options = ["--volumes", "phantom:3", "--views", "6", "--scan", TINY / "simulate.yaml"]
+    options += ["--methods", "reconstruct/fdk.yaml", GAUSSIANS, "--curves", "loggers/wandb.yaml"]
+    assert diffnr("sweep", *options, "--out", "table") == 0
+    runs = sorted(path.parent for path in Path("table").rglob("metrics.json"))
+    assert len(runs) == 2
+    for run in runs:
+        found = read_wandb(run)
+        assert (found["name"], found["group"], found["exit"]) == (str(run), "table", 0)
+        assert found["settings"]["case"] == str(run.parent / "case")
+        for protocol, numbers in scores_of(run).items():
+            for name, value in numbers.items():
+                assert found["last"][f"{protocol}/{name}"] == pytest.approx(value)
+        assert len(found["media"]) == 1
+        if run.name == "fdk":
+            assert found["settings"]["method"]["init_args"]["name"] == "analytic"
+            assert found["loss"] == []
+        else:
+            assert found["settings"]["method"]["init_args"]["iterations"] == 120
+            assert len(found["loss"]) == 10

@@ -1,9 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffnr_lightning import cli
+from diffnr_lightning.workflows import Solver
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
 SCANS = ["phantom_3", "phantom_4"]
@@ -48,6 +51,42 @@ def test_a_sweep_goes_on_where_it_stopped(whole):
     assert kept.stat().st_mtime_ns == before
 
 
+def test_a_finished_run_is_not_built_again(whole, monkeypatch):
+    def built(*args, **kwargs):
+        raise AssertionError("a solver was built for a finished run")
+
+    monkeypatch.setattr(Solver, "__init__", built)
+    assert sweep(whole) == 0
+
+
+def test_a_case_of_other_settings_is_refused(whole, capsys):
+    before = sorted(whole.rglob("*"))
+    changed = ["--scan", "data/body.yaml"]
+    assert sweep(whole, *changed) == cli.USAGE_ERROR
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "6_views/phantom_3/case holds a case with recipe.size = 24, not 128" in line
+    assert "give another --out" in line
+    assert sorted(whole.rglob("*")) == before
+
+
+def test_a_case_that_was_exchanged_is_refused(whole, tmp_path, capsys):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    view = copy / "6_views/phantom_3/case/proj_train/0000.npy"
+    np.save(view, 2 * np.load(view))
+    assert sweep(copy) == cli.USAGE_ERROR
+    assert "another content of case" in capsys.readouterr().err
+
+
+def test_two_methods_of_one_name_are_refused(tmp_path, capsys):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tuned.yaml").write_text("name: tuned\n")
+    methods = ["--methods", tmp_path / "a/tuned.yaml", tmp_path / "b/tuned.yaml"]
+    assert sweep(tmp_path / "out", *methods) == cli.USAGE_ERROR
+    assert "another one that would be called tuned too" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards_share_the_scans(whole, tmp_path):
     assert sweep(tmp_path, "--shard", "0/2") == 0
     first = runs(tmp_path)
@@ -65,6 +104,11 @@ def test_shards_share_the_scans(whole, tmp_path):
         (["--volumes", "none*.nii"], "matches no file"),
         (["--methods", "reconstruct/none.yaml"], "none.yaml"),
         (["--shard", "2/2"], "shard is '2/2'"),
+        (["--device", "cuda:99"], "device is 'cuda:99' but torch finds"),
+        (["--device", "tpu"], "cpu, cuda or cuda:N is expected"),
+        (["--scan", "data/none.yaml"], "none.yaml"),
+        (["--curves", "loggers/none.yaml"], "none.yaml"),
+        (["--methods", "reconstruct/fdk.yaml", "fdk"], "would be called fdk too"),
     ],
 )
 def test_sweeps_that_cannot_be(tmp_path, capsys, options, words):
