@@ -155,6 +155,7 @@ class Recipe:
         size: of the cube.
         views: how many.
         window: two bounds.
+        edges: one, or three.
         noise: what is added.
     """
 
@@ -162,6 +163,7 @@ class Recipe:
     views: int = 2
     window: tuple[float, float] = (0.0, 1.0)
     noise: Noise = Noise()
+    edges: float | tuple[float, float, float] | None = None
 
     def __post_init__(self):
         if self.size < 8:

@@ -108,6 +108,38 @@ def test_fields_of_a_flattened_dataclass_are_options_of_the_command(config, caps
         assert_one_sentence(capsys, words, prog="diffnr simulate")
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--window", "3"], "--window is '3'; two numbers are expected, such as --window 0 1."),
+        (["--window", "-1", "2", "3"], "--window is '-1 2 3'; two numbers are expected, such as"),
+        (["--window"], "--window is given without a value; two numbers are expected, such as"),
+        (
+            ["--edges", "1", "2"],
+            "--edges is '1 2'; one number or three numbers or null is expected",
+        ),
+    ],
+)
+def test_refused_numbers_come_with_an_example(capsys, options, sentence):
+    assert cli.main(["simulate", "--volume", "a", *options]) == cli.USAGE_ERROR
+    assert_one_sentence(capsys, [sentence], prog="diffnr simulate")
+
+
+@pytest.mark.parametrize(
+    ("options", "edges"),
+    [
+        (["2"], 2.0),
+        (["-2e0"], -2.0),
+        (["2", "1", "1"], (2.0, 1.0, 1.0)),
+        (["[2, 1, 1]"], (2.0, 1.0, 1.0)),
+        (["null"], None),
+    ],
+)
+def test_one_number_where_one_or_several_are_taken(options, edges):
+    assert cli.main(["simulate", "--volume", "a", "--edges", *options]) == 0
+    assert fake_workflows.CALLS[0]["recipe"].edges == edges
+
+
 def test_null_is_recorded(config):
     assert reconstruct("--config", config(METHOD), "--noise.photons", "null") == 0
     assert fake_workflows.CALLS[0]["resolved"]["noise"]["photons"] is None

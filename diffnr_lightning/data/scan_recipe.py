@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,7 +37,8 @@ class ScanRecipe:
         window_hu: HU that become 0 and 1; values outside are clipped. A volume in arbitrary unit is
             windowed from its smallest to its largest value instead.
         unit: of the file's values; auto tells HU by the smallest one.
-        spacing_mm: voxel edges (z, y, x) of files that do not say (NPY, TIFF).
+        spacing_mm: voxel edges (z, y, x), or one number for cubes, of files that do not say (NPY,
+            TIFF).
         scanner: distances and detector.
         noise: photons and read-out noise of the training views.
         test_views: noise-free views at random angles, kept for evaluation; 0 for none.
@@ -58,7 +60,7 @@ class ScanRecipe:
     start_deg: float = 0.0
     window_hu: tuple[float, float] = (-1000.0, 1024.0)
     unit: Literal["auto", "HU", "arbitrary"] = "auto"
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: float | tuple[float, float, float] | None = None
     scanner: Scanner = Scanner()
     noise: Noise = Noise()
     test_views: int = 16
@@ -77,10 +79,8 @@ class ScanRecipe:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON and YAML hold them; equal for equal recipes."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+        settings = asdict(self) | {"scanner": self.scanner.describe()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
     def _check_cube(self) -> None:
         if self.size < LEAST_SIZE:
@@ -93,6 +93,11 @@ class ScanRecipe:
             raise ValueError(f"margin is {self.margin}; zero or a positive share is expected.")
         if self.voxel_mm is not None and not 0 < self.voxel_mm < math.inf:
             raise ValueError(f"voxel_mm is {self.voxel_mm}; a positive length is expected.")
+        edges = self.spacing_mm if isinstance(self.spacing_mm, Sequence) else (self.spacing_mm,)
+        if self.spacing_mm is not None and not all(0 < edge < math.inf for edge in edges):
+            raise ValueError(
+                f"spacing_mm is {self.spacing_mm}; one or three positive lengths are expected."
+            )
         if self.oversampling < 1:
             raise ValueError(f"oversampling is {self.oversampling}; one or more is expected.")
 

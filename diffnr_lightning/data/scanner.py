@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from diffnr_lightning.geometry import ScanGeometry, uniform_angles
 
 Layout = Literal["uniform", "random", "limited_arc"]
+
+# Lengths of a scanner in edges of the cube, where none are given; in mm none can be assumed.
+CUBE_LENGTHS = {"source_to_axis": 2.5, "source_to_detector": 3.75, "detector": 1.6}
 
 
 @dataclass(frozen=True)
@@ -18,21 +21,21 @@ class Scanner:
 
     Args:
         beam: ``"cone"`` or ``"parallel"``.
-        source_to_axis: DSO; without meaning for parallel beam.
-        source_to_detector: DSD; without meaning for parallel beam.
-        detector: height and width of the square detector.
+        source_to_axis: DSO; null is 2.5 edges of the cube. Without meaning for parallel beam.
+        source_to_detector: DSD; null is 3.75 edges of the cube. Without meaning for parallel beam.
+        detector: height and width of the square detector; null is 1.6 edges of the cube.
         unit: ``"cube"`` gives the lengths in edges of the reconstructed cube, so that every object
-            fills the detector alike; ``"mm"`` gives them in mm.
-        detector_pixels: rows and columns; None means as many as the cube has voxels.
+            fills the detector alike; ``"mm"`` gives them in mm, and then each must be given.
+        detector_pixels: rows and columns; null means as many as the cube has voxels.
 
     Raises:
-        ValueError: lengths that are not positive or contradict each other.
+        ValueError: lengths that are missing, not positive or contradict each other.
     """
 
     beam: Literal["cone", "parallel"] = "cone"
-    source_to_axis: float = 2.5
-    source_to_detector: float = 3.75
-    detector: float = 1.6
+    source_to_axis: float | None = None
+    source_to_detector: float | None = None
+    detector: float | None = None
     unit: Literal["cube", "mm"] = "cube"
     detector_pixels: int | None = None
 
@@ -41,31 +44,45 @@ class Scanner:
             raise ValueError(f"scanner beam is {self.beam!r}; 'cone' or 'parallel' is expected.")
         if self.unit not in ("cube", "mm"):
             raise ValueError(f"scanner unit is {self.unit!r}; 'cube' or 'mm' is expected.")
-        for name in ("source_to_axis", "source_to_detector", "detector"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(
-                    f"scanner {name} is {getattr(self, name)}; a positive length is expected."
-                )
+        missing = [name for name, length in self.lengths.items() if length is None]
+        if missing:
+            raise ValueError(
+                f"scanner unit is 'mm' without {', '.join(missing)}; say how many mm each is, or "
+                "leave the unit at 'cube'."
+            )
+        for name, length in self.lengths.items():
+            if not 0 < length < np.inf:
+                raise ValueError(f"scanner {name} is {length}; a positive length is expected.")
         if self.detector_pixels is not None and self.detector_pixels < 1:
             raise ValueError(
                 f"scanner detector_pixels is {self.detector_pixels}; at least one is expected."
             )
 
+    @property
+    def lengths(self) -> dict[str, float | None]:
+        """The lengths that the beam has, in `unit`; None for one in mm that is not given."""
+        names = ("detector",) if self.beam == "parallel" else tuple(CUBE_LENGTHS)
+        given = {name: getattr(self, name) for name in names}
+        if self.unit == "mm":
+            return given
+        return {name: CUBE_LENGTHS[name] if v is None else v for name, v in given.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as JSON and YAML hold them, with every length that is in use."""
+        return asdict(self) | self.lengths
+
     def scan(self, angles_rad: np.ndarray, side_mm: float, pixels: int) -> ScanGeometry:
         """Return the geometry around a cube of edge `side_mm` with `pixels` rows and columns."""
-        length = side_mm if self.unit == "cube" else 1.0
+        unit_mm = side_mm if self.unit == "cube" else 1.0
+        lengths_mm = {f"{name}_mm": value * unit_mm for name, value in self.lengths.items()}
         detector = {
             "angles_rad": angles_rad,
             "detector_shape": (pixels, pixels),
-            "pixel_mm": self.detector * length / pixels,
+            "pixel_mm": lengths_mm.pop("detector_mm") / pixels,
         }
         if self.beam == "parallel":
             return ScanGeometry.parallel(**detector)
-        return ScanGeometry.cone(
-            source_to_axis_mm=self.source_to_axis * length,
-            source_to_detector_mm=self.source_to_detector * length,
-            **detector,
-        )
+        return ScanGeometry.cone(**lengths_mm, **detector)
 
 
 def view_angles(

@@ -8,7 +8,8 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -38,6 +39,8 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
         where = next((f"config {path}" for path in configs if _has_key(path, key)), "config")
         keys = [option.lstrip("-") for option in known]
         return f"{where}: unknown key '{key}'{_nearest(key, keys)}."
+    if empty := re.match(r"argument (\S+): expected one argument", message):
+        return f"{empty[1]} is given without a value; {_expectation(parser, empty[1])}."
     path = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
     return (
         _unknown_parameter(path, message)
@@ -62,10 +65,52 @@ def _wrong_type(parser: ArgumentParser, path: str, message: str) -> str | None:
     given = re.search(r"(?:Given|Got) value: (.*)$", message, re.DOTALL)
     simple = hint is not None and (not inspect.isclass(hint) or hint in (int, float, bool, str))
     if given and simple:
-        return f"{path} is {given[1].strip()!r}; {_type_name(hint)} is expected."
+        return f"{path} is {_as_typed(given[1])!r}; {_expectation(parser, path)}."
     if found := _NESTED.search(message):
         return f"{path} is {found[2]!r}; {_type_name(found[1])} is expected."
     return None
+
+
+def _expectation(parser: ArgumentParser, path: str) -> str:
+    """Say what an option takes, with an example where it takes several values side by side."""
+    action = next((a for a in parser._actions if path in a.option_strings), None)
+    hint = getattr(action, "_typehint", None)
+    several = [kind for kind in _alternatives(hint) if get_origin(kind) in (list, tuple, Sequence)]
+    expected = f"{_type_name(hint) if hint else 'one'} is expected"
+    if not several:
+        return expected
+    values = action.default or [1] * len(get_args(several[0]))
+    if not isinstance(values, tuple | list) or any(isinstance(value, dict) for value in values):
+        return expected
+    example = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    words = " or ".join(_in_words(kind) for kind in _alternatives(hint))
+    verb = "are" if words.endswith("numbers") else "is"
+    return f"{words} {verb} expected, such as {path} {example}"
+
+
+def _in_words(hint: Any) -> str:
+    kinds = get_args(hint)
+    if get_origin(hint) not in (list, tuple, Sequence):
+        return "one number" if hint in (int, float) else _type_name(hint)
+    if kinds[-1] is ... or len(kinds) == 1:
+        return f"one or more of {_type_name(kinds[0]).removeprefix('one of ')}"
+    number = {2: "two", 3: "three"}.get(len(kinds), str(len(kinds)))
+    return f"{number} numbers" if set(kinds) <= {int, float} else _type_name(hint)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _as_typed(given: str) -> str:
+    """Return a value of a message without the brackets and quotes that a list was given."""
+    try:
+        value = yaml.safe_load(given)
+    except yaml.YAMLError:
+        return given.strip()
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "null" if given.strip() == "None" else given.strip()
 
 
 def _own_words(message: str) -> str | None:

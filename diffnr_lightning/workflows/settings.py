@@ -232,13 +232,19 @@ def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     while rest:
         option = rest.pop(0)
         values: list[str] = []
-        items = _item_types(_option_hint(parser, option))
+        hint = _option_hint(parser, option)
+        items = _item_types(hint)
         if items:
             while rest and (not rest[0].startswith("-") or _NUMBER.match(rest[0])):
                 values.append(rest.pop(0))
-        one_literal = len(values) == 1 and (values[0][:1] == "[" or values[0] == "null")
-        if not values or one_literal:
-            rewritten += [option, *values]
+        elif rest and option[:2] == "--" and "=" not in option and _NUMBER.match(rest[0]):
+            values.append(rest.pop(0))  # argparse would take -1e3 for an option
+        if not values:
+            rewritten.append(option)
+            continue
+        one = values[0] if len(values) == 1 else ""
+        if one[:1] == "[" or one == "null" or (one and _takes_one(hint)):
+            rewritten.append(f"{option}={one}")
             continue
         if not items & {int, float}:
             # Words stay words: a folder named 007 or yes is no number and no truth.
@@ -260,6 +266,12 @@ def _option_hint(parser: ArgumentParser, option: str) -> Any:
     if inspect.isclass(hints.get(parent)):
         return get_type_hints(hints[parent].__init__).get(key)
     return None
+
+
+def _takes_one(hint: Any) -> bool:
+    """Tell whether one value is no list of one: the type, or an alternative of it, is no list."""
+    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(kind is not type(None) and not _item_types(kind) for kind in alternatives)
 
 
 def _item_types(hint: Any) -> set[Any]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from diffnr_lightning.data import Scanner
@@ -16,7 +18,34 @@ def test_lengths_are_in_cube_edges_or_mm():
 
 
 def test_unusable_scanner_is_refused(one_sentence):
-    for arguments in ({"unit": "m"}, {"beam": "fan"}, {"detector": 0.0}, {"detector_pixels": 0}):
+    for arguments in (
+        {"unit": "m"},
+        {"beam": "fan"},
+        {"detector": 0.0},
+        {"source_to_axis": -1.0},
+        {"detector_pixels": 0},
+    ):
         with pytest.raises(ValueError) as error:
             Scanner(**arguments)
         assert next(iter(arguments)) in one_sentence(error)
+
+
+@pytest.mark.parametrize("missing", ["source_to_axis", "source_to_detector", "detector"])
+def test_no_length_in_mm_is_assumed(missing, one_sentence):
+    lengths = {"source_to_axis": 800.0, "source_to_detector": 1200.0, "detector": 600.0}
+    with pytest.raises(ValueError) as error:
+        Scanner(unit="mm", **{**lengths, missing: None})
+    assert f"unit is 'mm' without {missing};" in one_sentence(error)
+    with pytest.raises(ValueError):
+        replace(Scanner(), unit="mm")
+
+
+def test_a_parallel_beam_has_no_distances():
+    scan = Scanner(beam="parallel", unit="mm", detector=60.0).scan([0.0], side_mm=9.0, pixels=60)
+    assert scan.orbit.pixel_mm == pytest.approx((1.0, 1.0))
+
+
+def test_a_description_holds_the_lengths_in_use():
+    described = Scanner(source_to_axis=3.0).describe()
+    assert (described["source_to_axis"], described["source_to_detector"]) == (3.0, 3.75)
+    assert Scanner(detector=1.6).describe() == Scanner().describe()
