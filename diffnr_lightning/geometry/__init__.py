@@ -6,6 +6,7 @@ by row by column, with H along the rotation axis. Row 0 of a circular scan is th
 ``notebooks/geometry_conventions.py`` draws them.
 """
 
+from diffnr_lightning.geometry.angles import arc, arc_length, uniform_angles, view_steps
 from diffnr_lightning.geometry.converters import (
     astra_vectors,
     from_astra_vectors,
@@ -13,19 +14,26 @@ from diffnr_lightning.geometry.converters import (
     r2_scanner,
 )
 from diffnr_lightning.geometry.grid import VolumeGrid
-from diffnr_lightning.geometry.orbit import Orbit, arc, uniform_angles
-from diffnr_lightning.geometry.scan import Beam, ScanGeometry, check_scan_sees_grid
+from diffnr_lightning.geometry.orbit import NominalOrbit, Orbit, nominal_orbit
+from diffnr_lightning.geometry.orientation import DetectorOrientation
+from diffnr_lightning.geometry.scan import Beam, ScanGeometry
+from diffnr_lightning.geometry.visibility import check_scan_sees_grid
 
 __all__ = [
     "Beam",
+    "DetectorOrientation",
+    "NominalOrbit",
     "Orbit",
     "ScanGeometry",
     "VolumeGrid",
     "arc",
+    "arc_length",
     "astra_vectors",
     "check_scan_sees_grid",
     "from_astra_vectors",
     "from_r2_scanner",
+    "nominal_orbit",
     "r2_scanner",
     "uniform_angles",
+    "view_steps",
 ]

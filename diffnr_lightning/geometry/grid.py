@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +14,14 @@ class VolumeGrid:
     """Hold shape, voxel edges and centre of a voxel volume aligned with the world axes.
 
     Args:
-        shape: number of voxels (Z, Y, X).
-        voxel_mm: voxel edges (z, y, x) in mm; one number means cubic voxels.
+        shape: number of voxels (Z, Y, X); a sequence, array or tensor of whole numbers.
+        voxel_mm: voxel edges (z, y, x) in mm, as a sequence, array or tensor; one number means cubic
+            voxels.
         centre_mm: world position (x, y, z) of the centre of the volume in mm.
 
     Raises:
-        ValueError: a shape that is not three positive integers, or an edge that is not positive and finite.
+        ValueError: a shape that is not three positive whole numbers, edges that are not positive and
+            finite, or a centre that is not three finite numbers.
     """
 
     shape: tuple[int, int, int]
@@ -28,22 +29,26 @@ class VolumeGrid:
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        edges = self.voxel_mm if isinstance(self.voxel_mm, Sequence) else (self.voxel_mm,) * 3
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        object.__setattr__(self, "voxel_mm", tuple(float(edge) for edge in edges))
-        object.__setattr__(self, "centre_mm", tuple(float(c) for c in self.centre_mm))
-        if len(self.shape) != 3 or min(self.shape) < 1:
+        shape, edges, centre = (
+            _numbers(getattr(self, name)) for name in ("shape", "voxel_mm", "centre_mm")
+        )
+        if len(shape) != 3 or not all(n >= 1 and n == int(n) for n in shape):
             raise ValueError(
-                f"grid shape is {self.shape}; three positive integers (Z, Y, X) are expected."
+                f"grid shape is {self.shape}; three positive whole numbers (Z, Y, X) are expected."
             )
-        if len(self.voxel_mm) != 3 or not all(np.isfinite(e) and e > 0 for e in self.voxel_mm):
+        if len(edges) == 1:
+            edges *= 3
+        if len(edges) != 3 or not all(edge > 0 for edge in edges):
             raise ValueError(
-                f"voxel_mm is {self.voxel_mm}; positive edges (z, y, x) in mm are expected."
+                f"voxel_mm is {self.voxel_mm}; one positive edge in mm, or three (z, y, x), are expected."
             )
-        if len(self.centre_mm) != 3 or not np.isfinite(self.centre_mm).all():
+        if len(centre) != 3:
             raise ValueError(
                 f"centre_mm is {self.centre_mm}; a finite point (x, y, z) is expected."
             )
+        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
+        object.__setattr__(self, "voxel_mm", edges)
+        object.__setattr__(self, "centre_mm", centre)
 
     @property
     def size_mm(self) -> tuple[float, float, float]:
@@ -88,3 +93,33 @@ class VolumeGrid:
         )
         centre = first + 0.5 * (np.asarray(shape[::-1]) - 1) * np.asarray(self.voxel_mm[::-1])
         return VolumeGrid(tuple(shape), self.voxel_mm, tuple(centre))
+
+    def enlarged(self, share: float) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:
+        """Return a grid of the same voxels that reaches out further, and where this one lies in it.
+
+        Args:
+            share: of each edge that is added to it, half on either side, rounded up to whole voxels.
+
+        Returns:
+            the larger grid, and the slices (Z, Y, X) that cut this grid out of its volumes.
+
+        Raises:
+            ValueError: a negative or infinite share.
+        """
+        if not 0.0 <= share < np.inf:
+            raise ValueError(f"share is {share}; a number of at least 0 is expected.")
+        added = [int(np.ceil(0.5 * share * n - 1e-9)) for n in self.shape]
+        shape = tuple(n + 2 * more for n, more in zip(self.shape, added, strict=True))
+        inner = tuple(slice(more, more + n) for n, more in zip(self.shape, added, strict=True))
+        return VolumeGrid(shape, self.voxel_mm, self.centre_mm), inner
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    """Return the finite numbers of a scalar, sequence, array or tensor; nothing where there are others."""
+    try:
+        array = np.asarray(value.tolist() if hasattr(value, "tolist") else value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return ()
+    if array.ndim > 1 or not np.isfinite(array).all():
+        return ()
+    return tuple(array.reshape(-1).tolist())

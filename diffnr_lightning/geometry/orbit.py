@@ -1,11 +1,14 @@
-"""Circular scans: the numbers of the scanner, recovered from the poses."""
+"""Circular scans: the circle nearest to the poses, and how far the views lie from it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from diffnr_lightning.geometry.angles import arc
+from diffnr_lightning.geometry.orientation import DetectorOrientation, detector_orientation
 
 if TYPE_CHECKING:
     from diffnr_lightning.geometry.scan import ScanGeometry
@@ -13,19 +16,28 @@ if TYPE_CHECKING:
 # Two lengths or directions closer than this (relative to the size of the scan) are the same.
 POSITION_TOLERANCE = 1e-6
 
+_Z = np.array([0.0, 0.0, 1.0])
+# Sources over less of the circle than this say little about its radius; the detectors then do.
+_CIRCLE_ARC = np.deg2rad(120.0)
+_CIRCLE_STEPS = 10  # Gauss-Newton converges in three or four
+
 
 @dataclass(frozen=True)
 class Orbit:
-    """Describe a circular scan by the numbers of its scanner; derived from `ScanGeometry.orbit`.
+    """Describe a circular scan by the numbers of its scanner.
 
     Attributes:
-        angles_rad: (V,) position of the source about +z, counter-clockwise from +x, in [0, 2 pi).
+        angles_rad: (V,) position of the source about the axis, counter-clockwise from +x, in
+            [0, 2 pi).
         source_to_axis_mm: distance of the source from the axis; None for parallel beam.
         source_to_detector_mm: distance of the source from the detector plane; None for parallel beam.
         pixel_mm: pixel pitch (v, u).
-        detector_offset_mm: shift of the detector centre along (v, u) from the central ray.
+        detector_offset_mm: shift of the detector centre along (v, u) from the central ray, v against
+            the axis and u counter-clockwise, whatever the order of the pixels.
         axis_mm: where the rotation axis crosses the plane z = 0, (x, y).
         height_mm: z of the central ray.
+        axis_direction: unit vector along the rotation axis. Where it is not z, the numbers above hold
+            in the frame in which it is, reached by the smallest turn.
     """
 
     angles_rad: np.ndarray
@@ -35,85 +47,259 @@ class Orbit:
     detector_offset_mm: tuple[float, float]
     axis_mm: tuple[float, float]
     height_mm: float
+    axis_direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
+
+    @property
+    def magnification(self) -> float:
+        """How much larger a shadow is than the object at the axis; 1 for parallel beam."""
+        if self.source_to_axis_mm is None:
+            return 1.0
+        return self.source_to_detector_mm / self.source_to_axis_mm
 
 
-def uniform_angles(num_views: int, arc_deg: float = 360.0, start_deg: float = 0.0) -> np.ndarray:
-    """Return ``num_views`` equally spaced source angles in radians; the end of the arc is left out.
+@dataclass(frozen=True)
+class NominalOrbit:
+    """Hold the circle that is nearest to the views of a scan, and how far they are from it.
 
-    Raises:
-        ValueError: fewer than one view, or an arc outside (0, 360].
+    Attributes:
+        orbit: the numbers of the circle, for pixels in the standing order of `DetectorOrientation`.
+        orientation: what brings the scan's pixels into that order.
+        deviation_mm: (V,) how far the rays of each view pass from their nominal ones inside the field
+            of view: root mean square over the four corner pixels and over the two planes that touch
+            the field of view in front of and behind the axis.
+        field_radius_mm: half the width of the detector, scaled down to the axis.
     """
-    if num_views < 1:
-        raise ValueError(f"num_views is {num_views}; at least one is expected.")
-    if not 0 < arc_deg <= 360:
-        raise ValueError(f"arc_deg is {arc_deg}; a number in (0, 360] is expected.")
-    return np.deg2rad(start_deg + arc_deg * np.arange(num_views) / num_views)
+
+    orbit: Orbit
+    orientation: DetectorOrientation
+    deviation_mm: np.ndarray
+    field_radius_mm: float
+
+    @property
+    def residual_mm(self) -> float:
+        """Root mean square of the deviations over the views."""
+        return float(np.sqrt(np.square(self.deviation_mm).mean()))
+
+    @property
+    def residual_pixels(self) -> float:
+        """The residual in detector pixels, scaled down to the axis."""
+        return self.residual_mm * self.orbit.magnification / min(self.orbit.pixel_mm)
+
+    @property
+    def residual_share(self) -> float:
+        """The residual as a share of the radius of the field of view."""
+        return self.residual_mm / self.field_radius_mm
 
 
-def arc(angles_rad: np.ndarray) -> float:
-    """Return the arc the views stand for in radians: the circle less the largest gap, plus one mean step."""
-    ordered = np.sort(np.mod(angles_rad, 2 * np.pi))
-    if len(ordered) == 1:
-        return 0.0
-    gaps = np.diff(np.append(ordered, ordered[0] + 2 * np.pi))
-    covered = 2 * np.pi - gaps.max()
-    return float(min(2 * np.pi, covered + covered / (len(ordered) - 1)))
+def nominal_orbit(scan: ScanGeometry) -> NominalOrbit:
+    """Return the circle that describes a scan best in the sense of least squares.
+
+    The rotation axis is z, or the mean direction of the detectors' columns where that leaves less
+    than half of the residual. For a cone beam, axis and distances come from
+    ``source = axis - DSO n`` with n the detectors' normals, linear in the unknowns; where that does
+    not hold to rounding, n may also be turned by one angle about the axis (a detector that does not
+    face it), and sources over more than 120 degrees are fitted with a circle by Gauss-Newton. For a
+    parallel beam, the axis comes from the detector centres. Distances, offsets, pitches and height
+    are means over the views.
+
+    Args:
+        scan: any poses.
+    """
+    about_z = _fit_about(scan, _Z)
+    if np.abs(about_z.deviation_mm).max() <= POSITION_TOLERANCE * _size(scan):
+        return about_z
+    tilted = _fit_about(scan, _mean_axis(scan))
+    return tilted if tilted.residual_mm < 0.5 * about_z.residual_mm else about_z
 
 
-def fit_orbit(scan: ScanGeometry) -> Orbit | None:
-    """Solve for axis, distances and offsets that reproduce the scan's vectors; None where none do."""
-    pitch_u, pitch_v = np.linalg.norm(scan.u_mm, axis=1), np.linalg.norm(scan.v_mm, axis=1)
-    scale = float(
-        np.abs(scan.source_mm - scan.detector_mm).max() + scan.detector_shape[1] * pitch_u.max()
+def exact_orbit(scan: ScanGeometry) -> Orbit | None:
+    """Return the numbers that rebuild the scan by `ScanGeometry.cone` or `parallel`, None where none do.
+
+    They do where the pixels are in the standing order, the axis is z and no ray deviates by more than
+    a millionth of the size of the scan.
+    """
+    nominal = nominal_orbit(scan)
+    near = np.abs(nominal.deviation_mm).max() <= POSITION_TOLERANCE * _size(scan)
+    standing = nominal.orientation == DetectorOrientation()
+    about_z = nominal.orbit.axis_direction == (0.0, 0.0, 1.0)
+    return nominal.orbit if near and standing and about_z else None
+
+
+def _size(scan: ScanGeometry) -> float:
+    width = scan.detector_shape[1] * np.linalg.norm(scan.u_mm, axis=1).max()
+    return float(np.abs(scan.source_mm - scan.detector_mm).max() + width)
+
+
+def _mean_axis(scan: ScanGeometry) -> np.ndarray:
+    """Return the mean direction of the detectors' columns, or rows where these vary less."""
+    candidates = []
+    for steps in (scan.v_mm, scan.u_mm):
+        unit = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+        candidates.append((unit * np.sign(unit @ unit[0])[:, None]).mean(axis=0))
+    lengths = [float(np.linalg.norm(mean)) for mean in candidates]
+    # Of one view both are as sure; its columns are then taken.
+    best = 1 if lengths[1] > lengths[0] + 1e-9 else 0
+    axis = candidates[best] / lengths[best]
+    return axis * np.sign(axis[np.abs(axis).argmax()])
+
+
+def _turned(scan: ScanGeometry, axis: np.ndarray) -> ScanGeometry:
+    """Return the scan in the frame in which `axis` is z."""
+    if np.array_equal(axis, _Z):
+        return scan
+    # Rodrigues' formula for the smallest turn from axis to z; never of half a turn, as the largest
+    # component of the axis is positive.
+    cross = np.cross(axis, _Z)
+    matrix = np.array(
+        [[0, -cross[2], cross[1]], [cross[2], 0, -cross[0]], [-cross[1], cross[0], 0]]
     )
-    u_hat, v_hat, normal = scan.u_mm / pitch_u[:, None], scan.v_mm / pitch_v[:, None], scan.normal
-    downwards = np.abs(v_hat - [0.0, 0.0, -1.0]).max() < POSITION_TOLERANCE
-    constant = (
-        np.ptp(pitch_u) + np.ptp(pitch_v) + np.ptp(scan.source_mm[:, 2])
-        < POSITION_TOLERANCE * scale
-    )
-    right_handed = (np.abs(np.cross(v_hat, normal) - u_hat)).max() < POSITION_TOLERANCE
-    if not (downwards and constant and right_handed):
-        return None
-    views = len(scan)
-    ones, zeros = np.ones(views), np.zeros(views)
-    if scan.beam == "cone":
-        # source_xy = axis - DSO * normal_xy: two equations a view for (axis_x, axis_y, DSO).
-        rows = np.concatenate(
-            [np.stack([ones, zeros, -normal[:, 0]], 1), np.stack([zeros, ones, -normal[:, 1]], 1)]
-        )
-        target = np.concatenate([scan.source_mm[:, 0], scan.source_mm[:, 1]])
-        (axis_x, axis_y, distance), *_ = np.linalg.lstsq(rows, target, rcond=None)
-        if views == 1:
-            # One view says nothing about where the axis is: take the point of its central ray nearest to the origin.
-            distance = float(-scan.source_mm[0] @ normal[0])
-            axis_x, axis_y = scan.source_mm[0, :2] + distance * normal[0, :2]
-        residual = rows @ [axis_x, axis_y, distance] - target
-        to_detector = ((scan.detector_mm - scan.source_mm) * normal).sum(axis=1)
-        offset = scan.detector_mm - scan.source_mm - to_detector[:, None] * normal
-        offset_u, offset_v = (offset * u_hat).sum(axis=1), (offset * v_hat).sum(axis=1)
-        spread = np.abs(residual).max() + np.ptp(to_detector) + np.ptp(offset_u) + np.ptp(offset_v)
-        distances = (float(distance), float(to_detector[0]))
-        height = float(scan.source_mm[0, 2])
+    turn = np.eye(3) + matrix + matrix @ matrix / (1.0 + axis[2])
+    vectors = ("source_mm", "detector_mm", "u_mm", "v_mm")
+    return replace(scan, **{name: getattr(scan, name) @ turn.T for name in vectors})
+
+
+def _fit_about(scan: ScanGeometry, axis: np.ndarray) -> NominalOrbit:
+    turned = _turned(scan, axis)
+    orientation = detector_orientation(turned)
+    standing = orientation.upright_scan(turned)
+    fit = _cone_orbit if scan.beam == "cone" else _parallel_orbit
+    orbit = replace(fit(standing), axis_direction=tuple(float(c) for c in axis))
+    radius = 0.5 * standing.detector_shape[1] * orbit.pixel_mm[1] / orbit.magnification
+    return NominalOrbit(orbit, orientation, _deviation(standing, orbit, radius), radius)
+
+
+def _cone_orbit(scan: ScanGeometry) -> Orbit:
+    """Fit axis and distances to sources and detectors of a scan about z in the standing order."""
+    normal = scan.normal[:, :2] / np.linalg.norm(scan.normal[:, :2], axis=1, keepdims=True)
+    source = scan.source_mm[:, :2]
+    if len(scan) == 1:
+        # One view says nothing about where the axis is: take the point of its central ray nearest to the origin.
+        axis = source[0] - (source[0] @ normal[0]) * normal[0]
     else:
-        # detector . u_hat = axis . u_hat + offset_u: one equation a view; the minimum-norm axis where it is ambiguous.
-        rows = np.stack([u_hat[:, 0], u_hat[:, 1], ones], axis=1)
-        target = (scan.detector_mm[:, :2] * u_hat[:, :2]).sum(axis=1)
-        (axis_x, axis_y, shift), *_ = np.linalg.lstsq(rows, target, rcond=None)
-        offset_u, offset_v = np.full(views, shift), -scan.detector_mm[:, 2]
-        crooked = np.abs(scan.direction - normal).max() * scale
-        spread = np.abs(rows @ [axis_x, axis_y, shift] - target).max() + np.ptp(offset_v) + crooked
-        distances = (None, None)
-        height = 0.0
-    if spread > POSITION_TOLERANCE * scale:
-        return None
-    angles = np.mod(np.arctan2(-normal[:, 1], -normal[:, 0]) + 1e-9, 2 * np.pi) - 1e-9
+        axis = _axis_of_sources(source, normal, POSITION_TOLERANCE * _size(scan))
+    outward = source - axis
+    distance = np.linalg.norm(outward, axis=1)
+    angles = _wrapped(np.arctan2(outward[:, 1], outward[:, 0]))
+    towards, u_hat = _frame(angles)
+    from_source = scan.detector_mm - scan.source_mm
     return Orbit(
         angles_rad=angles,
-        source_to_axis_mm=distances[0],
-        source_to_detector_mm=distances[1],
-        pixel_mm=(float(pitch_v[0]), float(pitch_u[0])),
-        detector_offset_mm=(float(offset_v[0]), float(offset_u[0])),
-        axis_mm=(float(axis_x), float(axis_y)),
-        height_mm=height,
+        source_to_axis_mm=float(distance.mean()),
+        source_to_detector_mm=float((from_source * towards).sum(axis=1).mean()),
+        pixel_mm=_pitch(scan),
+        detector_offset_mm=(
+            float(-from_source[:, 2].mean()),
+            float((from_source * u_hat).sum(axis=1).mean()),
+        ),
+        axis_mm=(float(axis[0]), float(axis[1])),
+        height_mm=float(scan.source_mm[:, 2].mean()),
     )
+
+
+def _axis_of_sources(source: np.ndarray, normal: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return the point (x, y) of the axis from sources and horizontal unit normals, (V, 2) each."""
+    views = len(source)
+    ones, zeros = np.ones(views), np.zeros(views)
+    # source = axis - DSO n - b n', n' = n turned by 90 degrees: two equations a view.
+    columns = [
+        np.concatenate([ones, zeros]),
+        np.concatenate([zeros, ones]),
+        np.concatenate([-normal[:, 0], -normal[:, 1]]),
+        np.concatenate([normal[:, 1], -normal[:, 0]]),
+    ]
+    target = np.concatenate([source[:, 0], source[:, 1]])
+    system = np.stack(columns[:3], axis=1)
+    solution, *_ = np.linalg.lstsq(system, target, rcond=None)
+    if np.abs(system @ solution - target).max() <= tolerance or views < 3:
+        return solution[:2]
+    solution, *_ = np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)
+    axis, radius = solution[:2], float(np.hypot(*solution[2:]))
+    around = source - axis
+    if arc(np.arctan2(around[:, 1], around[:, 0])) < _CIRCLE_ARC:
+        return axis
+    for _ in range(_CIRCLE_STEPS):
+        away = source - axis
+        distance = np.linalg.norm(away, axis=1)
+        slope = np.concatenate([-away / distance[:, None], -ones[:, None]], axis=1)
+        step, *_ = np.linalg.lstsq(slope, radius - distance, rcond=None)
+        axis, radius = axis + step[:2], radius + float(step[2])
+    return axis
+
+
+def _parallel_orbit(scan: ScanGeometry) -> Orbit:
+    """Fit the axis to the detector centres of a scan about z in the standing order."""
+    angles = _wrapped(np.arctan2(-scan.direction[:, 1], -scan.direction[:, 0]))
+    _, u_hat = _frame(angles)
+    # detector . u_hat = axis . u_hat + offset_u: one equation a view; the minimum-norm axis where it is ambiguous.
+    rows = np.stack([u_hat[:, 0], u_hat[:, 1], np.ones(len(scan))], axis=1)
+    target = (scan.detector_mm[:, :2] * u_hat[:, :2]).sum(axis=1)
+    (axis_x, axis_y, shift), *_ = np.linalg.lstsq(rows, target, rcond=None)
+    return Orbit(
+        angles_rad=angles,
+        source_to_axis_mm=None,
+        source_to_detector_mm=None,
+        pixel_mm=_pitch(scan),
+        detector_offset_mm=(float(-scan.detector_mm[:, 2].mean()), float(shift)),
+        axis_mm=(float(axis_x), float(axis_y)),
+        height_mm=0.0,
+    )
+
+
+def _pitch(scan: ScanGeometry) -> tuple[float, float]:
+    return (
+        float(np.linalg.norm(scan.v_mm, axis=1).mean()),
+        float(np.linalg.norm(scan.u_mm, axis=1).mean()),
+    )
+
+
+def _wrapped(angles: np.ndarray) -> np.ndarray:
+    """Return angles in [0, 2 pi), with rounding below zero left there rather than near 2 pi."""
+    return np.mod(angles + 1e-9, 2 * np.pi) - 1e-9
+
+
+def _frame(angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return unit vectors from the source to the axis and along u, (V, 3) each."""
+    cos, sin, zero = np.cos(angles_rad), np.sin(angles_rad), np.zeros_like(angles_rad)
+    return np.stack([-cos, -sin, zero], axis=1), np.stack([-sin, cos, zero], axis=1)
+
+
+def _deviation(scan: ScanGeometry, orbit: Orbit, radius: float) -> np.ndarray:
+    """Return (V,) how far the corner rays pass from their nominal ones; see `NominalOrbit`."""
+    towards, u_hat = _frame(orbit.angles_rad)
+    centre = np.array([*orbit.axis_mm, orbit.height_mm])
+    offset = orbit.detector_offset_mm[0] * -_Z + orbit.detector_offset_mm[1] * u_hat
+    if scan.beam == "cone":
+        source = centre - orbit.source_to_axis_mm * towards
+        detector = source + orbit.source_to_detector_mm * towards + offset
+        # The source itself stays in front of the nearer plane.
+        radius = min(radius, 0.5 * orbit.source_to_axis_mm)
+    else:
+        detector = centre + offset
+        source = detector - towards
+    pitch_v, pitch_u = orbit.pixel_mm
+    nominal = replace(
+        scan, source_mm=source, detector_mm=detector, u_mm=pitch_u * u_hat, v_mm=-pitch_v * _Z + 0 * u_hat
+    )  # fmt: skip
+    squares = [
+        np.square(
+            _on_plane(scan, centre, towards, depth) - _on_plane(nominal, centre, towards, depth)
+        ).sum(axis=-1)
+        for depth in (-radius, radius)
+    ]
+    return np.sqrt(np.mean(squares, axis=(0, 1)))
+
+
+def _on_plane(
+    scan: ScanGeometry, centre: np.ndarray, normal: np.ndarray, depth: float
+) -> np.ndarray:
+    """Return where the corner rays (4, V, 3) meet the planes ``(x - centre) . normal = depth``."""
+    rows, columns = scan.detector_shape
+    points = []
+    for i in (-0.5 * (rows - 1), 0.5 * (rows - 1)):
+        for j in (-0.5 * (columns - 1), 0.5 * (columns - 1)):
+            pixel = scan.detector_mm + i * scan.v_mm + j * scan.u_mm
+            ray = pixel - scan.source_mm if scan.beam == "cone" else scan.direction
+            start = scan.source_mm if scan.beam == "cone" else pixel
+            along = (depth - ((start - centre) * normal).sum(axis=1)) / (ray * normal).sum(axis=1)
+            points.append(start + along[:, None] * ray)
+    return np.stack(points)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.geometry.grid import VolumeGrid
-from diffnr_lightning.geometry.orbit import POSITION_TOLERANCE, Orbit, arc, fit_orbit
+from diffnr_lightning.geometry.angles import arc
+from diffnr_lightning.geometry.orbit import POSITION_TOLERANCE, Orbit, exact_orbit
 
 Beam = Literal["cone", "parallel"]
 
@@ -151,11 +151,21 @@ class ScanGeometry:
         return len(self.source_mm)
 
     def __getitem__(self, views: int | slice | Sequence[int] | np.ndarray | Tensor) -> ScanGeometry:
-        """Return the scan of the selected views; an integer gives a scan of one view."""
+        """Return the scan of the selected views: a slice, indices or a mask (V,), also as array or tensor.
+
+        An integer gives a scan of one view.
+
+        Raises:
+            IndexError: a view that does not exist, a mask of another length, or numbers that are not
+                integers.
+            ValueError: no view is left.
+        """
         if isinstance(views, Tensor):
             views = views.cpu().numpy()
-        if isinstance(views, int | np.integer):
-            views = [int(views)]
+        if not isinstance(views, slice):
+            views = np.atleast_1d(np.asarray(views))
+            if views.size == 0:
+                raise ValueError("a selection without a view was taken of a scan; at least one is expected.")
         arrays = (
             self.source_mm[views],
             self.detector_mm[views],
@@ -262,8 +272,12 @@ class ScanGeometry:
 
     @property
     def orbit(self) -> Orbit | None:
-        """The scanner's numbers if all views lie on one circle about a z-parallel axis, else None."""
-        return fit_orbit(self)
+        """The numbers by which `cone` or `parallel` rebuild the scan, or None where none do.
+
+        They describe a scan, for files and for people. What may be computed from it is decided by
+        `nominal_orbit` and its residual.
+        """
+        return exact_orbit(self)
 
     def rays(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
@@ -288,32 +302,6 @@ class ScanGeometry:
         return (
             torch.tensor(np.ascontiguousarray(origin), device=device, dtype=dtype),
             torch.tensor(np.ascontiguousarray(ray), device=device, dtype=dtype),
-        )
-
-
-def check_scan_sees_grid(scan: ScanGeometry, grid: VolumeGrid) -> None:
-    """Refuse a scan whose source lies inside the volume or whose rays all miss it.
-
-    Raises:
-        ValueError: naming the view, or saying that no ray meets the box of the grid.
-    """
-    low, high = (np.asarray(c) for c in grid.corners_mm)
-    if scan.beam == "cone":
-        inside = ((scan.source_mm > low) & (scan.source_mm < high)).all(axis=1)
-        if inside.any():
-            view = int(np.flatnonzero(inside)[0])
-            raise ValueError(
-                f"the source of view {view} lies inside the volume; check distances and voxel size."
-            )
-    radius = 0.5 * np.linalg.norm(grid.size_mm)
-    origins, directions = scan.rays(dtype=torch.float64)
-    offset = origins - torch.tensor(grid.centre_mm, dtype=torch.float64)
-    nearest = torch.linalg.norm(
-        offset - (offset * directions).sum(-1, keepdim=True) * directions, dim=-1
-    )
-    if float(nearest.min()) > radius:
-        raise ValueError(
-            "no ray of the scan meets the volume; check offsets, units and voxel size."
         )
 
 

@@ -8,14 +8,16 @@ device and dtype. They share one discretisation (`sampling`), so they agree to r
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
 from diffnr_lightning.projectors import rays, reference, separable, voxel_driven
 from diffnr_lightning.projectors.sampling import steepest_climb
 
@@ -84,42 +86,55 @@ def backproject(
 
 
 def weighted_backproject(
-    filtered: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str = "auto"
+    filtered: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    backend: str = "auto",
+    *,
+    weight: Sequence[float] | np.ndarray | None = None,
 ) -> Tensor:
     """Return, for every voxel, the sum over views of the detector value at the voxel's shadow.
 
     The voxel-driven backprojection of FDK and FBP: bilinear lookup on the detector, zero outside
-    it, times ``(DSO / depth)^2`` for a cone beam, with DSO the distance from source to axis and
-    depth that from source to voxel along the detector's normal. No view weights, no constant. Not
-    the adjoint of `project`, and without gradients.
+    it, times ``(weight / depth)^2`` for a cone beam, with depth the distance from source to voxel
+    along the detector's normal, and times ``weight^2`` for a parallel beam. Every view has its own
+    source, detector and pixels. No constant. Not the adjoint of `project`, and without gradients.
 
     Args:
         filtered: (V, H, W) filtered projections.
         grid: where the voxels are.
-        scan: a circular scan.
-        backend: "separable", "reference" or "auto".
+        scan: where source and detector are, in any poses.
+        backend: "separable" for detector columns along z, "rays" for any poses, "reference" or
+            "auto".
+        weight: one number a view, for a cone beam in mm; None is the distance from source to axis
+            of the nominal orbit for a cone beam and 1 for a parallel one.
 
     Returns:
         (Z, Y, X) in the unit of ``filtered``.
 
     Raises:
-        ValueError: a scan that is not circular, wrong shapes, or a backend without this operation.
+        ValueError: wrong shapes, or a backend that cannot serve the scan.
         TypeError: a dtype that the backend does not compute in.
     """
-    orbit = scan.orbit
-    if orbit is None:
+    if weight is None:
+        weight = [nominal_orbit(scan).orbit.source_to_axis_mm or 1.0] * len(scan)
+    weight = np.array(weight, dtype=np.float64)
+    if weight.shape != (len(scan),):
         raise ValueError(
-            "weighted_backproject was given a scan that is not circular; use an iterative solver."
+            f"weight has shape {weight.shape}; one number for each of {len(scan)} views is expected."
         )
     if backend == "auto":
+        fast = "separable" if scan.rows_along_axis else "rays"
         numba_serves = filtered.device.type == "cpu" and filtered.dtype == torch.float32
-        backend = "separable" if numba_serves else "reference"
-    if backend == "rays":
-        raise ValueError("backend 'rays' has no weighted_backproject; use 'separable'.")
+        backend = fast if numba_serves else "reference"
     shape = (len(scan), *scan.detector_shape)
     backend = _resolve(filtered, shape, "filtered", grid, scan, backend)
-    serves = reference if backend == "reference" else voxel_driven
-    return serves.weighted_backproject(filtered, grid, scan, orbit.source_to_axis_mm)
+    serves = {
+        "separable": voxel_driven.backproject_aligned,
+        "rays": voxel_driven.backproject_posed,
+        "reference": reference.weighted_backproject,
+    }
+    return serves[backend](filtered, grid, scan, weight)
 
 
 def choose_backend(
@@ -166,7 +181,7 @@ def warmup() -> None:
     for name in ("separable", "rays"):
         projections = project(volume, grid, scan, name)
         backproject(projections, grid, scan, name)
-    weighted_backproject(projections, grid, scan, "separable")
+        weighted_backproject(projections, grid, scan, name)
 
 
 class _Projection(torch.autograd.Function):

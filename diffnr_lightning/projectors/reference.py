@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,7 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
 
 
 def weighted_backproject(
-    filtered: Tensor, grid: VolumeGrid, scan: ScanGeometry, source_to_axis_mm: float | None
+    filtered: Tensor, grid: VolumeGrid, scan: ScanGeometry, weight: np.ndarray
 ) -> Tensor:
     """Return the sum over views of bilinear detector values, weighted; see `projectors`."""
     points = grid.points(device=filtered.device, dtype=filtered.dtype)
@@ -79,14 +80,16 @@ def weighted_backproject(
             depth = torch.where(seen, depth, torch.ones_like(depth))
             reach = (detector - source) @ normal
             on_detector = source + (reach / depth)[..., None] * (points - source)
-            weight = torch.where(seen, (source_to_axis_mm / depth) ** 2, torch.zeros_like(depth))
+            share = torch.where(seen, (float(weight[v]) / depth) ** 2, torch.zeros_like(depth))
         else:
             slide = ((detector - points) @ normal) / (ray @ normal)
             on_detector = points + slide[..., None] * ray
-            weight = torch.ones_like(slide)
+            share = torch.full_like(slide, float(weight[v]) ** 2)
         local = on_detector - detector
-        j = (local @ u) / (u @ u) + 0.5 * (columns - 1)
-        i = (local @ v_step) / (v_step @ v_step) + 0.5 * (rows - 1)
+        # Dual vectors, as u and v may be skew.
+        over_u, over_v = torch.linalg.cross(v_step, normal), torch.linalg.cross(u, normal)
+        j = (local @ over_u) / (u @ over_u) + 0.5 * (columns - 1)
+        i = (local @ over_v) / (v_step @ over_v) + 0.5 * (rows - 1)
         # grid_sample wants the outer pixel edges at -1 and 1.
         place = torch.stack([(2 * j + 1) / columns - 1, (2 * i + 1) / rows - 1], dim=-1)
         sampled = torch.nn.functional.grid_sample(
@@ -95,7 +98,7 @@ def weighted_backproject(
             padding_mode="zeros",
             align_corners=False,
         )
-        out += weight * sampled.view(grid.shape)
+        out += share * sampled.view(grid.shape)
     return out
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.geometry import Orbit, ScanGeometry, VolumeGrid
+from diffnr_lightning.geometry import Orbit, ScanGeometry, VolumeGrid, arc_length, view_steps
 from diffnr_lightning.projectors import weighted_backproject
-from diffnr_lightning.solvers.redundancy import arc_length, ray_weights, view_steps
+from diffnr_lightning.solvers.redundancy import ray_weights
 
 Filter = Literal["ram_lak", "shepp_logan", "cosine", "hamming", "hann"]
 

@@ -14,39 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffnr_lightning.geometry import arc_length
+
 _ARC_TAPER = np.deg2rad(10.0)
-
-
-def view_steps(angles_rad: np.ndarray, period: float) -> tuple[np.ndarray, bool]:
-    """Return the angle that every view stands for, and whether the views close the circle.
-
-    A view stands for half of the gap on either side. One gap more than twice as large as every
-    other is where the arc ends: it belongs to no view, and the two end views reach half a mean
-    step into it.
-
-    Args:
-        angles_rad: (V,) in any order; repeated angles share their step.
-        period: 2 pi, or pi where opposite views are the same measurement.
-
-    Returns:
-        steps (V,) in radians, and True if there is no such gap.
-    """
-    wrapped = np.mod(angles_rad, period)
-    # 2 pi - 1e-17 wraps to 2 pi: the same angle as 0.
-    wrapped = np.where(period - wrapped < 1e-9, 0.0, wrapped)
-    order = np.argsort(wrapped, kind="stable")
-    ordered = wrapped[order]
-    gaps = np.diff(np.append(ordered, ordered[0] + period))  # gap after each view
-    closed = True
-    if len(gaps) > 1:
-        widest = int(np.argmax(gaps))
-        others = np.delete(gaps, widest)
-        closed = bool(gaps[widest] <= 2.0 * others.max() + 1e-9)
-        if not closed:
-            gaps[widest] = others.mean()
-    steps = np.empty_like(gaps)
-    steps[order] = 0.5 * (gaps + np.roll(gaps, 1))
-    return steps, closed
 
 
 def ray_weights(
@@ -65,8 +35,8 @@ def ray_weights(
         across: (W,) distance of each column from the central ray, in any unit.
         edges: ends of a detector that is shifted sideways, in the same unit; None for a centred
             one.
-        steps: (V,) from `view_steps` with period 2 pi.
-        closed: from `view_steps`.
+        steps: (V,) from `geometry.view_steps` with period 2 pi.
+        closed: from `geometry.view_steps`.
     """
     side = _side_confidence(across, edges)
     opposite_side = _side_confidence(-across, edges)
@@ -82,11 +52,6 @@ def ray_weights(
     total = own + other
     share = np.divide(own, total, out=np.zeros_like(total), where=total > 0)
     return np.broadcast_to(share, (len(angles_rad), len(across)))
-
-
-def arc_length(steps: np.ndarray) -> float:
-    """Return the arc (rad) that views with these steps cover."""
-    return float(min(steps.sum(), 2.0 * np.pi))
 
 
 def _arc_start(angles_rad: np.ndarray, steps: np.ndarray) -> tuple[float, float]:

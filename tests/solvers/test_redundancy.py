@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diffnr_lightning.geometry import uniform_angles
-from diffnr_lightning.solvers.redundancy import arc_length, ray_weights, view_steps
+from diffnr_lightning.geometry import arc_length, uniform_angles, view_steps
+from diffnr_lightning.solvers.redundancy import ray_weights
 
 ACROSS = np.linspace(-30.0, 30.0, 61)
 FAN = np.arctan2(ACROSS, 200.0)
