@@ -56,6 +56,12 @@ class Orbit:
             return 1.0
         return self.source_to_detector_mm / self.source_to_axis_mm
 
+    @property
+    def axis_point_mm(self) -> np.ndarray:
+        """The point of the axis at the height of the central ray, (x, y, z) in the world."""
+        turn = _turn_to_z(np.asarray(self.axis_direction))
+        return turn.T @ np.array([*self.axis_mm, self.height_mm])
+
 
 @dataclass(frozen=True)
 class NominalOrbit:
@@ -143,17 +149,21 @@ def _mean_axis(scan: ScanGeometry) -> np.ndarray:
     return axis * np.sign(axis[np.abs(axis).argmax()])
 
 
+def _turn_to_z(axis: np.ndarray) -> np.ndarray:
+    """Return the matrix of the smallest turn that brings a unit vector onto z.
+
+    By Rodrigues' formula; it is never half a turn, as the largest component of an axis is positive.
+    """
+    x, y, z = axis
+    cross = np.array([[0.0, 0.0, -x], [0.0, 0.0, -y], [x, y, 0.0]])
+    return np.eye(3) + cross + cross @ cross / (1.0 + z)
+
+
 def _turned(scan: ScanGeometry, axis: np.ndarray) -> ScanGeometry:
     """Return the scan in the frame in which `axis` is z."""
     if np.array_equal(axis, _Z):
         return scan
-    # Rodrigues' formula for the smallest turn from axis to z; never of half a turn, as the largest
-    # component of the axis is positive.
-    cross = np.cross(axis, _Z)
-    matrix = np.array(
-        [[0, -cross[2], cross[1]], [cross[2], 0, -cross[0]], [-cross[1], cross[0], 0]]
-    )
-    turn = np.eye(3) + matrix + matrix @ matrix / (1.0 + axis[2])
+    turn = _turn_to_z(axis)
     vectors = ("source_mm", "detector_mm", "u_mm", "v_mm")
     return replace(scan, **{name: getattr(scan, name) @ turn.T for name in vectors})
 

@@ -165,7 +165,9 @@ class ScanGeometry:
         if not isinstance(views, slice):
             views = np.atleast_1d(np.asarray(views))
             if views.size == 0:
-                raise ValueError("a selection without a view was taken of a scan; at least one is expected.")
+                raise ValueError(
+                    "a selection without a view was taken of a scan; at least one is expected."
+                )
         arrays = (
             self.source_mm[views],
             self.detector_mm[views],

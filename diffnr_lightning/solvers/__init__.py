@@ -1,7 +1,8 @@
 """Classical reconstruction as plain functions of (projections, grid, scan)."""
 
 from diffnr_lightning.solvers.asd_pocs import asd_pocs
-from diffnr_lightning.solvers.fdk import analytic, fbp, fdk, ramp_filter
+from diffnr_lightning.solvers.fdk import analytic, fbp, fdk
+from diffnr_lightning.solvers.ramp import ramp_filter
 from diffnr_lightning.solvers.residual import backprojected_residual
 from diffnr_lightning.solvers.sart import sart
 from diffnr_lightning.solvers.sirt import sirt

@@ -21,12 +21,13 @@ def backprojected_residual(
         volume: (Z, Y, X).
         projections: (V, H, W) measured, line integrals of the same quantity in mm.
         grid: voxels of the volume.
-        scan: a circular scan.
+        scan: a scan near a circle; see `circular.LARGEST_RESIDUAL`.
 
     Returns:
         (Z, Y, X) in the unit of the volume, of either sign.
 
     Raises:
-        ValueError: a scan that is not circular, or wrong shapes.
+        ValueError: a scan that is not near a circle, or wrong shapes.
     """
-    return analytic(projections - project(volume, grid, scan), grid, scan)
+    # A residual may be of any sign at the edge of the detector: nothing that a body would continue.
+    return analytic(projections - project(volume, grid, scan), grid, scan, extend=False)
