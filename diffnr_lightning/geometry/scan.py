@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.geometry.angles import arc
-from diffnr_lightning.geometry.orbit import POSITION_TOLERANCE, Orbit, exact_orbit
+from diffnr_lightning.geometry.orbit import POSITION_TOLERANCE, Orbit, exact_orbit, nominal_orbit
 
 Beam = Literal["cone", "parallel"]
 
@@ -228,10 +228,15 @@ class ScanGeometry:
     def __str__(self) -> str:
         rows, columns = self.detector_shape
         orbit = self.orbit
+        views = f"{self.beam} beam, {len(self)} view{'s' if len(self) > 1 else ''}"
         if orbit is None:
+            residual = nominal_orbit(self).residual_mm
             return (
-                f"{self.beam} beam, {len(self)} views in arbitrary poses, detector {rows}x{columns}"
+                f"{views} whose rays pass {residual:.3g} mm (root mean square) from those of the nearest "
+                f"circle, detector {rows}x{columns}"
             )
+        if len(self) > 1:
+            views += f" over {np.rad2deg(arc(orbit.angles_rad)):.0f} degrees"
         distances = (
             f", source to axis {orbit.source_to_axis_mm:g} mm, to detector {orbit.source_to_detector_mm:g} mm"
             if orbit.source_to_axis_mm is not None
@@ -243,10 +248,8 @@ class ScanGeometry:
             if any(abs(o) > 1e-9 for o in offset)
             else ""
         )
-        return (
-            f"{self.beam} beam, {len(self)} views over {np.rad2deg(arc(orbit.angles_rad)):.0f} degrees{distances}, "
-            f"detector {rows}x{columns} of {orbit.pixel_mm[0]:.4g}x{orbit.pixel_mm[1]:.4g} mm{shifted}"
-        )
+        pitch = f"{orbit.pixel_mm[0]:.4g}x{orbit.pixel_mm[1]:.4g}"
+        return f"{views}{distances}, detector {rows}x{columns} of {pitch} mm{shifted}"
 
     def _vectors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return self.source_mm, self.detector_mm, self.u_mm, self.v_mm

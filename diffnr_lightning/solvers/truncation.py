@@ -104,8 +104,8 @@ def continue_rows(projections: Tensor, truncation: Truncation) -> tuple[Tensor, 
         by zeros.
 
     Source: J. Hsieh et al., "A novel reconstruction algorithm to extend the CT scan field-of-view", Med. Phys. 31
-    (2004), 2385: a cylinder of water at each edge. Deviation: there mu is that of water, and R and t0 come from value and
-    slope at the edge; here the three come from the row, as the unit of the volume is not known.
+    (2004), 2385: a cylinder of water at each edge. Deviation: there mu is that of water, and R and t0 come from
+    value and slope at the edge; here the three come from the row, as the unit of the volume is not known.
     """
     tails = [
         _tails(projections.detach(), getattr(truncation, side), side) for side in ("first", "last")

@@ -9,9 +9,7 @@ import torch
 from diffnr_lightning.geometry import (
     ScanGeometry,
     VolumeGrid,
-    arc,
     astra_vectors,
-    check_scan_sees_grid,
     from_astra_vectors,
     from_r2_scanner,
     r2_scanner,
@@ -101,7 +99,36 @@ def test_orbit_recovers_the_scanner() -> None:
 def test_views_are_selected() -> None:
     scan = ScanGeometry.cone(**CONE)
     assert scan[[2, 4]] == scan[torch.tensor([2, 4])] == scan[2:5:2]
+    mask = np.isin(np.arange(7), [2, 4])
+    assert scan[mask] == scan[torch.tensor(mask)] == scan[mask.tolist()] == scan[[2, 4]]
     assert len(scan[3]) == 1
+    assert scan[torch.tensor(3)] == scan[np.int64(3)] == scan[3]
+    assert [len(view) for view in scan] == [1] * 7
+
+
+@pytest.mark.parametrize(
+    ("views", "error"),
+    [
+        (7, IndexError),
+        (torch.tensor([1.5]), IndexError),
+        (torch.ones(3, dtype=torch.bool), IndexError),
+        (torch.zeros(7, dtype=torch.bool), ValueError),
+        ([], ValueError),
+    ],
+    ids=str,
+)
+def test_views_that_are_not_there_are_refused(views, error) -> None:
+    with pytest.raises(error):
+        ScanGeometry.cone(**CONE)[views]
+
+
+def test_a_scan_says_what_it_is() -> None:
+    scan = ScanGeometry.cone(**CONE)
+    assert "7 views over 200 degrees, source to axis 500 mm" in str(scan)
+    assert str(scan[2]).startswith("cone beam, 1 view, source to axis")
+    assert "mm (root mean square) from those of the nearest circle" in str(
+        ScanGeometry.cone(**{**CONE, "height_mm": np.linspace(0, 30, 7)})
+    )
 
 
 WINDOWS = [
@@ -168,12 +195,6 @@ def test_astra_round_trip(scan: ScanGeometry) -> None:
     np.testing.assert_allclose(astra_vectors(again), astra_vectors(scan), atol=1e-9)
 
 
-def test_arc_counts_the_step_of_the_last_view() -> None:
-    assert arc(uniform_angles(36)) == pytest.approx(2 * np.pi)
-    assert arc(uniform_angles(36, 180)) == pytest.approx(np.pi)
-    assert arc(uniform_angles(10, 90, 315)) == pytest.approx(np.pi / 2)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -188,40 +209,3 @@ def test_arc_counts_the_step_of_the_last_view() -> None:
 def test_contradictions_are_refused_in_words(change: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ScanGeometry.cone(**{**CONE, **change})
-
-
-def test_a_scan_that_cannot_see_the_volume_is_refused() -> None:
-    scan = ScanGeometry.cone(**CONE)
-    check_scan_sees_grid(scan, VolumeGrid((8, 8, 8), 2.0))
-    with pytest.raises(ValueError, match="inside the volume"):
-        check_scan_sees_grid(scan, VolumeGrid((8, 8, 8), 200.0))
-    with pytest.raises(ValueError, match="no ray"):
-        check_scan_sees_grid(scan, VolumeGrid((8, 8, 8), 2.0, (0.0, 0.0, 4000.0)))
-
-
-def test_grid_knows_its_points() -> None:
-    grid = VolumeGrid((4, 3, 2), (1.0, 2.0, 3.0), (10.0, 20.0, 30.0))
-    assert grid == eval(repr(grid), {"VolumeGrid": VolumeGrid})
-    points = grid.points(dtype=torch.float64)
-    np.testing.assert_allclose(points[0, 0, 0], grid.origin_mm)
-    np.testing.assert_allclose(points.mean((0, 1, 2)), grid.centre_mm)
-    np.testing.assert_allclose(points[1, 2, 1] - points[0, 0, 0], [3.0, 4.0, 1.0])
-    np.testing.assert_allclose(
-        grid.crop((1, 1, 0), (2, 2, 2)).points(dtype=torch.float64), points[1:3, 1:3, :2]
-    )
-    assert VolumeGrid((2, 2, 2), 1.5).voxel_mm == (1.5, 1.5, 1.5)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ((0, 2, 2), 1.0),
-        ((2, 2), 1.0),
-        ((2, 2, 2), -1.0),
-        ((2, 2, 2), (1.0, 2.0)),
-        ((2, 2, 2), np.nan),
-    ],
-)
-def test_impossible_grids_are_refused(arguments: tuple) -> None:
-    with pytest.raises(ValueError):
-        VolumeGrid(*arguments)

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from balls import ball_integrals
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.solvers import analytic, fbp, fdk, ramp_filter
@@ -18,15 +19,6 @@ SCANNER = {
 }
 GRID = VolumeGrid((36, 40, 40), 1.0)
 CENTRE, RADIUS = (3.0, -4.0, 2.0), 11.0
-
-
-def sphere_integrals(scan: ScanGeometry, centre: tuple[float, float, float], radius: float):
-    """Exact line integrals through a ball of density 1."""
-    origins, directions = scan.rays(dtype=torch.float64)
-    offset = torch.tensor(centre, dtype=torch.float64) - origins
-    along = (offset * directions).sum(-1)
-    squares = offset.square().sum(-1) - along.square()
-    return (2.0 * (radius**2 - squares).clamp_min(0.0).sqrt()).float()
 
 
 def cone(angles, **changes):
@@ -67,7 +59,7 @@ SCANS = {
 def test_uniform_ball_keeps_its_value(name, caplog):
     scan = SCANS[name]
     with caplog.at_level(logging.WARNING, logger="diffnr"):
-        volume = analytic(sphere_integrals(scan, CENTRE, RADIUS), GRID, scan)
+        volume = analytic(ball_integrals(scan, CENTRE, RADIUS), GRID, scan)
     assert not caplog.records
     away = torch.linalg.norm(GRID.points() - torch.tensor(CENTRE), dim=-1)
     inside, outside = volume[away < RADIUS - 3], volume[away > RADIUS + 3]
@@ -80,21 +72,21 @@ def test_shifted_detector_is_as_good_as_a_full_one():
     angles = uniform_angles(150)
     full = cone(angles, detector_shape=(60, 60))
     half = cone(angles, detector_shape=(60, 38), detector_offset_mm=(0.0, 11.0 * 1.5))
-    expected = fdk(sphere_integrals(full, CENTRE, RADIUS), GRID, full)
-    actual = fdk(sphere_integrals(half, CENTRE, RADIUS), GRID, half)
+    expected = fdk(ball_integrals(full, CENTRE, RADIUS), GRID, full)
+    actual = fdk(ball_integrals(half, CENTRE, RADIUS), GRID, half)
     assert float((actual - expected).norm() / expected.norm()) < 0.05
 
 
 def test_too_short_an_arc_is_said(caplog):
     scan = cone(uniform_angles(60, 150))
     with caplog.at_level(logging.WARNING, logger="diffnr"):
-        analytic(sphere_integrals(scan, CENTRE, RADIUS), GRID, scan)
+        analytic(ball_integrals(scan, CENTRE, RADIUS), GRID, scan)
     assert "cover 150 degrees" in caplog.text
 
 
 def test_few_views_of_a_circle_still_have_the_right_level():
     scan = cone(uniform_angles(12))
-    volume = fdk(sphere_integrals(scan, CENTRE, RADIUS), GRID, scan)
+    volume = fdk(ball_integrals(scan, CENTRE, RADIUS), GRID, scan)
     away = torch.linalg.norm(GRID.points() - torch.tensor(CENTRE), dim=-1)
     assert float(volume[away < RADIUS - 3].mean()) == pytest.approx(1.0, abs=0.05)
 
@@ -102,14 +94,14 @@ def test_few_views_of_a_circle_still_have_the_right_level():
 def test_flat_voxels_off_centre():
     scan = cone(uniform_angles(120))
     grid = VolumeGrid((10, 30, 44), (2.0, 1.0, 0.6), (2.0, -3.0, 1.0))
-    volume = fdk(sphere_integrals(scan, CENTRE, RADIUS), grid, scan)
+    volume = fdk(ball_integrals(scan, CENTRE, RADIUS), grid, scan)
     away = torch.linalg.norm(grid.points() - torch.tensor(CENTRE), dim=-1)
     assert float(volume[away < RADIUS - 3].mean()) == pytest.approx(1.0, abs=4e-3)
 
 
 def test_double_precision_takes_the_reference_and_agrees():
     scan = cone(uniform_angles(16))
-    projections = sphere_integrals(scan, CENTRE, RADIUS)
+    projections = ball_integrals(scan, CENTRE, RADIUS)
     grid = VolumeGrid((8, 20, 20), 2.0)
     double = fdk(projections.double(), grid, scan)
     assert double.dtype == torch.float64

@@ -3,44 +3,11 @@
 import numpy as np
 import pytest
 
-from diffnr_lightning.geometry import arc_length, uniform_angles, view_steps
+from diffnr_lightning.geometry import uniform_angles, view_steps
 from diffnr_lightning.solvers.redundancy import ray_weights
 
 ACROSS = np.linspace(-30.0, 30.0, 61)
 FAN = np.arctan2(ACROSS, 200.0)
-
-
-def test_steps_of_an_even_circle():
-    steps, closed = view_steps(uniform_angles(24, 360, 77), 2 * np.pi)
-    assert closed
-    np.testing.assert_allclose(steps, 2 * np.pi / 24)
-
-
-def test_steps_follow_the_gaps_in_any_order():
-    angles = np.deg2rad([180.0, 0.0, 60.0, 300.0])
-    steps, closed = view_steps(angles, 2 * np.pi)
-    assert closed
-    np.testing.assert_allclose(np.rad2deg(steps), [120.0, 60.0, 90.0, 90.0])
-
-
-def test_an_arc_ends_at_its_large_gap():
-    steps, closed = view_steps(uniform_angles(20, 200, 300), 2 * np.pi)
-    assert not closed
-    np.testing.assert_allclose(steps, np.deg2rad(10.0))
-    assert arc_length(steps) == pytest.approx(np.deg2rad(200.0))
-
-
-def test_opposite_views_share_their_step():
-    steps, closed = view_steps(uniform_angles(12), np.pi)
-    assert closed
-    np.testing.assert_allclose(steps.sum(), np.pi)
-    np.testing.assert_allclose(steps, np.pi / 12)
-
-
-def test_one_view_stands_for_everything():
-    steps, closed = view_steps(np.array([1.0]), 2 * np.pi)
-    assert closed
-    np.testing.assert_allclose(steps, 2 * np.pi)
 
 
 @pytest.mark.parametrize(

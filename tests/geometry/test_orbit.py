@@ -1,0 +1,127 @@
+"""The circle nearest to a scan, and how far its views are from it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.geometry import ScanGeometry, nominal_orbit, uniform_angles
+
+CONE = {
+    "angles_rad": uniform_angles(40, 300, 15),
+    "source_to_axis_mm": 500.0,
+    "source_to_detector_mm": 750.0,
+    "detector_shape": (50, 60),
+    "pixel_mm": (2.0, 3.0),
+    "detector_offset_mm": (1.0, -4.0),
+    "axis_mm": (3.0, -2.0),
+    "height_mm": 5.0,
+}
+PARALLEL = {
+    key: CONE[key] for key in ("angles_rad", "detector_shape", "pixel_mm", "detector_offset_mm")
+}
+SCANS = {"cone": ScanGeometry.cone(**CONE), "parallel": ScanGeometry.parallel(**PARALLEL)}
+NUMBERS = (
+    "source_to_axis_mm",
+    "source_to_detector_mm",
+    "pixel_mm",
+    "detector_offset_mm",
+    "height_mm",
+)
+
+
+def turned(scan: ScanGeometry, turn: np.ndarray) -> ScanGeometry:
+    vectors = ("source_mm", "detector_mm", "u_mm", "v_mm")
+    return replace(scan, **{name: getattr(scan, name) @ turn.T for name in vectors})
+
+
+def about_x(degrees: float) -> np.ndarray:
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+
+
+def check_numbers(actual, expected, **tolerance) -> None:
+    for name in NUMBERS:
+        if getattr(expected, name) is not None:
+            np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), **tolerance)
+
+
+@pytest.mark.parametrize("beam", SCANS)
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize(("up", "mirrored"), [(False, True), (True, False), (True, True)])
+def test_the_order_of_the_pixels_does_not_move_the_circle(beam, exchanged, up, mirrored) -> None:
+    scan = SCANS[beam]
+    u, v = (-scan.u_mm if mirrored else scan.u_mm), (-scan.v_mm if up else scan.v_mm)
+    image = torch.arange(3000.0).reshape(1, 50, 60)
+    stored = image.flip([axis for axis, flip in ((1, up), (2, mirrored)) if flip])
+    if exchanged:
+        other = replace(scan, detector_shape=(60, 50), u_mm=v, v_mm=u)
+        stored = stored.transpose(1, 2)
+    else:
+        other = replace(scan, u_mm=u, v_mm=v)
+    nominal = nominal_orbit(other)
+    assert nominal.residual_mm < 1e-9
+    assert other.orbit is None  # it takes more than a scanner's numbers to rebuild it
+    check_numbers(nominal.orbit, scan.orbit, atol=1e-9)
+    np.testing.assert_allclose(nominal.orbit.angles_rad, scan.orbit.angles_rad, atol=1e-9)
+    np.testing.assert_array_equal(nominal.orientation.upright_scan(other).u_mm, scan.u_mm)
+    np.testing.assert_array_equal(nominal.orientation.upright_scan(other).v_mm, scan.v_mm)
+    assert torch.equal(nominal.orientation.upright(stored), image)
+
+
+@pytest.mark.parametrize("beam", SCANS)
+@pytest.mark.parametrize("degrees", [0.5, 37.0, 90.0, 143.0])
+def test_the_axis_may_point_anywhere(beam, degrees) -> None:
+    turn = about_x(degrees)
+    nominal = nominal_orbit(turned(SCANS[beam], turn))
+    assert nominal.residual_mm < 1e-9
+    axis = turn @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(np.cross(nominal.orbit.axis_direction, axis), 0.0, atol=1e-12)
+    if beam == "cone":
+        assert nominal.orbit.source_to_axis_mm == pytest.approx(500.0)
+        # The middle of the circle is a point of the world, whichever way the axis points.
+        np.testing.assert_allclose(nominal.orbit.axis_point_mm, turn @ [3.0, -2.0, 5.0], atol=1e-9)
+
+
+def test_jitter_is_averaged_and_told_by_the_residual() -> None:
+    rng = np.random.default_rng(0)
+    scan = ScanGeometry.cone(**{**CONE, "angles_rad": uniform_angles(400)})
+    moved = replace(
+        scan,
+        source_mm=scan.source_mm + rng.normal(scale=0.5, size=(400, 3)),
+        detector_mm=scan.detector_mm + rng.normal(scale=0.5, size=(400, 3)),
+    )
+    nominal = nominal_orbit(moved)
+    check_numbers(nominal.orbit, scan.orbit, atol=0.15)
+    np.testing.assert_allclose(nominal.orbit.axis_mm, (3.0, -2.0), atol=0.1)
+    assert 0.3 < nominal.residual_mm < 0.8
+    assert nominal.residual_pixels == pytest.approx(nominal.residual_mm * 1.5 / 2.0, rel=1e-2)
+    assert nominal.residual_share == pytest.approx(nominal.residual_mm / 60.0, rel=1e-2)
+
+
+def test_a_detector_that_does_not_face_the_axis_leaves_the_circle_of_its_sources() -> None:
+    scan = SCANS["cone"]
+    swung = scan.u_mm * np.cos(0.05) + 3.0 * np.sin(0.05) * scan.normal
+    nominal = nominal_orbit(replace(scan, u_mm=swung))
+    np.testing.assert_allclose(nominal.orbit.axis_mm, (3.0, -2.0), atol=1e-6)
+    assert nominal.orbit.source_to_axis_mm == pytest.approx(500.0, abs=1e-6)
+    assert 0.0 < nominal.residual_share < 0.02
+
+
+def test_residuals_of_a_shift_and_of_a_helix_are_their_closed_forms() -> None:
+    """Heights that are spread evenly over h pass h / sqrt(12) beside the nearest circle."""
+    count = 400
+    scan = ScanGeometry.cone(
+        **{**CONE, "angles_rad": uniform_angles(count), "height_mm": np.linspace(-6, 6, count)}
+    )
+    assert nominal_orbit(scan).residual_mm == pytest.approx(12 / np.sqrt(12), rel=0.02)
+    once = SCANS["parallel"]
+    apart = np.where(np.arange(40) % 2, 1.0, -1.0)[:, None] * [0.0, 0.0, 0.7]
+    moved = replace(once, source_mm=once.source_mm + apart, detector_mm=once.detector_mm + apart)
+    assert nominal_orbit(moved).residual_mm == pytest.approx(0.7, rel=1e-6)
+
+
+@pytest.mark.parametrize("beam", SCANS)
+def test_one_view_has_a_circle_through_it(beam) -> None:
+    assert nominal_orbit(SCANS[beam][3]).residual_mm < 1e-9

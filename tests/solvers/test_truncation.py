@@ -1,0 +1,118 @@
+"""Objects that reach beyond the detector."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from balls import ball_integrals
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.solvers import analytic
+from diffnr_lightning.solvers.truncation import (
+    AIR_SHARE,
+    continue_rows,
+    find_truncation,
+    scan_truncation,
+)
+
+FIELD_MM = 18.75
+GRID = VolumeGrid((9, 48, 48), 2 * FIELD_MM / 48)
+DETECTOR = {"angles_rad": uniform_angles(90), "detector_shape": (48, 48)}
+CONE = ScanGeometry.cone(
+    source_to_axis_mm=200.0,
+    source_to_detector_mm=300.0,
+    pixel_mm=1.5 * 2 * FIELD_MM / 48,
+    **DETECTOR,
+)
+PARALLEL = ScanGeometry.parallel(pixel_mm=2 * FIELD_MM / 48, **DETECTOR)
+SHIFTED = ScanGeometry.cone(
+    source_to_axis_mm=200.0,
+    source_to_detector_mm=300.0,
+    pixel_mm=1.5 * 2 * FIELD_MM / 48,
+    detector_offset_mm=(0.0, 10.0),
+    **{**DETECTOR, "detector_shape": (48, 34)},
+)
+CONE_SHAPE = (len(CONE), *CONE.detector_shape)
+
+
+def error_hu(volume: torch.Tensor, within_mm: float) -> torch.Tensor:
+    """Errors of the middle slice of a ball of density 1, which is 1000 HU above air."""
+    away = GRID.points()[4, ..., :2].norm(dim=-1)
+    return 1000 * (volume[4] - 1.0)[away < within_mm].abs()
+
+
+@pytest.mark.parametrize("scan", [CONE, PARALLEL, SHIFTED], ids=["cone", "parallel", "shifted"])
+@pytest.mark.parametrize("centre", [(0.0, 0.0, 0.0), (6.0, -5.0, 2.0)], ids=["middle", "aside"])
+def test_a_ball_wider_than_the_field_keeps_its_density(scan, centre, caplog):
+    projections = ball_integrals(scan, centre, 30.0)
+    with caplog.at_level(logging.WARNING, logger="diffnr"):
+        volume = analytic(projections, GRID, scan)
+    assert "in 100 % of the views the object reaches beyond the detector" in caplog.text
+    cut = analytic(projections, GRID, scan, extend=False)
+    assert float(error_hu(volume, 12.0).mean()) < 20 < 200 < float(error_hu(cut, 12.0).mean())
+    assert float(error_hu(volume, FIELD_MM).max()) < 100
+
+
+def test_noise_is_not_continued_into_streaks():
+    noise = torch.randn(CONE_SHAPE, generator=torch.Generator().manual_seed(0))
+    clean = ball_integrals(CONE, (0.0, 0.0, 0.0), 30.0)
+    volume = analytic(clean + 0.3 * noise, GRID, CONE)
+    assert float(error_hu(volume, 12.0).mean()) < 20
+
+
+def test_scans_that_see_air_stay_as_they_are(caplog):
+    projections = ball_integrals(CONE, (0.0, 0.0, 0.0), 14.0)
+    projections += 0.01 * torch.rand(CONE_SHAPE, generator=torch.Generator().manual_seed(1))
+    with caplog.at_level(logging.WARNING, logger="diffnr"):
+        volume = analytic(projections, GRID, CONE)
+    assert not caplog.records
+    assert torch.equal(volume, analytic(projections, GRID, CONE, extend=False))
+
+
+def test_only_views_that_are_cut_count():
+    """A ball beside the axis leaves the detector in the views that look across."""
+    views = 60
+    scan = ScanGeometry.parallel(
+        angles_rad=uniform_angles(views), detector_shape=(8, 48), pixel_mm=2 * FIELD_MM / 48
+    )
+    projections = ball_integrals(scan, (14.0, 0.0, 0.0), 8.0)
+    truncation = scan_truncation(projections, scan)
+    across = 14.0 * np.abs(np.sin(uniform_angles(views))) + 8.0 > FIELD_MM + 0.3
+    found = (truncation.first | truncation.last).numpy()
+    assert (found <= (14.0 * np.abs(np.sin(uniform_angles(views))) + 8.0 > FIELD_MM - 2.5)).all()
+    assert found.sum() >= 0.9 * across.sum()
+    assert AIR_SHARE < truncation.level <= 1.0
+    # Mirrored pixels show the same.
+    mirrored = ScanGeometry(
+        "parallel", (8, 48), scan.source_mm, scan.detector_mm, -scan.u_mm, scan.v_mm
+    )
+    assert scan_truncation(projections.flip(2), mirrored).share == truncation.share
+
+
+def test_the_shadow_of_a_cylinder_is_continued_exactly():
+    across = (torch.arange(160, dtype=torch.float64) - 79.5) * 0.5
+    shadow = 2 * 0.3 * (30.0**2 - (across - 4.0) ** 2).clamp_min(0).sqrt()
+    cut = shadow[50:110].repeat(3, 7, 1)
+    wide, before, after = continue_rows(cut, find_truncation(cut))
+    expected = shadow[50 - before : 110 + after]
+    assert float(shadow[: 50 - before].max()) == float(shadow[110 + after :].max()) == 0.0
+    # Faded out from half a width beyond the edge on.
+    faded = 30 - after
+    assert float((wide[1, 3] - expected)[:faded].abs().max()) < 0.02 * float(shadow.max())
+    assert float((wide[1, 3] - expected)[faded:].abs().max()) < 0.05 * float(shadow.max())
+
+
+@pytest.mark.parametrize("row", ["rising", "falling", "lump"])
+def test_a_continuation_never_rises_and_ends_at_nothing(row):
+    across = torch.linspace(0.0, 1.0, 64)
+    values = {
+        "rising": 1.0 + across**2,
+        "falling": 2.0 - across,
+        "lump": torch.exp(-0.5 * ((across - 1.0) / 0.03) ** 2),
+    }[row].repeat(2, 5, 1)
+    wide, before, after = continue_rows(values, find_truncation(values, ("last",)))
+    tail = wide[..., before + 64 :]
+    assert before == 0 < after <= 64
+    assert (tail.diff(dim=-1) <= 1e-6).all() and (tail >= 0).all()
+    assert float(tail.max()) <= float(values[..., -3:].max()) and float(tail[..., -1].max()) < 0.02
