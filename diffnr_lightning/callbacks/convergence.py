@@ -16,14 +16,21 @@ class Convergence(lightning.Callback):
 
     Args:
         truth: (Z, Y, X) the volume that is wanted; None leaves the PSNR out.
+        part: slices (Z, Y, X) of the optimised volume that the truth is of; None is all of it.
         points: how many batches are looked at, the last among them.
 
     Attributes:
         history: "iteration", "loss" and "psnr", each a list with one number for every point.
     """
 
-    def __init__(self, truth: Tensor | None = None, points: int = 10) -> None:
+    def __init__(
+        self,
+        truth: Tensor | None = None,
+        part: tuple[slice, slice, slice] | None = None,
+        points: int = 10,
+    ) -> None:
         self.truth = truth
+        self.part = part or (slice(None),) * 3
         self.points = points
         self.history: dict[str, list[float]] = {}
         self._loss, self._batches = torch.zeros(()), 0
@@ -46,7 +53,7 @@ class Convergence(lightning.Callback):
         point = {"loss": float(self._loss) / self._batches}
         if self.truth is not None:
             with torch.no_grad():
-                volume = pl_module.query_volume().cpu()
+                volume = pl_module.query_volume()[self.part].cpu()
             point["psnr"] = peak_signal_to_noise(volume.numpy(), self.truth.numpy())
         self._loss, self._batches = torch.zeros(()), 0
         for name, value in {"iteration": pl_module.iteration, **point}.items():

@@ -17,7 +17,7 @@ from diffnr_lightning.priors.checkpoints import load_default, load_prior
 from diffnr_lightning.priors.conditioning import biplanar_conditioning
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
-from diffnr_lightning.solvers import backprojected_residual
+from diffnr_lightning.solvers import backprojected_residual, near_circle
 
 logger = logging.getLogger("diffnr")
 
@@ -220,9 +220,9 @@ class Repairer:
         """Backprojected residual of the volume, for a prior that takes it."""
         if not self.prior.residual:
             return None
-        if scan.orbit is None:
+        if not near_circle(scan):
             logger.warning(
-                "the scan is not circular, so that no residual can be backprojected; the prior does without"
+                "the views are not near a circle, so that no residual can be backprojected; the prior does without"
             )
             return None
         return backprojected_residual(volume.clamp(0, 1), projections, grid, scan).clamp(-1, 1)

@@ -1,12 +1,15 @@
 """Classical reconstruction as plain functions of (projections, grid, scan)."""
 
 from diffnr_lightning.solvers.asd_pocs import asd_pocs
+from diffnr_lightning.solvers.circular import near_circle
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk
+from diffnr_lightning.solvers.initial import initial_volume
 from diffnr_lightning.solvers.ramp import ramp_filter
 from diffnr_lightning.solvers.residual import backprojected_residual
 from diffnr_lightning.solvers.sart import sart
 from diffnr_lightning.solvers.sirt import sirt
 from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
+from diffnr_lightning.solvers.truncation import object_radius, scan_truncation
 
 __all__ = [
     "analytic",
@@ -14,8 +17,12 @@ __all__ = [
     "backprojected_residual",
     "fbp",
     "fdk",
+    "initial_volume",
+    "near_circle",
+    "object_radius",
     "ramp_filter",
     "sart",
+    "scan_truncation",
     "sirt",
     "total_variation",
     "total_variation_gradient",

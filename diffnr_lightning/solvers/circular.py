@@ -137,7 +137,7 @@ def prepared(
             f"projections have shape {tuple(projections.shape)}; {expected} (V, H, W) is expected."
         )
     nominal = nominal_orbit(scan)
-    refuse_far_from_circle(nominal, method)
+    _refuse_far_from_circle(nominal, method)
     views = CircularScan(
         nominal.orientation.upright(projections.detach()),
         nominal.orientation.upright_scan(scan),
@@ -148,7 +148,12 @@ def prepared(
     return _continued(views, method) if extend else views
 
 
-def refuse_far_from_circle(nominal: NominalOrbit, method: str) -> None:
+def near_circle(scan: ScanGeometry) -> bool:
+    """Return whether the views are as near to a circle as analytic reconstruction asks for."""
+    return nominal_orbit(scan).residual_share <= LARGEST_RESIDUAL
+
+
+def _refuse_far_from_circle(nominal: NominalOrbit, method: str) -> None:
     """Refuse views that are farther from a circle than analytic reconstruction puts up with.
 
     Raises:

@@ -58,6 +58,25 @@ def scan_truncation(projections: Tensor, scan: ScanGeometry) -> Truncation:
     )
 
 
+def object_radius(projections: Tensor, scan: ScanGeometry) -> float:
+    """Return how far an object reaches from the rotation axis in mm, beyond the detector by its continued rows.
+
+    Args:
+        projections: (V, H, W) line integrals.
+        scan: their geometry.
+    """
+    nominal = nominal_orbit(scan)
+    orbit = nominal.orbit
+    offset, pitch = orbit.detector_offset_mm[1], orbit.pixel_mm[1]
+    upright = nominal.orientation.upright(projections)
+    columns = upright.shape[-1]
+    truncation = find_truncation(upright, open_sides(offset, pitch))
+    _, before, after = continue_rows(upright, truncation)
+    first = offset - pitch * (0.5 * columns + before)
+    last = offset + pitch * (0.5 * columns + after)
+    return max(abs(first), abs(last)) / orbit.magnification
+
+
 def open_sides(offset_u_mm: float, pitch_mm: float) -> tuple[Side, ...]:
     """Return the edges of an upright detector that should see air: both, or the far one of a shifted one."""
     if abs(offset_u_mm) < pitch_mm:

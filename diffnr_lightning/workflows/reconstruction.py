@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
@@ -14,12 +13,11 @@ from diffnr_lightning.callbacks import Convergence
 from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.data import Case, load_case, save_volume
 from diffnr_lightning.files import replacing
-from diffnr_lightning.geometry import check_scan_sees_grid
 from diffnr_lightning.metrics import evaluate_volume, projection_error
 from diffnr_lightning.projectors import project
 from diffnr_lightning.reports import preview
-from diffnr_lightning.solvers import analytic
 from diffnr_lightning.workflows.device import use_device
+from diffnr_lightning.workflows.normalisation import intensity_scale, working_grid
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
@@ -27,9 +25,6 @@ from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logge
 from diffnr_lightning.workflows.scene import Scene
 
 logger = logging.getLogger("diffnr")
-
-# The brightest voxels may be streaks; this share of the first reconstruction is below intensity 1.
-BRIGHT_QUANTILE = 0.9999
 
 
 def reconstruct(
@@ -39,6 +34,7 @@ def reconstruct(
     name: str | None = None,
     variant: str | None = None,
     seed: int | None = None,
+    pad: float = 0.0,
     device: str = "cpu",
     checkpoint_every: int = 500,
     curves: Logger | None = None,
@@ -55,6 +51,9 @@ def reconstruct(
         name: of the method in tables; null takes the method's own.
         variant: what is added to the name, as an overlay such as configs/diffnr/align.yaml does.
         seed: of everything random; null takes the case's.
+        pad: share of each edge by which the grid is larger while it is reconstructed; what is kept is cut out of it.
+            It gives an object that reaches beyond the detector room. It should just hold the object: what is outside
+            is not determined by the projections, and a larger grid takes density from the middle.
         device: where to compute: cpu, cuda or cuda:N.
         checkpoint_every: batches between two checkpoints of an optimisation.
         curves: Lightning logger, such as a WandbLogger, for the settings, loss and PSNR of an optimisation, the
@@ -69,11 +68,7 @@ def reconstruct(
     """
     place = use_device(device)
     loaded = load_case(case)
-    if not loaded.projections.any():
-        raise ValueError(
-            f"case {case} has projections of zeros only; a scan that shows something is expected."
-        )
-    check_scan_sees_grid(loaded.scan, loaded.grid)
+    grid, inner = working_grid(loaded, pad)
     run = RunFolder(
         out,
         resolved or {"case": str(case), "method": type(method).__name__, "seed": seed},
@@ -91,12 +86,12 @@ def reconstruct(
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         scale = intensity_scale(loaded)
-        convergence = Convergence(loaded.volume)
+        convergence = Convergence(loaded.volume, inner)
         record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
         problem = Problem(
             (loaded.projections / scale).to(place),
             loaded.scan,
-            loaded.grid,
+            grid,
             # Some generators take 32 bits only.
             seed % 2**31,
             checkpoint=run.resume_from() if isinstance(method, Scene) else None,
@@ -104,36 +99,22 @@ def reconstruct(
             curves=curves,
             progress=progress,
         )
-        volume = method.reconstruct(problem)
-        metrics: dict[str, Any] = {"method": label, **method.findings}
+        volume = method.reconstruct(problem).cpu()
+        metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad}
         if isinstance(method, Scene):
             metrics |= {"iterations": method.iterations, "history": convergence.history}
-        metrics = _write_result(run, loaded, volume.cpu(), scale, case, metrics)
+        if loaded.test_scan is not None:
+            held_out = project(volume * scale, grid, loaded.test_scan)
+            metrics["projections"] = projection_error(
+                held_out.numpy(), loaded.test_projections.numpy()
+            )
+        metrics = _write_result(run, loaded, volume[inner].contiguous(), scale, case, metrics)
         if curves is not None:
             steps = metrics.get("iterations", 0)
             log_scores(curves, metrics, steps)
             log_preview(curves, run.path / "preview.png", steps)
         run.write_json("metrics.json", metrics)
     return out
-
-
-def intensity_scale(case: Case) -> float:
-    """Return what the projections are divided by so that the volume lies between 0 and about 1.
-
-    Cases with a window are normalised already; for others the analytic reconstruction tells.
-    """
-    if case.volume is not None or case.window_hu is not None:
-        return 1.0
-    first = analytic(case.projections, case.grid, case.scan)
-    scale = float(
-        torch.quantile(first.flatten()[:: max(1, first.numel() // 2**22)], BRIGHT_QUANTILE)
-    )
-    if not scale > 0:
-        raise ValueError(
-            f"{case.name}: the projections reconstruct to nothing above zero; is the logarithm taken "
-            "and the sign right?"
-        )
-    return scale
 
 
 def _write_result(
@@ -157,9 +138,6 @@ def _write_result(
     }
     if case.volume is not None:
         metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())
-    if case.test_scan is not None:
-        shown = project(volume * scale, case.grid, case.test_scan)
-        metrics["projections"] = projection_error(shown.numpy(), case.test_projections.numpy())
     truth = None if case.volume is None else case.volume.numpy()
     with replacing(run.path / "preview.png") as part:
         preview(volume.numpy(), truth, part, case.grid.voxel_mm, metrics["method"])

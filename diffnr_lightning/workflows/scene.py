@@ -36,7 +36,8 @@ class Scene(Method):
         finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
         trial: judges on held-out views whether the prior takes part; None lets it in any case. Without the prior the
             result is the volume that would have been repaired first.
-        start: solver whose volume the representation starts from; None is the analytic one.
+        start: solver whose volume the representation starts from; None is the analytic one where the views are near a
+            circle, some iterations of SIRT elsewhere (`solvers.initial_volume`).
 
     Attributes:
         iterations: batches of schedule and extension together.
@@ -85,7 +86,7 @@ class Scene(Method):
         self.trial = trial
         self.findings = {}
         self.name = "scene" if pseudo_reference is None else "scene + DiffNR"
-        self.start = start or Solver("analytic")
+        self.start = start or Solver("initial_volume")
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""

@@ -17,7 +17,8 @@ class Solver(Method):
     """Run one of the classical solvers.
 
     Args:
-        name: which one; `analytic` is FDK for cone beam and filtered backprojection for parallel beam.
+        name: which one; `analytic` is FDK for cone beam and filtered backprojection for parallel beam;
+            `initial_volume` takes SIRT instead where the views are far from a circle.
         options: keyword arguments of the function in `diffnr_lightning.solvers`.
 
     Raises:
@@ -26,7 +27,7 @@ class Solver(Method):
 
     def __init__(
         self,
-        name: Literal["analytic", "sirt", "sart", "asd_pocs"],
+        name: Literal["analytic", "initial_volume", "sirt", "sart", "asd_pocs"],
         options: dict[str, Any] | None = None,
     ) -> None:
         self.name = name

@@ -13,6 +13,7 @@ from diffnr_lightning.solvers.truncation import (
     AIR_SHARE,
     continue_rows,
     find_truncation,
+    object_radius,
     scan_truncation,
 )
 
@@ -116,3 +117,10 @@ def test_a_continuation_never_rises_and_ends_at_nothing(row):
     assert before == 0 < after <= 64
     assert (tail.diff(dim=-1) <= 1e-6).all() and (tail >= 0).all()
     assert float(tail.max()) <= float(values[..., -3:].max()) and float(tail[..., -1].max()) < 0.02
+
+
+@pytest.mark.parametrize("scan", [CONE, PARALLEL, SHIFTED], ids=["cone", "parallel", "shifted"])
+@pytest.mark.parametrize("radius", [24.0, 30.0])
+def test_the_extent_of_a_ball_is_estimated_from_its_rows(scan, radius):
+    projections = ball_integrals(scan, (0.0, 0.0, 0.0), radius)
+    assert object_radius(projections, scan) == pytest.approx(radius, rel=0.1)

@@ -1,0 +1,85 @@
+"""What is looked at and settled before a case is reconstructed: its grid, its edges and its scale."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+
+from diffnr_lightning.data import Case
+from diffnr_lightning.geometry import VolumeGrid, check_scan_sees_grid
+from diffnr_lightning.solvers import initial_volume, object_radius, scan_truncation
+
+logger = logging.getLogger("diffnr")
+
+# The brightest voxels may be streaks; this share of the first reconstruction is below intensity 1.
+BRIGHT_QUANTILE = 0.9999
+_VIEWS_TO_FIT = 16  # that the extent of a truncated object is estimated from
+
+
+def working_grid(case: Case, pad: float) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:
+    """Return the voxels that are reconstructed, and where the case's lie among them.
+
+    An object that reaches beyond the detector is warned of: what lies outside the grid is explained by
+    the voxels at its edge unless `pad` makes room for it.
+
+    Args:
+        case: what is reconstructed.
+        pad: share of each edge by which the grid is enlarged.
+
+    Raises:
+        ValueError: a negative pad, projections of zeros only, or views that do not see the grid.
+    """
+    if not 0.0 <= pad < float("inf"):
+        raise ValueError(f"pad is {pad}; a share of at least 0 is expected, such as 0.5.")
+    if not case.projections.any():
+        raise ValueError(
+            f"case {case.name} has projections of zeros only; a scan that shows something is expected."
+        )
+    grid, inner = case.grid.enlarged(pad)
+    check_scan_sees_grid(case.scan, grid)
+    truncation = scan_truncation(case.projections, case.scan)
+    if truncation.share:
+        logger.warning(
+            "%s: in %.0f %% of the views the object reaches beyond the detector (line integrals at its edge "
+            "are up to %.0f %% of the largest): values near the edge of the field of view are estimates%s",
+            case.name,
+            100 * truncation.share,
+            100 * truncation.level,
+            ""
+            if pad
+            else f"; --pad {_fitting_pad(case):.1f} would give the rest of the object room",
+        )
+    return grid, inner
+
+
+def _fitting_pad(case: Case) -> float:
+    """Return the pad with which the grid just holds the object, as far as its continued rows tell."""
+    some = slice(None, None, max(1, len(case.scan) // _VIEWS_TO_FIT))
+    reach = object_radius(case.projections[some], case.scan[some])
+    width = min(case.grid.size_mm[1:])
+    return max(0.1, math.ceil(10 * (2 * reach / width - 1) - 1e-6) / 10)
+
+
+def intensity_scale(case: Case) -> float:
+    """Return what the projections are divided by so that the volume lies between 0 and about 1.
+
+    Cases with a window are normalised already; for others a first reconstruction says it
+    (`solvers.initial_volume`).
+
+    Raises:
+        ValueError: nothing above zero comes out.
+    """
+    if case.volume is not None or case.window_hu is not None:
+        return 1.0
+    first = initial_volume(case.projections, case.grid, case.scan)
+    scale = float(
+        torch.quantile(first.flatten()[:: max(1, first.numel() // 2**22)], BRIGHT_QUANTILE)
+    )
+    if not scale > 0:
+        raise ValueError(
+            f"{case.name}: the projections reconstruct to nothing above zero; is the logarithm taken "
+            "and the sign right?"
+        )
+    return scale
