@@ -71,7 +71,7 @@ def reconstruct(
     grid, inner = working_grid(loaded, pad)
     run = RunFolder(
         out,
-        resolved or {"case": str(case), "method": type(method).__name__, "seed": seed},
+        resolved or {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad},
         {"case": loaded.fingerprint()},
     )
     run.open()

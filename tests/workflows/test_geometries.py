@@ -35,10 +35,9 @@ METHODS = {
     "r2gaussian": [*QUICK, "--method.representation.num_gaussians", "400"],
     "naf": [*QUICK, "--method.representation.warm_up", "30"],
     "voxel_grid": QUICK,
-    "r2gaussian_diffnr_align": [
+    "r2gaussian+diffnr/align": [
         *QUICK,
         *("--method.representation.num_gaussians", "400"),
-        *("--method.pseudo_reference.every", "30"),
         *("--method.start.options.iterations", "5"),
     ],
 }
@@ -67,7 +66,9 @@ def walnut(tmp_path_factory):
 
 
 def reconstruct(case, out, method, *options):
-    arguments = ["--case", case, "--config", f"configs/reconstruct/{method}.yaml", "--out", out]
+    base, *overlays = method.split("+")
+    configs = [f"configs/reconstruct/{base}.yaml", *(f"configs/{name}.yaml" for name in overlays)]
+    arguments = ["--case", case, *(a for c in configs for a in ("--config", c)), "--out", out]
     assert cli.main([str(a) for a in ("reconstruct", *arguments, *options)]) == 0
     volume = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "volume.nii.gz")))
     return torch.from_numpy(volume), json.loads((out / "metrics.json").read_text())
