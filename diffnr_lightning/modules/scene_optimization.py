@@ -135,12 +135,16 @@ class SceneOptimization(lightning.LightningModule):
         return self.representation.query(self.grid)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Return Adam with the representation's parameter groups and a log-linear decay."""
+        """Return Adam with the representation's parameter groups and a log-linear decay.
+
+        After each of its steps the representation is brought back into its range.
+        """
         groups = [
             {**group, "lr": group["lr"] * self.rate_scale}
             for group in self.representation.parameter_groups()
         ]
         optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
+        optimizer.register_step_post_hook(lambda *_: self.representation.constrain())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.rate_decay ** min(step / self.rate_iterations, 1.0)
         )

@@ -49,6 +49,12 @@ class Representation(nn.Module, ABC):
             ValueError: a volume on another grid.
         """
 
+    def constrain(self) -> None:
+        """Bring the parameters back into their range; called after every step of an optimiser.
+
+        Nothing by default: most parameters may be any number.
+        """
+
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return parameter groups for an optimiser, each with `params`, `lr` and `name`."""

@@ -69,7 +69,7 @@ def render_gaussians(
     if _choose(tensors, cut, backend) == "numba":
         return _Splat.apply(*tensors, scan, cut, statistics)
     views = [scan[view] for view in range(len(scan))]
-    return torch.stack([_render_view(tensors, view, cut, statistics) for view in views])
+    return torch.stack([_render_view(tensors, view, cut, statistics, len(views)) for view in views])
 
 
 def voxelise_gaussians(
@@ -191,6 +191,7 @@ def _render_view(
     scan: ScanGeometry,
     cut: float,
     statistics: ScreenStatistics | None,
+    num_views: int,
 ) -> Tensor:
     """Return one view (H, W); the reference that the kernels are held against."""
     centres, covariances, heights, seen = footprints(*gaussians, scan, cut)
@@ -200,7 +201,8 @@ def _render_view(
         reach = cut * covariances.detach().diagonal(dim1=1, dim2=2).sqrt()  # (N, 2)
         last = torch.tensor([columns - 1, rows - 1], **like)
         low, high = (centres - reach).ceil().clamp(min=0), (centres + reach).floor().minimum(last)
-        statistics.watch(centres, seen & (high >= low).all(dim=1), scan.detector_shape)
+        on_detector = seen & (high >= low).all(dim=1)
+        statistics.watch(centres, on_detector, scan.detector_shape, num_views)
     inverse = torch.linalg.inv(covariances)
     i = torch.arange(rows, **like)[:, None] - centres[:, 1]  # (H, N)
     j = torch.arange(columns, **like)[:, None] - centres[:, 0]  # (W, N)
@@ -273,8 +275,8 @@ class _Splat(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         gradient = grad_outputs[0].contiguous().numpy()
-        rows, columns = gradient.shape[1:]
-        half_detector = np.array([0.5 * columns, 0.5 * rows], np.float32)
+        num_views, rows, columns = gradient.shape
+        half_detector = 0.5 * num_views * np.array([columns, rows], np.float32)
         gradients = [np.zeros_like(array) for array in ctx.gaussians]
         statistics = ctx.statistics or ScreenStatistics(len(gradients[0]))
         moments = np.empty((len(gradients[0]), 6), np.float32)

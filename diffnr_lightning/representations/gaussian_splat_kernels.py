@@ -271,7 +271,8 @@ def project_gaussians_backward(
     """Add the gradients of one view, given the moments of its image gradient.
 
     `screen_gradient` collects the norm of the gradient of the projected centre, in units of half a
-    detector (`half_detector`: columns, rows); `visible` counts the views that saw the Gaussian.
+    detector (`half_detector`: columns, rows, times the number of views, see `ScreenStatistics`);
+    `visible` counts the views that saw the Gaussian.
     """
     count = len(positions)
     for chunk in prange(CHUNKS):

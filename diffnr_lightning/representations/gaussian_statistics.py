@@ -12,7 +12,8 @@ class ScreenStatistics:
 
     Attributes:
         gradient: (N,) sum over views of the norm of d loss / d projected centre, in half detector
-            widths.
+            widths, times the number of views that are rendered together: a loss is a mean over
+            them, and the pull of a view must not depend on how many others share its batch.
         visible: (N,) views that saw the Gaussian.
     """
 
@@ -20,15 +21,18 @@ class ScreenStatistics:
         self.gradient = np.zeros(count, np.float32)
         self.visible = np.zeros(count, np.float32)
 
-    def watch(self, centres: Tensor, seen: Tensor, detector_shape: tuple[int, int]) -> None:
+    def watch(
+        self, centres: Tensor, seen: Tensor, detector_shape: tuple[int, int], num_views: int
+    ) -> None:
         """Add what the backward pass of one view brings to its projected centres.
 
         Args:
             centres: (N, 2) columns and rows, part of the graph.
             seen: (N,) whether the footprint meets the detector.
             detector_shape: (H, W).
+            num_views: views that are rendered together, this one among them.
         """
-        half = torch.tensor(detector_shape[::-1]).to(centres) / 2
+        half = num_views * torch.tensor(detector_shape[::-1]).to(centres) / 2
 
         def add(gradient: Tensor) -> None:
             self.gradient += (gradient * half).norm(dim=1).float().cpu().numpy()

@@ -14,7 +14,10 @@ from diffnr_lightning.representations.base import Representation
 
 
 class VoxelGrid(Representation):
-    """Represent a volume by its voxels, kept non-negative by clipping.
+    """Represent a volume by its voxels, kept non-negative by projection after every step.
+
+    Renderings and queries clip what a step has made negative and pass it no gradient; `constrain`
+    sets it to zero, from where the gradient can raise it again.
 
     Args:
         grid: the voxels.
@@ -60,6 +63,11 @@ class VoxelGrid(Representation):
         """Take the first reconstruction without what is negative; see `Representation`."""
         self.check_volume(volume)
         self.values = nn.Parameter(volume.detach().clamp(min=0).clone())
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Set negative voxels to zero, the nearest that is allowed."""
+        self.values.clamp_(min=0)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the one group of voxel values."""

@@ -74,6 +74,16 @@ def test_the_loss_is_the_sum_of_its_terms(truth, projections):
     torch.testing.assert_close(step(without, projections, (1, 4)), l1(rendered, measured))
 
 
+def test_voxels_below_zero_are_brought_back_and_fitted(truth, projections):
+    module = voxels(truth, lambda_ssim=0, lambda_tv=0)
+    with torch.no_grad():
+        module.representation.values.fill_(-0.5)
+    optimise(module, projections, 40)
+    volume = module.query_volume().detach()
+    assert float(module.representation.values.detach().min()) >= 0.0
+    assert float((volume - truth).norm()) < 0.8 * float(truth.norm())
+
+
 def test_a_window_is_compared_with_its_part_of_the_rendering(truth, projections):
     module = voxels(0.7 * truth, lambda_ssim=0.25, lambda_tv=0)
     rows, columns = slice(1, 18, 3), slice(4, 13)

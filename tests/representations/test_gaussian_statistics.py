@@ -24,8 +24,28 @@ def test_screen_statistics_are_the_pull_at_the_projected_centres(gaussians, back
         expected += (per_pixel * torch.tensor([15.5, 12.5])).norm(dim=1)
     statistics = ScreenStatistics(20)
     image = render_gaussians(*some, scan, backend=backend, statistics=statistics)
-    (weights * image).sum().backward()
+    # A loss is a mean over the views.
+    (0.5 * weights * image).sum().backward()
     torch.testing.assert_close(
         torch.from_numpy(statistics.gradient), expected, rtol=1e-4, atol=1e-6
     )
     assert (statistics.visible == 2).sum() > 10
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_the_pull_does_not_depend_on_how_many_views_are_in_a_batch(gaussians, backend):
+    scan = ScanGeometry.parallel(
+        angles_rad=[0.4, 1.3, 2.2, 2.9], detector_shape=(25, 31), pixel_mm=(2.3, 2.0)
+    )
+    some = [t.requires_grad_() for t in gaussians(20)]
+    pulls = []
+    for size in (1, 2, 4):
+        statistics = ScreenStatistics(20)
+        for first in range(0, 4, size):
+            views = scan[list(range(first, first + size))]
+            image = render_gaussians(*some, views, backend=backend, statistics=statistics)
+            image.square().mean().backward()
+        pulls.append(torch.from_numpy(statistics.gradient / statistics.visible.clip(min=1)))
+    assert float(pulls[0].max()) > 0
+    for pull in pulls[1:]:
+        torch.testing.assert_close(pull, pulls[0], rtol=1e-4, atol=1e-7)

@@ -98,3 +98,15 @@ def test_optimising_it_fits_the_projections(voxels):
 def test_a_volume_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(6, 8, 6\).*\(6, 8, 7\)"):
         VoxelGrid(GRID).initialise(torch.ones(6, 8, 6), torch.zeros(3, 9, 11), SCAN, seed=0)
+
+
+def test_a_voxel_that_was_pushed_negative_comes_back(voxels):
+    """Ten steps towards less than nothing, then twenty towards one."""
+    optimizer = torch.optim.Adam(voxels.parameter_groups())
+    for target in [-1.0] * 10 + [1.0] * 20:
+        optimizer.zero_grad()
+        (voxels.query(GRID)[0, 0, 0] - target).square().backward()
+        optimizer.step()
+        voxels.constrain()
+        assert float(voxels.values.detach().min()) >= 0.0
+    assert float(voxels.query(GRID)[0, 0, 0].detach()) > 0.05
