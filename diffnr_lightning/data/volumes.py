@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,17 @@ HU_FLOOR = -200.0
 # What a CT volume may hold: scanners mark the outside of their picture by values down to -3024 and
 # -4096, and the extended scale of metal ends with signed 16-bit numbers.
 HU_RANGE = (-4096.0, 32767.0)
+# The header of an NPY file is parsed as Python, and damage fails in as many ways.
+NPY_ERRORS = (
+    ValueError,
+    OSError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    TokenError,
+)
 # Folders that a hint names.
 NAMED_FOLDERS = 3
 UNTILTED: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -229,7 +241,7 @@ def read_array(path: Path, what: str) -> np.ndarray:
         raise FileNotFoundError(f"{what} {path} does not exist.") from None
     except (PermissionError, IsADirectoryError) as error:
         raise ValueError(f"{what} {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, OSError, EOFError) as error:
+    except NPY_ERRORS as error:
         raise ValueError(
             f"{what} {path} cannot be read as an NPY array: it is truncated, damaged or no array "
             f"of numbers."

@@ -83,10 +83,19 @@ class Slice:
 
 
 def series_in(folder: Path) -> tuple[str, ...]:
-    """Return the identifiers of the series in a folder, none where there is no DICOM file."""
+    """Return the identifiers of the series in a folder, none where there is no DICOM file.
+
+    Raises:
+        ValueError: a file whose header is damaged.
+    """
     import SimpleITK
 
-    return tuple(quietly(lambda: SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))))
+    try:
+        return tuple(quietly(lambda: SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))))
+    except RuntimeError as error:
+        raise ValueError(
+            f"folder {folder} holds a DICOM file that cannot be read: its header is damaged."
+        ) from error
 
 
 def folders_with_series(folder: Path) -> list[Path]:

@@ -47,6 +47,19 @@ INCOMPLETE = (
     "failed to read",
     "incompletely written",
 )
+# tifffile's parser meets damaged tags with whatever Python raises there.
+PARSER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
 
 
 class PixelSize(NamedTuple):
@@ -158,14 +171,7 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
             if not len(tif.pages) or not tif.pages[0].size:
                 raise ValueError(f"TIFF file {path} cannot be read: it holds no image.")
             yield tif
-    except (
-        tifffile.TiffFileError,
-        OSError,
-        IndexError,
-        KeyError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except (tifffile.TiffFileError, *PARSER_ERRORS) as error:
         raise ValueError(message) from error
     except ValueError as error:
         raise (error if str(path) in str(error) else ValueError(message)) from error
