@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
@@ -12,45 +13,74 @@ from torch import Tensor
 from diffnr_lightning import solvers
 from diffnr_lightning.workflows.problem import Method, Problem
 
+GIVEN = {"projections", "grid", "scan"}
+STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 class Solver(Method):
-    """Run one of the classical solvers.
+    """Run one of the classical solvers, or a function of the user's own.
 
     Args:
-        name: which one; `analytic` is FDK for cone beam and filtered backprojection for parallel beam;
-            `initial_volume` takes SIRT instead where the views are far from a circle.
-        options: keyword arguments of the function in `diffnr_lightning.solvers`.
+        name: a function of `diffnr_lightning.solvers`, or the import path of another one, such as
+            `my_package.my_solver`, that takes projections, grid and scan and returns the volume. `analytic` is FDK for
+            cone beam and filtered backprojection for parallel beam; `initial_volume` takes SIRT instead where the
+            views are far from a circle.
+        options: further keyword arguments of the function.
 
     Raises:
-        ValueError: an option that the solver does not have.
+        ValueError: a name that is no solver, or an option that the solver does not have.
     """
 
-    def __init__(
-        self,
-        name: Literal["analytic", "initial_volume", "sirt", "sart", "asd_pocs"],
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        self.name = name
+    def __init__(self, name: str, options: dict[str, Any] | None = None) -> None:
+        self.function = _function(name)
+        self.name = name.rpartition(".")[2]
         self.findings = {}
         self.options = options or {}
-        self.function = getattr(solvers, name)
-        parameters = inspect.signature(self.function).parameters
         _check_options(name, self.function, self.options)
-        self.shows_progress = "progress" in parameters
+        self.shows_progress = "progress" in inspect.signature(self.function).parameters
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the solver's volume."""
         progress = {"progress": problem.progress} if self.shows_progress else {}
         return self.function(
-            problem.projections, problem.grid, problem.scan, **self.options, **progress
+            projections=problem.projections,
+            grid=problem.grid,
+            scan=problem.scan,
+            **self.options,
+            **progress,
         )
+
+
+def _function(name: str) -> Callable[..., Tensor]:
+    """Return the function that a name stands for."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module) if module else solvers, attribute, None)
+    except ImportError as error:
+        raise ValueError(f"solver {name} cannot be imported: {error}.") from error
+    if found is None or not _is_solver(found):
+        known = [short for short in solvers.__all__ if _is_solver(getattr(solvers, short))]
+        raise ValueError(
+            f"{name!r} is no solver; one of {', '.join(known)} is expected, or the import path of a "
+            "function of projections, grid and scan."
+        )
+    return found
+
+
+def _is_solver(thing: Any) -> bool:
+    """Whether something can be called with projections, grid and scan alone."""
+    if not callable(thing):
+        return False
+    parameters = inspect.signature(thing).parameters.values()
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind not in STARRED}
+    return needed == GIVEN
 
 
 def _check_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
     """Refuse options that the solver does not have, and values of another type."""
     parser = ArgumentParser(exit_on_error=False)
-    given = {"projections", "grid", "scan", "initial", "progress"}
-    known = parser.add_function_arguments(function, skip=given, fail_untyped=False)
+    skip = {*GIVEN, "initial", "progress"}
+    known = parser.add_function_arguments(function, skip=skip, fail_untyped=False)
     for key, value in options.items():
         if key not in known:
             raise ValueError(f"solver {name} has no option {key!r}; it has {', '.join(known)}.")

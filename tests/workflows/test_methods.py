@@ -24,6 +24,37 @@ def test_options_that_a_solver_does_not_take(name, options, words):
         Solver(name, options)
 
 
+def constant(projections, grid, scan, value: float = 1.0):
+    """A solver of the user's own."""
+    return torch.full(grid.shape, value)
+
+
+def test_a_solver_of_the_users_own_is_named_by_its_path():
+    solver = Solver(f"{__name__}.constant", {"value": 2.0})
+    grid = VolumeGrid((4, 4, 4), 1.0)
+    volume = solver.reconstruct(Problem(torch.zeros(2, 4, 4), None, grid))
+    assert solver.name == "constant"
+    assert torch.equal(volume, torch.full((4, 4, 4), 2.0))
+    with pytest.raises(ValueError, match=r"constant has no option 'factor'; it has value"):
+        Solver(f"{__name__}.constant", {"factor": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sert", "'sert' is no solver; one of analytic, .*sirt is expected, or the import path"),
+        ("", "'' is no solver"),
+        ("total_variation", "is no solver"),
+        ("backprojected_residual", "is no solver"),
+        ("no_such_package.solver", "cannot be imported: No module named 'no_such_package'"),
+        ("math.tau", "is no solver"),
+    ],
+)
+def test_what_is_no_solver_is_refused(name, words):
+    with pytest.raises(ValueError, match=words):
+        Solver(name)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
