@@ -9,7 +9,6 @@ import importlib
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 
 from diffnr_lightning import __version__
@@ -95,7 +94,6 @@ def _run(command: str, options: list[str], prog: str) -> None:
     function = getattr(importlib.import_module(WORKFLOWS), command)
     from diffnr_lightning.workflows.settings import parse
 
-    # After the import: Lightning sets the level of its own loggers when it is imported.
     _set_up_messages()
     function(**parse(function, options, prog=prog).arguments)
 
@@ -119,18 +117,12 @@ def _help() -> str:
 
 
 def _set_up_messages() -> None:
-    """Show our messages plainly, and those of Lightning only where something is wrong."""
+    """Show our messages plainly."""
     logger = logging.getLogger("diffnr")
     handler = logging.StreamHandler()  # to the stderr of now, which may not be that of last time
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Data of one scan are tensors in memory: workers for them would only cost.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Lightning's own use of torch, which a user cannot change.
-    warnings.filterwarnings("ignore", message=".*treespec.*", module="lightning.*")
 
 
 def _is_for_users(error: BaseException) -> bool:

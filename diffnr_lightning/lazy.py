@@ -39,34 +39,42 @@ def attributes(
         setattr(sys.modules[package], name, value)
         return value
 
-    return get, lambda: sorted(files), sorted(files)
+    return get, lambda: sorted({*vars(sys.modules[package]), *files}), sorted(files)
 
 
 class Deferred(type):
     """The type of classes that stand for others until those are needed.
 
-    The parser of options asks a class for its name and place, and whether something is its subclass
-    or instance. Both can only be where the class was imported; if not, the answer is no.
+    Something can be an instance or a subclass of the other class only where that was imported; if
+    it was not, the answer is no, without an import.
     """
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         """Return an instance of the class that is stood for, which is imported."""
-        module = importlib.import_module(cls.__module__)
-        return getattr(module, cls.__qualname__)(*arguments, **options)
+        return cls.imported()(*arguments, **options)
 
     def __instancecheck__(cls, thing: Any) -> bool:
-        return isinstance(thing, cls._imported())
+        return isinstance(thing, cls._if_imported())
 
     def __subclasscheck__(cls, other: type) -> bool:
-        return other is cls or issubclass(other, cls._imported())
+        return other is cls or issubclass(other, cls._if_imported())
 
-    def _imported(cls) -> Any:
+    @property
+    def class_path(cls) -> str:
+        """Module that defines the class, and its name."""
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    def imported(cls) -> type:
+        """Return the class that is stood for."""
+        return getattr(importlib.import_module(cls.__module__), cls.__qualname__)
+
+    def _if_imported(cls) -> Any:
         # An empty tuple is what nothing is an instance or subclass of.
         return getattr(sys.modules.get(cls.__module__), cls.__qualname__, ())
 
 
 def deferred(class_path: str) -> Any:
-    """Return a class that stands for another, which is imported when an instance is made.
+    """Return a class that stands for another, which is imported when it is needed.
 
     Args:
         class_path: module that defines the class, and its name.

@@ -1,69 +1,20 @@
-"""Checkpoints of a run that survive a kill, and what the run has cost so far."""
+"""Checkpoints of a run that survive a kill."""
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 
+from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import replacing
 
 # A loss is read from the device only now and then: reading it waits for the device.
 BATCHES_BETWEEN_PROGRESS = 10
-
-
-class ResourceUse:
-    """Measure seconds and peak memory of a run, over all processes that worked on it.
-
-    A process may make several runs, as a sweep does: the peak is counted from the beginning of each
-    on Linux, and from the beginning of the process on systems that cannot reset it.
-
-    Attributes:
-        earlier_seconds: of the processes before this one, up to the checkpoint that was taken up.
-        earlier_peak_mb: their peak memory.
-    """
-
-    def __init__(self) -> None:
-        self.earlier_seconds = 0.0
-        self.earlier_peak_mb = 0.0
-        self._started = time.monotonic()
-        _reset_peaks()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of work, without what was lost between a checkpoint and a kill."""
-        return self.earlier_seconds + time.monotonic() - self._started
-
-    @property
-    def peak_memory_mb(self) -> float:
-        """Largest resident memory of the process in MB."""
-        # Linux counts in KB, macOS in bytes.
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-        return max(self.earlier_peak_mb, here)
-
-    def as_metrics(self) -> dict[str, float]:
-        """Return what ``metrics.json`` says of it; GPU memory where a GPU was used."""
-        metrics = {"seconds": round(self.seconds, 2), "peak_memory_mb": round(self.peak_memory_mb)}
-        if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
-            metrics["peak_gpu_memory_mb"] = round(peak / 2**20)
-        return metrics
-
-
-def _reset_peaks() -> None:
-    # A run on the CPU must not wake CUDA: processes forked later could not use it.
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        # 5 sets the peak of resident memory back to what is resident now (man 5 proc).
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 class RunRecord(lightning.Callback):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from diffnr_lightning.data.volumes import LoadedVolume
-from diffnr_lightning.phantoms import Phantom, chest, specimen
+if TYPE_CHECKING:
+    from diffnr_lightning.data.volumes import LoadedVolume
 
-GENERATORS: dict[str, Callable[[int, int], Phantom]] = {
-    "phantom": chest,
-    "specimen": specimen,
-}
+# Kind -> its function in `diffnr_lightning.phantoms`, called with (seed, size).
+GENERATORS = {"phantom": "chest", "specimen": "specimen"}
 
 
 def is_generated(source: str) -> bool:
@@ -47,5 +45,8 @@ def generate(source: str, size: int) -> LoadedVolume:
     kind, seeds = generated_seeds(source)
     if len(seeds) != 1:
         raise ValueError(f"volume is {source!r}; {kind}:SEED, one object, is expected here.")
-    phantom = GENERATORS[kind](seeds[0], size)
+    from diffnr_lightning import phantoms
+    from diffnr_lightning.data.volumes import LoadedVolume
+
+    phantom = getattr(phantoms, GENERATORS[kind])(seeds[0], size)
     return LoadedVolume(phantom.array, phantom.spacing_mm, "HU", phantom.name, source=source)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,12 @@ class VolumeGrid:
         return low, high
 
     def points(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Tensor:
-        """Return the voxel centres, shape (Z, Y, X, 3), as world (x, y, z) in mm."""
+        """Return the voxel centres, shape (Z, Y, X, 3), as world (x, y, z) in mm; in float32 if `dtype` is None."""
+        import torch
+
+        dtype = dtype or torch.float32
         x, y, z = (
             origin + edge * torch.arange(n, device=device, dtype=dtype)
             for origin, edge, n in zip(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from diffnr_lightning.geometry.angles import arc
 from diffnr_lightning.geometry.orbit import POSITION_TOLERANCE, Orbit, exact_orbit, nominal_orbit
+from diffnr_lightning.lazy import deferred
+
+if TYPE_CHECKING:
+    import torch
+
+Tensor = deferred("torch.Tensor")
 
 Beam = Literal["cone", "parallel"]
 
@@ -285,9 +289,17 @@ class ScanGeometry:
         return exact_orbit(self)
 
     def rays(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return a point on the ray of every pixel and its unit direction, each (V, H, W, 3), x, y, z in mm."""
+        """Return a point on the ray of every pixel and its unit direction, each (V, H, W, 3), x, y, z in mm.
+
+        Args:
+            device: of the tensors.
+            dtype: of the tensors; None is float32.
+        """
+        import torch
+
+        dtype = dtype or torch.float32
         rows, columns = self.detector_shape
         i = np.arange(rows) - 0.5 * (rows - 1)
         j = np.arange(columns) - 0.5 * (columns - 1)

@@ -9,29 +9,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from diffnr_lightning.callbacks import Snapshots
-from diffnr_lightning.data import Case, LoadedVolume, ScanRecipe, simulate_case
-from diffnr_lightning.metrics import psnr
-from diffnr_lightning.priors import Repairer, biplanar_conditioning
-from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, biplanar_pair
-from diffnr_lightning.solvers import backprojected_residual
+from diffnr_lightning.data import ScanRecipe
+from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.environment import environment
-from diffnr_lightning.workflows.pairs_folder import PairsFolder
 from diffnr_lightning.workflows.problem import Problem
-from diffnr_lightning.workflows.progress import progress_bar
-from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
+
+Case = deferred("diffnr_lightning.data.cases.Case")
+LoadedVolume = deferred("diffnr_lightning.data.volumes.LoadedVolume")
+PairsFolder = deferred("diffnr_lightning.workflows.pairs_folder.PairsFolder")
+Repairer = deferred("diffnr_lightning.priors.repairer.Repairer")
+Scene = deferred("diffnr_lightning.workflows.scene.Scene")
+Tensor = deferred("torch.Tensor")
 
 # They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.
 FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
 # The fields of a recipe that are drawn for each scan, or have no use in one that is learned from.
 DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
 MOST_DB = 120.0
+BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch
 
 
 class Job(NamedTuple):
@@ -142,9 +141,13 @@ def curate(
     for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
         if value < 1:
             raise ValueError(f"{key} is {value}; at least 1 is expected.")
-    use_device(device)
+    shard_of(shard)
     sources = volume_sources(volumes)
     variation.check(recipe)
+
+    from diffnr_lightning.workflows.progress import progress_bar
+
+    use_device(device)
     plain = {**recipe.describe(), "runs": runs, "fractions": list(fractions), "seed": seed}
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
     folder = PairsFolder(out, settings, list(sources))
@@ -213,6 +216,8 @@ def _drawn_case(
     loaded: LoadedVolume, name: str, seed: int, recipe: ScanRecipe, variation: Variation
 ) -> Case:
     """Scan a volume as drawn from the seed and the name of the scan."""
+    from diffnr_lightning.data import simulate_case
+
     generator = np.random.default_rng([seed, _hash(name)])
     part = _zoomed(loaded, generator.uniform(*variation.zooms), generator)
     drawn = variation.draw(recipe, generator)
@@ -227,6 +232,10 @@ def _stopped_early(
     device: str,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run a method up to its last fraction; return tensors and info of the file."""
+    import torch
+
+    from diffnr_lightning.callbacks import Snapshots
+
     at = sorted({max(1, round(fraction * method.iterations)) for fraction in fractions})
     snapshots = Snapshots(at)
     projections = case.projections.to(device)
@@ -259,6 +268,10 @@ def _stopped_early(
 
 def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
     """The pair of projections that a prior is shown, (2, size, size), and which views they are."""
+    import torch
+
+    from diffnr_lightning.priors import biplanar_conditioning, biplanar_pair
+
     directions = torch.tensor(case.scan.direction, dtype=torch.float32)
     conditioning = biplanar_conditioning(case.projections, directions, size=size)
     return conditioning.biplanar[0], list(biplanar_pair(directions))
@@ -266,6 +279,10 @@ def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
 
 def _residuals(case: Case, degraded: Tensor, device: str) -> Tensor:
     """Backprojected residuals (S, Z, Y, X) of degraded volumes as a prior would see them."""
+    import torch
+
+    from diffnr_lightning.solvers import backprojected_residual
+
     projections = case.projections.to(device)
     kept = [
         backprojected_residual(v.to(device).clamp(0, 1), projections, case.grid, case.scan).cpu()
@@ -276,6 +293,8 @@ def _residuals(case: Case, degraded: Tensor, device: str) -> Tensor:
 
 def _quality(degraded: Tensor, clean: Tensor) -> float:
     """PSNR in dB of a volume clipped to [0, 1]; JSON has no infinity."""
+    from diffnr_lightning.metrics import psnr
+
     error = (degraded.clamp(0, 1) - clean).double().square().mean().item()
     return round(psnr(error, most=MOST_DB), 2)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from diffnr_lightning.reports import print_table, read_runs, write_comparison, write_page
 from diffnr_lightning.workflows.config_files import method_name
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.scanned_case import scanned_case
@@ -34,6 +33,8 @@ def demo(
     Raises:
         ValueError: the folder holds a demo of another size, number of views or seed.
     """
+    from diffnr_lightning.reports import print_table, read_runs, write_comparison, write_page
+
     scan = {"volume": f"phantom:{seed}", "size": size, "num_views": num_views, "out": out / "case"}
     case = scanned_case(configured(simulate, ["data/demo"], scan))
     folders = [out / method_name(method) for method in METHODS]

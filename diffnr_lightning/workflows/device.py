@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def use_device(name: str) -> torch.device:
@@ -19,6 +21,8 @@ def use_device(name: str) -> torch.device:
     words = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
     if words is None:
         raise ValueError(f"device is {name!r}; cpu, cuda or cuda:N is expected.")
+    import torch
+
     if name == "cpu":
         return torch.device(name)
     number, count = int(words[1] or 0), torch.cuda.device_count()

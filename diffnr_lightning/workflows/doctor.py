@@ -6,16 +6,11 @@ import os
 import sys
 from importlib.util import find_spec
 
-import numba
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.kernels import parallel_kernel, prange
-from diffnr_lightning.priors import load_default
-from diffnr_lightning.projectors import choose_backend
 from diffnr_lightning.workflows.environment import cpu_name, environment, version
 
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
@@ -51,6 +46,8 @@ def _versions() -> Table:
 
 
 def _machine() -> Table:
+    import torch
+
     table = _table("Machine", "what", "value")
     described = environment()
     table.add_row("platform", described["platform"])
@@ -76,6 +73,10 @@ def _machine() -> Table:
 
 
 def _kernels() -> Table:
+    import torch
+
+    from diffnr_lightning.projectors import choose_backend
+
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     table = _table("What will run where", "operation", *(f"on {device}" for device in devices))
     grid = VolumeGrid((64, 64, 64), 1.0)
@@ -110,6 +111,8 @@ def _kernel(backend: str) -> str:
 
 
 def _prior() -> str:
+    from diffnr_lightning.priors import load_default
+
     try:
         weights = sum(parameter.numel() for parameter in load_default().parameters())
     except (FileNotFoundError, ValueError) as error:
@@ -133,15 +136,18 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-@parallel_kernel()
-def _touch_threads(count: int) -> int:
-    total = 0
-    for index in prange(count):
-        total += index
-    return total
-
-
 def _threading_layer() -> str:
     """Return the pool that numba took; it is chosen when the first parallel kernel runs."""
-    _touch_threads(2)
+    import numba
+
+    from diffnr_lightning.kernels import parallel_kernel, prange
+
+    @parallel_kernel()
+    def touch_threads(count: int) -> int:
+        total = 0
+        for index in prange(count):
+            total += index
+        return total
+
+    touch_threads(2)
     return numba.threading_layer()

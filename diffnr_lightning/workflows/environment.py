@@ -9,9 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numba
-import torch
-
 import diffnr_lightning
 
 PACKAGES = (
@@ -25,6 +22,9 @@ def environment() -> dict[str, Any]:
     Returns:
         JSON-able: versions, machine, threads, and the commit where the package is a checkout.
     """
+    import numba
+    import torch
+
     return {
         "diffnr_lightning": diffnr_lightning.__version__,
         "git": _git_state(Path(diffnr_lightning.__file__).parents[1]),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import lightning
-from lightning.pytorch.loggers import Logger
-from torch import Tensor
+if TYPE_CHECKING:
+    from lightning import Callback
+    from lightning.pytorch.loggers import Logger
+    from torch import Tensor
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+    from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 
 Progress = Callable[[int, int, str], None]
 
@@ -35,7 +36,7 @@ class Problem(NamedTuple):
     grid: VolumeGrid
     seed: int = 0
     checkpoint: Path | None = None
-    callbacks: tuple[lightning.Callback, ...] = ()
+    callbacks: tuple[Callback, ...] = ()
     curves: Logger | None = None
     progress: Progress | None = None
 

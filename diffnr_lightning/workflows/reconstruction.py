@@ -6,23 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
-from torch import Tensor
-
-from diffnr_lightning.callbacks import Convergence
-from diffnr_lightning.callbacks.run_record import RunRecord
-from diffnr_lightning.data import Case, load_case, save_volume
-from diffnr_lightning.files import replacing
-from diffnr_lightning.metrics import evaluate_volume, projection_error
-from diffnr_lightning.projectors import project
-from diffnr_lightning.reports import preview
+from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.normalisation import intensity_scale, working_grid
-from diffnr_lightning.workflows.problem import Method, Problem
-from diffnr_lightning.workflows.progress import progress_bar
+from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
-from diffnr_lightning.workflows.scene import Scene
+
+Case = deferred("diffnr_lightning.data.cases.Case")
+Logger = deferred("lightning.pytorch.loggers.logger.Logger")
+Method = deferred("diffnr_lightning.workflows.problem.Method")
+Scene = deferred("diffnr_lightning.workflows.scene.Scene")
+Tensor = deferred("torch.Tensor")
 
 logger = logging.getLogger("diffnr")
 
@@ -66,6 +60,17 @@ def reconstruct(
     Raises:
         ValueError: a case or checkpoint that does not fit, or a run of other settings in the folder.
     """
+    from diffnr_lightning.data import load_case
+    from diffnr_lightning.metrics import projection_error
+    from diffnr_lightning.projectors import project
+    from diffnr_lightning.workflows.normalisation import intensity_scale, working_grid
+    from diffnr_lightning.workflows.progress import progress_bar
+
+    if checkpoint_every < 1:
+        raise ValueError(
+            f"checkpoint_every is {checkpoint_every}; at least one batch between two checkpoints "
+            "is expected."
+        )
     place = use_device(device)
     loaded = load_case(case)
     grid, inner = working_grid(loaded, pad)
@@ -86,19 +91,24 @@ def reconstruct(
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         scale = intensity_scale(loaded)
-        convergence = Convergence(loaded.volume, inner)
-        record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
         problem = Problem(
             (loaded.projections / scale).to(place),
             loaded.scan,
             grid,
             # Some generators take 32 bits only.
             seed % 2**31,
-            checkpoint=run.resume_from() if isinstance(method, Scene) else None,
-            callbacks=(convergence, record),
-            curves=curves,
             progress=progress,
         )
+        if isinstance(method, Scene):
+            # Lightning is imported only where something is trained.
+            from diffnr_lightning.callbacks import Convergence
+            from diffnr_lightning.callbacks.run_record import RunRecord
+
+            convergence = Convergence(loaded.volume, inner)
+            record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
+            problem = problem._replace(
+                checkpoint=run.resume_from(), callbacks=(convergence, record), curves=curves
+            )
         volume = method.reconstruct(problem).cpu()
         metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad}
         if isinstance(method, Scene):
@@ -126,6 +136,11 @@ def _write_result(
     metrics: dict[str, Any],
 ) -> dict[str, Any]:
     """Write volume and preview, and return the metrics, which are written last."""
+    from diffnr_lightning.data import save_volume
+    from diffnr_lightning.files import replacing
+    from diffnr_lightning.metrics import evaluate_volume
+    from diffnr_lightning.reports import preview
+
     metrics = {
         "case": case.name,
         "case_folder": str(folder.resolve()),

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from diffnr_lightning.callbacks.run_record import ResourceUse
+from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import remove_leftovers, write_json, write_text
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
@@ -118,6 +117,8 @@ class RunFolder:
         """
         if not self.checkpoint.is_file():
             return None
+        import torch
+
         try:
             kept = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             lacking = {"pytorch-lightning_version", "state_dict", "loops"} - set(kept)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import Logger
-
-from diffnr_lightning.callbacks.slice_images import log_picture
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 
 @contextmanager
@@ -62,6 +61,8 @@ def log_preview(logger: Logger, path: Path, step: int) -> None:
         step: iterations done.
     """
     from matplotlib.image import imread
+
+    from diffnr_lightning.callbacks.slice_images import log_picture
 
     picture = imread(path)[..., :3]  # (height, width, 3) in [0, 1]
     log_picture(logger, (255 * picture).round().astype("uint8"), step, "preview")

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
-from diffnr_lightning.data import ScanRecipe, measured_case, simulate_case, write_case
+from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.volume_sources import load_source
 
@@ -33,6 +33,8 @@ def simulate(
     Returns:
         The case folder.
     """
+    from diffnr_lightning.data import simulate_case, write_case
+
     case = simulate_case(load_source(volume, recipe), recipe, name, seed)
     write_case(case, out)
     edge = case.grid.voxel_mm[0]
@@ -73,6 +75,8 @@ def ingest(
     Returns:
         The case folder.
     """
+    from diffnr_lightning.data import measured_case, write_case
+
     case = measured_case(
         projections,
         every=every,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import lightning
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.representations import GaussianCloud, Representation
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.solver import Solver
+from diffnr_lightning.workflows.trainer import quiet_trainer
 from diffnr_lightning.workflows.trial import Trial
 
 
@@ -126,15 +126,12 @@ class Scene(Method):
         representation.initialise(first, problem.projections, problem.scan, problem.seed)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
         own = (self.density_control, self.pseudo_reference if prior else None)
-        trainer = lightning.Trainer(
+        trainer = quiet_trainer(
             max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",
             devices=[problem.projections.device.index] if problem.projections.is_cuda else 1,
             logger=problem.curves or False,
             callbacks=[*(c for c in own if c is not None), *problem.callbacks],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             barebones=False,
         )
         data = ScanData(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -19,8 +19,10 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
+from diffnr_lightning.lazy import Deferred
 from diffnr_lightning.workflows.config_files import check_yaml, config_files, expanded
 from diffnr_lightning.workflows.refusals import refusal
+from diffnr_lightning.workflows.signature import with_classes
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
@@ -66,12 +68,17 @@ class Settings:
         return self._build()
 
 
-def settings_parser(function: Callable[..., Any], prog: str | None = None) -> ArgumentParser:
+def settings_parser(
+    function: Callable[..., Any],
+    prog: str | None = None,
+    wanted: Collection[str] | None = None,
+) -> ArgumentParser:
     """Return the parser whose options are the parameters of a workflow.
 
     Args:
         function: the workflow.
         prog: name of the command in help and usage.
+        wanted: parameters whose deferred classes are imported, see `with_classes`; None is all.
     """
     parser = ArgumentParser(
         prog=prog or function.__name__,
@@ -88,7 +95,9 @@ def settings_parser(function: Callable[..., Any], prog: str | None = None) -> Ar
     )
     flat = _flattened(function)
     skip = {*flat, *([RESOLVED] if _takes_resolved(function) else [])}
-    parser.add_function_arguments(function, as_group=False, skip=skip, fail_untyped=True)
+    parser.add_function_arguments(
+        with_classes(function, wanted), as_group=False, skip=skip, fail_untyped=True
+    )
     for name, (kind, flatten) in flat.items():
         default = inspect.signature(function).parameters[name].default
         parser.add_class_arguments(
@@ -116,8 +125,12 @@ def parse(
             is no YAML mapping.
         SystemExit: after ``--help`` or ``--print_config``.
     """
-    parser = settings_parser(function, prog)
     argv, configs = expanded(argv)
+    for config in configs:
+        check_yaml(config)
+    helps = not {"-h", "--help"}.isdisjoint(argv)
+    wanted = _given(argv, configs) | (set() if helps else _with_class_as_default(function))
+    parser = settings_parser(function, prog, wanted)
     settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
     settings.arguments  # noqa: B018 - what a class refuses is known here, too
     return settings
@@ -145,18 +158,19 @@ def configured(
         ValueError: as `parse` does.
     """
     files = [path for config in configs for path in config_files(str(config))]
+    for config in files:
+        check_yaml(config)
     # jsonargparse takes the content of a config where it takes its path.
     last = yaml.safe_dump(_nested(overrides), sort_keys=False)
     arguments = [f"--config={config}" for config in (*files, last)]
-    return _settings(function, settings_parser(function), arguments, files)
+    wanted = _given([], files) | _nested(overrides).keys() | _with_class_as_default(function)
+    return _settings(function, settings_parser(function, wanted=wanted), arguments, files)
 
 
 def _settings(
     function: Callable[..., Any], parser: ArgumentParser, argv: Sequence[str], configs: list[Path]
 ) -> Settings:
     """Check options and configs."""
-    for config in configs:
-        check_yaml(config)
     try:
         namespace = parser.parse_args(argv)
         resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
@@ -200,6 +214,19 @@ def _flattened(function: Callable[..., Any]) -> dict[str, tuple[type, Flatten]]:
     return {
         name: (kind, mark) for name, (kind, mark) in marked.items() if isinstance(mark, Flatten)
     }
+
+
+def _given(argv: Sequence[str], configs: Sequence[Path]) -> set[str]:
+    """Return the parameters that options or configs give, in whole or in part."""
+    options = {re.split(r"[.=]", word[2:])[0] for word in argv if word.startswith("--")}
+    contents = [yaml.safe_load(config.read_text(encoding="utf-8")) for config in configs]
+    return options.union(*contents)
+
+
+def _with_class_as_default(function: Callable[..., Any]) -> set[str]:
+    """Return the parameters whose default is a class, whose own defaults the record holds too."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if isinstance(p.default, Deferred)}
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:

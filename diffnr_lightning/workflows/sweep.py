@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffnr_lightning.data import load_case
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.device import use_device
@@ -56,6 +55,8 @@ def sweep(
             a case or run of other settings.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
+    from diffnr_lightning.data import load_case
+
     use_device(device)
     named = _named(methods, curves)
     part, parts = shard_of(shard)

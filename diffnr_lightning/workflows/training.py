@@ -8,21 +8,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
-import torch
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-
-from diffnr_lightning.callbacks.curve_file import CurveFile
-from diffnr_lightning.callbacks.run_record import RunRecord
-from diffnr_lightning.data.slice_pairs import SlicePairData
-from diffnr_lightning.files import replacing
-from diffnr_lightning.modules import SliceFixerFinetuning
-from diffnr_lightning.priors import CompactSliceFixer, frozen_backbone, load_prior, network_name
+from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.run_logger import logged_run
+
+Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
+CompactSliceFixer = deferred("diffnr_lightning.priors.compact.CompactSliceFixer")
+Logger = deferred("lightning.pytorch.loggers.logger.Logger")
+Module = deferred("torch.nn.modules.module.Module")
+SliceFixerFinetuning = deferred(
+    "diffnr_lightning.modules.slicefixer_finetuning.SliceFixerFinetuning"
+)
+SlicePairData = deferred("diffnr_lightning.data.slice_pairs.SlicePairData")
+Strategy = deferred("lightning.pytorch.strategies.strategy.Strategy")
+Trainer = deferred("lightning.pytorch.trainer.trainer.Trainer")
 
 logger = logging.getLogger("diffnr")
 
@@ -30,8 +29,8 @@ logger = logging.getLogger("diffnr")
 def finetune(
     out: Path,
     data: SlicePairData,
-    prior: Callable[[], torch.nn.Module] = CompactSliceFixer,
-    module: Callable[[torch.nn.Module], SliceFixerFinetuning] = SliceFixerFinetuning,
+    prior: Callable[[], Module] = CompactSliceFixer,
+    module: Callable[[Module], SliceFixerFinetuning] = SliceFixerFinetuning,
     iterations: int = 20_000,
     start: Path | None = None,
     start_overrides: dict[str, Any] | None = None,
@@ -45,7 +44,7 @@ def finetune(
     strategy: str = "auto",
     num_nodes: int = 1,
     curves: Logger | None = None,
-    callbacks: dict[str, lightning.Callback] | None = None,
+    callbacks: dict[str, Callback] | None = None,
     seed: int = 0,
     resolved: dict[str, Any] | None = None,
 ) -> Path:
@@ -85,6 +84,16 @@ def finetune(
             is trained, fsdp without a number of devices or for a prior without frozen weights, or a run of other
             settings in the folder.
     """
+    import lightning
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    from diffnr_lightning.callbacks.curve_file import CurveFile
+    from diffnr_lightning.callbacks.run_record import RunRecord
+    from diffnr_lightning.priors import frozen_backbone, load_prior, network_name
+    from diffnr_lightning.workflows.progress import progress_bar
+    from diffnr_lightning.workflows.run_logger import logged_run
+    from diffnr_lightning.workflows.trainer import quiet_trainer
+
     if device is not None:
         accelerator, devices = _trainer_device(device, devices)
     lightning.seed_everything(seed, verbose=False)
@@ -111,7 +120,7 @@ def finetune(
         return out
     with progress_bar("finetuning") as progress:
         record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
-        trainer = lightning.Trainer(
+        trainer = quiet_trainer(
             max_steps=task.optimizer_steps,
             max_epochs=1,
             accelerator=accelerator,
@@ -125,9 +134,6 @@ def finetune(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
         )
         with (
             run.claim() if trainer.is_global_zero else nullcontext(),
@@ -141,7 +147,7 @@ def finetune(
 
 
 def _final_scores(
-    trainer: lightning.Trainer, task: SliceFixerFinetuning, data: SlicePairData
+    trainer: Trainer, task: SliceFixerFinetuning, data: SlicePairData
 ) -> dict[str, float]:
     """Return the scores of the held-out slices; none where nothing is held out."""
     if not data.validation:
@@ -152,6 +158,8 @@ def _final_scores(
 
 def _finish(run: RunFolder, task: SliceFixerFinetuning, scores: dict[str, float]) -> None:
     """Write weights and, last, metrics."""
+    from diffnr_lightning.files import replacing
+
     weights = run.path / "weights.safetensors"
     with replacing(weights) as part:
         task.export(part, {"iterations": task.iteration, "validation": scores})
@@ -195,6 +203,8 @@ def trainer_strategy(
         raise ValueError(
             f"precision is {precision!r} with strategy fsdp; expected bf16-mixed or 32-true."
         )
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
     return ModelParallelStrategy(
         data_parallel_size=int(devices) * num_nodes,
         tensor_parallel_size=1,

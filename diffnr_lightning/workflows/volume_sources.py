@@ -6,15 +6,12 @@ import glob
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffnr_lightning.data import (
-    LoadedVolume,
-    ScanRecipe,
-    generate,
-    generated_seeds,
-    is_generated,
-    load_volume,
-)
+from diffnr_lightning.data.generated import generate, generated_seeds, is_generated
+
+if TYPE_CHECKING:
+    from diffnr_lightning.data import LoadedVolume, ScanRecipe
 
 
 def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
@@ -62,6 +59,8 @@ def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
     """
     if is_generated(source):
         return generate(source, recipe.size)
+    from diffnr_lightning.data import load_volume
+
     return load_volume(source, recipe.unit, recipe.spacing_mm)
 
 

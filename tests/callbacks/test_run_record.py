@@ -6,7 +6,8 @@ import pytest
 import torch
 import toy_run
 
-from diffnr_lightning.callbacks.run_record import ResourceUse, RunRecord
+from diffnr_lightning.callbacks.resource_use import ResourceUse
+from diffnr_lightning.callbacks.run_record import RunRecord
 
 
 @pytest.mark.filterwarnings("ignore")
