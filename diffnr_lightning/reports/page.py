@@ -33,6 +33,7 @@ from diffnr_lightning.reports.tables import (
     format_cell,
     row_label,
     score_table,
+    setting_cells,
 )
 
 log = logging.getLogger("diffnr")
@@ -270,11 +271,11 @@ def _left_out(names: Sequence[str]) -> str:
 
 def _tables(table: ScoreTable) -> str:
     several = len({row.case for row in table.cases}) > 1
-    parts = [_table(table.means, table.columns, with_case=False)]
+    parts = [_table(table.means, table, with_case=False)]
     if several or len(table.cases) > len([row for row in table.means if not row.published]):
         parts.append(
             f"<details><summary>Every case ({len(table.cases)} runs)</summary>"
-            f"{_table(table.cases, table.columns, with_case=True)}</details>"
+            f"{_table(table.cases, table, with_case=True)}</details>"
         )
     notes = [
         *table.notes,
@@ -300,11 +301,12 @@ def _groups(columns: Sequence[Column]) -> Mapping[str, list[Column]]:
     return groups
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column], with_case: bool) -> str:
-    groups = _groups(columns)
+def _table(rows: Sequence[Row], table: ScoreTable, with_case: bool) -> str:
+    groups = _groups(table.columns)
     ordered = [column for group in groups.values() for column in group]
     best = {} if with_case else {column.key: best_rows(rows, column) for column in ordered}
-    case_head = '<th rowspan="2" class="name">case</th>' if with_case else ""
+    heads = [*(["case"] if with_case else []), "method", *table.settings]
+    names = "".join(f'<th rowspan="2" class="name">{head}</th>' for head in heads)
     top = "".join(
         f'<th colspan="{len(group)}" class="group">{html.escape(head)}</th>'
         for head, group in groups.items()
@@ -317,8 +319,9 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], with_case: bool) -> s
     )
     body = []
     for position, row in enumerate(rows):
-        cells = [f'<td class="name">{html.escape(row.case or "")}</td>'] if with_case else []
-        cells.append(f'<td class="name">{html.escape(row_label(row))}</td>')
+        labels = [*([row.case or ""] if with_case else []), row_label(row)]
+        labels += setting_cells(row, table.settings)
+        cells = [f'<td class="name">{html.escape(label)}</td>' for label in labels]
         for group in groups.values():
             for column in group:
                 marks = ["first"] if column is group[0] else []
@@ -327,7 +330,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], with_case: bool) -> s
         kind = ' class="published"' if row.published else ""
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return (
-        f'<div class="scroll"><table><thead><tr>{case_head}<th rowspan="2" class="name">method</th>'
+        f'<div class="scroll"><table><thead><tr>{names}'
         f"{top}</tr><tr>{second}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK
@@ -19,6 +19,20 @@ METRICS_FILE = "metrics.json"
 CONFIG_FILE = "config.yaml"
 VOLUME_FILE = "volume.nii.gz"
 CASE_FILE = "meta_data.json"
+
+
+class ScanSetting(NamedTuple):
+    """Tell scans apart whose results must not be averaged; None where it was not recorded.
+
+    Attributes:
+        views: projections that were reconstructed from.
+        noise: in words, such as "tigre 10000±10": kind, photons a pixel, read-out noise in photons.
+        size: voxels along the edges, such as "128" of a cube, else "64x128x128" (z, y, x).
+    """
+
+    views: int | None = None
+    noise: str | None = None
+    size: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class RunSummary:
         case_folder: the case, None where it is not named or not there any more.
         history: series of numbers by name, among them "iteration", for the convergence chart.
         window_hu: HU of the values 0 and 1 if the volume is in HU.
+        setting: views, noise and size of the scan.
     """
 
     folder: Path
@@ -50,6 +65,7 @@ class RunSummary:
     case_folder: Path | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     window_hu: tuple[float, float] | None = None
+    setting: ScanSetting = ScanSetting()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +148,7 @@ def read_run(folder: str | Path) -> RunSummary:
         case_folder=case_folder,
         history=content.get("history") or {},
         window_hu=_window_hu(content, case_folder),
+        setting=_setting(content, case_folder),
     )
 
 
@@ -214,6 +231,38 @@ def _read_case(folder: Path) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError(f"{path} holds no JSON object; write the case again.")
     return meta
+
+
+def _setting(content: Mapping[str, Any], case_folder: Path | None) -> ScanSetting:
+    """Take the setting from the metrics; runs of earlier versions leave some of it to the case."""
+    recorded = {key: content.get(key) for key in ScanSetting._fields}
+    if None in recorded.values() and case_folder is not None:
+        meta = _read_case(case_folder)
+        provenance = meta.get("provenance") or {}
+        recipe = (provenance.get("simulation") or {}).get("recipe") or provenance
+        told = {
+            "views": len(meta.get("proj_train") or ()) or None,
+            "noise": recipe.get("noise"),
+            "size": (meta.get("scanner") or {}).get("nVoxel", [])[::-1] or None,
+        }
+        recorded = {key: told[key] if value is None else value for key, value in recorded.items()}
+    return ScanSetting(
+        recorded["views"], _noise_in_words(recorded["noise"]), _size_in_words(recorded["size"])
+    )
+
+
+def _noise_in_words(noise: Mapping[str, Any] | None) -> str | None:
+    if not noise:
+        return None
+    if "photons" not in noise or noise["mode"] == "none":
+        return str(noise["mode"])
+    return f"{noise['mode']} {noise['photons']:g}±{noise['electronic']:g}"
+
+
+def _size_in_words(shape: Sequence[int] | None) -> str | None:
+    if not shape:
+        return None
+    return str(shape[0]) if len(set(shape)) == 1 else "x".join(map(str, shape))
 
 
 def _window_hu(content: Mapping[str, Any], case_folder: Path | None) -> tuple[float, float] | None:

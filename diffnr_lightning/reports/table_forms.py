@@ -14,7 +14,7 @@ from rich.text import Text
 
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import PROTOCOLS
-from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 from diffnr_lightning.reports.tables import (
     Column,
     Row,
@@ -23,6 +23,7 @@ from diffnr_lightning.reports.tables import (
     format_cell,
     row_label,
     score_table,
+    setting_cells,
 )
 
 NARROW_COLUMNS = {
@@ -64,7 +65,7 @@ def print_table(
     if not _several(table):
         parts = [(parts[0][0], table.means)]
     for title, rows in parts:
-        console.print(_rich_table(title, rows, table.columns, console.width))
+        console.print(_rich_table(title, rows, table, console.width))
     for note in table.notes:
         console.print(note, highlight=False, markup=False)
 
@@ -73,10 +74,12 @@ def _several(table: ScoreTable) -> bool:
     return len({row.case for row in table.cases}) > 1 or any(row.count > 1 for row in table.means)
 
 
-def _rich_table(title: str, rows: Sequence[Row], columns: Sequence[Column], width: int) -> Table:
+def _rich_table(title: str, rows: Sequence[Row], table: ScoreTable, width: int) -> Table:
     shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     shown.add_column("method", overflow="fold")
-    known = {column.key: column for column in columns}
+    for name in table.settings:
+        shown.add_column(name, justify="right")
+    known = {column.key: column for column in table.columns}
     # PSNR and SSIM share a cell, so that all protocols fit into a terminal of 80 characters.
     short = SHORT_COLUMNS if width >= WIDE_TERMINAL else NARROW_COLUMNS
     cells = {head: [known[key] for key in keys if key in known] for head, keys in short.items()}
@@ -87,6 +90,7 @@ def _rich_table(title: str, rows: Sequence[Row], columns: Sequence[Column], widt
     for position, row in enumerate(rows):
         shown.add_row(
             Text(row_label(row)),
+            *setting_cells(row, table.settings),
             *(_short_cell(row, group, position, best) for group in cells.values()),
             style="dim" if row.published else None,
         )
@@ -105,25 +109,31 @@ def _short_cell(
 
 def to_markdown(table: ScoreTable) -> str:
     """Return the table as Markdown: means with intervals, then every case, then the notes."""
-    lines = _markdown_rows("method", [(row_label(row), row) for row in table.means], table.columns)
+    names = list(table.settings)
+    means = [(_labels(row, names), row) for row in table.means]
+    lines = _markdown_rows(["method", *names], means, table.columns)
     if _several(table):
-        labelled = [(f"{row.case} | {row_label(row)}", row) for row in table.cases]
-        lines += ["", *_markdown_rows("case | method", labelled, table.columns)]
+        cases = [([row.case or "", *_labels(row, names)], row) for row in table.cases]
+        lines += ["", *_markdown_rows(["case", "method", *names], cases, table.columns)]
     if table.notes:
         lines += ["", *(f"{note}  " for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
+def _labels(row: Row, names: Sequence[str]) -> list[str]:
+    return [row_label(row), *setting_cells(row, names)]
+
+
 def _markdown_rows(
-    head: str, rows: Sequence[tuple[str, Row]], columns: Sequence[Column]
+    heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Row]], columns: Sequence[Column]
 ) -> list[str]:
-    rule = " | ".join(["---"] * (head.count("|") + 1) + ["---:"] * len(columns))
+    rule = " | ".join(["---"] * len(heads) + ["---:"] * len(columns))
     return [
-        f"| {head} | {' | '.join(column.title for column in columns)} |",
+        f"| {' | '.join([*heads, *(column.title for column in columns)])} |",
         f"| {rule} |",
         *(
-            f"| {label} | {' | '.join(format_cell(row, column) for column in columns)} |"
-            for label, row in rows
+            f"| {' | '.join([*labels, *(format_cell(row, column) for column in columns)])} |"
+            for labels, row in rows
         ),
     ]
 
@@ -169,13 +179,15 @@ def write_csv(table: ScoreTable, path: str | Path) -> Path:
     """
     keys = [column.key for column in table.columns]
     ends = ("", "_low", "_high")
-    fields = ["method", "case", "cases", *(f"{key}{end}" for key in keys for end in ends)]
+    scan = ScanSetting._fields
+    fields = ["method", "case", *scan, "cases", *(f"{key}{end}" for key in keys for end in ends)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in (*table.cases, *table.means):
         line: dict[str, object] = {"method": row_label(row) if row.published else row.method}
         line["case"] = row.case if row.case is not None else ("paper" if row.published else "mean")
+        line |= {name: value for name, value in row.setting._asdict().items() if value is not None}
         line["cases"] = row.count
         for key, value in row.values.items():
             line[key] = repr(value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_difference
-from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 
 PAPER_COLUMNS = ("method", "protocol", "psnr", "ssim")
 
@@ -42,6 +42,7 @@ class Row:
         values: number by column key; a key is missing where the number is not known.
         intervals: (low, high) by column key, for means over several cases.
         published: whether the numbers come from a paper.
+        setting: views, noise and size of its scans, the same for all cases of a mean.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Row:
     values: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     published: bool = False
+    setting: ScanSetting = ScanSetting()
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,18 @@ class ScoreTable:
 
     Attributes:
         columns: the numbers that at least one run has.
-        means: one row per method (and published rows below ours).
+        means: one row per setting and method (and published rows below ours).
         cases: one row per run.
         notes: sentences that belong under the table.
+        settings: what of the scans differs between the rows: fields of `ScanSetting`, to be shown as
+            columns. What all have in common is in the notes.
     """
 
     columns: tuple[Column, ...]
     means: tuple[Row, ...]
     cases: tuple[Row, ...]
     notes: tuple[str, ...]
+    settings: tuple[str, ...] = ()
 
 
 COLUMNS = (
@@ -103,7 +108,8 @@ def score_table(
         seed: of the bootstrap intervals.
 
     Returns:
-        Methods in the order in which they appear in `runs`.
+        Settings and in them methods in the order in which they appear in `runs`; runs of other
+        numbers of views, noise or size are never averaged.
 
     Raises:
         ValueError: no runs, a baseline without a run, or a paper file with other columns.
@@ -111,27 +117,63 @@ def score_table(
     """
     if not runs:
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
-    cases = tuple(Row(run.method, run.case, 1, _numbers(run), {}) for run in runs)
+    cases = tuple(
+        Row(run.method, run.case, 1, _numbers(run), {}, setting=run.setting) for run in runs
+    )
     methods = list(dict.fromkeys(row.method for row in cases))
     if baseline is not None and baseline not in methods:
         raise ValueError(
             f"the baseline '{baseline}' has no run; one of {', '.join(methods)} is expected."
         )
     published = _read_paper(Path(paper)) if paper is not None else {}
-    means: list[Row] = []
-    for method in dict.fromkeys((*methods, *published)):
-        rows = [row for row in cases if row.method == method]
-        if rows:
-            means.append(_mean(method, rows, seed))
-        if method in published:
-            means.append(Row(method, None, 0, published[method], {}, published=True))
+    means = _means(cases, methods, published, seed)
     known = {key for row in (*cases, *means) for key in row.values}
+    differing = tuple(
+        name for name in ScanSetting._fields if len({getattr(r.setting, name) for r in cases}) > 1
+    )
     return ScoreTable(
         tuple(column for column in COLUMNS if column.key in known),
         tuple(means),
         cases,
-        tuple(_notes(cases, methods, baseline, seed)),
+        tuple([*_in_common(cases[0].setting, differing), *_notes(cases, methods, baseline, seed)]),
+        differing,
     )
+
+
+def _means(
+    cases: Sequence[Row],
+    methods: Sequence[str],
+    published: Mapping[str, Mapping[str, float]],
+    seed: int,
+) -> list[Row]:
+    """Return a row for each setting and method; a published one follows the last of its method."""
+    groups: dict[tuple[ScanSetting, str], list[Row]] = {
+        (setting, method): []
+        for setting in dict.fromkeys(row.setting for row in cases)
+        for method in methods
+    }
+    for row in cases:
+        groups[row.setting, row.method].append(row)
+    keys = [key for key, rows in groups.items() if rows]
+    last = {method: setting for setting, method in keys}
+    means: list[Row] = []
+    for setting, method in keys:
+        means.append(_mean(method, groups[setting, method], seed))
+        if method in published and setting == last[method]:
+            means.append(Row(method, None, 0, published[method], {}, published=True))
+    others = [method for method in published if method not in last]
+    return means + [Row(name, None, 0, published[name], {}, published=True) for name in others]
+
+
+def _in_common(setting: ScanSetting, differing: Sequence[str]) -> list[str]:
+    """Say what all scans have in common."""
+    words = {"views": "{} views", "noise": "noise {}", "size": "{} voxels along the edges"}
+    said = [
+        words[name].format(value)
+        for name, value in setting._asdict().items()
+        if value is not None and name not in differing
+    ]
+    return [f"All scans: {', '.join(said)}."] if said else []
 
 
 def _numbers(run: RunSummary) -> dict[str, float]:
@@ -156,7 +198,7 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
         values[column.key] = math.fsum(numbers) / len(numbers)
         if len(numbers) > 1:
             intervals[column.key] = bootstrap_interval(numbers, seed)
-    return Row(method, None, len(rows), values, intervals)
+    return Row(method, None, len(rows), values, intervals, setting=rows[0].setting)
 
 
 def _notes(
@@ -164,34 +206,46 @@ def _notes(
 ) -> list[str]:
     notes = []
     groups = {
-        method: sorted(row.case or "" for row in cases if row.method == method)
+        method: sorted((row.case or "", repr(row.setting)) for row in cases if row.method == method)
         for method in methods
     }
-    if any(len(group) > 1 for group in groups.values()):
-        counts = ", ".join(f"{method}: {len(group)}" for method, group in groups.items())
-        if len({len(group) for group in groups.values()}) == 1:
-            counts = str(len(groups[methods[0]]))
+    counts = {
+        (method, setting): sum(row.method == method and row.setting == setting for row in cases)
+        for method, setting in dict.fromkeys((row.method, row.setting) for row in cases)
+    }
+    if max(counts.values()) > 1:
+        said = ", ".join(f"{method}: {count}" for (method, _), count in counts.items())
+        if len(set(counts.values())) == 1:
+            said = str(next(iter(counts.values())))
         notes.append(
-            f"Means over cases ({counts}); intervals: 95 %, bootstrap of the mean over cases."
+            f"Means over cases ({said}); intervals: 95 %, bootstrap of the mean over cases."
         )
     if len({tuple(group) for group in groups.values()}) > 1:
         notes.append("The methods were not run on the same cases, so their means do not compare.")
-    if baseline is None:
-        return notes
-    for method in methods:
-        if method == baseline:
-            continue
-        pairs = _paired(cases, method, baseline)
+    if baseline is not None:
+        for method in methods:
+            if method != baseline:
+                notes += _comparison(cases, method, baseline, seed)
+    return notes
+
+
+def _comparison(cases: Sequence[Row], method: str, baseline: str, seed: int) -> list[str]:
+    """Compare a method with the baseline case by case, in each setting by itself."""
+    settings = list(dict.fromkeys(row.setting for row in cases))
+    notes = []
+    for setting in settings:
+        pairs = _paired([row for row in cases if row.setting == setting], method, baseline)
         if not pairs:
-            notes.append(f"{method} and {baseline} share no case with a known truth.")
             continue
         gain = paired_difference(*zip(*pairs, strict=True), seed=seed)
         interval = "" if math.isnan(gain.low) else f" [{gain.low:+.2f}, {gain.high:+.2f}]"
+        values = [str(value) for value in setting if value is not None]
+        where = f" ({', '.join(values)})" if len(settings) > 1 else ""
         notes.append(
-            f"{method} against {baseline}: {gain.mean:+.2f} dB{interval} (r2 PSNR), higher in "
+            f"{method} against {baseline}{where}: {gain.mean:+.2f} dB{interval} (r2 PSNR), higher in "
             f"{gain.wins} of {gain.count} cases."
         )
-    return notes
+    return notes or [f"{method} and {baseline} share no case with a known truth."]
 
 
 def _paired(cases: Sequence[Row], first: str, second: str) -> list[tuple[float, float]]:
@@ -248,14 +302,28 @@ def row_label(row: Row) -> str:
     return f"{row.method} (paper)" if row.published else row.method
 
 
+def setting_cells(row: Row, names: Sequence[str]) -> list[str]:
+    """Return fields of a row's setting as text, "–" where they are not known."""
+    values = [getattr(row.setting, name) for name in names]
+    return ["–" if value is None else str(value) for value in values]
+
+
 def best_rows(rows: Sequence[Row], column: Column) -> set[int]:
-    """Return the positions of the best rows of ours in a column, as they are printed."""
-    printed = {
-        position: round(column.better * row.values[column.key], column.decimals)
-        for position, row in enumerate(rows)
-        if column.key in row.values and not row.published
-    }
-    if len(printed) < 2 or column.better == 0:
+    """Return the positions of the rows of ours that are best in a column, as they are printed.
+
+    Rows of different settings do not compete.
+    """
+    printed: dict[ScanSetting, dict[int, float]] = {}
+    for position, row in enumerate(rows):
+        if column.key in row.values and not row.published:
+            shown = round(column.better * row.values[column.key], column.decimals)
+            printed.setdefault(row.setting, {})[position] = shown
+    if column.better == 0:
         return set()
-    best = max(printed.values())
-    return {position for position, value in printed.items() if value == best}
+    return {
+        position
+        for group in printed.values()
+        if len(group) > 1
+        for position, value in group.items()
+        if value == max(group.values())
+    }

@@ -127,6 +127,13 @@ def reconstruct(
     return out
 
 
+def _noise_of(case: Case) -> dict[str, Any] | None:
+    """Return the settings of simulated noise, that the scan is a measured one, or None."""
+    if case.provenance.get("kind") == "measured":
+        return {"mode": "measured"}
+    return case.provenance.get("simulation", {}).get("recipe", {}).get("noise")
+
+
 def _write_result(
     run: RunFolder,
     case: Case,
@@ -146,6 +153,8 @@ def _write_result(
         "case_folder": str(folder.resolve()),
         **metrics,
         "views": len(case.scan),
+        "noise": _noise_of(case),
+        "size": list(case.grid.shape),
         "voxel_mm": list(case.grid.voxel_mm),
         "window_hu": case.window_hu,
         "intensity_scale": scale,

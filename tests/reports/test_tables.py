@@ -1,6 +1,8 @@
 import csv
 import io
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -13,6 +15,9 @@ from diffnr_lightning.reports import (
     to_markdown,
     write_tables,
 )
+from diffnr_lightning.reports.runs import ScanSetting, read_run
+from diffnr_lightning.reports.tables import best_rows
+from tests.reports.conftest import write_run
 
 
 def runs_of(scores):
@@ -107,6 +112,86 @@ def test_markdown_and_csv_hold_every_case(run_folders, tmp_path):
     assert float(lines[0]["r2_psnr"]) == pytest.approx(20, abs=1e-3)
     assert float(lines[4]["r2_psnr_low"]) == pytest.approx(20, abs=1e-3)
     assert lines[0]["r2_psnr_low"] == ""
+
+
+def runs_at(settings, psnr):
+    return [
+        replace(run, setting=setting)
+        for setting in settings
+        for run in runs_of(
+            {m: {c: psnr(m, c, setting) for c in ("one", "two")} for m in ("G", "D")}
+        )
+    ]
+
+
+SETTINGS = [
+    ScanSetting(views, noise, size)
+    for views in (8, 12)
+    for noise in ("none", "tigre 10000±10")
+    for size in ("64", "128")
+]
+
+
+def test_runs_of_other_scans_are_never_averaged(tmp_path):
+    def psnr(method, case, setting):
+        return 20.0 + SETTINGS.index(setting) + 0.5 * (case == "two") + 3 * (method == "D")
+
+    runs = runs_at(SETTINGS, psnr)
+    table = score_table(runs, baseline="G")
+    assert [(row.setting, row.method) for row in table.means] == [
+        (setting, method) for setting in SETTINGS for method in ("G", "D")
+    ]
+    for row in table.means:
+        first = psnr(row.method, "one", row.setting)
+        assert row.count == 2
+        assert row.values["r2_psnr"] == pytest.approx(first + 0.25)
+    assert table.settings == ("views", "noise", "size")
+    gains = [note for note in table.notes if "D against G" in note]
+    assert len(gains) == len(SETTINGS)
+    assert "D against G (8, tigre 10000±10, 64): +3.00 dB" in gains[2]
+    text = to_markdown(table)
+    assert "| method | views | noise | size | r2 PSNR | r2 SSIM |" in text
+    assert "| D | 12 | tigre 10000±10 | 128 | 30.25 [30.00, 30.50] |" in text
+    _, file = write_tables(runs, tmp_path)
+    lines = [line for line in csv.DictReader(file.open()) if line["case"] == "mean"]
+    assert [(line["views"], line["noise"], line["size"]) for line in lines[::2]] == [
+        (str(s.views), s.noise, s.size) for s in SETTINGS
+    ]
+
+
+def test_what_all_scans_share_is_said_once():
+    shared = [ScanSetting(views, "none", "64") for views in (8, 12)]
+    table = score_table(runs_at(shared, lambda method, case, setting: 30.0 + setting.views))
+    assert table.settings == ("views",)
+    assert table.notes[0] == "All scans: noise none, 64 voxels along the edges."
+    text = io.StringIO()
+    print_table(
+        runs_at(shared, lambda *scan: 30.0), console=Console(file=text, width=80, color_system=None)
+    )
+    assert "views" in text.getvalue()
+    assert len([line for line in text.getvalue().splitlines() if "G " in line]) == 6
+
+
+def test_best_is_best_of_its_scan():
+    table = score_table(
+        runs_at(SETTINGS[:2], lambda m, c, s: 20.0 + 5 * SETTINGS.index(s) + (m == "D"))
+    )
+    assert best_rows(table.means, table.columns[0]) == {1, 3}
+
+
+def test_settings_are_read_from_metrics_and_cases(tmp_path, truth):
+    noise = {"mode": "tigre", "photons": 1e4, "electronic": 10.0}
+    told = {"views": 8, "noise": noise, "size": [12, 14, 16]}
+    write_run(tmp_path / "new", "a", "FDK", truth, **told)
+    assert read_run(tmp_path / "new").setting == ScanSetting(8, "tigre 10000±10", "12x14x16")
+    write_run(tmp_path / "old", "b", "FDK", truth, truth)
+    assert read_run(tmp_path / "old").setting == ScanSetting()
+    file = tmp_path / "case_b" / "meta_data.json"
+    meta = json.loads(file.read_text())
+    meta |= {"proj_train": [{}] * 9, "scanner": {"nVoxel": [24, 24, 24]}}
+    meta["provenance"] = {"simulation": {"recipe": {"noise": {"mode": "none", "photons": 1e5}}}}
+    file.write_text(json.dumps(meta))
+    assert read_run(tmp_path / "old").setting == ScanSetting(9, "none", "24")
 
 
 def test_no_runs_make_no_table():
