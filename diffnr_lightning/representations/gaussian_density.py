@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from diffnr_lightning.representations.gaussian_cloud import GaussianCloud, inver
 from diffnr_lightning.representations.gaussian_render import rotation_matrices
 
 logger = logging.getLogger("diffnr")
+
+SHRINKAGE = 1.6  # of a split Gaussian: 3D Gaussian splatting's, which R2-Gaussian kept
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,13 @@ class DensityLimits:
             the largest edge.
         least_density: below it a Gaussian is pruned.
         most_gaussians: the cloud does not grow past this.
+        split: what becomes of a Gaussian that is split. "drawn", R2-Gaussian's: two that are drawn
+            from it, 1.6 times smaller along every axis and half as dense, which keeps 24 % of its
+            mass. "moments": two that lie along its longest axis and are 1.6 times smaller along it,
+            with all of its mass, its centre and its covariance.
+
+    Raises:
+        ValueError: another rule for splitting.
 
     Source: R2-Gaussian: 5e-5, 0.1, 1e-5 and 500,000.
     """
@@ -34,6 +44,12 @@ class DensityLimits:
     large: float = 0.1
     least_density: float = 1e-5
     most_gaussians: int = 500_000
+    split: Literal["drawn", "moments"] = "drawn"
+
+    def __post_init__(self) -> None:
+        """Check the rule for splitting."""
+        if self.split not in ("drawn", "moments"):
+            raise ValueError(f"split is {self.split!r}; 'drawn' or 'moments' is expected.")
 
 
 def clone_and_split(
@@ -46,7 +62,7 @@ def clone_and_split(
     """Clone small and split large Gaussians where the projections pull hardest.
 
     A clone shares place and shape with its original and halves its density; a split Gaussian is
-    replaced by two that are drawn from it, 1.6 times smaller and half as dense.
+    replaced by two smaller ones, see `DensityLimits.split`.
 
     Args:
         cloud: changed in place.
@@ -61,8 +77,8 @@ def clone_and_split(
     Raises:
         ValueError: a pull for another number of Gaussians.
 
-    Source: R2-Gaussian, section on adaptive control. Deviation: where the limit on their number
-    allows only some, the hardest pulled are taken.
+    Source: R2-Gaussian, section on adaptive control. Deviations: where the limit on their number
+    allows only some, the hardest pulled are taken; the rule "moments" is ours.
     """
     if tuple(pull.shape) != (cloud.num_gaussians,):
         raise ValueError(
@@ -76,22 +92,13 @@ def clone_and_split(
     if not len(chosen):
         return 0, 0
     with torch.no_grad():
-        positions, scales, rotations, densities = cloud.activated()
+        _, scales, _, densities = cloud.activated()
         is_large = scales[chosen].amax(dim=1) > limits.large * cloud.edge_mm
         cloned, split = chosen[~is_large], chosen[is_large]
         halved = inverse_softplus((0.5 * densities).clamp(min=1e-7))
         cloud.raw_densities[cloned] = halved[cloned]
         newborn = {name: p[cloned].clone() for name, p in _parameters(cloud).items()}
-        twice = split.repeat(2)
-        children = {name: p[twice].clone() for name, p in _parameters(cloud).items()}
-        normal = torch.randn(len(twice), 3, generator=generator).to(scales)
-        axes = rotation_matrices(rotations[twice])
-        offset = (axes @ (normal * scales[twice])[..., None])[..., 0]
-        children["positions"] += offset / (0.5 * cloud.edge_mm)
-        low, high = cloud.scale_bounds_mm
-        share = ((scales[twice] / 1.6 - low) / (high - low)).clamp(1e-4, 1 - 1e-4)
-        children["raw_scales"] = torch.logit(share)
-        children["raw_densities"] = halved[twice]
+        children = _children(cloud, split, limits.split, generator)
         kept = torch.ones(cloud.num_gaussians, dtype=torch.bool, device=scales.device)
         kept[split] = False
         born = {name: torch.cat([newborn[name], children[name]]) for name in newborn}
@@ -121,6 +128,35 @@ def prune(cloud: GaussianCloud, optimizer: torch.optim.Optimizer, limits: Densit
     if removed:
         _exchange(cloud, optimizer, kept, {})
     return removed
+
+
+def _children(
+    cloud: GaussianCloud,
+    parents: Tensor,  # (M,)
+    rule: Literal["drawn", "moments"],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the parameters of the two children of each split Gaussian (2 M, ...)."""
+    twice = parents.repeat(2)
+    children = {name: p[twice].clone() for name, p in _parameters(cloud).items()}
+    _, scales, rotations, densities = (t[twice] for t in cloud.activated())
+    if rule == "drawn":
+        offset = torch.randn(len(twice), 3, generator=generator).to(scales) * scales
+        smaller, densities = scales / SHRINKAGE, 0.5 * densities
+    else:
+        longest = F.one_hot(scales.argmax(dim=1), 3).bool()
+        smaller = torch.where(longest, scales / SHRINKAGE, scales)
+        # With deviations s / k at +-d the variance along the axis is s^2 / k^2 + d^2 = s^2.
+        sign = torch.ones_like(scales)
+        sign[len(parents) :] = -1
+        offset = torch.where(longest, sign * scales * (1 - SHRINKAGE**-2) ** 0.5, 0.0)
+        densities = 0.5 * SHRINKAGE * densities
+    turned = (rotation_matrices(rotations) @ offset[..., None])[..., 0]
+    children["positions"] += turned / (0.5 * cloud.edge_mm)
+    low, high = cloud.scale_bounds_mm
+    children["raw_scales"] = torch.logit(((smaller - low) / (high - low)).clamp(1e-4, 1 - 1e-4))
+    children["raw_densities"] = inverse_softplus(densities.clamp(min=1e-7))
+    return children
 
 
 def _half_box(cloud: GaussianCloud) -> Tensor:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.representations import DensityLimits, GaussianCloud, clone_and_split, prune
+from diffnr_lightning.representations.gaussian_render import rotation_matrices
 
 GRID = VolumeGrid((20, 20, 20), 2.0)
 SCAN = ScanGeometry.cone(
@@ -56,6 +57,17 @@ def mass(cloud):
     return (scales.prod(1) * densities).sum().item()
 
 
+def moments_of_density(cloud):
+    """Mass, mean and covariance of the whole cloud."""
+    positions, scales, rotations, densities = (t.detach() for t in cloud.activated())
+    weights = scales.prod(1) * densities
+    mean = (weights[:, None] * positions).sum(0) / weights.sum()
+    axes = rotation_matrices(rotations) * scales[:, None, :]
+    offset = positions - mean
+    spread = axes @ axes.transpose(1, 2) + offset[:, :, None] * offset[:, None, :]
+    return weights.sum(), mean, (weights[:, None, None] * spread).sum(0) / weights.sum()
+
+
 def split(cloud, optimizer, pull, limits=LIMITS, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return clone_and_split(cloud, optimizer, pull, limits, generator)
@@ -84,6 +96,29 @@ def test_a_split_gaussian_becomes_two_smaller_ones_near_by():
     torch.testing.assert_close(children[3], densities[parents] / 2, rtol=1e-4, atol=1e-6)
     assert len(children[0].unique(dim=0)) == 4
     assert (children[0] != positions[parents]).all()
+
+
+def test_a_split_by_moments_keeps_mass_centre_and_covariance():
+    cloud, optimizer = make(1, large=[0])
+    before, longest = moments_of_density(cloud), float(cloud.activated()[1].max())
+    limits = DensityLimits(split="moments")
+    assert split(cloud, optimizer, pulls(1, [0]), limits) == (0, 1)
+    assert cloud.num_gaussians == 2
+    for ours, theirs in zip(moments_of_density(cloud), before, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert float(cloud.activated()[1].max()) == pytest.approx(longest / 1.6, rel=1e-3)
+
+
+def test_a_drawn_split_keeps_a_quarter_of_the_mass():
+    cloud, optimizer = make(1, large=[0])
+    before = mass(cloud)
+    split(cloud, optimizer, pulls(1, [0]))
+    assert mass(cloud) == pytest.approx(before / 1.6**3, rel=1e-3)
+
+
+def test_another_rule_for_splitting_is_refused():
+    with pytest.raises(ValueError, match="split is 'halves'; 'drawn' or 'moments' is expected"):
+        DensityLimits(split="halves")
 
 
 def test_children_are_drawn_from_their_parent():
