@@ -1,4 +1,4 @@
-"""What all tests share: quiet threads, compiled kernels that are kept, real volumes."""
+"""What all tests share: quiet threads, compiled kernels that are kept, real data, a GPU or none."""
 
 import os
 import sys
@@ -23,9 +23,18 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_volumes() -> Path:
-    """The folder of real volumes; tests that use it are marked `data`."""
-    folder = os.environ.get("DIFFNR_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("DIFFNR_DATA names no folder of real volumes")
-    return Path(folder)
+def real_data() -> Path:
+    """The folder of real volumes and projections; tests that use it are marked `data`."""
+    folder = Path(os.environ.get("DIFFNR_DATA", REPOSITORY / ".." / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data is not at {folder}; set DIFFNR_DATA to run this test")
+    return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch finds no CUDA device")

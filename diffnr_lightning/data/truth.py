@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, check_scan_sees_grid
-from diffnr_lightning.projectors import project
 
 LOGGER = logging.getLogger("diffnr")
 # The check is made coarsely: so many views, pixels and voxels along an edge.
@@ -50,6 +49,9 @@ def check_truth(
         ValueError: a truth below zero, projections of another scale or sign, or a truth that no
             ray meets.
     """
+    # Its kernels take longer to import than a case that is refused should take to be read.
+    from diffnr_lightning.projectors import project
+
     low, high = float(volume.min()), float(volume.max())
     if -low > 0.5 * high:
         raise ValueError(

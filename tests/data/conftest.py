@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +8,6 @@ import torch
 
 from diffnr_lightning.data import Case, LoadedVolume
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    default = Path(__file__).parents[2] / ".." / "shared" / "data"
-    folder = Path(os.environ.get("DIFFNR_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"real data is not at {folder}; set DIFFNR_DATA to run this test")
-    return folder
 
 
 class Ellipsoid:

@@ -42,6 +42,7 @@ def test_volume_without_body_is_refused(one_sentence):
     assert "-500 HU" in one_sentence(error)
 
 
+@pytest.mark.data
 def test_real_bodies_fill_their_cube(real_data):
     for file in ("headneck/pt_2.nii.gz", "chest_lidc0001_2mm.nii.gz"):
         loaded = load_volume(real_data / file)

@@ -155,6 +155,7 @@ def test_unusable_files_and_arguments_are_refused(archive, tmp_path, one_sentenc
         assert (next(iter(arguments)) if arguments else name) in text
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("file", "offset"), [("pedestal_parallel3d.npz", 6.5), ("tooth_parallel.h5", -23.5)]
 )

@@ -175,6 +175,7 @@ def test_unwritable_volume_is_an_error_and_leaves_nothing(tmp_path, array, one_s
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.data
 def test_real_volumes_lie_with_the_head_up(real_data):
     loaded = load_volume(real_data / "headneck" / "pt_2.nii.gz")
     assert loaded.unit == "HU"

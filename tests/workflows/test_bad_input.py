@@ -144,6 +144,21 @@ def edit(change):
     return spoil
 
 
+def views(meta):
+    return enumerate(meta["proj_train"])
+
+
+def negate(case):
+    for view in (case / "proj_train").iterdir():
+        np.save(view, -np.load(view))
+
+
+def measured_by_another(case, **factors):
+    """The same case without a word of who made it, its truth in another unit."""
+    edit(lambda meta: [meta.pop(key) for key in ("provenance", "window_hu")])(case)
+    np.save(case / "vol_gt.npy", factors["slope"] * np.load(case / "vol_gt.npy") + factors["shift"])
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -158,6 +173,10 @@ def edit(change):
         (edit(lambda meta: meta["scanner"].update(DSD=1.0)), "(DSD) is 1.0"),
         (edit(lambda meta: meta["scanner"].update(nVoxel=[16, 16])), "nVoxel"),
         (edit(lambda meta: meta["scanner"].update(nDetector=[20, 20])), "(20, 20)"),
+        (edit(lambda meta: meta["scanner"].update(nVoxel=[16, 16, 16.5])), "whole numbers"),
+        (edit(lambda meta: meta.update(provenance="made")), "a JSON object is expected"),
+        (edit(lambda meta: [view.update(angle=50 * n) for n, view in views(meta)]), "radians"),
+        (negate, "below zero"),
         (edit(lambda meta: meta.update(proj_train=[])), "no projections"),
         (edit(lambda meta: meta.update(proj_train=meta["proj_train"][:1])), "one projection"),
     ],
@@ -166,6 +185,48 @@ def test_cases_that_are_damaged(refused, good_case, tmp_path, spoil, words):
     case = shutil.copytree(good_case, tmp_path / "case")
     spoil(case)
     assert words in refused("reconstruct", "--case", "case", *FDK, "--out", "run")
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ({"slope": 2024, "shift": -2000}, "not HU"),
+        ({"slope": 0.02, "shift": 0}, "times as large as those of its truth"),
+    ],
+)
+def test_a_truth_in_another_unit(refused, good_case, tmp_path, factors, words):
+    case = shutil.copytree(good_case, tmp_path / "case")
+    measured_by_another(case, **factors)
+    assert words in refused("reconstruct", "--case", "case", *FDK, "--out", "run")
+
+
+def counts(**changes):
+    """A bar of which views half a turn apart are mirror images."""
+    bar = np.ones((12, 16, 32))
+    bar[:, 4:, 12:20] = 0.5
+    arrays = {"raw": 100 + 2e4 * bar, "flat": np.full((16, 32), 20_100.0), "dark": 100}
+    return {**arrays, "angles_deg": np.arange(12) * 180 / 11, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({"angles_deg": np.linspace(0, 3.1, 12)}, [], "angle_unit=rad"),
+        ({"flat": 100, "dark": 20_100}, [], "exchanged"),
+        ({"raw": np.full((12, 16, 32), 9e3)}, [], "shows something"),
+        ({"raw": np.full((12, 16, 32), "x")}, [], "real numbers"),
+        ({"angles_deg": np.arange(12) * 9.0}, [], "axis_column"),
+        ({}, ["--axis_column", "90"], "axis_column is 90"),
+        ({}, ["--every", "12"], "every is 12"),
+        ({}, ["--air_border", "north"], "auto"),
+        ({}, ["--angle_unit", "gon"], "deg"),
+        ({}, ["--pixel_mm", "0"], "pixel_mm is 0"),
+        ({}, ["--out", "scan.npz"], "is a file"),
+    ],
+)
+def test_scans_that_cannot_be_ingested(refused, tmp_path, changes, options, words):
+    np.savez(tmp_path / "scan.npz", **counts(**changes))
+    assert words in refused("ingest", "--projections", "scan.npz", "--out", "case", *options)
 
 
 def test_projections_that_show_nothing(refused, good_case, tmp_path):
