@@ -34,8 +34,9 @@ class ScanRecipe:
         arc_deg: arc of the views in degrees, (0, 360]; null is 360 for cone beam and 180 for
             parallel beam.
         start_deg: where the arc begins.
-        window_hu: HU that become 0 and 1; values outside are clipped. A volume in arbitrary unit is
-            windowed from its smallest to its largest value instead.
+        window_hu: HU that become 0 and 1, such as -1000 3000; values outside are clipped, but not
+            for the photons. A volume in arbitrary unit is windowed from its smallest to its largest
+            value instead.
         unit: of the file's values; auto tells HU by the smallest one.
         spacing_mm: voxel edges (z, y, x), or one number for cubes, of files that do not say (NPY,
             TIFF).

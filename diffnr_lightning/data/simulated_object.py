@@ -110,8 +110,12 @@ def binned_intensity(line_integrals: np.ndarray, factor: int) -> np.ndarray:
     Returns:
         (V, H, W) float64.
     """
-    intensity = np.exp(-_blocks(line_integrals, factor).astype(np.float64))
-    return -np.log(intensity.mean(axis=(2, 4)))
+    views, rows, columns = line_integrals.shape
+    seen = np.empty((views, rows // factor, columns // factor))
+    for view in range(views):  # one at a time, since the exponentials are double precision
+        intensity = np.exp(-_blocks(line_integrals[view : view + 1], factor).astype(np.float64))
+        seen[view] = intensity.mean(axis=(2, 4))[0]
+    return -np.log(seen)
 
 
 def _slabs(grid: VolumeGrid) -> Iterator[VolumeGrid]:
