@@ -13,7 +13,7 @@ from diffnr_lightning import cli
 pytestmark = pytest.mark.filterwarnings("ignore")
 EDGES_MM = np.array([0.9, 0.9, 1.5])
 SHAPE = (36, 34, 20)
-BALL = np.array([24, 12, 13])
+BALL = np.array([28, 9, 13])
 SCAN = "--size 32 --num_views 40 --test_views 0 --noise.mode none".split()
 
 
@@ -21,10 +21,9 @@ def oblique_head():
     """A head whose axes are turned against the patient's, with one dense ball off its middle."""
     i, j, k = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
     voxels = np.stack([i, j, k], axis=-1)
-    middle = 0.5 * (np.array(SHAPE) - 1)
-    hu = np.where(
-        np.linalg.norm((voxels - middle) * EDGES_MM / (13, 12, 12), axis=-1) < 1, 40, -1000
-    )
+    # Off the middle of the volume, so that a cube around the body is off it too.
+    offset = (voxels - (0.5 * (np.array(SHAPE) - 1) + (7, -5, 3))) * EDGES_MM
+    hu = np.where(np.linalg.norm(offset / (10, 9, 8), axis=-1) < 1, 40, -1000)
     hu[np.linalg.norm((voxels - BALL) * EDGES_MM, axis=-1) < 3] = 1000
     image = SimpleITK.GetImageFromArray(hu.transpose(2, 1, 0).astype(np.int16))
     image.SetSpacing(EDGES_MM.tolist())

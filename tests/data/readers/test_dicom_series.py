@@ -112,11 +112,12 @@ def test_what_is_shown_white_does_not_turn_the_values(tmp_path, hu, bits, signed
     assert np.array_equal(load_volume(tmp_path).array, hu)
 
 
-def test_padding_is_air(tmp_path, hu):
+@pytest.mark.parametrize("kind", ["SS", "US"])
+def test_padding_is_air(tmp_path, hu, kind):
     stored = (hu + 1024).astype(np.int16)
     stored[:, 0, :2] = -2000
     stored[:, 0, 2] = -1990
-    limits = {"00280120": ("SS", short(-2000)), "00280121": ("SS", short(-1990))}
+    limits = {"00280120": (kind, short(-2000)), "00280121": (kind, short(-1990))}
     for n, layer in enumerate(stored):
         write_slice(tmp_path / f"{n}.dcm", layer, (0, 0, 2.0 * n), number=n + 1, **limits)
     expected = hu.copy()
