@@ -16,7 +16,8 @@ from diffnr_lightning.geometry.converters import (
 from diffnr_lightning.geometry.grid import VolumeGrid
 from diffnr_lightning.geometry.orbit import NominalOrbit, Orbit, nominal_orbit
 from diffnr_lightning.geometry.orientation import DetectorOrientation
-from diffnr_lightning.geometry.scan import Beam, ScanGeometry
+from diffnr_lightning.geometry.poses import Beam
+from diffnr_lightning.geometry.scan import ScanGeometry
 from diffnr_lightning.geometry.visibility import check_scan_sees_grid
 
 __all__ = [

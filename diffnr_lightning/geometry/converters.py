@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from diffnr_lightning.geometry.grid import VolumeGrid
-from diffnr_lightning.geometry.scan import Beam, ScanGeometry
+from diffnr_lightning.geometry.poses import Beam
+from diffnr_lightning.geometry.scan import ScanGeometry
 
 
 def r2_scanner(scan: ScanGeometry, grid: VolumeGrid) -> dict[str, Any]:

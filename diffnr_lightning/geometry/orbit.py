@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffnr_lightning.geometry.angles import arc
 from diffnr_lightning.geometry.orientation import DetectorOrientation, detector_orientation
-
-if TYPE_CHECKING:
-    from diffnr_lightning.geometry.scan import ScanGeometry
+from diffnr_lightning.geometry.poses import Poses
 
 # Two lengths or directions closer than this (relative to the size of the scan) are the same.
 POSITION_TOLERANCE = 1e-6
@@ -97,7 +94,7 @@ class NominalOrbit:
         return self.residual_mm / self.field_radius_mm
 
 
-def nominal_orbit(scan: ScanGeometry) -> NominalOrbit:
+def nominal_orbit(scan: Poses) -> NominalOrbit:
     """Return the circle that describes a scan best in the sense of least squares.
 
     The rotation axis is z, or the mean direction of the detectors' columns where that leaves less
@@ -118,7 +115,7 @@ def nominal_orbit(scan: ScanGeometry) -> NominalOrbit:
     return tilted if tilted.residual_mm < 0.5 * about_z.residual_mm else about_z
 
 
-def exact_orbit(scan: ScanGeometry) -> Orbit | None:
+def exact_orbit(scan: Poses) -> Orbit | None:
     """Return the numbers that rebuild the scan by `ScanGeometry.cone` or `parallel`, None where none do.
 
     They do where the pixels are in the standing order, the axis is z and no ray deviates by more than
@@ -131,12 +128,12 @@ def exact_orbit(scan: ScanGeometry) -> Orbit | None:
     return nominal.orbit if near and standing and about_z else None
 
 
-def _size(scan: ScanGeometry) -> float:
+def _size(scan: Poses) -> float:
     width = scan.detector_shape[1] * np.linalg.norm(scan.u_mm, axis=1).max()
     return float(np.abs(scan.source_mm - scan.detector_mm).max() + width)
 
 
-def _mean_axis(scan: ScanGeometry) -> np.ndarray:
+def _mean_axis(scan: Poses) -> np.ndarray:
     """Return the mean direction of the detectors' columns, or rows where these vary less."""
     candidates = []
     for steps in (scan.v_mm, scan.u_mm):
@@ -159,7 +156,7 @@ def _turn_to_z(axis: np.ndarray) -> np.ndarray:
     return np.eye(3) + cross + cross @ cross / (1.0 + z)
 
 
-def _turned(scan: ScanGeometry, axis: np.ndarray) -> ScanGeometry:
+def _turned(scan: Poses, axis: np.ndarray) -> Poses:
     """Return the scan in the frame in which `axis` is z."""
     if np.array_equal(axis, _Z):
         return scan
@@ -168,7 +165,7 @@ def _turned(scan: ScanGeometry, axis: np.ndarray) -> ScanGeometry:
     return replace(scan, **{name: getattr(scan, name) @ turn.T for name in vectors})
 
 
-def _fit_about(scan: ScanGeometry, axis: np.ndarray) -> NominalOrbit:
+def _fit_about(scan: Poses, axis: np.ndarray) -> NominalOrbit:
     turned = _turned(scan, axis)
     orientation = detector_orientation(turned)
     standing = orientation.upright_scan(turned)
@@ -178,7 +175,7 @@ def _fit_about(scan: ScanGeometry, axis: np.ndarray) -> NominalOrbit:
     return NominalOrbit(orbit, orientation, _deviation(standing, orbit, radius), radius)
 
 
-def _cone_orbit(scan: ScanGeometry) -> Orbit:
+def _cone_orbit(scan: Poses) -> Orbit:
     """Fit axis and distances to sources and detectors of a scan about z in the standing order."""
     normal = scan.normal[:, :2] / np.linalg.norm(scan.normal[:, :2], axis=1, keepdims=True)
     source = scan.source_mm[:, :2]
@@ -236,7 +233,7 @@ def _axis_of_sources(source: np.ndarray, normal: np.ndarray, tolerance: float) -
     return axis
 
 
-def _parallel_orbit(scan: ScanGeometry) -> Orbit:
+def _parallel_orbit(scan: Poses) -> Orbit:
     """Fit the axis to the detector centres of a scan about z in the standing order."""
     angles = _wrapped(np.arctan2(-scan.direction[:, 1], -scan.direction[:, 0]))
     _, u_hat = _frame(angles)
@@ -255,7 +252,7 @@ def _parallel_orbit(scan: ScanGeometry) -> Orbit:
     )
 
 
-def _pitch(scan: ScanGeometry) -> tuple[float, float]:
+def _pitch(scan: Poses) -> tuple[float, float]:
     return (
         float(np.linalg.norm(scan.v_mm, axis=1).mean()),
         float(np.linalg.norm(scan.u_mm, axis=1).mean()),
@@ -273,7 +270,7 @@ def _frame(angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([-cos, -sin, zero], axis=1), np.stack([-sin, cos, zero], axis=1)
 
 
-def _deviation(scan: ScanGeometry, orbit: Orbit, radius: float) -> np.ndarray:
+def _deviation(scan: Poses, orbit: Orbit, radius: float) -> np.ndarray:
     """Return (V,) how far the corner rays pass from their nominal ones; see `NominalOrbit`."""
     towards, u_hat = _frame(orbit.angles_rad)
     centre = np.array([*orbit.axis_mm, orbit.height_mm])
@@ -299,9 +296,7 @@ def _deviation(scan: ScanGeometry, orbit: Orbit, radius: float) -> np.ndarray:
     return np.sqrt(np.mean(squares, axis=(0, 1)))
 
 
-def _on_plane(
-    scan: ScanGeometry, centre: np.ndarray, normal: np.ndarray, depth: float
-) -> np.ndarray:
+def _on_plane(scan: Poses, centre: np.ndarray, normal: np.ndarray, depth: float) -> np.ndarray:
     """Return where the corner rays (4, V, 3) meet the planes ``(x - centre) . normal = depth``."""
     rows, columns = scan.detector_shape
     points = []

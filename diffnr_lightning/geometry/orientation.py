@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffnr_lightning.geometry.scan import ScanGeometry
+    from diffnr_lightning.geometry.poses import Poses
 
 
 class DetectorOrientation(NamedTuple):
@@ -30,7 +30,7 @@ class DetectorOrientation(NamedTuple):
     rows_reversed: bool = False
     columns_reversed: bool = False
 
-    def upright_scan(self, scan: ScanGeometry) -> ScanGeometry:
+    def upright_scan(self, scan: Poses) -> Poses:
         """Return the scan with its pixels in the standing order."""
         u, v, shape = scan.u_mm, scan.v_mm, scan.detector_shape
         if self.exchanged:
@@ -52,7 +52,7 @@ class DetectorOrientation(NamedTuple):
         return projections.flip(reversed_axes) if reversed_axes else projections
 
 
-def detector_orientation(scan: ScanGeometry) -> DetectorOrientation:
+def detector_orientation(scan: Poses) -> DetectorOrientation:
     """Return the orientation of the detectors of a scan whose rotation axis is parallel to z.
 
     Views that disagree are decided by their mean; what they deviate is seen in `nominal_orbit`.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffnr_lightning.geometry.angles import arc
 from diffnr_lightning.geometry.orbit import POSITION_TOLERANCE, Orbit, exact_orbit, nominal_orbit
+from diffnr_lightning.geometry.poses import Poses
 from diffnr_lightning.lazy import deferred
 
 if TYPE_CHECKING:
@@ -17,61 +18,10 @@ if TYPE_CHECKING:
 
 Tensor = deferred("torch.Tensor")
 
-Beam = Literal["cone", "parallel"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScanGeometry:
-    """Hold the pose of source and detector in every view.
-
-    Args:
-        beam: ``"cone"`` or ``"parallel"``.
-        detector_shape: rows and columns (H, W).
-        source_mm: (V, 3) source positions; for parallel beam any point upstream on the ray to the detector centre.
-        detector_mm: (V, 3) centre of the pixel array.
-        u_mm: (V, 3) step from one column to the next.
-        v_mm: (V, 3) step from one row to the next.
-
-    Raises:
-        ValueError: shapes that disagree, non-finite numbers, no view, or a detector without area.
-    """
-
-    beam: Beam
-    detector_shape: tuple[int, int]
-    source_mm: np.ndarray
-    detector_mm: np.ndarray
-    u_mm: np.ndarray
-    v_mm: np.ndarray
-
-    def __post_init__(self) -> None:
-        if self.beam not in ("cone", "parallel"):
-            raise ValueError(f"beam is {self.beam!r}; 'cone' or 'parallel' is expected.")
-        shape = tuple(int(n) for n in self.detector_shape)
-        if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(
-                f"detector_shape is {self.detector_shape}; positive (H, W) is expected."
-            )
-        object.__setattr__(self, "detector_shape", shape)
-        for name in ("source_mm", "detector_mm", "u_mm", "v_mm"):
-            vectors = np.array(getattr(self, name), dtype=np.float64)
-            if vectors.ndim != 2 or vectors.shape[1] != 3 or len(vectors) < 1:
-                raise ValueError(
-                    f"{name} has shape {vectors.shape}; (views, 3) with at least one view is expected."
-                )
-            if len(vectors) != len(np.atleast_2d(self.source_mm)):
-                raise ValueError(
-                    f"{name} has {len(vectors)} views, source_mm has {len(self.source_mm)}."
-                )
-            if not np.isfinite(vectors).all():
-                raise ValueError(f"{name} holds NaN or infinite numbers.")
-            vectors.setflags(write=False)
-            object.__setattr__(self, name, vectors)
-        if (np.linalg.norm(np.cross(self.u_mm, self.v_mm), axis=1) <= 0).any():
-            raise ValueError(
-                "u_mm and v_mm span no area; pixel pitches must be positive and not parallel."
-            )
-        if (np.linalg.norm(self.detector_mm - self.source_mm, axis=1) <= 0).any():
-            raise ValueError("source_mm and detector_mm coincide in at least one view.")
+class ScanGeometry(Poses):
+    """A scan: the poses of all views, built from a scanner's numbers or given one by one; see `Poses`."""
 
     @classmethod
     def cone(
@@ -150,9 +100,6 @@ class ScanGeometry:
             pitch_u * u_hat,
             pitch_v * v_hat,
         )
-
-    def __len__(self) -> int:
-        return len(self.source_mm)
 
     def __getitem__(self, views: int | slice | Sequence[int] | np.ndarray | Tensor) -> ScanGeometry:
         """Return the scan of the selected views: a slice, indices or a mask (V,), also as array or tensor.
@@ -257,19 +204,6 @@ class ScanGeometry:
 
     def _vectors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return self.source_mm, self.detector_mm, self.u_mm, self.v_mm
-
-    @property
-    def direction(self) -> np.ndarray:
-        """(V, 3) unit vectors from the source to the detector centre; for parallel beam, of every ray."""
-        ray = self.detector_mm - self.source_mm
-        return ray / np.linalg.norm(ray, axis=1, keepdims=True)
-
-    @property
-    def normal(self) -> np.ndarray:
-        """(V, 3) unit normals of the detector plane, pointing away from the source."""
-        normal = np.cross(self.u_mm, self.v_mm)
-        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-        return normal * np.sign((normal * self.direction).sum(axis=1, keepdims=True))
 
     @property
     def rows_along_axis(self) -> bool:
