@@ -16,6 +16,7 @@ from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.settings import Flatten
+from diffnr_lightning.workflows.signature import Checked
 from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
 
 Case = deferred("diffnr_lightning.data.cases.Case")
@@ -31,6 +32,14 @@ FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
 DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
 MOST_DB = 120.0
 BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch
+
+
+def shard_of(shard: str) -> tuple[int, int]:
+    """Return part and number of parts of a shard `K/N`; ValueError where there is none such."""
+    part, _, parts = shard.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
+    return int(part), int(parts)
 
 
 class Job(NamedTuple):
@@ -84,7 +93,7 @@ class Variation:
 
 
 def curate(
-    volumes: list[str],
+    volumes: Annotated[list[str], Checked(volume_sources)],
     out: Path,
     methods: list[Scene],
     exclude: list[str] | None = None,
@@ -96,7 +105,7 @@ def curate(
     repair: Repairer | None = None,
     residual: bool = False,
     seed: int = 0,
-    shard: str = "0/1",
+    shard: Annotated[str, Checked(shard_of)] = "0/1",
     device: str = "cpu",
     resolved: dict[str, Any] | None = None,
 ) -> Path:
@@ -182,14 +191,6 @@ def curate(
         progress(len(jobs), len(jobs), "done")
     folder.finish()
     return out
-
-
-def shard_of(shard: str) -> tuple[int, int]:
-    """Return part and number of parts of a shard `K/N`; ValueError where there is none such."""
-    part, _, parts = shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
-        raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
-    return int(part), int(parts)
 
 
 def _jobs(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
+from diffnr_lightning.workflows.signature import exists
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
@@ -22,7 +23,7 @@ logger = logging.getLogger("diffnr")
 
 
 def reconstruct(
-    case: Path,
+    case: Annotated[Path, exists("case")],
     out: Path,
     method: Method,
     name: str | None = None,

@@ -33,9 +33,11 @@ def simulate(
     Returns:
         The case folder.
     """
+    loaded = load_source(volume, recipe)
+
     from diffnr_lightning.data import simulate_case, write_case
 
-    case = simulate_case(load_source(volume, recipe), recipe, name, seed)
+    case = simulate_case(loaded, recipe, name, seed)
     write_case(case, out)
     edge = case.grid.voxel_mm[0]
     logger.info("%s: %s; %d^3 voxels of %.3g mm", case.name, case.scan, recipe.size, edge)

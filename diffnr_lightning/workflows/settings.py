@@ -22,7 +22,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 from diffnr_lightning.lazy import Deferred
 from diffnr_lightning.workflows.config_files import check_yaml, config_files, expanded
 from diffnr_lightning.workflows.refusals import refusal
-from diffnr_lightning.workflows.signature import with_classes
+from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
@@ -128,8 +128,12 @@ def parse(
     argv, configs = expanded(argv)
     for config in configs:
         check_yaml(config)
-    helps = not {"-h", "--help"}.isdisjoint(argv)
-    wanted = _given(argv, configs) | (set() if helps else _with_class_as_default(function))
+    if {"-h", "--help"}.isdisjoint(argv):
+        # Before classes are imported, which takes seconds for some.
+        _check_without_classes(function, argv, configs)
+        wanted = _given(argv, configs) | _with_class_as_default(function)
+    else:
+        wanted = _given(argv, configs)
     parser = settings_parser(function, prog, wanted)
     settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
     settings.arguments  # noqa: B018 - what a class refuses is known here, too
@@ -165,6 +169,35 @@ def configured(
     arguments = [f"--config={config}" for config in (*files, last)]
     wanted = _given([], files) | _nested(overrides).keys() | _with_class_as_default(function)
     return _settings(function, settings_parser(function, wanted=wanted), arguments, files)
+
+
+def _check_without_classes(
+    function: Callable[..., Any], argv: Sequence[str], configs: list[Path]
+) -> None:
+    """Refuse what is wrong whatever the classes that options and configs name."""
+    if any(word.startswith("--print_config") or word.endswith(".help") for word in argv):
+        return
+    parser = settings_parser(function, wanted=())
+    classes = deferred_parameters(function)
+    kept: list[str] = []
+    rest = list(argv)
+    while rest:
+        option = rest.pop(0)
+        name, _, value = option.removeprefix("--").partition("=")
+        if name == "config" and value:
+            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            light = {key: node for key, node in content.items() if key not in classes}
+            text = yaml.safe_dump(light)
+            if any(f"${{{key}" in text for key in classes):
+                return  # a ${...} that needs them
+            kept += [f"--config={text}", *(f"--{key}={{}}" for key in content if key in classes)]
+        elif name.partition(".")[0] in classes:
+            kept.append(f"--{name.partition('.')[0]}={{}}")
+            _values(rest)
+        else:
+            kept.append(option)
+    light = _settings(function, parser, _lists_as_yaml(parser, kept), configs)
+    check(function, light.arguments)
 
 
 def _settings(
@@ -262,8 +295,7 @@ def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
         hint = _option_hint(parser, option)
         items = _item_types(hint)
         if items:
-            while rest and (not rest[0].startswith("-") or _NUMBER.match(rest[0])):
-                values.append(rest.pop(0))
+            values = _values(rest)
         elif rest and option[:2] == "--" and "=" not in option and _NUMBER.match(rest[0]):
             values.append(rest.pop(0))  # argparse would take -1e3 for an option
         if not values:
@@ -278,6 +310,14 @@ def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
             values = [json.dumps(value) for value in values]
         rewritten.append(f"{option}=[{', '.join(values)}]")
     return rewritten
+
+
+def _values(rest: list[str]) -> list[str]:
+    """Take what belongs to an option from the words that follow it."""
+    values = []
+    while rest and (not rest[0].startswith("-") or _NUMBER.match(rest[0])):
+        values.append(rest.pop(0))
+    return values
 
 
 def _option_hint(parser: ArgumentParser, option: str) -> Any:

@@ -8,14 +8,54 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from diffnr_lightning.lazy import Deferred
 
 # What may stand for a class in YAML: its path, a node with its arguments, several of either. Not
 # `Any`, for which jsonargparse imports what a `class_path` names.
 OPEN = dict | list | str | None
+
+
+class Checked(NamedTuple):
+    """Mark a parameter whose value is checked before classes are imported.
+
+    A parameter asks for it by its type: ``shard: Annotated[str, Checked(shard_of)]``.
+
+    Attributes:
+        check: called with the value; raises a ValueError or an OSError in words.
+    """
+
+    check: Callable[[Any], Any]
+
+
+def exists(what: str) -> Checked:
+    """Return the mark of a path where something has to be.
+
+    Args:
+        what: it is called in the FileNotFoundError.
+    """
+
+    def refuse_nothing(path: Path) -> None:
+        if not path.exists():
+            raise FileNotFoundError(f"{what} {path} does not exist; check the path.")
+
+    return Checked(refuse_nothing)
+
+
+def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Check the arguments of a workflow that are marked by `Checked`; None is left out.
+
+    Args:
+        function: the workflow.
+        arguments: by name.
+    """
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        for mark in get_args(hint) if get_origin(hint) is Annotated else ():
+            if isinstance(mark, Checked) and arguments.get(name) is not None:
+                mark.check(arguments[name])
 
 
 def deferred_parameters(function: Callable[..., Any]) -> dict[str, dict[str, Deferred]]:
@@ -56,6 +96,8 @@ def with_classes(
             hint = OPEN
             if isinstance(default, Deferred):
                 default = {"class_path": default.class_path}
+        if get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Checked):
+            hint = get_args(hint)[0]
         parameters.append(parameter.replace(annotation=hint, default=default))
 
     @functools.wraps(function)

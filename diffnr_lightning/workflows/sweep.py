@@ -55,12 +55,13 @@ def sweep(
             a case or run of other settings.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
+    sources = volume_sources(volumes)
+    part, parts = shard_of(shard)
+    use_device(device)
+
     from diffnr_lightning.data import load_case
 
-    use_device(device)
     named = _named(methods, curves)
-    part, parts = shard_of(shard)
-    sources = volume_sources(volumes)
     wanted = [(count, name) for count in views for name in sources][part::parts]
     common: dict[str, Any] = {"device": device, **({} if seed is None else {"seed": seed})}
     for count, name in wanted:

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.signature import exists
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
 CompactSliceFixer = deferred("diffnr_lightning.priors.compact.CompactSliceFixer")
@@ -32,7 +33,7 @@ def finetune(
     prior: Callable[[], Module] = CompactSliceFixer,
     module: Callable[[Module], SliceFixerFinetuning] = SliceFixerFinetuning,
     iterations: int = 20_000,
-    start: Path | None = None,
+    start: Annotated[Path | None, exists("start")] = None,
     start_overrides: dict[str, Any] | None = None,
     start_allow: tuple[str, ...] = (),
     validate_every: int = 1000,

@@ -59,6 +59,8 @@ def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
     """
     if is_generated(source):
         return generate(source, recipe.size)
+    if not Path(source).exists():
+        raise FileNotFoundError(f"volume {source} does not exist; check the path.")
     from diffnr_lightning.data import load_volume
 
     return load_volume(source, recipe.unit, recipe.spacing_mm)
