@@ -137,8 +137,8 @@ def read_nifti(path: Path) -> StoredVolume:
     if len(header.shape) != 3 or 0 in header.shape:
         shape = "x".join(map(str, header.shape))
         raise ValueError(
-            f"{what} has the shape {shape}, so it is no slice stack or holds several volumes or "
-            "values a voxel; one three-dimensional volume is expected: save the one that is wanted."
+            f"{what} has the shape {shape} (no volume, several, or several values a voxel); one "
+            "three-dimensional volume is expected: save the one that is wanted."
         )
     numbers = np.dtype(header.order + NUMBER_TYPES[header.datatype])
     count = math.prod(header.shape)
