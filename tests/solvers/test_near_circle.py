@@ -111,6 +111,26 @@ def test_true_vectors_are_better_than_nominal_ones():
     assert nominal > 1.2 * true
 
 
+def test_parallel_views_may_shift_and_turn():
+    """A stage that wanders: offsets of a pixel and detectors swung by degrees, known for each view."""
+    scan = ScanGeometry.parallel(
+        angles_rad=uniform_angles(90, 180), detector_shape=(40, 44), pixel_mm=0.4
+    )
+    rng = np.random.default_rng(0)
+    shift = rng.normal(scale=0.4, size=(90, 1)) * scan.u_mm / 0.4
+    turn = rotation(np.deg2rad(5.0) * rng.normal(size=(90, 1)) * [0.0, 0.0, 1.0])
+    wandering = replace(
+        scan,
+        source_mm=scan.source_mm + shift,
+        detector_mm=scan.detector_mm + shift,
+        u_mm=np.einsum("vij,vj->vi", turn, scan.u_mm),
+    )
+    projections, expected = measured(wandering), truth()
+    perfect = difference(analytic(measured(scan), GRID, scan), expected)
+    assert difference(analytic(projections, GRID, wandering), expected) < 1.1 * perfect
+    assert difference(analytic(projections, GRID, scan), expected) > 1.2 * perfect
+
+
 @pytest.mark.parametrize("degrees", [1.0, 5.0])
 def test_the_level_does_not_depend_on_where_the_detector_faces(degrees):
     """A detector swung about the axis: other pitches, cosines and depths, the same density."""
