@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.geometry import NominalOrbit, Orbit, ScanGeometry, nominal_orbit
-from diffnr_lightning.geometry.scan import Beam
+from diffnr_lightning.geometry import Beam, NominalOrbit, Orbit, ScanGeometry, nominal_orbit
 from diffnr_lightning.solvers.truncation import continue_rows, find_truncation, open_sides
 
 # Share of the radius of the field of view by which rays may pass beside those of the nearest circle (root mean square).
