@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+OLD = ".old"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -28,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(path)
+        part = _fresh_part(path)
         yield part
         os.replace(part, path)
     except OSError as error:
@@ -51,7 +53,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(path)
+        part = _fresh_part(path)
         part.mkdir()
         yield part
         _exchange(part, path)
@@ -100,7 +102,7 @@ def claim(path: Path, text: str) -> None:
     part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(path)
+        part = _fresh_part(path)
         part.write_text(text, encoding="utf-8")
         try:
             # Unlike a replacement, a link never takes the place of another process's file.
@@ -134,10 +136,37 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
         name: of the file that was being written; a pattern of names.
     """
     for leftover in folder.glob(f".*.part.{name if name == '*' else glob.escape(name)}"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def _fresh_part(path: Path) -> Path:
+    """Return a name to write to, once what killed processes of this machine left is removed."""
+    prefix = f".{socket.gethostname()}."
+    for suffix in ("", OLD):
+        for left in path.parent.glob(
+            f"{glob.escape(prefix)}*.part.{glob.escape(path.name)}{suffix}"
+        ):
+            number = left.name.removeprefix(prefix).partition(".")[0]
+            if number.isdigit() and not _is_alive(int(number)):
+                _remove(left)
+    return _part(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives and is somebody else's
+    return True
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
 
 
 def _part(path: Path) -> Path:
@@ -147,7 +176,7 @@ def _part(path: Path) -> Path:
 
 def _exchange(part: Path, path: Path) -> None:
     """Put a finished folder at `path`; an older one is moved away first, removed last."""
-    old = part.with_name(f"{part.name}.old")
+    old = part.with_name(f"{part.name}{OLD}")
     if path.exists():
         os.replace(path, old)
     os.replace(part, path)

@@ -1,4 +1,6 @@
 import os
+import socket
+import subprocess
 
 import pytest
 
@@ -83,3 +85,19 @@ def test_what_is_being_written_is_no_file_yet_and_can_be_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".host.1.part.ab.bin", "a.bin", "b.bin"]
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["a.bin", "b.bin"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    host = socket.gethostname()
+    for name in ("case", "case.old"):
+        (tmp_path / f".{host}.{killed.pid}.part.{name}" / "proj_train").mkdir(parents=True)
+    alive = tmp_path / f".{host}.{os.getppid()}.part.case"
+    elsewhere = tmp_path / f".{host}x.{killed.pid}.part.case"
+    other = tmp_path / f".{host}.{killed.pid}.part.another case"
+    for kept in (alive, elsewhere, other):
+        kept.mkdir()
+    with replacing_folder(tmp_path / "case"):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "case", alive, elsewhere, other])
