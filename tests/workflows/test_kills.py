@@ -175,10 +175,8 @@ def test_a_killed_command_goes_on_to_the_same_bits(command, inputs, tmp_path, mo
         assert cli.main(words) == 0
         resumed = contents(trial)
         with capsys.disabled():
-            print(
-                f"\n{command}, seed {SEED}: killed {delay:.2f} s after the first entry of", end=""
-            )
-            print(f" {seconds:.2f} s, {left} files were there", end="", flush=True)
+            print(f"\n{command}, seed {SEED}: killed at {100 * share:.0f} % of its writing", end="")
+            print(f" ({seconds:.1f} s), {left} of {len(whole)} files there", end="", flush=True)
         assert resumed.keys() == whole.keys()
         for name, content in whole.items():
             assert resumed[name] == content, f"{name} differs"
