@@ -263,7 +263,7 @@ def test_a_damaged_file_is_named(config, pairs, tmp_path, capsys):
         (["--num_views", "12"], "unknown option --num_views"),
         (["--methods", "[]"], "methods is empty"),
         (["--shard", "2/2"], "K/N with K < N"),
-        (["--device", "cuda:99"], "device is 'cuda:99' and torch finds"),
+        (["--device", "cuda:99"], "device is 'cuda:99' but torch finds"),
         (["--device", "gpu"], "cpu, cuda or cuda:N"),
     ],
 )
