@@ -1,5 +1,6 @@
 import json
 
+import h5py
 import numpy as np
 import SimpleITK
 
@@ -46,3 +47,36 @@ def test_measured_counts_become_a_volume(tmp_path):
     expected = truth[6].numpy()
     assert np.corrcoef(middle.ravel(), expected.ravel())[0, 1] > 0.95
     assert abs(middle[expected > 0.06].mean() - 0.07) < 0.007
+
+
+def test_a_wide_object_beside_the_axis_becomes_a_whole_volume(tmp_path):
+    """360 degrees with the axis at column 6 of 40, views divided by the flat field, radians."""
+    angles, axis, width = np.arange(90) * 2 * np.pi / 90, 6.0, 40
+    across = np.arange(width) - axis
+    views = np.zeros((90, 8, width))
+    # Cylinders along the axis: place, radius and density, in pixels.
+    for x, y, radius, density in ((0, 0, 24, 0.02), (12, 5, 6, 0.03), (-10, 9, 5, 0.02)):
+        shift = across - (-np.sin(angles) * x + np.cos(angles) * y)[:, None]
+        views += density * 2 * np.sqrt(np.maximum(radius**2 - shift**2, 0))[:, None]
+    noise = np.random.default_rng(0).normal(0, 2e-3, views.shape)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["exchange/data"] = np.exp(-views) + noise
+        file["exchange/data_white"], file["exchange/data_dark"] = 1.0, 0.0
+        file["exchange/theta"] = angles
+        file["exchange/theta"].attrs["units"] = "rad"
+
+    case, run = tmp_path / "case", tmp_path / "run"
+    options = ["--projections", tmp_path / "scan.h5", "--every", "1"]
+    assert cli.main(["ingest", *map(str, options), "--out", str(case)]) == 0
+    meta = json.loads((case / "meta_data.json").read_text())
+    assert abs(meta["provenance"]["axis_column"] - axis) < 0.1
+    options = ["--case", case, "--config", "configs/reconstruct/fdk.yaml", "--out", run]
+    assert cli.main(["reconstruct", *map(str, options)]) == 0
+
+    volume = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(run / "volume.nii.gz")))
+    # The farther end of the detector is 33.5 columns from the axis.
+    assert volume.shape in ((8, 66, 66), (8, 67, 67))
+    middle = volume.shape[1] // 2
+    for x, y, density in ((0, 0, 0.02), (12, 5, 0.05), (-10, 9, 0.04), (0, -20, 0.02), (28, 0, 0)):
+        place = volume[4, middle + y - 1 : middle + y + 2, middle + x - 1 : middle + x + 2]
+        assert abs(place.mean() - density) < 0.004
