@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -46,17 +46,44 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
         _unknown_parameter(path, message)
         or _wrong_type(parser, path, message)
         or _own_words(message)
+        or _wrong_alternative(path, message)
         or _in_one_line(path, message)
     )
 
 
 def _unknown_parameter(path: str, message: str) -> str | None:
-    unknown = re.search(r"Option '([^']+)' is not accepted", message)
+    unknown = re.search(
+        r"(?:Group '([^']+)' does not accept o|O)ption '([^']+)'|unrecognized arguments: --([^\s=]+)",
+        message,
+    )
     if not unknown:
         return None
+    *parents, key = ".".join(filter(None, unknown.groups())).split(".")
     classes = re.findall(r"class_path[ =]'([^']+)'", message)
-    name = classes[-1] if classes else "it"
-    return f"{path}: {name} has no '{unknown[1]}'{_nearest(unknown[1], _parameters(name))}."
+    kind = _class_at(classes[-1], parents) if classes else None
+    path = ".".join([path, *parents])
+    if kind is None:
+        return f"{path}: unknown key '{key}'."
+    name = classes[-1] if not parents else kind.__name__
+    return f"{path}: {name} has no '{key}'{_nearest(key, inspect.signature(kind).parameters)}."
+
+
+def _wrong_alternative(path: str, message: str) -> str | None:
+    """Say what the innermost type with alternatives expects, of those that a message nests."""
+    head, found, rest = message.partition("Given value: ")
+    subtypes = re.findall(r"Subtypes: \[(.*)\]", head)
+    if not (found and subtypes) or "Expected" not in head.rpartition("Subtypes: ")[2]:
+        return None
+    kinds = re.findall(r"<class '([^']+)'>|([^,\[]+\[[^\]]*\]|[^,]+)", subtypes[-1])
+    names = [_alternative(kind or other.strip()) for kind, other in kinds if kind or other.strip()]
+    return f"{path} is {_as_typed(rest.splitlines()[0])!r}; {' or '.join(names)} is expected."
+
+
+def _alternative(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    if module and not module.startswith(("typing", "pathlib", "collections")):
+        return f"the import path of a {kind}"
+    return _type_name(name)
 
 
 def _wrong_type(parser: ArgumentParser, path: str, message: str) -> str | None:
@@ -127,12 +154,17 @@ def _in_one_line(path: str, message: str) -> str:
     return f"{path}: {text}." if path != "--" else f"{text}."
 
 
-def _parameters(class_path: str) -> list[str]:
+def _class_at(class_path: str, parents: Sequence[str]) -> type | None:
+    """Return the class of a parameter of a parameter of a class; None where there is none."""
     module, _, name = class_path.rpartition(".")
     try:
-        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-    except (ImportError, AttributeError, ValueError):
-        return []
+        kind = getattr(importlib.import_module(module), name)
+        for parent in parents:
+            hint = get_type_hints(kind.__init__)[parent]
+            kind = next(option for option in _alternatives(hint) if inspect.isclass(option))
+    except (ImportError, AttributeError, ValueError, KeyError, NameError, StopIteration):
+        return None
+    return kind if inspect.isclass(kind) else None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

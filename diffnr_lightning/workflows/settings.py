@@ -287,6 +287,7 @@ def _plain(value: Any) -> Any:
 
 def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     """Rewrite ``--runs a b`` as ``--runs=[a, b]``, which is what jsonargparse reads."""
+    known = {name for action in parser._actions for name in action.option_strings}
     rewritten: list[str] = []
     rest = list(argv)
     while rest:
@@ -294,10 +295,15 @@ def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
         values: list[str] = []
         hint = _option_hint(parser, option)
         items = _item_types(hint)
-        if items:
+        name, _, value = option.partition("=")
+        nested = name.startswith("--") and "." in name and name not in known
+        if items or (nested and not value):
             values = _values(rest)
         elif rest and option[:2] == "--" and "=" not in option and _NUMBER.match(rest[0]):
             values.append(rest.pop(0))  # argparse would take -1e3 for an option
+        if nested and not items and (len(values) > 1 or "null" in (value, *values)):
+            rewritten.append(_as_config(name, values or [value]))
+            continue
         if not values:
             rewritten.append(option)
             continue
@@ -310,6 +316,16 @@ def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
             values = [json.dumps(value) for value in values]
         rewritten.append(f"{option}=[{', '.join(values)}]")
     return rewritten
+
+
+def _as_config(option: str, values: Sequence[str]) -> str:
+    """Write an option of a class within a class as a config.
+
+    On the command line jsonargparse takes a null there for the word and no list of words.
+    """
+    read = [yaml.safe_load(value) for value in values]
+    key = option[2:].replace(".init_args", "")
+    return f"--config={yaml.safe_dump(_nested({key: read if len(read) > 1 else read[0]}))}"
 
 
 def _values(rest: list[str]) -> list[str]:
