@@ -15,9 +15,8 @@ from diffnr_lightning.geometry import Beam, NominalOrbit, Orbit, ScanGeometry, n
 from diffnr_lightning.solvers.truncation import continue_rows, find_truncation, open_sides
 
 # Share of the radius of the field of view by which rays may pass beside those of the nearest circle (root mean square).
-# Measured on discs of 2.5 pixels, which suffer most, in 150 views: the root mean square error of a perfect circle is
-# 0.11 of their density. Sources, detectors or heights that scatter by 14 % add 0.02 to it, helices and saddles of 10 %
-# as much; a detector rolled by 3 degrees (7 %) adds nothing, by 5 degrees (12 %) 0.03, by 10 degrees (25 %) 0.3.
+# Measured by experiments/near_circle on thin discs, which suffer most: heights and scatter cost 0.02 of the density at
+# any size up to 15 %; a detector rolled in its plane costs nothing up to 7 %, 0.03 at 12 % and 0.3 at 25 %.
 LARGEST_RESIDUAL = 0.10
 
 # Views nearer to their nominal ones than this share of a pixel have the cosines of the nominal ones.
