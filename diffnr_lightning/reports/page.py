@@ -134,6 +134,7 @@ def _gather(name: str, runs: Sequence[RunSummary]) -> _CaseVolumes:
     volumes: dict[str, ShownVolume] = {}
     shown: dict[str, RunSummary] = {}
     truth: ShownVolume | None = None
+    several_views = len({run.setting.views for run in runs}) > 1
     for run in runs:
         volume = read_volume(run)
         shape = volume.values.shape
@@ -159,7 +160,8 @@ def _gather(name: str, runs: Sequence[RunSummary]) -> _CaseVolumes:
                     shape,
                 )
                 truth = None
-        label = run.method if run.method not in volumes else f"{run.method} ({run.folder.name})"
+        label = f"{run.method}, {run.setting.views} views" if several_views else run.method
+        label = label if label not in volumes else f"{label} ({run.folder.name})"
         while label in volumes:
             label += "'"
         volumes[label], shown[label] = volume, run

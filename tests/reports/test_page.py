@@ -172,3 +172,13 @@ def test_page_draws_in_a_browser(run_folders, tmp_path):
     assert '<canvas width="16" height="14"' in stage
     assert "z 6 of 11" in stage
     assert "<polyline" in done.stdout
+
+
+def test_volumes_of_one_case_and_other_views_are_told_apart(tmp_path, truth):
+    folders = [
+        write_run(tmp_path / str(views), "chest", "FDK", truth, truth, views=views)
+        for views in (8, 12)
+    ]
+    page = write_page(read_runs(folders), tmp_path / "page.html").read_text(encoding="utf-8")
+    labels = [v["label"] for v in described(page)[0]["volumes"]]
+    assert labels == ["FDK, 8 views", "FDK, 12 views", "truth"]
