@@ -43,7 +43,8 @@ def read_data_exchange(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
             theta = np.asarray(entries["theta"][()])
             unit = _text(entries["theta"].attrs.get("units"))
     except PermissionError as error:
-        raise ValueError(f"scan {path} cannot be read: {error.strerror}.") from error
+        # What HDF5 says spans several sentences.
+        raise ValueError(f"scan {path} cannot be read: Permission denied.") from error
     except (OSError, RuntimeError) as error:
         raise ValueError(f"scan {path} cannot be read as HDF5: it is damaged.") from error
     where = f"exchange/theta of {path}"
