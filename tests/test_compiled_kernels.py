@@ -49,6 +49,9 @@ for name, scan in {"cone": cone, "parallel": parallel}.items():
             weight += 0.3 * torch.randn(weight.shape, generator=generator)
     shown = cloud.render(scan[[3, 5]])
     show(name + " render", shown, *torch.autograd.grad((shown * p[[3, 5]]).sum(), weights))
+    cloud.integral = "exact"
+    exact = cloud.render(scan[[3, 5]])
+    show(name + " lines", exact, *torch.autograd.grad((exact * p[[3, 5]]).sum(), weights))
     queried = cloud.query(grid)
     show(name + " query", queried, *torch.autograd.grad((queried * volume).sum(), weights))
 field = NeuralField(grid, levels=6, base=8, table=14, samples=24, warm_up=3)

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations.base import Representation
+from diffnr_lightning.representations.gaussian_lines import (
+    Integral,
+    affine_mass_loss,
+    check_integral,
+)
 from diffnr_lightning.representations.gaussian_render import (
     CUT,
     density_at,
@@ -28,6 +33,7 @@ RATES = {"positions": 2e-4, "raw_densities": 1e-2, "raw_scales": 5e-3, "raw_rota
 SMALLEST_DENSITY = 1e-4
 # In units of half the largest edge; neighbours may be nearer where voxels are drawn repeatedly.
 SMALLEST_START = 1e-3
+WORTH_A_WARNING = 0.01
 
 
 class GaussianCloud(Representation):
@@ -46,12 +52,15 @@ class GaussianCloud(Representation):
             to the measurement best.
         scale_bounds: least and largest standard deviation as shares of the largest edge.
         cut: where a Gaussian ends, in standard deviations.
+        integral: "affine" splats Gaussians with a perspective of first order; "exact" integrates
+            along the ray of each pixel. See `render_gaussians`.
 
     Attributes:
         statistics: what density control asks for, gathered by backward passes.
 
     Raises:
-        ValueError: no Gaussian, bounds that are not in order, or a cut outside (0, 4].
+        ValueError: no Gaussian, bounds that are not in order, a cut outside (0, 4], or another
+            integral.
 
     Source: R2-Gaussian (activations, bounds 0.0005 and 0.5, threshold 0.05, share 0.15, scale from
     the three nearest neighbours). Deviations: a new Gaussian lies anywhere in its voxel, where the
@@ -69,6 +78,7 @@ class GaussianCloud(Representation):
         calibrate: bool = True,
         scale_bounds: tuple[float, float] = (0.0005, 0.5),
         cut: float = CUT,
+        integral: Integral = "affine",
     ) -> None:
         super().__init__(grid)
         if num_gaussians < 1:
@@ -76,10 +86,12 @@ class GaussianCloud(Representation):
         if not 0 < scale_bounds[0] < scale_bounds[1]:
             raise ValueError(f"scale_bounds is {scale_bounds}; 0 < least < largest is expected.")
         check_cut(cut)
+        check_integral(integral)
         self.density_threshold = density_threshold
         self.density_scale = density_scale
         self.calibrate = calibrate
         self.cut = cut
+        self.integral = integral
         self.edge_mm = max(grid.size_mm)
         self.scale_bounds_mm = tuple(bound * self.edge_mm for bound in scale_bounds)
         self.resize(num_gaussians)
@@ -117,7 +129,13 @@ class GaussianCloud(Representation):
 
     def render(self, scan: ScanGeometry) -> Tensor:
         """Return the line integrals (V, H, W) in mm; the backward pass adds to `statistics`."""
-        return render_gaussians(*self.activated(), scan, cut=self.cut, statistics=self.statistics)
+        return render_gaussians(
+            *self.activated(),
+            scan,
+            cut=self.cut,
+            statistics=self.statistics,
+            integral=self.integral,
+        )
 
     def query(self, grid: VolumeGrid) -> Tensor:
         """Return the density at the voxels of a grid (Z, Y, X)."""
@@ -185,6 +203,8 @@ class GaussianCloud(Representation):
             (self.density_scale * values).clamp(min=SMALLEST_DENSITY),
         )
         self.to(device)
+        if self.integral == "affine":
+            self._warn_of_perspective(scan)
         if self.calibrate:
             self._calibrate(projections, scan)
 
@@ -194,6 +214,19 @@ class GaussianCloud(Representation):
             {"name": name, "params": [getattr(self, name)], "lr": rate}
             for name, rate in RATES.items()
         ]
+
+    @torch.no_grad()
+    def _warn_of_perspective(self, scan: ScanGeometry) -> None:
+        """Say so where the Gaussians are too large for splatting so near to the source."""
+        positions, scales, _, densities = self.activated()
+        lost = affine_mass_loss(positions, scales, densities, scan)
+        if lost > WORTH_A_WARNING:
+            logger.warning(
+                "affine splatting loses about %.1f %% of the projections' mass with Gaussians of "
+                "%.3g mm this near to the source; set integral to exact, or take more Gaussians",
+                100 * lost,
+                float(scales.square().mean().sqrt()),
+            )
 
     @torch.no_grad()
     def _calibrate(self, projections: Tensor, scan: ScanGeometry, views: int = 6) -> None:

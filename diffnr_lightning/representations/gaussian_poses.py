@@ -1,0 +1,55 @@
+"""How 3D Gaussians are turned, and the poses of views as the kernels read them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffnr_lightning.geometry import ScanGeometry
+from diffnr_lightning.kernels import num_threads
+from diffnr_lightning.representations.gaussian_shape import BLOCK
+
+
+def rotation_matrices(quaternions: Tensor) -> Tensor:
+    """Return the rotations (N, 3, 3) of unit quaternions (N, 4), w, x, y, z."""
+    w, x, y, z = quaternions.unbind(-1)
+    rows = [
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+    ]
+    return torch.stack(rows, dim=-2)
+
+
+def pose_rows(scan: ScanGeometry) -> np.ndarray:
+    """Return the poses as the rows (V, 15) that the kernels read."""
+    u, v = scan.u_mm, scan.v_mm
+    across = np.cross(u, v)
+    area2 = (across**2).sum(1, keepdims=True)
+    # The dual basis, since u and v of a measured pose need not be perpendicular.
+    along_u, along_v = np.cross(v, across) / area2, np.cross(across, u) / area2
+    if scan.beam == "cone":
+        foot, normal = scan.source_mm, scan.normal
+    else:
+        foot, normal = scan.detector_mm, scan.direction
+        # Coordinates of the point where the ray through a point meets the detector.
+        per_depth = across / (across * normal).sum(1, keepdims=True)
+        along_u = along_u - (along_u * normal).sum(1, keepdims=True) * per_depth
+        along_v = along_v - (along_v * normal).sum(1, keepdims=True) * per_depth
+    centre = scan.detector_mm - foot
+    rows, columns = scan.detector_shape
+    column = 0.5 * (columns - 1) - (centre * along_u).sum(1, keepdims=True)
+    row = 0.5 * (rows - 1) - (centre * along_v).sum(1, keepdims=True)
+    distance = (centre * normal).sum(1, keepdims=True)
+    return np.concatenate([foot, normal, along_u, along_v, distance, column, row], axis=1)
+
+
+def rows_of_a_task(rows: int) -> int:
+    """Return how many rows of an image make a task: two tasks a thread, since each has set-ups."""
+    return min(BLOCK, max(8, -(-rows // (2 * num_threads()))))
+
+
+def arrays_of(*tensors: Tensor) -> list[np.ndarray]:
+    """Return CPU tensors as contiguous arrays."""
+    return [np.ascontiguousarray(tensor.detach().numpy()) for tensor in tensors]

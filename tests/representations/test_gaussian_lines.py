@@ -1,0 +1,203 @@
+"""Exact line integrals of 3D Gaussians, and what affine splatting misses of them."""
+
+import logging
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.representations import GaussianCloud, render_gaussians
+from diffnr_lightning.representations.gaussian_lines import affine_mass_loss
+from diffnr_lightning.representations.gaussian_poses import rotation_matrices
+from diffnr_lightning.representations.gaussian_shape import kept_mass
+from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
+
+BACKENDS = ["numba", "reference"]
+
+
+def near_scan(**changes):
+    """A source that almost touches the box."""
+    options = {
+        "angles_rad": uniform_angles(2, 360, 17),
+        "source_to_axis_mm": 45.0,
+        "source_to_detector_mm": 90.0,
+        "detector_shape": (25, 30),
+        "pixel_mm": (4.0, 3.5),
+        "axis_mm": (3.0, -2.0),
+        "detector_offset_mm": (3.0, -9.0),
+    }
+    return ScanGeometry.cone(**{**options, **changes})
+
+
+def closed_form(tensors, scan, cut):
+    """Sum of the Gaussians' line integrals (V, H, W) by inverse covariances, in double precision."""
+    positions, scales, rotations, densities = (t.double() for t in tensors)
+    axes = rotation_matrices(rotations)
+    covariances = axes @ torch.diag_embed(scales**2) @ axes.transpose(1, 2)
+    origins, directions = scan.rays(dtype=torch.float64)
+    image = 0.0
+    for position, precision, density in zip(
+        positions, torch.linalg.inv(covariances), densities, strict=True
+    ):
+        offset = origins - position
+        along = torch.einsum("...i,ij,...j->...", directions, precision, directions)
+        mixed = torch.einsum("...i,ij,...j->...", offset, precision, directions)
+        across = torch.einsum("...i,ij,...j->...", offset, precision, offset)
+        distance2 = across - mixed**2 / along
+        value = density * (2 * math.pi / along).sqrt() * torch.exp(-0.5 * distance2)
+        image = image + torch.where(distance2 <= cut * cut, value, 0.0)
+    return image / kept_mass(cut, 2)
+
+
+def leaves(tensors, dtype):
+    """Leaf tensors of which the quaternions still have to be normalised."""
+    stretched = [*tensors[:2], 1.7 * tensors[2], tensors[3]]
+    return [t.to(dtype).clone().requires_grad_() for t in stretched]
+
+
+def normalised(tensors):
+    return tensors[0], tensors[1], F.normalize(tensors[2], dim=1), tensors[3]
+
+
+def relative(actual, expected):
+    difference = actual.detach().double() - expected.detach().double()
+    return float(difference.norm() / expected.detach().double().norm())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_it_is_the_closed_form(gaussians, backend):
+    scan, some = near_scan(), gaussians(30)
+    image = render_gaussians(*some, scan, cut=4.0, backend=backend, integral="exact")
+    expected = closed_form(some, scan, 4.0)
+    # At the rim, exp(-8) of the peak, rounding decides whether a pixel lies within the cut.
+    assert relative(image, expected) < 2e-5
+    affine = render_gaussians(*some, scan, cut=4.0, backend=backend)
+    assert relative(affine, expected) > 0.01
+
+
+def test_it_integrates_the_density_along_the_ray():
+    """A sum along the ray of one Gaussian, which knows no formula of the integral."""
+    scan = near_scan(detector_shape=(9, 11), pixel_mm=8.0)
+    generator = torch.Generator().manual_seed(3)
+    one = (
+        torch.tensor([[5.0, -4.0, 3.0]], dtype=torch.float64),
+        torch.tensor([[4.0, 7.0, 5.0]], dtype=torch.float64),
+        F.normalize(torch.randn(1, 4, generator=generator, dtype=torch.float64), dim=1),
+        torch.tensor([0.7], dtype=torch.float64),
+    )
+    whitening = (rotation_matrices(one[2])[0] / one[1]).T
+    origins, directions = scan.rays(dtype=torch.float64)
+    t = torch.linspace(-60, 160, 2001, dtype=torch.float64)
+    points = origins[..., None, :] + t[:, None] * directions[..., None, :]
+    distance2 = ((points - one[0]) @ whitening.T).square().sum(-1)
+    expected = 0.7 * torch.exp(-0.5 * distance2).sum(-1) * float(t[1] - t[0])
+    image = render_gaussians(*one, scan, cut=4.0, integral="exact") * kept_mass(4.0, 2)
+    assert float((image - expected).abs().max()) < 4e-4 * float(expected.max())
+
+
+def test_kernels_render_like_the_reference(gaussians):
+    scan = near_scan()
+    fast, slow = leaves(gaussians(), torch.float32), leaves(gaussians(), torch.float64)
+    weights = torch.randn(2, 25, 30, generator=torch.Generator().manual_seed(1))
+    pulls = [ScreenStatistics(60), ScreenStatistics(60)]
+    for tensors, backend, pull in zip((fast, slow), BACKENDS, pulls, strict=True):
+        image = render_gaussians(
+            *normalised(tensors), scan, backend=backend, statistics=pull, integral="exact"
+        )
+        (weights * image).sum().backward()
+    for ours, oracle in zip(fast, slow, strict=True):
+        assert oracle.grad.norm() > 0
+        assert relative(ours.grad, oracle.grad) < 1e-4
+    ours, oracle = (torch.from_numpy(pull.gradient) for pull in pulls)
+    torch.testing.assert_close(ours, oracle, rtol=1e-3, atol=1e-4 * float(oracle.max()))
+    assert (pulls[0].visible == pulls[1].visible).all()
+
+
+def test_the_pull_is_that_of_affine_splatting_far_from_the_source(gaussians):
+    scan = near_scan(source_to_axis_mm=4e3, source_to_detector_mm=6e3, pixel_mm=(3.0, 3.0))
+    pulls = []
+    for integral in ("affine", "exact"):
+        some = [t.requires_grad_() for t in gaussians(20)]
+        pull = ScreenStatistics(20)
+        image = render_gaussians(*some, scan, statistics=pull, integral=integral)
+        image.square().mean().backward()
+        pulls.append(torch.from_numpy(pull.gradient))
+    assert relative(pulls[1], pulls[0]) < 0.02
+
+
+def test_gradients_of_the_reference(gaussians):
+    scan = near_scan(detector_shape=(5, 6), pixel_mm=(18.0, 16.0))
+    some = leaves(gaussians(3, spread=0.2, dtype=torch.float64), torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *t: render_gaussians(*normalised(t), scan, integral="exact"), some
+    )
+
+
+def test_parallel_beams_make_no_difference(gaussians, parallel_scan):
+    some = gaussians(20)
+    exact, affine = (
+        render_gaussians(*some, parallel_scan, integral=integral)
+        for integral in ("exact", "affine")
+    )
+    assert torch.equal(exact, affine)
+
+
+def test_a_gaussian_that_reaches_to_the_source(gaussians):
+    """Its footprint is no ellipse: the whole detector may see it."""
+    scan = near_scan()
+    some = [t[:1].clone() for t in gaussians(1)]
+    some[0][:] = torch.tensor([3.0, -2.0, 0.0])
+    some[1][:] = 25.0
+    image = render_gaussians(*some, scan, backend="numba", integral="exact")
+    assert relative(image, closed_form(some, scan, 3.5)) < 1e-4
+
+
+@pytest.mark.parametrize("deviation", [1.5, 3.0])
+def test_the_estimate_is_what_splatting_loses(deviation):
+    scan = near_scan(
+        source_to_axis_mm=110.0,
+        source_to_detector_mm=220.0,
+        detector_shape=(300, 300),
+        pixel_mm=2.2,
+        detector_offset_mm=(0.0, 0.0),
+    )
+    generator = torch.Generator().manual_seed(0)
+    positions = 80 * (torch.rand(40, 3, generator=generator) - 0.5) + torch.tensor([3.0, -2.0, 0.0])
+    scales = torch.full((40, 3), deviation)
+    rotations = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(40, 1)
+    some = (positions, scales, rotations, torch.ones(40))
+    affine, exact = (
+        float(render_gaussians(*some, scan, cut=4.0, integral=integral).double().sum())
+        for integral in ("affine", "exact")
+    )
+    lost = affine_mass_loss(positions, scales, some[3], scan)
+    assert lost == pytest.approx(1 - affine / exact, rel=0.15)
+
+
+def test_a_cloud_near_to_the_source_warns(caplog):
+    grid = VolumeGrid((16, 16, 16), 6.25)
+    volume = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    for distance, integral, expected in (
+        (110.0, "affine", 1),
+        (110.0, "exact", 0),
+        (1000.0, "affine", 0),
+    ):
+        scan = near_scan(
+            source_to_axis_mm=distance, source_to_detector_mm=2 * distance, pixel_mm=8.0
+        )
+        cloud = GaussianCloud(grid, num_gaussians=500, calibrate=False, integral=integral)
+        with caplog.at_level(logging.WARNING, logger="diffnr"):
+            caplog.clear()
+            cloud.initialise(volume, torch.zeros(2, 25, 30), scan, seed=0)
+        assert len(caplog.records) == expected
+        assert all("affine splatting loses" in r.getMessage() for r in caplog.records)
+        assert cloud.render(scan).isfinite().all()
+
+
+def test_another_integral_is_refused(gaussians):
+    with pytest.raises(ValueError, match="integral is 'linear'; 'affine' or 'exact' is expected"):
+        render_gaussians(*gaussians(2), near_scan(), integral="linear")
+    with pytest.raises(ValueError, match="integral is 'linear'"):
+        GaussianCloud(VolumeGrid((4, 4, 4), 1.0), integral="linear")
