@@ -17,7 +17,7 @@ from diffnr_lightning.geometry import (
     uniform_angles,
 )
 from diffnr_lightning.solvers import analytic, backprojected_residual, fdk
-from diffnr_lightning.solvers.circular import LARGEST_RESIDUAL
+from diffnr_lightning.solvers.circular import LARGEST_RESIDUAL, prepared
 
 # Distances of the walnuts of Der Sarkissian et al., Sci. Data 2019, in pixels of a smaller detector.
 GRID = VolumeGrid((24, 32, 32), 0.4)
@@ -129,6 +129,23 @@ def test_parallel_views_may_shift_and_turn():
     perfect = difference(analytic(measured(scan), GRID, scan), expected)
     assert difference(analytic(projections, GRID, wandering), expected) < 1.1 * perfect
     assert difference(analytic(projections, GRID, scan), expected) > 1.2 * perfect
+
+
+def test_cosines_of_each_view_are_those_of_the_circle_on_a_circle():
+    shifted = ScanGeometry.cone(
+        angles_rad=uniform_angles(12),
+        source_to_axis_mm=66.0,
+        source_to_detector_mm=198.0,
+        detector_shape=(20, 30),
+        pixel_mm=1.2,
+        detector_offset_mm=(2.0, 3.0),
+        axis_mm=(4.0, -5.0),
+    )
+    views = prepared(torch.zeros(12, 20, 30), shifted, "cone", "fdk", extend=True)
+    assert views.same_pixels
+    by_view = views._replace(same_pixels=False).cosines(slice(3, 7))
+    torch.testing.assert_close(by_view, views.cosines(slice(3, 7)).expand_as(by_view))
+    np.testing.assert_allclose(views.backprojection_weights(), 66.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("degrees", [1.0, 5.0])
