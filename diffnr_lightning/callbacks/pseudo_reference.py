@@ -83,6 +83,7 @@ class PseudoReference(lightning.Callback):
             trainer.datamodule.projections.to(volume.device),
             pl_module.grid,
             pl_module.scan,
+            features=trainer.datamodule.features,
             contradicted=self.contradicted,
         )
         pl_module.reference = repaired.volume

@@ -159,6 +159,8 @@ class ScanData(lightning.LightningDataModule):
         iterations: batches of the whole run.
         batch_size: views a batch.
         rays: which pixels a batch looks at; None is all.
+        features: (1, 2, F) features of two projections that came with the scan; the callback that calls the prior
+            hands them on.
 
     Attributes:
         iteration: batches handed to the module so far; kept in checkpoints.
@@ -175,6 +177,7 @@ class ScanData(lightning.LightningDataModule):
         iterations: int,
         batch_size: int = 1,
         rays: RaySampling | None = None,
+        features: Tensor | None = None,
     ) -> None:
         super().__init__()
         if projections.ndim != 3:
@@ -188,6 +191,7 @@ class ScanData(lightning.LightningDataModule):
         self.projections = projections
         self.seed, self.iterations, self.batch_size = seed, iterations, batch_size
         self.rays = rays
+        self.features = features
         self.iteration = 0
 
     def train_dataloader(self) -> DataLoader:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.datamodules import IterationSampler
+from diffnr_lightning.data.hold_out import held_out_volumes
+from diffnr_lightning.data.pair_features import with_features
 from diffnr_lightning.data.pair_files import ScanPairs, open_pairs, write_pairs
-from diffnr_lightning.planes import PLANE_NAMES, PlaneName, plane_axis
+from diffnr_lightning.data.slice_draws import HeldOutSlices, HeldOutVolumes, SlicePairDataset
+from diffnr_lightning.planes import PLANE_NAMES, PlaneName
 
 __all__ = [
     "HeldOutSlices",
@@ -29,207 +28,7 @@ __all__ = [
     "write_pairs",
 ]
 
-
-def _stack(volume: Tensor, axis: int, index: int, context: int) -> Tensor:
-    """Slice with its neighbours, (2 context + 1, H, W); the outermost slice is repeated."""
-    last = volume.shape[axis] - 1
-    indices = [min(max(index + offset, 0), last) for offset in range(-context, context + 1)]
-    return torch.stack([volume.select(axis, i) for i in indices])
-
-
-def _residual(scan: ScanPairs, snapshot: int, axis: int, index: int, context: int) -> Tensor:
-    """As `_stack`, of the backprojected residual; zeros where it was not kept."""
-    if scan.residual is None:
-        return torch.zeros_like(_stack(scan.degraded[snapshot], axis, index, context))
-    return _stack(scan.residual[snapshot], axis, index, context)
-
-
-def _position(volume: Tensor, axis: int, index: int) -> float:
-    return 2 * index / max(volume.shape[axis] - 1, 1) - 1
-
-
-class SlicePairDataset(Dataset[SlicePair]):
-    """Random crops of random slices; item i is drawn from (seed, i) alone.
-
-    So a run that resumes at item i sees the very items it would have seen. Processes that share a
-    run take turns along the same sequence of draws.
-
-    Args:
-        scans: curated scans to draw from, each equally often.
-        length: items.
-        seed: of the draws.
-        crop: edge of the crop in pixels.
-        context: neighbouring slices on each side.
-        planes: planes of slicing, each equally often.
-        zoom: range of the magnification (log-uniform, half of the items stay at 1), applied to both
-            slices alike; a crop that does not fit in the slice is magnified until it does.
-        gain: range of the factor on the intensities of both slices.
-        empty_share: probability of keeping a drawn slice that shows nothing; otherwise another is
-            drawn, up to 32 times.
-        dropout: probability of hiding the projections, and, apart from that, the number of views and
-            the residual.
-        rank: number of this process.
-        world_size: processes that share the run.
-    """
-
-    def __init__(
-        self,
-        scans: Sequence[ScanPairs],
-        length: int,
-        *,
-        seed: int = 0,
-        crop: int = 96,
-        context: int = 1,
-        planes: Sequence[PlaneName] = PLANE_NAMES,
-        zoom: tuple[float, float] = (0.8, 1.25),
-        gain: tuple[float, float] = (0.9, 1.1),
-        empty_share: float = 0.05,
-        dropout: float = 0.15,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.scans = list(scans)
-        self.length = length
-        self.seed = seed
-        self.crop = crop
-        self.context = context
-        self.planes = tuple(planes)
-        self.zoom = zoom
-        self.gain = gain
-        self.empty_share = empty_share
-        self.dropout = dropout
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, item: int) -> SlicePair:
-        channels = 2 * self.context + 1
-        rng = np.random.default_rng((self.seed, item * self.world_size + self.rank))
-        scan = self.scans[rng.integers(len(self.scans))]
-        snapshot = rng.integers(len(scan.degraded))
-        degraded = scan.degraded[snapshot]
-        axis = plane_axis(self.planes[rng.integers(len(self.planes))])
-        for _ in range(32):
-            index = int(rng.integers(degraded.shape[axis]))
-            if rng.random() < self.empty_share or scan.clean.select(axis, index).amax() > 1e-3:
-                break
-        slices = torch.cat(
-            (
-                _stack(degraded, axis, index, self.context),
-                scan.clean.select(axis, index)[None],
-                _residual(scan, snapshot, axis, index, self.context),
-            )
-        )
-        slices = self._cropped(slices, rng) * rng.uniform(*self.gain)
-        degraded, clean, residual = slices.split((channels, 1, channels))
-        shown = rng.random(3) >= self.dropout
-        return SlicePair(
-            degraded=degraded.clamp(0, 1),
-            clean=clean.clamp(0, 1),
-            biplanar=scan.biplanar.float() * float(shown[0]),
-            position=torch.tensor(_position(scan.clean, axis, index), dtype=torch.float32),
-            plane=torch.tensor(axis),
-            views=torch.tensor(float(scan.info["views"]) * float(shown[1])),
-            residual=residual * float(shown[2]),
-        )
-
-    def _cropped(self, slices: Tensor, rng: np.random.Generator) -> Tensor:
-        """Random square of the slices, magnified and flipped at random, (C, crop, crop) float32."""
-        height, width = slices.shape[-2:]
-        magnified = np.exp(rng.uniform(*np.log(self.zoom))) if rng.random() < 0.5 else 1.0
-        edge = min(max(round(self.crop / magnified), 1), height, width)
-        top, left = rng.integers(height - edge + 1), rng.integers(width - edge + 1)
-        square = slices[:, top : top + edge, left : left + edge].float()
-        if edge != self.crop:
-            square = F.interpolate(
-                square[None], size=(self.crop, self.crop), mode="bilinear", align_corners=False
-            )[0]
-        axes = [axis for axis in (1, 2) if rng.random() < 0.5]
-        return square.flip(axes) if axes else square
-
-
-class HeldOutSlices(Dataset[SlicePair]):
-    """Whole slices of curated scans, always the same: one item is a batch from one snapshot.
-
-    Args:
-        scans: held-out scans.
-        slices: evenly spaced slices of each snapshot and plane that show something.
-        context: neighbouring slices on each side.
-        planes: planes of slicing.
-    """
-
-    def __init__(
-        self,
-        scans: Sequence[ScanPairs],
-        *,
-        slices: int = 8,
-        context: int = 1,
-        planes: Sequence[PlaneName] = ("axial",),
-    ) -> None:
-        self.scans = list(scans)
-        self.slices = slices
-        self.context = context
-        self.blocks = [
-            (scan, snapshot, plane_axis(plane))
-            for scan in self.scans
-            for snapshot in range(len(scan.degraded))
-            for plane in planes
-        ]
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, item: int) -> SlicePair:
-        scan, snapshot, axis = self.blocks[item]
-        others = tuple(other for other in range(3) if other != axis)
-        filled = torch.nonzero(scan.clean.amax(dim=others) > 1e-3).flatten()
-        if not len(filled):
-            filled = torch.arange(scan.clean.shape[axis])
-        # Midpoints of equal parts of the range, so that the outermost slices do not dominate.
-        picks = (torch.arange(self.slices) + 0.5) * len(filled) / self.slices
-        chosen = filled[picks.long()].unique().tolist()
-        degraded = scan.degraded[snapshot]
-        return SlicePair(
-            degraded=torch.stack(
-                [_stack(degraded, axis, index, self.context) for index in chosen]
-            ).float(),
-            clean=scan.clean.movedim(axis, 0)[chosen, None].float(),
-            biplanar=scan.biplanar.float().expand(len(chosen), -1, -1, -1),
-            position=torch.tensor([_position(degraded, axis, index) for index in chosen]),
-            plane=torch.full((len(chosen),), axis),
-            views=torch.full((len(chosen),), float(scan.info["views"])),
-            residual=torch.stack(
-                [_residual(scan, snapshot, axis, index, self.context) for index in chosen]
-            ).float(),
-        )
-
-
-class HeldOutVolumes(Dataset[VolumePair]):
-    """Whole volumes of curated scans, always the same: one item is one snapshot.
-
-    Args:
-        scans: held-out scans.
-    """
-
-    def __init__(self, scans: Sequence[ScanPairs]) -> None:
-        self.snapshots = [(scan, place) for scan in scans for place in range(len(scan.degraded))]
-
-    def __len__(self) -> int:
-        return len(self.snapshots)
-
-    def __getitem__(self, item: int) -> VolumePair:
-        scan, place = self.snapshots[item]
-        return VolumePair(
-            degraded=scan.degraded[place].float(),
-            clean=scan.clean[:].float(),
-            biplanar=scan.biplanar[:].float(),
-            views=torch.tensor(float(scan.info["views"])),
-            residual=torch.zeros(scan.clean.shape)
-            if scan.residual is None
-            else scan.residual[place].float(),
-        )
+logger = logging.getLogger("diffnr")
 
 
 class SlicePairData(lightning.LightningDataModule):
@@ -241,13 +40,17 @@ class SlicePairData(lightning.LightningDataModule):
     Args:
         folders: written by `diffnr curate`.
         iterations: batches of the run.
-        held_out: patterns (fnmatch) of the case names that are kept for validation.
+        held_out: patterns (fnmatch) of the names of cases or volumes that are kept for validation; a case that matches
+            keeps its whole volume, all scans of it.
+        held_out_share: share of the volumes that is kept for validation where `held_out` names none: those whose names
+            come first in the order of their SHA-256, at least one of two; 0 keeps none.
         batch_size: crops in a training batch.
         crop: edge of a crop in pixels.
         context: neighbouring slices on each side, as the prior's.
         planes: planes of slicing in training.
         zoom: range of the magnification.
         gain: range of the factor on the intensities.
+        flips: whether crops are mirrored at random.
         empty_share: probability of keeping a drawn slice that shows nothing.
         dropout: probability of hiding the projections, the number of views and the residual, each.
         validation: on evenly spaced slices of the held-out scans, or on whole volumes.
@@ -255,6 +58,9 @@ class SlicePairData(lightning.LightningDataModule):
         validation_planes: planes of slicing in validation.
         seed: of the draws.
         workers: processes that prepare batches; 0 prepares them in the training process.
+
+    Attributes:
+        held_out_volumes: names of the volumes that training does not see.
 
     Raises:
         ValueError: a range, share or size that makes no sense.
@@ -265,12 +71,14 @@ class SlicePairData(lightning.LightningDataModule):
         folders: Sequence[Path],
         iterations: int,
         held_out: Sequence[str] = (),
+        held_out_share: float = 0.05,
         batch_size: int = 8,
         crop: int = 96,
         context: int = 1,
         planes: Sequence[PlaneName] = PLANE_NAMES,
         zoom: tuple[float, float] = (0.8, 1.25),
         gain: tuple[float, float] = (0.9, 1.1),
+        flips: bool = True,
         empty_share: float = 0.05,
         dropout: float = 0.15,
         validation: Literal["slices", "volumes"] = "slices",
@@ -294,6 +102,8 @@ class SlicePairData(lightning.LightningDataModule):
         for name, (low, high) in (("zoom", zoom), ("gain", gain)):
             if not 0 < low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); expected 0 < low <= high.")
+        if not 0 <= held_out_share < 1:
+            raise ValueError(f"held_out_share is {held_out_share}; expected a share in [0, 1).")
         if not 0 <= empty_share <= 1 or not 0 <= dropout <= 1:
             raise ValueError(
                 f"empty_share is {empty_share} and dropout {dropout}; expected shares in [0, 1]."
@@ -301,6 +111,8 @@ class SlicePairData(lightning.LightningDataModule):
         self.folders = [Path(folder) for folder in folders]
         self.iterations = iterations
         self.held_out = tuple(held_out)
+        self.held_out_share = held_out_share
+        self.held_out_volumes: list[str] = []
         self.batch_size = batch_size
         self.context = context
         self.drawing = {
@@ -310,6 +122,7 @@ class SlicePairData(lightning.LightningDataModule):
             "planes": tuple(planes),
             "zoom": zoom,
             "gain": gain,
+            "flips": flips,
             "empty_share": empty_share,
             "dropout": dropout,
         }
@@ -321,32 +134,50 @@ class SlicePairData(lightning.LightningDataModule):
         self.validation: list[ScanPairs] = []
 
     def setup(self, stage: str) -> None:
-        """Map the files and split them by case.
+        """Map the files and split them by volume.
+
+        If the prior that is trained has a frozen encoder of projections (`projection_encoder`), its
+        features take the projections' place, see `with_features`.
 
         Raises:
             FileNotFoundError: a folder without pairs.
             ValueError: a damaged file, biplanar pairs of several sizes, a pattern that no case has,
                 or nothing left to train on.
         """
-        scans = [scan for folder in self.folders for scan in open_pairs(folder).values()]
+        folders = {folder: open_pairs(folder) for folder in self.folders}
+        scans = [scan for named in folders.values() for scan in named.values()]
         sizes = sorted({tuple(scan.biplanar.shape) for scan in scans})
         if len(sizes) > 1:
             raise ValueError(
                 f"the pairs folders hold biplanar projections of the shapes {sizes}; curate all of "
                 "them with the same size."
             )
-        cases = {str(scan.info["case"]) for scan in scans}
-        for pattern in self.held_out:
-            if not any(fnmatch(case, pattern) for case in cases):
-                raise ValueError(
-                    f"held_out has {pattern!r}, which no curated case matches; the cases are "
-                    f"{', '.join(sorted(cases))}."
-                )
-        held_out = [any(fnmatch(str(s.info["case"]), p) for p in self.held_out) for s in scans]
-        self.training = [s for s, held in zip(scans, held_out, strict=True) if not held]
-        self.validation = [s for s, held in zip(scans, held_out, strict=True) if held]
-        if not self.training:
-            raise ValueError("held_out matches every curated case; leave some to train on.")
+        held = held_out_volumes(
+            [(str(scan.info["case"]), _volume_of(scan)) for scan in scans],
+            self.held_out,
+            self.held_out_share,
+        )
+        self.held_out_volumes = sorted(held)
+        if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
+            logger.info("held out: %s", ", ".join(self.held_out_volumes) or "nothing")
+        scans = self._with_features(folders)
+        self.training = [scan for scan in scans if _volume_of(scan) not in held]
+        self.validation = [scan for scan in scans if _volume_of(scan) in held]
+
+    def _with_features(self, folders: dict[Path, dict[str, ScanPairs]]) -> list[ScanPairs]:
+        """Scans of all folders, with features where the prior takes them."""
+        prior = getattr(self.trainer and self.trainer.lightning_module, "prior", None)
+        encoder = getattr(prior, "projection_encoder", None)
+        if encoder is None:
+            return [scan for named in folders.values() for scan in named.values()]
+        device, home = self.trainer.strategy.root_device, encoder.mean.device
+        encoder.to(device)
+        scans = []
+        for folder, named in folders.items():
+            start = self.trainer.global_rank * len(named) // self.trainer.world_size
+            scans += with_features(folder, named, encoder, device, start).values()
+        encoder.to(home)
+        return scans
 
     def train_dataloader(self) -> DataLoader[SlicePair]:
         """Batches of random crops from the module's iteration on."""
@@ -382,3 +213,8 @@ class SlicePairData(lightning.LightningDataModule):
         mine = range(self.trainer.global_rank, len(held_out), self.trainer.world_size)
         # Every process validates something, lest the others wait for its scores for ever.
         return DataLoader(held_out, batch_size=None, sampler=list(mine) or [0])
+
+
+def _volume_of(scan: ScanPairs) -> str:
+    """Name of the volume that was scanned; older files say the case alone."""
+    return str(scan.info.get("volume", scan.info["case"]))

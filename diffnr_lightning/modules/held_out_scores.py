@@ -17,6 +17,25 @@ Scores = dict[str, Tensor]
 MOST_DB = 100.0
 
 
+def score_held_out(prior: nn.Module, batch: SlicePair | VolumePair) -> tuple[Shown, Scores]:
+    """Repair held-out slices or a volume and score them before and after.
+
+    Returns:
+        degraded, repaired and clean, see `score_slices` and `score_volume`; PSNR and SSIM of the
+        repaired ones (`val_psnr`, `val_ssim`), of the degraded ones (`..._before`), and the gain in
+        PSNR.
+    """
+    score = score_volume if isinstance(batch, VolumePair) else score_slices
+    images, before, after = score(prior, batch)
+    return images, {
+        "val_psnr_before": before["psnr"],
+        "val_psnr": after["psnr"],
+        "val_psnr_gain": after["psnr"] - before["psnr"],
+        "val_ssim_before": before["ssim"],
+        "val_ssim": after["ssim"],
+    }
+
+
 def score_slices(prior: nn.Module, batch: SlicePair) -> tuple[Shown, Scores, Scores]:
     """Repair a batch of slices and score it before and after.
 
@@ -62,7 +81,7 @@ def centre_of(batch: SlicePair) -> Tensor:
 
 
 def conditioning_of(batch: SlicePair) -> Conditioning:
-    """What the prior is told about the slices of a batch."""
+    """The conditioning of the slices of a batch."""
     return Conditioning(
         biplanar=batch.biplanar,
         plane=batch.plane,

@@ -15,14 +15,13 @@ from diffnr_lightning.losses import (
     discriminator_adversarial,
     discriminator_half,
     generator_adversarial,
-    ssim_2d,
 )
 from diffnr_lightning.modules.held_out_scores import (
     centre_of,
     conditioning_of,
-    score_slices,
-    score_volume,
+    score_held_out,
 )
+from diffnr_lightning.modules.repair_objective import RepairObjective
 from diffnr_lightning.priors import (
     PatchDiscriminator,
     WeightAverage,
@@ -63,7 +62,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
         weight_decay: of AdamW.
         betas: of the prior's AdamW.
         discriminator_betas: of the discriminator's AdamW.
-        lambda_l2: weight of the mean squared error.
+        lambda_l2: weight of the mean squared error of slices in [0, 1]; 4 is pix2pix-turbo's 1, see
+            `RepairObjective`.
         lambda_l1: weight of the mean absolute error.
         lambda_ssim: weight of one minus the SSIM.
         lambda_lpips: weight of the perceptual distance; needs `lpips`.
@@ -77,7 +77,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
             terms without the adversarial one, then, after a fresh forward pass, on that one, and
             the discriminator on clean and on repaired slices apart.
         accumulate: batches whose gradients make one step.
-        average_decay: of the moving average.
+        average_decay: of the moving average; 0 keeps the newest weights.
         gradient_norm: gradients of either network are scaled down to at most this norm.
         log_every: batches between two log entries, whatever the Trainer's `log_every_n_steps`; the
             step of an entry counts batches from 0.
@@ -88,8 +88,9 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
     Source: DiffNR, SliceFixer objective (L2, LPIPS, CLIP, GAN and SSIM terms; weights 1, 1, 4, 0.4
         and 0.5); `original` is the order of steps of pix2pix-turbo, which SliceFixer follows.
-        Deviations: `joint`, the default, saves a forward pass of two; the discriminator's loss is
-        not scaled by lambda_gan as there, which AdamW would hardly notice.
+        Deviations: `joint`, the default, saves a forward pass of two, and does not scale the
+        discriminator's loss by lambda_gan as `original` does; the average of weights is ours, an
+        average_decay of 0 does without.
     """
 
     def __init__(
@@ -120,28 +121,18 @@ class SliceFixerFinetuning(lightning.LightningModule):
         log_every: int = 50,
     ) -> None:
         super().__init__()
-        self.weights = {
-            "l2": lambda_l2,
-            "l1": lambda_l1,
-            "dssim": lambda_ssim,
-            "lpips": lambda_lpips,
-            "clip": lambda_clip,
-            "gan": lambda_gan,
-        }
-        if min(self.weights.values()) < 0 or sum(self.weights.values()) == 0:
-            raise ValueError(
-                f"the weights of the losses are {self.weights}; expected none negative and one "
-                "positive."
-            )
-        for weight, network, name in (
-            (lambda_lpips, lpips, "lpips"),
-            (lambda_clip, similarity, "similarity"),
-        ):
-            if weight and network is None:
-                raise ValueError(
-                    f"a loss of weight {weight} needs the network {name!r}, which is not given; "
-                    f"name its class under module.init_args.{name}, or set the weight to 0."
-                )
+        self.objective = RepairObjective(
+            {
+                "l2": lambda_l2,
+                "l1": lambda_l1,
+                "dssim": lambda_ssim,
+                "lpips": lambda_lpips,
+                "clip": lambda_clip,
+                "gan": lambda_gan,
+            },
+            lpips,
+            similarity,
+        )
         if iterations < 1 or warmup < 0 or gan_start < 0 or rate <= 0:
             raise ValueError(
                 f"iterations={iterations}, warmup={warmup}, gan_start={gan_start}, rate={rate}; "
@@ -165,8 +156,6 @@ class SliceFixerFinetuning(lightning.LightningModule):
         self.discriminator = None
         if lambda_gan > 0:
             self.discriminator = PatchDiscriminator() if discriminator is None else discriminator
-        self.lpips = lpips if lambda_lpips else None
-        self.similarity = similarity if lambda_clip else None
         self.iterations = iterations
         self.rate = rate
         self.discriminator_rate = discriminator_rate
@@ -181,9 +170,6 @@ class SliceFixerFinetuning(lightning.LightningModule):
         self.steps = steps
         self.accumulate = accumulate
         self.iteration = 0
-        for frozen in (self.lpips, self.similarity):
-            if frozen is not None:
-                frozen.requires_grad_(False).eval()
 
     @property
     def optimizer_steps(self) -> int:
@@ -266,8 +252,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
     def _plain_step(self, batch: SlicePair, prior: Any, judge: Any = None) -> dict[str, Tensor]:
         """Step the prior without an adversarial term."""
-        terms = self.reconstruction_terms(self._repaired(batch), batch.clean[:, 0])
-        self._step(prior, self._weighted(terms))
+        terms = self.objective.terms(self._repaired(batch), batch.clean[:, 0])
+        self._step(prior, self.objective.total(terms))
         # Steps without gradients change nothing and keep `global_step` in pace.
         if judge is not None and self._steps_now:
             idle = (prior, judge, judge) if self.steps == "original" else (judge,)
@@ -278,9 +264,9 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def _joint_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
         """Step the prior once on all terms, then the discriminator once."""
         repaired = self._repaired(batch)
-        terms = self.reconstruction_terms(repaired, batch.clean[:, 0])
+        terms = self.objective.terms(repaired, batch.clean[:, 0])
         terms["gan"] = self._adversarial_term(batch, repaired)
-        self._step(prior, self._weighted(terms))
+        self._step(prior, self.objective.total(terms))
         degraded, kind = centre_of(batch), self.discriminator.adversarial_kind
         terms["discriminator"] = discriminator_adversarial(
             self.discriminator(degraded, batch.clean[:, 0]),
@@ -293,34 +279,24 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def _original_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
         """Step prior, prior, discriminator, discriminator, as pix2pix-turbo does."""
         repaired = self._repaired(batch)
-        terms = self.reconstruction_terms(repaired, batch.clean[:, 0])
+        terms = self.objective.terms(repaired, batch.clean[:, 0])
         if terms:
-            self._step(prior, self._weighted(terms))
+            self._step(prior, self.objective.total(terms))
         else:
             prior.step()
         repaired = self._repaired(batch)
         terms["gan"] = self._adversarial_term(batch, repaired)
-        self._step(prior, self._weighted({"gan": terms["gan"]}))
+        self._step(prior, self.objective.total({"gan": terms["gan"]}))
         degraded, kind = centre_of(batch), self.discriminator.adversarial_kind
         real = self.discriminator(degraded, batch.clean[:, 0])
+        weight = self.objective.weights["gan"]
         of_real = discriminator_half(real, kind, real=True)
-        self._step(judge, of_real)
+        self._step(judge, weight * of_real)
         fake = self.discriminator(degraded, repaired.detach())
         of_fake = discriminator_half(fake, kind, real=False)
-        self._step(judge, of_fake)
+        self._step(judge, weight * of_fake)
         terms["discriminator"] = of_real + of_fake
         return terms
-
-    def reconstruction_terms(self, repaired: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Terms of positive weight between repaired and clean slices, both (N, H, W)."""
-        terms = {
-            "l2": lambda: (repaired - clean).square().mean(),
-            "l1": lambda: (repaired - clean).abs().mean(),
-            "dssim": lambda: 1 - ssim_2d(repaired, clean).mean(),
-            "lpips": lambda: self.lpips(repaired, clean).mean(),
-            "clip": lambda: self.similarity(repaired).mean(),
-        }
-        return {name: term() for name, term in terms.items() if self.weights[name] > 0}
 
     def _repaired(self, batch: SlicePair) -> Tensor:
         return self.prior(batch.degraded, conditioning_of(batch)).float()
@@ -334,9 +310,6 @@ class SliceFixerFinetuning(lightning.LightningModule):
         for parameter in judging:
             parameter.requires_grad_(True)
         return generator_adversarial(scores, self.discriminator.adversarial_kind)
-
-    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
-        return sum(self.weights[name] * term for name, term in terms.items())
 
     @property
     def _steps_now(self) -> bool:
@@ -379,24 +352,11 @@ class SliceFixerFinetuning(lightning.LightningModule):
             degraded, repaired and clean slices, (N, H, W) in [0, 1].
         """
         with self.average.applied(self.prior):
-            if isinstance(batch, VolumePair):
-                shown, before, after = score_volume(self.prior, batch)
-            else:
-                shown, before, after = score_slices(self.prior, batch)
-        gain = after["psnr"] - before["psnr"]
-        self.log_dict(
-            {
-                "val_psnr_before": before["psnr"],
-                "val_psnr": after["psnr"],
-                "val_psnr_gain": gain,
-                "val_ssim_before": before["ssim"],
-                "val_ssim": after["ssim"],
-            },
-            batch_size=1,
-            sync_dist=True,
-        )
+            images, scores = score_held_out(self.prior, batch)
+        self.log_dict(scores, batch_size=1, sync_dist=True)
+        gain = scores["val_psnr_gain"]
         self.log("val_psnr_gain_least", gain, reduce_fx="min", batch_size=1, sync_dist=True)
-        return shown
+        return images
 
     def export(self, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
         """Write the averaged prior with `save_prior`; the iteration is added to the metadata."""
@@ -406,11 +366,10 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration, leave frozen weights out."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
-        backbones = ("lpips.", "similarity.")
         checkpoint["state_dict"] = {
             name: tensor
             for name, tensor in checkpoint["state_dict"].items()
-            if name not in frozen and not name.startswith(backbones)
+            if name not in frozen and not name.startswith("objective.")
         }
         checkpoint["iteration"] = self.iteration
 

@@ -5,7 +5,7 @@ from diffnr_lightning import lazy
 __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
-        "biplanar_features": ["BiplanarFeatures", "read_biplanar_features"],
+        "biplanar_features": ["BiplanarFeatures", "read_biplanar_features", "stored_features"],
         "checkpoints": [
             "export_turbo_checkpoint",
             "load_default",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -20,6 +21,9 @@ RAD_DINO_REVISION = "110cbc18d5133582e320b43d53bf5c44e410c936"
 
 FEATURE_SHAPE = (1, 768)
 """Of a stored embedding of one projection, in the layout of the released demo case."""
+
+FIRST, SECOND = "_xray_1.pt", "_xray_2.pt"
+"""Endings of the files of stored embeddings."""
 
 
 class BiplanarFeatures(nn.Module):
@@ -69,11 +73,23 @@ class BiplanarFeatures(nn.Module):
         self.deviation: Tensor
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("deviation", deviation, persistent=False)
+        self._digest: str | None = None
         self.train(False)
 
     def train(self, mode: bool = True) -> BiplanarFeatures:
         """Stay in evaluation mode, whatever the mode of the network this is a part of."""
         return super().train(False)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights and of how projections are prepared, hexadecimal."""
+        if self._digest is None:
+            looks = (self.size, self.mean.flatten().tolist(), self.deviation.flatten().tolist())
+            sha = hashlib.sha256(repr(looks).encode())
+            for name, tensor in sorted(self.network.state_dict().items()):
+                sha.update(name.encode())
+                sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            self._digest = sha.hexdigest()
+        return self._digest
 
     @torch.no_grad()
     def forward(self, biplanar: Tensor) -> Tensor:
@@ -153,3 +169,30 @@ def read_biplanar_features(first: str | Path, second: str | Path) -> Tensor:
             )
         tokens.append(token.float())
     return torch.stack(tokens, dim=1)
+
+
+def stored_features(case: str | Path) -> Tensor | None:
+    """Read the features that lie in a case folder, as in the case released with DiffNR.
+
+    They are RAD-DINO's class tokens of two perpendicular projections; which two, and how these were
+    prepared, the release does not say.
+
+    Args:
+        case: folder that may hold `<name>_xray_1.pt` and `<name>_xray_2.pt`.
+
+    Returns:
+        (1, 2, 768) float32; None where there are none.
+
+    Raises:
+        FileNotFoundError: the second file is missing.
+        ValueError: several first files, or files of something else.
+    """
+    firsts = sorted(Path(case).glob(f"*{FIRST}")) if Path(case).is_dir() else []
+    if len(firsts) > 1:
+        raise ValueError(
+            f"case {case} holds {firsts[0].name} and {firsts[1].name}; expected the features of one case."
+        )
+    if not firsts:
+        return None
+    first = firsts[0]
+    return read_biplanar_features(first, first.with_name(first.name.replace(FIRST, SECOND)))

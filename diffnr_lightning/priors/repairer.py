@@ -14,7 +14,7 @@ from diffnr_lightning.consistency import align, best_share, misfit
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.planes import PlaneName
 from diffnr_lightning.priors.checkpoints import load_default, load_prior
-from diffnr_lightning.priors.conditioning import biplanar_conditioning
+from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
 from diffnr_lightning.solvers import backprojected_residual, near_circle
@@ -131,6 +131,7 @@ class Repairer:
         grid: VolumeGrid,
         scan: ScanGeometry,
         *,
+        features: Tensor | None = None,
         contradicted: bool = False,
     ) -> RepairedVolume:
         """Repair a volume; where the projections contradict the repair, only a share of it is taken.
@@ -140,10 +141,13 @@ class Repairer:
             projections: (V, H, W) measured, line integrals of it in mm.
             grid: voxels of the volume.
             scan: geometry of the projections.
+            features: (1, 2, F) features of two projections that were stored with the scan, see `stored_features`; a
+                prior that takes features of this length gets them in the place of the projections.
             contradicted: whether the projections contradicted an earlier repair of this scan.
         """
         repaired = volume
-        for step in self.each_pass(volume, projections, grid, scan, contradicted=contradicted):
+        earlier = {"features": features, "contradicted": contradicted}
+        for step in self.each_pass(volume, projections, grid, scan, **earlier):
             contradicted |= step.contradicted
             if step.taken:
                 repaired = step.volume
@@ -160,6 +164,7 @@ class Repairer:
         grid: VolumeGrid,
         scan: ScanGeometry,
         *,
+        features: Tensor | None = None,
         contradicted: bool = False,
     ) -> Iterator[RepairPass]:
         """Yield the passes of a repair, at least one.
@@ -176,10 +181,11 @@ class Repairer:
             projections: (V, H, W) measured, line integrals of it in mm.
             grid: voxels of the volume.
             scan: geometry of the projections.
+            features: (1, 2, F) features of two projections that were stored with the scan, see `stored_features`; a
+                prior that takes features of this length gets them in the place of the projections.
             contradicted: whether the projections contradicted an earlier repair of this scan.
         """
-        directions = torch.tensor(scan.direction, dtype=torch.float32)
-        conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
+        conditioning = self._conditioning(projections, scan, features)
         self.prior.to(volume.device)
         before = misfit(volume, projections, grid, scan)
         for number in range(self.passes):
@@ -206,6 +212,18 @@ class Repairer:
             if contradicted or against or left >= before:
                 return
             before, volume = left, aligned
+
+    def _conditioning(
+        self, projections: Tensor, scan: ScanGeometry, features: Tensor | None
+    ) -> Conditioning:
+        """Conditioning of the volume by two projections, or by the features that were stored of them."""
+        directions = torch.tensor(scan.direction, dtype=torch.float32)
+        conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
+        # Priors without an encoder of projections do not say how long its features are.
+        if features is None or features.shape[-1] != getattr(self.prior, "feature_width", None):
+            return conditioning
+        logger.info("the prior gets the features of projections that are stored with the case")
+        return conditioning._replace(biplanar=features.to(projections.device))
 
     def _contradicted(self, before: float, left: float, number: int) -> bool:
         """Whether the mean square of the residual before and after a pass speaks against it."""

@@ -171,6 +171,16 @@ class SliceFixer(nn.Module):
         self._fitting: set[tuple] = set()
         self.requires_grad_(True)
 
+    @property
+    def projection_encoder(self) -> BiplanarFeatures | None:
+        """The frozen encoder whose features may stand for projections; None where they are off."""
+        return self.encoder
+
+    @property
+    def feature_width(self) -> int | None:
+        """Length of the features that may stand for projections; None where they are off."""
+        return None if self.encoder is None else self.encoder.width
+
     def trained(self) -> dict[str, nn.Parameter]:
         """Parameters that training may change, by their names in checkpoints."""
         parameters = dict(self.backbone.trained())

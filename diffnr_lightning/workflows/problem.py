@@ -29,6 +29,7 @@ class Problem(NamedTuple):
         callbacks: Lightning callbacks that watch an optimisation (record, progress).
         curves: Lightning logger of an optimisation.
         progress: called with (done, total, text) by solvers.
+        features: (1, 2, F) features of two projections that came with the case, for a prior that takes such.
     """
 
     projections: Tensor
@@ -39,6 +40,7 @@ class Problem(NamedTuple):
     callbacks: tuple[Callback, ...] = ()
     curves: Logger | None = None
     progress: Progress | None = None
+    features: Tensor | None = None
 
 
 class Method(ABC):

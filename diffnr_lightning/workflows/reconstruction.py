@@ -104,11 +104,15 @@ def reconstruct(
             # Lightning is imported only where something is trained.
             from diffnr_lightning.callbacks import Convergence
             from diffnr_lightning.callbacks.run_record import RunRecord
+            from diffnr_lightning.priors import stored_features
 
             convergence = Convergence(loaded.volume, inner)
             record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
             problem = problem._replace(
-                checkpoint=run.resume_from(), callbacks=(convergence, record), curves=curves
+                checkpoint=run.resume_from(),
+                callbacks=(convergence, record),
+                curves=curves,
+                features=stored_features(case),
             )
         volume = method.reconstruct(problem).cpu()
         metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad}

@@ -106,7 +106,12 @@ class Scene(Method):
         contradicted = self.pseudo_reference.contradicted
         if self.finish == "repair":
             volume, _, contradicted = self.pseudo_reference.repairer.repair(
-                volume, problem.projections, problem.grid, problem.scan, contradicted=contradicted
+                volume,
+                problem.projections,
+                problem.grid,
+                problem.scan,
+                features=problem.features,
+                contradicted=contradicted,
             )
         self.findings["contradicted"] = contradicted
         return volume
@@ -140,6 +145,7 @@ class Scene(Method):
             iterations=self.iterations,
             batch_size=min(self.views, len(problem.scan)),
             rays=self.rays,
+            features=problem.features,
         )
         resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

@@ -143,7 +143,7 @@ def finetune(
             trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
             scores = _final_scores(trainer, task, data)
             if trainer.is_global_zero:
-                _finish(run, task, scores)
+                _finish(run, task, {"validation": scores, "held_out": data.held_out_volumes})
     return out
 
 
@@ -157,15 +157,17 @@ def _final_scores(
     return {name: float(value) for name, value in found.items()}
 
 
-def _finish(run: RunFolder, task: SliceFixerFinetuning, scores: dict[str, float]) -> None:
-    """Write weights and, last, metrics."""
+def _finish(run: RunFolder, task: SliceFixerFinetuning, found: dict[str, Any]) -> None:
+    """Write weights and, last, metrics; both say which volumes were held out."""
     from diffnr_lightning.files import replacing
 
     weights = run.path / "weights.safetensors"
+    metrics = {"iterations": task.iteration, **found}
     with replacing(weights) as part:
-        task.export(part, {"iterations": task.iteration, "validation": scores})
-    run.finish({"iterations": task.iteration, "validation": scores})
-    logger.info("%s: %s", weights, ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+        task.export(part, metrics)
+    run.finish(metrics)
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in found["validation"].items())
+    logger.info("%s: %s", weights, scores or "not validated, as nothing is held out")
 
 
 def _trainer_device(device: str, devices: int | str) -> tuple[str, int | list[int]]:

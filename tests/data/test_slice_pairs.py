@@ -280,12 +280,12 @@ class TestData:
         pairs = scan("spine", shape=(6, 12, 12))
         tensors = {k: getattr(pairs, k) for k in ("degraded", "clean", "biplanar")}
         write_pairs(tmp_path / "more", "chest_1_12", **tensors, info=pairs.info)
-        data = SlicePairData([folder, tmp_path / "more"], 5)
+        data = SlicePairData([folder, tmp_path / "more"], 5, held_out_share=0)
         data.setup("fit")
         assert len(data.training) == 7
 
     def test_nothing_held_out_means_no_validation(self, folder):
-        data = SlicePairData([folder], 5)
+        data = SlicePairData([folder], 5, held_out_share=0)
         data.setup("fit")
         assert data.validation == []
         assert data.val_dataloader() == []
@@ -311,7 +311,9 @@ class TestData:
 
     def test_workers_draw_the_same_items(self, folder):
         def items(workers):
-            data = SlicePairData([folder], 4, batch_size=2, crop=8, workers=workers)
+            data = SlicePairData(
+                [folder], 4, batch_size=2, crop=8, workers=workers, held_out_share=0
+            )
             data.setup("fit")
             data.trainer = types.SimpleNamespace(
                 lightning_module=Recorder(), global_rank=0, world_size=1
@@ -355,3 +357,26 @@ class TestData:
     def test_options_are_checked(self, folder, wrong, match):
         with pytest.raises(ValueError, match=match):
             SlicePairData(**{"folders": [folder], "iterations": 5, **wrong})
+
+
+def test_a_run_that_names_no_volumes_holds_out_one(folder):
+    data = SlicePairData([folder], 5)
+    data.setup("fit")
+    assert len(data.held_out_volumes) == 1
+    held = {scan.info["case"] for scan in data.validation}
+    assert held == set(data.held_out_volumes)
+    assert held.isdisjoint(scan.info["case"] for scan in data.training)
+
+
+def test_the_share_that_is_held_out_is_checked(folder):
+    with pytest.raises(ValueError, match="held_out_share is 1.0"):
+        SlicePairData([folder], 5, held_out_share=1.0)
+
+
+def test_crops_that_are_not_flipped_lie_as_in_the_slice():
+    options = {"crop": 12, "zoom": (1, 1), "gain": (1, 1), "planes": ("axial",), "flips": False}
+    pairs = scan("spine", shape=(6, 12, 12))
+    drawn = SlicePairDataset([pairs], 8, **options)
+    for item in range(8):
+        clean = drawn[item].clean[0]
+        assert any(torch.equal(clean, pairs.clean[z].float()) for z in range(6))

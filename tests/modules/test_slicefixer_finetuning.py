@@ -330,8 +330,8 @@ def test_terms_of_no_weight_are_not_computed():
         ({"lambda_l2": 1, "lambda_l1": 0, "lambda_ssim": 0}, {"l2"}),
         ({"lambda_l2": 0, "lambda_l1": 2, "lambda_ssim": 1}, {"l1", "dssim"}),
     ):
-        assert finetuning(**weights).reconstruction_terms(repaired, clean).keys() == names
-    terms = finetuning(lambda_l1=1).reconstruction_terms(clean, clean)
+        assert finetuning(**weights).objective.terms(repaired, clean).keys() == names
+    terms = finetuning(lambda_l1=1).objective.terms(clean, clean)
     assert all(term.item() == pytest.approx(0, abs=1e-5) for term in terms.values())
 
 
@@ -376,9 +376,9 @@ def test_perceptual_terms_train_the_prior_and_stay_frozen(folder):
     fit(module, folder)
     pairs = zip(module.prior.parameters(), before, strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
-    assert module.lpips.scale.item() == module.similarity.scale.item() == 2
+    assert module.objective.lpips.scale.item() == module.objective.similarity.scale.item() == 2
     repaired, clean = torch.rand(2, 2, 16, 16)
-    terms = module.reconstruction_terms(repaired, clean)
+    terms = module.objective.terms(repaired, clean)
     assert terms.keys() == {"lpips", "clip"}
     assert terms["clip"].item() == pytest.approx(2 * repaired.square().mean().item())
 
@@ -395,7 +395,7 @@ def test_frozen_weights_are_not_in_the_checkpoint(folder, tmp_path):
     with pytest.raises(Killed):
         fit(module, folder, StopAt(5, tmp_path / "run.ckpt"))
     kept = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
-    assert not any(name.startswith(("lpips", "prior.encoder")) for name in kept)
+    assert not any(name.startswith(("objective", "prior.encoder")) for name in kept)
     assert "prior.conv_out.weight" in kept
     again = finetuning(lambda_lpips=1.0, lpips=Darkness())
     again.prior.encoder.requires_grad_(False)
@@ -409,7 +409,7 @@ def test_frozen_weights_are_not_in_the_checkpoint(folder, tmp_path):
 def test_accumulated_batches_are_one_large_batch(folder):
     class Batches(SlicePairData):
         def __init__(self, size, module):
-            super().__init__([folder], module.iterations, (), batch_size=size, crop=24, seed=1)
+            super().__init__([folder], module.iterations, (), 0, batch_size=size, crop=24, seed=1)
 
     def trained(size, iterations, accumulate):
         module = finetuning(

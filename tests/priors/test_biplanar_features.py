@@ -9,7 +9,7 @@ import torch
 from tiny_models import FEATURE_WIDTH
 from transformers import AutoModel
 
-from diffnr_lightning.priors import BiplanarFeatures, read_biplanar_features
+from diffnr_lightning.priors import BiplanarFeatures, read_biplanar_features, stored_features
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +100,26 @@ def test_stored_features_of_other_shapes_and_code_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no tensor or is damaged"):
         read_biplanar_features(path, path)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_features_are_found_in_a_case_folder(tmp_path):
+    assert stored_features(tmp_path) is None
+    assert stored_features(tmp_path / "case.pickle") is None
+    stored = torch.rand(2, 1, 768)
+    torch.save(stored[0], tmp_path / "LUNA16_0828_xray_1.pt")
+    with pytest.raises(FileNotFoundError, match="LUNA16_0828_xray_2.pt"):
+        stored_features(tmp_path)
+    torch.save(stored[1], tmp_path / "LUNA16_0828_xray_2.pt")
+    assert torch.equal(stored_features(tmp_path)[0], stored[:, 0])
+    torch.save(stored[0], tmp_path / "other_xray_1.pt")
+    with pytest.raises(ValueError, match="expected the features of one case"):
+        stored_features(tmp_path)
+
+
+def test_the_digest_tells_weights_apart(encoder, tiny_encoder):
+    again = BiplanarFeatures(str(tiny_encoder))
+    assert encoder.digest() == again.digest()
+    other = BiplanarFeatures(str(tiny_encoder))
+    with torch.no_grad():
+        next(other.network.parameters()).add_(1)
+    assert other.digest() != encoder.digest()

@@ -178,3 +178,21 @@ def test_settings_that_make_no_sense():
         Repairer(tolerance=-1)
     with pytest.raises(ValueError, match="without weights"):
         Repairer(overrides={"text": False})
+
+
+@pytest.mark.parametrize(("width", "taken"), [(5, True), (6, False), (None, False)])
+def test_stored_features_go_to_a_prior_that_takes_them(width, taken):
+    class Keeping(Halving):
+        feature_width = width
+
+        def repair(self, slices, conditioning):
+            self.biplanar = conditioning.biplanar
+            return slices[:, 0]
+
+    features = torch.rand(1, 2, 5)
+    made = repairer(Keeping())
+    made.repair(TRUTH, *MEASURED, features=features)
+    assert (made.prior.biplanar.shape == features.shape) is taken
+    assert not taken or torch.equal(made.prior.biplanar, features)
+    made.repair(TRUTH, *MEASURED)
+    assert made.prior.biplanar.ndim == 4

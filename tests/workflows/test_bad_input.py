@@ -286,6 +286,19 @@ def test_a_damaged_checkpoint(refused, good_case, good_run, tmp_path):
         ("ingest", ["--projections", "none.h5", "--out", "case"]),
         ("curate", ["--config", TINY / "curate.yaml", "--volumes", "none.mha", "--out", "pairs"]),
         ("curate", ["--config", TINY / "curate.yaml", "--shard", "3/2", "--out", "pairs"]),
+        (
+            "finetune",
+            [
+                "--data.folders",
+                "p",
+                "--data.iterations",
+                "20000",
+                "--prior",
+                "torch.nn.Identity",
+                "--out",
+                "run",
+            ],
+        ),
     ],
 )
 def test_other_commands(refused, command, options):

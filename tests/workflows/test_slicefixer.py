@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from diffnr_lightning import cli
-from diffnr_lightning.priors import export_turbo_checkpoint, load_prior, read_header
+from diffnr_lightning.data.slice_pairs import open_pairs
+from diffnr_lightning.priors import (
+    BiplanarFeatures,
+    export_turbo_checkpoint,
+    load_prior,
+    read_header,
+)
 from tests.tiny_clip import tiny_heads, tiny_vgg, write_tiny_clip
 from tests.tiny_models import write_tiny_rad_dino, write_tiny_sd_turbo
 
@@ -85,10 +91,34 @@ def run_options(pairs):
 
 
 @pytest.fixture(scope="module")
-def trained(work, pairs, models):
+def encoded():
+    """Numbers of pairs of projections in each call of the encoder while the SliceFixer is trained."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(work, pairs, models, encoded):
     out = work / "slicefixer"
-    assert diffnr("finetune", *run_options(pairs), *base_options(models), "--out", out) == 0
+    forward = BiplanarFeatures.forward
+
+    def counted(encoder, biplanar):
+        encoded.append(len(biplanar))
+        return forward(encoder, biplanar)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BiplanarFeatures, "forward", counted)
+        assert diffnr("finetune", *run_options(pairs), *base_options(models), "--out", out) == 0
     return out
+
+
+def test_the_encoder_sees_each_scan_once(trained, pairs, encoded):
+    names = set(open_pairs(pairs))
+    assert encoded == [1] * len(names)
+    assert {path.stem for path in (pairs / "features").rglob("*.safetensors")} == names
+
+
+def test_the_weights_say_what_was_held_out(trained):
+    assert read_header(trained / "weights.safetensors")["metadata"]["held_out"] == ["phantom_11"]
 
 
 def test_the_loss_falls_and_everything_trained_is_kept(trained, models):

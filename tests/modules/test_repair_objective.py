@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from diffnr_lightning.modules.repair_objective import RepairObjective
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+NONE = dict.fromkeys(("l2", "l1", "dssim", "lpips", "clip", "gan"), 0.0)
+PRESETS = ("slicefixer_luna16", "slicefixer_toothfairy")
+
+
+def preset(name: str) -> dict:
+    return yaml.safe_load((CONFIGS / "finetune" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_squared_error_of_the_papers_preset_is_that_of_images_in_minus_one_to_one(name):
+    """pix2pix-turbo: weight 1 on mean((2 a - 1) - (2 b - 1))^2, which DiffNR takes over."""
+    repaired, clean = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    weight = preset(name)["module"]["init_args"]["lambda_l2"]
+    objective = RepairObjective({**NONE, "l2": weight})
+    theirs = ((2 * repaired - 1) - (2 * clean - 1)).square().mean()
+    torch.testing.assert_close(objective.total(objective.terms(repaired, clean)), theirs)
+
+
+@pytest.mark.parametrize(("name", "iterations"), [(PRESETS[0], 70_000), (PRESETS[1], 40_000)])
+def test_the_papers_preset_has_the_papers_numbers(name, iterations):
+    config = preset(name)
+    options = config["module"]["init_args"]
+    assert config["iterations"] == iterations
+    assert (options["lambda_clip"], options["lambda_gan"], options["lambda_ssim"]) == (4, 0.4, 0.5)
+    assert options["rate"] == options["discriminator_rate"] == 1e-5
+    # What the paper leaves open is pix2pix-turbo's: constant rates, its order of steps, no average.
+    assert (options["warmup"], options["final_rate"]) == (0, 1)
+    assert (options["steps"], options["average_decay"]) == ("original", 0)
+    assert options["betas"] == options["discriminator_betas"] == [0.9, 0.999]
+    assert (config["data"]["batch_size"], config["data"]["flips"]) == (4, False)
+
+
+def test_the_total_weighs_the_terms():
+    repaired, clean = torch.rand(2, 2, 16, 16)
+    objective = RepairObjective({**NONE, "l2": 2.0, "l1": 3.0})
+    error = repaired - clean
+    expected = 2 * error.square().mean() + 3 * error.abs().mean()
+    torch.testing.assert_close(objective.total(objective.terms(repaired, clean)), expected)
