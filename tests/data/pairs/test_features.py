@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from diffnr_lightning.data.pair_features import with_features
+from diffnr_lightning.data.pairs.features import with_features
 from diffnr_lightning.data.pair_files import open_pairs, write_pairs
 
 

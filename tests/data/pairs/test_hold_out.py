@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from diffnr_lightning.data.hold_out import held_out_volumes
+from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 
 
 def scans(volumes, runs=2):
