@@ -68,19 +68,22 @@ def show(titles_and_slices, low=0.0, high=0.7, cmap="gray"):
 
 
 # %% [markdown]
-# ## What it is told
+# ## What it is conditioned on
 #
 # Of the scan, the two measured projections nearest to perpendicular, and how many views there were.
 # Of the volume, the *backprojected residual*: FDK of what the projections say and the volume does
-# not. It looks like noise and streaks, and yet it knows where the volume is wrong.
+# not. It looks like noise and streaks, and yet it is large where the volume is wrong.
 
 # %%
 directions = torch.tensor(case.scan.direction, dtype=torch.float32)
-told = biplanar_conditioning(case.projections, directions)
+conditioning = biplanar_conditioning(case.projections, directions)
 residual = backprojected_residual(degraded.clamp(0, 1), case.projections, case.grid, case.scan)
 middle = SIZE // 2
 error = case.volume - degraded
-show({"first projection": told.biplanar[0, 0], "second": told.biplanar[0, 1]}, high=1.0)
+show(
+    {"first projection": conditioning.biplanar[0, 0], "second": conditioning.biplanar[0, 1]},
+    high=1.0,
+)
 show(
     {"backprojected residual": residual[middle], "error of the volume": error[middle]},
     low=-0.2,
@@ -98,7 +101,7 @@ print("correlation of the two:", round(float(torch.corrcoef(together)[0, 1]), 3)
 
 # %%
 prior = load_default()
-repaired = repair_volume(prior, degraded, told, planes=PLANES, residual=residual)
+repaired = repair_volume(prior, degraded, conditioning, planes=PLANES, residual=residual)
 aligned = align(repaired, case.projections, case.grid, case.scan, iterations=10)
 repairer = Repairer(planes=PLANES, align_iterations=10, passes=2)
 twice = repairer.repair(degraded, case.projections, case.grid, case.scan).volume
@@ -123,15 +126,15 @@ show(captions)
 
 # %%
 variants = {
-    "told everything": (told, residual, PLANES),
-    "no residual": (told, None, PLANES),
+    "everything": (conditioning, residual, PLANES),
+    "no residual": (conditioning, None, PLANES),
     "no projections": (
-        told._replace(biplanar=torch.zeros_like(told.biplanar)),
+        conditioning._replace(biplanar=torch.zeros_like(conditioning.biplanar)),
         residual,
         PLANES,
     ),
-    "number of views unknown": (told._replace(views=torch.zeros(1)), residual, PLANES),
-    "axial slices alone": (told, residual, PLANES[:1]),
+    "number of views unknown": (conditioning._replace(views=torch.zeros(1)), residual, PLANES),
+    "axial slices alone": (conditioning, residual, PLANES[:1]),
 }
 for name, (shown, missing, planes) in variants.items():
     volume = repair_volume(prior, degraded, shown, planes=planes, residual=missing)
@@ -140,7 +143,7 @@ for name, (shown, missing, planes) in variants.items():
 # %% [markdown]
 # ## The paper's SliceFixer
 #
-# It is SD-Turbo with LoRA in U-Net and VAE, told by text and by features of the two projections that
+# It is SD-Turbo with LoRA in U-Net and VAE, conditioned on text and on features of the two projections that
 # an adapter of cross-attention joins. The adapter's size can be counted without any weights.
 
 # %%

@@ -50,7 +50,7 @@ for path in sorted(run.iterdir()):
 # ## How it was made
 #
 # `config.yaml` is what the config file and the options came to, defaults filled in; given to
-# `--config` again it makes the same volume. `environment.json` tells machine and versions.
+# `--config` again it makes the same volume. `environment.json` holds machine and versions.
 
 # %%
 made = yaml.safe_load((run / "config.yaml").read_text())
@@ -63,7 +63,7 @@ print({key: environment[key] for key in ("python", "cores", "diffnr_lightning")}
 #
 # The same volume has another PSNR under each protocol: the papers of this field differ in what they
 # clip, normalise and average. `projections` is the error of views that no reconstruction has seen,
-# which is all there is where nobody knows the truth.
+# which is all there is where the truth is not known.
 
 # %%
 metrics = json.loads((run / "metrics.json").read_text())

@@ -300,7 +300,7 @@ def _write_files(case: Case, folder: Path) -> None:
 
 
 def _scanner_entry(case: Case) -> dict[str, Any]:
-    """Return the format's scanner block; of a scan that is no circle it tells what it can."""
+    """Return the format's scanner block; for a scan that is no circle, nominal numbers."""
     circular = case.scan if case.scan.orbit is not None else None
     noise = case.provenance.get("simulation", {}).get("recipe", {}).get("noise", {})
     views = case.provenance.get("views", {})

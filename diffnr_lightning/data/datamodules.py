@@ -53,9 +53,9 @@ class IterationSampler(Sampler[int]):
 
 @dataclass(frozen=True)
 class RaySampling:
-    """Say which pixels an iteration looks at, where a whole view has too many rays.
+    """Say which pixels an iteration uses, where a whole view has too many rays.
 
-    Each iteration looks at one window, the same in all its views, and both terms of the image loss
+    Each iteration uses one window, the same in all its views, and both terms of the image loss
     are computed on it. A *patch* is a dense window at a random place. Any other window is *spread*:
     every n-th row and column of the whole detector from a random one on, with the least n that
     keeps to the size; each pixel is seen equally often. A spread window is a small image of the
@@ -69,7 +69,7 @@ class RaySampling:
     Args:
         rows: most rows of a window.
         columns: most columns of a window.
-        patches: share of the iterations that look at a patch, from 0 to 1.
+        patches: share of the iterations that use a patch, from 0 to 1.
 
     Raises:
         ValueError: an empty window, or a share outside of [0, 1].
@@ -115,7 +115,7 @@ class ViewDraws(Dataset[ViewBatch]):
         batch_size: views an iteration and process.
         rank: number of this process.
         world_size: processes that share the run.
-        rays: which pixels an iteration looks at; None is all.
+        rays: which pixels an iteration uses; None is all.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class ScanData(lightning.LightningDataModule):
         seed: of the order of views.
         iterations: batches of the whole run.
         batch_size: views a batch.
-        rays: which pixels a batch looks at; None is all.
+        rays: which pixels a batch uses; None is all.
         features: (1, 2, F) features of two projections that came with the scan; the callback that calls the prior
             hands them on.
 

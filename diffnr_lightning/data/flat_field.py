@@ -20,7 +20,7 @@ AIR_VARIATION = 0.05
 BORDER_SHARE = 0.05
 # Beams drift by a few per cent; a border that lets through less than this share is hardly air.
 LEAST_AIR = 0.8
-# Less than one count of light cannot be told from none. Values that are no counts (fields divided
+# Less than one count of light cannot be distinguished from none. Values that are no counts (fields divided
 # out before, other units) come from detectors of 16 bits at most.
 ONE_COUNT, SIXTEEN_BITS = 1.0, 2.0**-16
 # Share of the pixels without light that is worth a word.

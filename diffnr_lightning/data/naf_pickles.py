@@ -251,8 +251,8 @@ def _views(
             f"NAF pickle {path} has {len(angles)} view(s) under {part!r}; at least {least} are "
             f"expected."
         )
-    told = data.get(count_key)
-    if told is not None and _numbers(told, count_key, path).tolist() != len(angles):
+    stated = data.get(count_key)
+    if stated is not None and _numbers(stated, count_key, path).tolist() != len(angles):
         raise ValueError(
             f"NAF pickle {path} has another {count_key} than the {len(angles)} views it holds; they "
             f"must agree."

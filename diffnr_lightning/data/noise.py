@@ -25,7 +25,7 @@ class Noise:
         photons: unattenuated photons a pixel and view.
         electronic: standard deviation of the read-out noise in photons.
         peak_line_integral: dimensionless line integral given to the densest ray of a volume that
-            is not in HU, whose true attenuation nobody knows.
+            is not in HU, whose true attenuation is not known.
 
     Raises:
         ValueError: a photon count, deviation or line integral that makes no sense.

@@ -31,7 +31,7 @@ class ScanPairs(NamedTuple):
         biplanar: (2, h, w) float16 in [0, 1].
         residual: (S, Z, Y, X) float16 in [-1, 1], backprojected residuals of the snapshots; None
             where the curation did not keep them.
-        info: what `write_pairs` was told: case, views, layout, seed, ...
+        info: what `write_pairs` was given: case, views, layout, seed, ...
     """
 
     degraded: Tensor
@@ -117,7 +117,7 @@ def open_pairs(folder: str | Path) -> dict[str, ScanPairs]:
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """What `write_pairs` was told of a scan, from the header of its file.
+    """Return the `info` that `write_pairs` was given for a scan, from the header of its file.
 
     Raises:
         ValueError: a file that `write_pairs` did not write or that was damaged since.

@@ -32,7 +32,7 @@ def write_manifest(folder: Path) -> dict[str, Any]:
         folder: of pairs; its files' headers are read and nothing else.
 
     Returns:
-        `shares` (see there) and `scans`, file name -> what `write_pairs` was told.
+        `shares` (see there) and `scans`, file name -> the `info` that `write_pairs` was given.
 
     Raises:
         ValueError: a damaged file, by name.

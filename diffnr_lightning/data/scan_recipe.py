@@ -37,7 +37,7 @@ class ScanRecipe:
         window_hu: HU that become 0 and 1, such as -1000 3000; values outside are clipped, but not
             for the photons. A volume in arbitrary unit is windowed from its smallest to its largest
             value instead.
-        unit: of the file's values; auto tells HU by the smallest one.
+        unit: of the file's values; auto takes them for HU where the smallest is that of air.
         spacing_mm: voxel edges (z, y, x), or one number for cubes, of files that do not say (NPY,
             TIFF).
         scanner: distances and detector.

@@ -144,7 +144,7 @@ class ScanGeometry(Poses):
         kept_rows, v_shift, v_step = _kept(rows, self.detector_shape[0], "rows")
         kept_columns, u_shift, u_step = _kept(columns, self.detector_shape[1], "columns")
         shift = v_shift * self.v_mm + u_shift * self.u_mm
-        # Parallel rays keep their direction, which is told by the source; a cone keeps its apex.
+        # Parallel rays keep their direction, which the source gives; a cone keeps its apex.
         source = self.source_mm if self.beam == "cone" else self.source_mm + shift
         return ScanGeometry(
             self.beam,

@@ -120,9 +120,9 @@ class ClipVision(nn.Module):
             raise ValueError(
                 f"CLIP got slices of shape {tuple(slices.shape)}; (N, H, W) is expected."
             )
-        shown = F.interpolate(slices[:, None], size=(self.size, self.size), mode=mode)[:, 0]
+        resized = F.interpolate(slices[:, None], size=(self.size, self.size), mode=mode)[:, 0]
         pixels = torch.stack(
-            [(shown - mean) / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)],
+            [(resized - mean) / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)],
             dim=1,
         ).to(self.projection.weight.dtype)
         seen = self.tower(pixel_values=pixels, output_hidden_states=bool(taps))

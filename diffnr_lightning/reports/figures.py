@@ -51,7 +51,7 @@ def display_window(
 ) -> tuple[float, float]:
     """Return the values shown black and white unless said otherwise.
 
-    Of volumes in HU this is the part of the window in which soft tissue and lung can be told apart.
+    Of volumes in HU this is the part of the window in which soft tissue and lung can be distinguished.
     """
     low, high = full_window(volumes, truth)
     if any(volume.unit == "HU" for volume in volumes.values()) and low < HU_SHOWN[1]:

@@ -39,7 +39,7 @@ from diffnr_lightning.reports.tables import (
 log = logging.getLogger("diffnr")
 
 LEVELS = 4096
-# Values this share of the window beyond its ends are still told apart; those further out are
+# Values this share of the window beyond its ends are still distinguished; those further out are
 # clipped.
 MARGIN = 0.1
 TRUTH_LABEL = "truth"

@@ -240,12 +240,12 @@ def _setting(content: Mapping[str, Any], case_folder: Path | None) -> ScanSettin
         meta = _read_case(case_folder)
         provenance = meta.get("provenance") or {}
         recipe = (provenance.get("simulation") or {}).get("recipe") or provenance
-        told = {
+        stated = {
             "views": len(meta.get("proj_train") or ()) or None,
             "noise": recipe.get("noise"),
             "size": (meta.get("scanner") or {}).get("nVoxel", [])[::-1] or None,
         }
-        recorded = {key: told[key] if value is None else value for key, value in recorded.items()}
+        recorded = {key: stated[key] if value is None else value for key, value in recorded.items()}
     return ScanSetting(
         recorded["views"], _noise_in_words(recorded["noise"]), _size_in_words(recorded["size"])
     )

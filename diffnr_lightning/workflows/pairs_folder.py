@@ -22,7 +22,7 @@ RECORD = "config.yaml"
 class PairsFolder:
     """Hold pairs that were all made by the same settings, whichever process adds them.
 
-    The settings are recorded with the first scan; a curation that made nothing binds nobody.
+    The settings are recorded with the first scan; one that made nothing may be replaced by another.
 
     Args:
         path: the folder.

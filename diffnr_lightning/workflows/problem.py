@@ -48,7 +48,7 @@ class Method(ABC):
 
     Attributes:
         name: in tables, where the command gives no other.
-        findings: what `metrics.json` is told of the last reconstruction.
+        findings: what `metrics.json` records of the last reconstruction.
     """
 
     name: str

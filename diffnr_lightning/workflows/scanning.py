@@ -63,7 +63,7 @@ def ingest(
             DXchange HDF5; counts, or views that were divided by the flat field already (flat = 1,
             dark = 0).
         out: case folder.
-        every: each how-manieth view is reconstructed from; the others are held out.
+        every: one view in so many is reconstructed from; the others are held out.
         size: voxels along x and y; null makes voxels as large as pixels.
         axis_column: detector column of the rotation axis, counted from 0; null finds it from
             opposite views.

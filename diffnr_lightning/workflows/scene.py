@@ -28,8 +28,8 @@ class Scene(Method):
         iterations: batches of the schedule.
         extension: share of them by which the optimisation goes on at the rates that are left, such as under the
             pseudo-reference.
-        rays: which pixels of a view a batch looks at; None is all, which is right where a whole view is cheap.
-        views: views that a batch looks at; all, where there are fewer. Few rays of each of many views know the
+        rays: which pixels of a view a batch uses; None is all, which is right where a whole view is cheap.
+        views: views that a batch uses; all, where there are fewer. Few rays of each of many views cover the
             whole object.
         density_control: adaptive density control; None leaves the Gaussians that there are.
         pseudo_reference: the prior's part; None optimises without one.

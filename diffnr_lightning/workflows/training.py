@@ -183,7 +183,7 @@ def _trainer_device(device: str, devices: int | str) -> tuple[str, int | list[in
 def trainer_strategy(
     name: str, devices: int | str | list[int], num_nodes: int, precision: str
 ) -> str | Strategy:
-    """Return what Lightning's Trainer is told; its own `fsdp` splits what is trained too, and needs a GPU.
+    """Return the strategy for Lightning's Trainer, whose own `fsdp` splits what is trained too and needs a GPU.
 
     Args:
         name: of the strategy.

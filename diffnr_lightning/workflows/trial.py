@@ -81,11 +81,11 @@ class Trial:
                 "at least two that remain: lower trial.init_args.views, or set trial to null."
             )
         held_out = (torch.arange(self.views) + 0.5) * count / self.views
-        shown = torch.ones(count, dtype=torch.bool)
-        shown[held_out.long()] = False
+        fitted_to = torch.ones(count, dtype=torch.bool)
+        fitted_to[held_out.long()] = False
         fitted = problem._replace(
-            projections=problem.projections[shown],
-            scan=problem.scan[shown],
+            projections=problem.projections[fitted_to],
+            scan=problem.scan[fitted_to],
             checkpoint=None,
             callbacks=(),
             curves=None,
@@ -93,7 +93,7 @@ class Trial:
         volume = fit(fitted, self.iterations)
         with torch.no_grad():
             repaired = repair(volume, fitted.projections, problem.grid, fitted.scan).volume
-            measured, scan = problem.projections[~shown], problem.scan[~shown]
+            measured, scan = problem.projections[~fitted_to], problem.scan[~fitted_to]
             before, after = (
                 misfit(candidate, measured, problem.grid, scan) for candidate in (volume, repaired)
             )

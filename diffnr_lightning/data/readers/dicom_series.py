@@ -99,7 +99,7 @@ def series_in(folder: Path) -> tuple[str, ...]:
 
 
 def folders_with_series(folder: Path) -> list[Path]:
-    """Return the folders below one that hold DICOM files, told by their first file alone."""
+    """Return the folders below one that hold DICOM files, judged by their first file alone."""
     found = []
     for number, (place, folders, files) in enumerate(os.walk(folder)):
         folders.sort()
