@@ -107,10 +107,10 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", dict.fromkeys(METHODS))
-def test_every_method_can_be_built(method, monkeypatch):
+def test_every_method_can_be_built(method, monkeypatch, tmp_path):
     monkeypatch.chdir(CONFIGS.parent)
     workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
-    settings = parse(workflow, [f"--config={method}", "--case=case", "--out=run"])
+    settings = parse(workflow, [f"--config={method}", f"--case={tmp_path}", "--out=run"])
     assert settings.arguments["method"] is not None
     assert settings.resolved["method"]["class_path"].startswith("diffnr_lightning.")
 

@@ -21,6 +21,7 @@ EXTRAS = {
     "cluster": ("submitit", "submitit", "job arrays on SLURM"),
     "astra": ("astra", "astra-toolbox", "ASTRA projectors"),
     "bench": ("itk", "itk-rtk", "RTK, the peer of `make bench`"),
+    "docs": ("mkdocs", "mkdocs", "the site of `make docs`"),
     "dev": ("pytest", "pytest", "tests, notebooks, Triton's interpreter"),
 }
 
