@@ -16,7 +16,7 @@ from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.signature import Checked
+from diffnr_lightning.workflows.signature import Checked, folder_to_be
 from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
 
 Case = deferred("diffnr_lightning.data.cases.Case")
@@ -94,7 +94,7 @@ class Variation:
 
 def curate(
     volumes: Annotated[list[str], Checked(volume_sources)],
-    out: Path,
+    out: Annotated[Path, folder_to_be("pairs")],
     methods: list[Scene],
     exclude: list[str] | None = None,
     runs: int = 1,
@@ -150,6 +150,10 @@ def curate(
     for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
         if value < 1:
             raise ValueError(f"{key} is {value}; at least 1 is expected.")
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise ValueError(
+            f"fractions is {fractions}; shares above 0 and up to 1 of the iterations are expected."
+        )
     shard_of(shard)
     sources = volume_sources(volumes)
     variation.check(recipe)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
 from diffnr_lightning.workflows.config_files import method_name
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import configured
+from diffnr_lightning.workflows.signature import folder_to_be
 
 logger = logging.getLogger("diffnr")
 
@@ -17,7 +19,10 @@ METHODS = ("fdk", "asd_pocs", "r2gaussian", "r2gaussian+diffnr/align")
 
 
 def demo(
-    out: Path = Path("runs/demo"), size: int = 128, num_views: int = 24, seed: int = 1
+    out: Annotated[Path, folder_to_be("demo")] = Path("runs/demo"),
+    size: int = 128,
+    num_views: int = 24,
+    seed: int = 1,
 ) -> Path:
     """Reconstruct a generated chest in several ways and compare them.
 

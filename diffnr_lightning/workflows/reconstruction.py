@@ -11,7 +11,7 @@ from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
-from diffnr_lightning.workflows.signature import exists
+from diffnr_lightning.workflows.signature import exists, folder_to_be
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
@@ -24,7 +24,7 @@ logger = logging.getLogger("diffnr")
 
 def reconstruct(
     case: Annotated[Path, exists("case")],
-    out: Path,
+    out: Annotated[Path, folder_to_be("run")],
     method: Method,
     name: str | None = None,
     variant: str | None = None,

@@ -42,6 +42,8 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
     if empty := re.match(r"argument (\S+): expected one argument", message):
         return f"{empty[1]} is given without a value; {_expectation(parser, empty[1])}."
     path = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
+    if missing := re.search(r"the following arguments are required: (\w+)", message):
+        return f"{path}.{missing[1]} missing: give it as an option or in a config."
     return (
         _unknown_parameter(path, message)
         or _wrong_type(parser, path, message)

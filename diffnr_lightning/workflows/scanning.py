@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.workflows.settings import Flatten
+from diffnr_lightning.workflows.signature import folder_to_be
 from diffnr_lightning.workflows.volume_sources import load_source
 
 logger = logging.getLogger("diffnr")
@@ -15,7 +16,7 @@ logger = logging.getLogger("diffnr")
 
 def simulate(
     volume: str,
-    out: Path,
+    out: Annotated[Path, folder_to_be("case")],
     recipe: Annotated[ScanRecipe, Flatten()] = ScanRecipe(),
     name: str | None = None,
     seed: int | None = None,
@@ -46,7 +47,7 @@ def simulate(
 
 def ingest(
     projections: Path,
-    out: Path,
+    out: Annotated[Path, folder_to_be("case")],
     every: int = 4,
     size: int | None = None,
     axis_column: float | None = None,

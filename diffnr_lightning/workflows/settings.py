@@ -21,6 +21,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from diffnr_lightning.lazy import Deferred
 from diffnr_lightning.workflows.config_files import check_yaml, config_files, expanded
+from diffnr_lightning.workflows.null_values import check_nulls
 from diffnr_lightning.workflows.refusals import refusal
 from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
 
@@ -214,6 +215,7 @@ def _settings(
         if not type(error).__module__.startswith("omegaconf"):
             raise
         raise ValueError(f"config: {' '.join(str(error).split())}.") from error
+    check_nulls(with_classes(function, ()), resolved)
 
     def build() -> dict[str, Any]:
         try:

@@ -45,6 +45,21 @@ def exists(what: str) -> Checked:
     return Checked(refuse_nothing)
 
 
+def folder_to_be(what: str) -> Checked:
+    """Return the mark of a folder that is made where there is none.
+
+    Args:
+        what: it is for, in the ValueError.
+    """
+
+    def refuse_files(path: Path) -> None:
+        for place in (path, *path.parents):
+            if place.exists() and not place.is_dir():
+                raise ValueError(f"{place} is a file; a folder for the {what} is expected.")
+
+    return Checked(refuse_files)
+
+
 def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Check the arguments of a workflow that are marked by `Checked`; None is left out.
 

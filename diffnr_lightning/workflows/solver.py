@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffnr_lightning import solvers
 from diffnr_lightning.workflows.problem import Method, Problem
+from diffnr_lightning.workflows.refusals import refusal
 
 GIVEN = {"projections", "grid", "scan"}
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -87,5 +88,5 @@ def _check_options(name: str, function: Callable[..., Tensor], options: dict[str
         try:
             parser.parse_object({key: value})
         except ArgumentError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"option {key} of solver {name} is {value!r}: {reason}") from None
+            reason = refusal(parser, str(error), []).removeprefix(f"--{key} ")
+            raise ValueError(f"option {key} of solver {name} {reason}") from None

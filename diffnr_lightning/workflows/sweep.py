@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import shard_of
@@ -14,6 +14,7 @@ from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import Settings, configured
+from diffnr_lightning.workflows.signature import folder_to_be
 from diffnr_lightning.workflows.volume_sources import volume_sources
 
 logger = logging.getLogger("diffnr")
@@ -24,7 +25,7 @@ CASE = "case"
 def sweep(
     volumes: list[str],
     methods: list[str],
-    out: Path,
+    out: Annotated[Path, folder_to_be("runs")],
     views: list[int],
     scan: str = "data/body.yaml",
     curves: str | None = None,
@@ -55,6 +56,8 @@ def sweep(
             a case or run of other settings.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
+    if not methods:
+        raise ValueError("methods is empty; at least one config of `reconstruct` is expected.")
     sources = volume_sources(volumes)
     part, parts = shard_of(shard)
     use_device(device)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.signature import exists
+from diffnr_lightning.workflows.signature import exists, folder_to_be
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
 CompactSliceFixer = deferred("diffnr_lightning.priors.compact.CompactSliceFixer")
@@ -28,7 +28,7 @@ logger = logging.getLogger("diffnr")
 
 
 def finetune(
-    out: Path,
+    out: Annotated[Path, folder_to_be("run")],
     data: SlicePairData,
     prior: Callable[[], Module] = CompactSliceFixer,
     module: Callable[[Module], SliceFixerFinetuning] = SliceFixerFinetuning,
@@ -114,6 +114,7 @@ def finetune(
     distribution = trainer_strategy(strategy, devices, num_nodes, precision)
     if isinstance(distribution, ModelParallelStrategy):
         frozen_backbone(network)
+    data.setup("fit")  # what is wrong with the pairs is known before anything is written
     run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
     run.open()
     if run.finished:
