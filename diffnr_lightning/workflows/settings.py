@@ -137,6 +137,7 @@ def parse(
         wanted = _given(argv, configs)
     parser = settings_parser(function, prog, wanted)
     settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
+    check_nulls(with_classes(function, ()), settings.resolved)
     settings.arguments  # noqa: B018 - what a class refuses is known here, too
     return settings
 
@@ -169,7 +170,9 @@ def configured(
     last = yaml.safe_dump(_nested(overrides), sort_keys=False)
     arguments = [f"--config={config}" for config in (*files, last)]
     wanted = _given([], files) | _nested(overrides).keys() | _with_class_as_default(function)
-    return _settings(function, settings_parser(function, wanted=wanted), arguments, files)
+    settings = _settings(function, settings_parser(function, wanted=wanted), arguments, files)
+    check_nulls(with_classes(function, ()), settings.resolved)
+    return settings
 
 
 def _check_without_classes(
@@ -215,7 +218,6 @@ def _settings(
         if not type(error).__module__.startswith("omegaconf"):
             raise
         raise ValueError(f"config: {' '.join(str(error).split())}.") from error
-    check_nulls(with_classes(function, ()), resolved)
 
     def build() -> dict[str, Any]:
         try:
