@@ -246,7 +246,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
             self.average.update(self.prior)
         if self.iteration % self.log_every == 0:
             values = {f"train_{name}": float(term.detach()) for name, term in terms.items()}
-            # Not self.log: Lightning repeats what it was told at each batch until the next.
+            # Not self.log: Lightning repeats a value at each batch until the next one.
             for logger in self.loggers:
                 logger.log_metrics(values, step=self.iteration - 1)
 

@@ -30,7 +30,7 @@ class BiplanarFeatures(nn.Module):
     """Frozen RAD-DINO: two projections in, two tokens out.
 
     Attributes:
-        size: edge in pixels of the square that the network is shown, as its processor says.
+        size: edge in pixels of the square that the network takes, as its processor says.
         width: length of a token.
 
     Args:

@@ -28,7 +28,7 @@ class ConditioningEncoder(nn.Module):
 
     Args:
         width: length of the embedding.
-        biplanar: whether it looks at the projections.
+        biplanar: whether it takes the projections.
     """
 
     def __init__(self, width: int, biplanar: bool = True) -> None:
@@ -84,8 +84,8 @@ class CompactSliceFixer(nn.Module):
         channels: widths of the levels, finest first; each level halves the size. Multiples of 8.
         blocks: residual blocks on each side of each level.
         embedding: length of the conditioning vector.
-        residual: whether it looks at the backprojected residual, which needs as many channels again.
-        biplanar: whether it looks at the biplanar pair of projections.
+        residual: whether it takes the backprojected residual, which needs as many channels again.
+        biplanar: whether it takes the biplanar pair of projections.
 
     Raises:
         ValueError: channels that are not multiples of 8, or a negative context.
@@ -139,8 +139,8 @@ class CompactSliceFixer(nn.Module):
 
         steps = list(zip(channels[:-1], channels[1:], strict=True))
         self.encoder = ConditioningEncoder(embedding, biplanar)
-        shown = (2 * context + 1) * (2 if residual else 1)
-        self.conv_in = nn.Conv2d(shown * FOLD**2, channels[0], 3, padding=1)
+        inputs = (2 * context + 1) * (2 if residual else 1)
+        self.conv_in = nn.Conv2d(inputs * FOLD**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList(stage(width) for width in channels)
         self.shrink = nn.ModuleList(
             Downsample2D(fine, use_conv=True, out_channels=coarse) for fine, coarse in steps
@@ -177,10 +177,10 @@ class CompactSliceFixer(nn.Module):
             )
         height, width = slices.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        shown = slices
+        inputs = slices
         if self.residual:
-            shown = torch.cat((slices, conditioning.residual.expand_as(slices)), dim=1)
-        x = F.pixel_unshuffle(F.pad(shown, padding, mode="replicate"), FOLD)
+            inputs = torch.cat((slices, conditioning.residual.expand_as(slices)), dim=1)
+        x = F.pixel_unshuffle(F.pad(inputs, padding, mode="replicate"), FOLD)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         embedding = self.encoder(conditioning)
         skips = []
@@ -199,7 +199,7 @@ class CompactSliceFixer(nn.Module):
         return slices[:, self.context] + correction[:, 0, :height, :width]
 
     def with_residual(self) -> CompactSliceFixer:
-        """The same network with an eye for the residual, to which it pays no attention before training."""
+        """The same network with inputs for the residual, whose weights are zero before training."""
         if self.residual:
             return self
         wide = CompactSliceFixer(**{**self.architecture, "residual": True})

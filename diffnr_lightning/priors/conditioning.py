@@ -1,7 +1,7 @@
-"""What a prior is told besides the slices: two projections, where the slices lie, and what is missing.
+"""What a prior takes besides the slices: two projections, where the slices lie, and what is missing.
 
 The two projections are the measured pair whose directions are nearest to perpendicular; the paper
-conditions its SliceFixer on such a biplanar pair. They are shown to the network resized to a square
+conditions its SliceFixer on such a biplanar pair. They go to the network resized to a square
 and divided by the larger maximum of the two, so that their unit does not matter. What is missing is
 the backprojected residual of all projections, `solvers.backprojected_residual`: it shows where the
 volume contradicts them. It is ours; the paper's SliceFixer does not look at it.
@@ -25,7 +25,7 @@ PROMPTS = {
     "tooth": "remove artifacts for this tooth CT slice",
     "any": "remove artifacts for this CT slice",
 }
-"""What the SliceFixer is told about its slices, by organ: the sentences of the released code. (The
+"""Prompts of the SliceFixer, by organ: the sentences of the released code. (The
 paper's figure writes them with a capital, which the tokenizer drops, and a full stop.)"""
 
 
@@ -78,7 +78,7 @@ class Conditioning(NamedTuple):
 
 
 def prompt_of(organ: str) -> str:
-    """What the SliceFixer is told about slices of an organ.
+    """The SliceFixer's prompt for slices of an organ.
 
     Raises:
         ValueError: an organ without a sentence.

@@ -44,7 +44,7 @@ class CrossAttnFusionAdapter(nn.Module):
         Returns:
             (N, L, text_dim).
         """
-        shown = self.xray_proj(xray)
+        tokens = self.xray_proj(xray)
         text = text.expand(len(xray), -1, -1)
-        attended, _ = self.cross_attn(text, shown, shown, need_weights=False)
+        attended, _ = self.cross_attn(text, tokens, tokens, need_weights=False)
         return self.norm(text + attended)

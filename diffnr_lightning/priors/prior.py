@@ -19,10 +19,10 @@ class Prior(Protocol):
 
     Attributes:
         context: neighbouring slices that the prior sees on each side of the one it repairs.
-        size: edge in pixels at which slices must be shown, None where any size is served.
-        biplanar_size: edge in pixels of the projections that it is best shown, the `size` of
+        size: edge in pixels that slices must have, None where any size is served.
+        biplanar_size: edge in pixels of the projections that suits it best, the `size` of
             `biplanar_conditioning`.
-        residual: whether the prior looks at the backprojected residual.
+        residual: whether the prior takes the backprojected residual.
     """
 
     context: int

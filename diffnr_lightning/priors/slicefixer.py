@@ -41,24 +41,24 @@ class SliceFixer(nn.Module):
 
     Attributes:
         context: 0, neighbouring slices are not seen.
-        size: edge in pixels at which slices are shown.
-        biplanar_size: edge in pixels at which the encoder looks at projections.
+        size: edge in pixels of the slices that the network takes.
+        biplanar_size: edge in pixels of the projections that the encoder takes.
 
     Args:
         base: SD-Turbo, its name on the Hugging Face hub or a folder in the layout of diffusers.
         encoder: RAD-DINO, name on the hub or folder; not read where biplanar is off.
         encoder_revision: commit at the hub; None takes the pinned one of `microsoft/rad-dino`.
         organ: whose slices these are, see `PROMPTS`.
-        prompt: what the network is told instead of the organ's sentence.
+        prompt: text instead of the organ's sentence.
         size: edge in pixels at which slices are repaired, a multiple of 8.
         rank_unet: of the U-Net's LoRA.
         rank_vae: of the VAE's LoRA.
         biplanar: whether two projections condition the repair.
         text: whether the prompt does; without, it is empty.
-        normalisation: how slices are shown. `global` shows them as they are; `per_slice_minmax`
+        normalisation: how slices are normalised. `global` leaves them as they are; `per_slice_minmax`
             stretches each to [0, 1] and undoes that afterwards; `released` stretches and, as the
             released code does, never undoes it, so that contrast changes from slice to slice.
-        signed_input: whether the network is shown [-1, 1] rather than [0, 1].
+        signed_input: whether the network takes [-1, 1] rather than [0, 1].
         orientation: order of the axes of the volumes whose slices the network has learned. Slices come
             and go as those of (Z, Y, X) volumes; of `xyz`, the authors', rows and columns are
             exchanged, in every plane: rows of their axial slices follow x. Projections are the same
@@ -242,9 +242,9 @@ class SliceFixer(nn.Module):
         self._refuse_too_large(slices)
         slices = self._turned(slices)
         height, width = slices.shape[-2:]
-        shown, low, span = self._shown(slices.float())
+        inputs, low, span = self._normalised(slices.float())
         padding = (0, -width % FACTOR, 0, -height % FACTOR)
-        images = F.pad(shown, padding, mode="replicate").expand(-1, 3, -1, -1)
+        images = F.pad(inputs, padding, mode="replicate").expand(-1, 3, -1, -1)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         context = self._context_of(conditioning)
         with self._autocast(slices.device):
@@ -265,18 +265,18 @@ class SliceFixer(nn.Module):
         """Images (..., H, W) from our orientation to the network's, or back."""
         return images.mT if self.orientation == "xyz" else images
 
-    def _shown(self, slices: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
-        """Slices as the network is shown them, and offset and factor that take its output back."""
+    def _normalised(self, slices: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """Slices as the network takes them, and offset and factor that take its output back."""
         low, span = 0.0, 1.0
-        shown = slices
+        inputs = slices
         if self.normalisation != "global":
             least, most = slices.amin(dim=(2, 3)), slices.amax(dim=(2, 3))
             # A constant slice has nothing to stretch.
             stretch = torch.where(most > least, most - least, 1.0)
-            shown = (slices - least[..., None, None]) / stretch[..., None, None]
+            inputs = (slices - least[..., None, None]) / stretch[..., None, None]
             if self.normalisation == "per_slice_minmax":
                 low, span = least[..., None], stretch[..., None]
-        return (2 * shown - 1 if self.signed_input else shown), low, span
+        return (2 * inputs - 1 if self.signed_input else inputs), low, span
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         # float32 leaves an autocast of the Trainer in force.
@@ -285,7 +285,7 @@ class SliceFixer(nn.Module):
         return torch.autocast(device.type, getattr(torch, self.precision))
 
     def _context_of(self, conditioning: Conditioning) -> Tensor:
-        """What the U-Net's cross-attention is shown: (1 or N, L, D)."""
+        """Context of the U-Net's cross-attention: (1 or N, L, D)."""
         if self.fusion_adapter is None:
             return self.text
         features = self._features_of(conditioning.biplanar)

@@ -174,7 +174,7 @@ class TurboBackbone(nn.Module):
         Args:
             images: (N, 3, H, W) in [0, 1] (pix2pix-turbo's convention for its input); H and W
                 multiples of 8.
-            context: (1 or N, L, D), what the U-Net's cross-attention is shown.
+            context: (1 or N, L, D), context of the U-Net's cross-attention.
             tile: edge in pixels, a multiple of 16, of the overlapping squares that the VAE works on
                 one by one; None works on whole images. Each square is normalised and attends by
                 itself, so that results differ a little from those of the whole; its features are

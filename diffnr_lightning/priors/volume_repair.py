@@ -38,11 +38,11 @@ def repair_volume(
         conditioning: of the volume, see `biplanar_conditioning`.
         planes: directions of slicing; the results of several planes are averaged.
         batch_size: slices repaired at once.
-        size: edge in pixels at which slices are shown to the prior (bilinear up and down, aspect
+        size: edge in pixels that slices are resized to for the prior (bilinear up and down, aspect
             kept, missing part filled with zeros); None takes `prior.size`, and the slice as it is
             if that is None too.
         strength: 1 takes the repaired slices, 0 the clipped input, between them the blend.
-        residual: (Z, Y, X) backprojected residual of the volume, for a prior that looks at it; None
+        residual: (Z, Y, X) backprojected residual of the volume, for a prior that takes it; None
             where it is not known.
         progress: called with (slices done, slices in all, text) after each batch.
 
@@ -83,8 +83,8 @@ def repair_volume(
             missing = None
             if residual is not None:
                 missing = residual.movedim(plane_axis(plane), 0)[neighbours]
-            told = conditioning.for_slices(plane, positions, missing)
-            repaired[batch] = _repair_resized(prior, stack[neighbours], told, size)
+            placed = conditioning.for_slices(plane, positions, missing)
+            repaired[batch] = _repair_resized(prior, stack[neighbours], placed, size)
             done += len(batch)
             if progress is not None:
                 progress(done, total, f"repairing {plane} slices")
@@ -100,14 +100,16 @@ def _repair_resized(
     longest = max(height, width)
     if size is None or size == longest == min(height, width):
         return prior.repair(slices, conditioning)
-    shown = tuple(max(round(edge * size / longest), 1) for edge in (height, width))
+    resized_shape = tuple(max(round(edge * size / longest), 1) for edge in (height, width))
 
     def resized(images: Tensor) -> Tensor:
-        enlarged = F.interpolate(images, size=shown, mode="bilinear", antialias=True)
-        return F.pad(enlarged, (0, size - shown[1], 0, size - shown[0]))
+        enlarged = F.interpolate(images, size=resized_shape, mode="bilinear", antialias=True)
+        return F.pad(enlarged, (0, size - resized_shape[1], 0, size - resized_shape[0]))
 
     if conditioning.residual.shape == slices.shape:
         conditioning = conditioning._replace(residual=resized(conditioning.residual))
-    repaired = prior.repair(resized(slices), conditioning)[:, : shown[0], : shown[1]]
+    repaired = prior.repair(resized(slices), conditioning)[
+        :, : resized_shape[0], : resized_shape[1]
+    ]
     back = F.interpolate(repaired[:, None], size=(height, width), mode="bilinear", antialias=True)
     return back[:, 0]

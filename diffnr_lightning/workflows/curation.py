@@ -125,7 +125,7 @@ def curate(
         recipe: what all scans have in common; options of their own on the command line.
         variation: what is drawn for each scan, likewise.
         fractions: shares of a method's iterations after which the volume is kept.
-        biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer looks at 518.
+        biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer takes 518.
         repair: repairs the last of those volumes; what each pass makes of it is kept as well, so that the next prior
             learns what a volume looks like that was repaired already.
         residual: whether the backprojected residual of each volume is kept too, for priors that look at it; the file
@@ -272,7 +272,7 @@ def _stopped_early(
 
 
 def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
-    """The pair of projections that a prior is shown, (2, size, size), and which views they are."""
+    """The pair of projections that a prior takes, (2, size, size), and which views they are."""
     import torch
 
     from diffnr_lightning.priors import biplanar_conditioning, biplanar_pair

@@ -112,15 +112,15 @@ class SlicePairDataset(Dataset[SlicePair]):
         )
         slices = self._cropped(slices, rng) * rng.uniform(*self.gain)
         degraded, clean, residual = slices.split((channels, 1, channels))
-        shown = rng.random(3) >= self.dropout
+        kept = rng.random(3) >= self.dropout
         return SlicePair(
             degraded=degraded.clamp(0, 1),
             clean=clean.clamp(0, 1),
-            biplanar=scan.biplanar.float() * float(shown[0]),
+            biplanar=scan.biplanar.float() * float(kept[0]),
             position=torch.tensor(_position(scan.clean, axis, index), dtype=torch.float32),
             plane=torch.tensor(axis),
-            views=torch.tensor(float(scan.info["views"]) * float(shown[1])),
-            residual=residual * float(shown[2]),
+            views=torch.tensor(float(scan.info["views"]) * float(kept[1])),
+            residual=residual * float(kept[2]),
         )
 
     def _cropped(self, slices: Tensor, rng: np.random.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Features of biplanar projections, computed once and kept with the pairs.
 
-A frozen encoder that looks at 518 x 518 pixels costs more than the slices of a training step; its
+A frozen encoder of 518 x 518 pixels costs more than the slices of a training step; its
 features of a scan are two short vectors that never change.
 """
 
