@@ -15,7 +15,7 @@ from diffnr_lightning.data.readers import data_exchange, npz_scan
 from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan
 from diffnr_lightning.data.rotation_axis import find_axis
 from diffnr_lightning.data.simulation import stable_seed
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, view_steps
 
 LOGGER = logging.getLogger("diffnr")
 READERS = {
@@ -153,7 +153,8 @@ def _grid(raw: RawScan, axis_column: float, pitch: float, size: int | None) -> V
     """Return the grid around the circle of which every line is measured at least once."""
     _, rows, columns = raw.counts.shape
     sides = (axis_column + 0.5, columns - 0.5 - axis_column)
-    reach = max(sides) if _closes_the_circle(raw.angles_rad) else min(sides)
+    _, all_around = view_steps(raw.angles_rad, 2 * np.pi)
+    reach = max(sides) if all_around else min(sides)
     if 2 * reach < NARROW_SHARE * columns:
         LOGGER.warning(
             "%s: the rotation axis lies at column %.1f of %d and the views do not go all around, "
@@ -164,10 +165,3 @@ def _grid(raw: RawScan, axis_column: float, pitch: float, size: int | None) -> V
     across = size or int(2 * radius / pitch)
     voxel = 2 * radius / across if size else pitch
     return VolumeGrid((max(1, round(rows * pitch / voxel)), across, across), voxel)
-
-
-def _closes_the_circle(angles_rad: np.ndarray) -> bool:
-    """Whether the views go all around: no gap is more than twice as wide as every other."""
-    ordered = np.sort(np.mod(angles_rad, 2 * np.pi))
-    gaps = np.sort(np.diff(np.append(ordered, ordered[0] + 2 * np.pi)))
-    return bool(gaps[-1] <= 2.0 * gaps[-2] + 1e-9)

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.datamodules import IterationSampler
-from diffnr_lightning.data.pair_files import ScanPairs, open_pairs, write_pairs
 from diffnr_lightning.data.pairs.draws import HeldOutSlices, HeldOutVolumes, SlicePairDataset
 from diffnr_lightning.data.pairs.features import with_features
+from diffnr_lightning.data.pairs.files import ScanPairs, open_pairs, write_pairs
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 from diffnr_lightning.planes import PLANE_NAMES, PlaneName
 

@@ -17,7 +17,8 @@ from diffnr_lightning.workflows.environment import cpu_name, environment, versio
 EXTRAS = {
     "slicefixer": ("peft", "peft", "the paper's SliceFixer on SD-Turbo"),
     "monai": ("monai", "monai", "medical transforms and networks"),
-    "wandb": ("wandb", "wandb", "logging of finetuning to Weights & Biases"),
+    "wandb": ("wandb", "wandb", "settings, curves and scores at Weights & Biases"),
+    "tensorboard": ("tensorboard", "tensorboard", "the same in TensorBoard"),
     "cluster": ("submitit", "submitit", "job arrays on SLURM"),
     "astra": ("astra", "astra-toolbox", "ASTRA projectors"),
     "bench": ("itk", "itk-rtk", "RTK, the peer of `make bench`"),

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from diffnr_lightning.data.pair_manifest import write_manifest
+from diffnr_lightning.data.pairs.manifest import write_manifest
 from diffnr_lightning.data.slice_pairs import write_pairs
 from diffnr_lightning.files import claim
 from diffnr_lightning.workflows.run_folder import difference

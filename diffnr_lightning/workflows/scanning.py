@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
-from diffnr_lightning.data import ScanRecipe
+from diffnr_lightning.data import ScanRecipe, is_generated
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import folder_to_be
 from diffnr_lightning.workflows.volume_sources import load_source
@@ -33,7 +33,15 @@ def simulate(
 
     Returns:
         The case folder.
+
+    Raises:
+        ValueError: a spacing or unit for an object that is generated, or what makes no scan.
     """
+    if is_generated(volume) and (recipe.spacing_mm is not None or recipe.unit == "arbitrary"):
+        raise ValueError(
+            f"volume is {volume}, which is generated in HU with voxels of its own; leave out "
+            "spacing_mm and unit, which are for files."
+        )
     loaded = load_source(volume, recipe)
 
     from diffnr_lightning.data import simulate_case, write_case

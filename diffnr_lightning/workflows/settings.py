@@ -27,6 +27,8 @@ from diffnr_lightning.workflows.signature import check, deferred_parameters, wit
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
+# Packages of Lightning's loggers, each an extra of the same name.
+LOGGERS = ("wandb", "tensorboard")
 
 _NUMBER = re.compile(r"-\.?\d")
 
@@ -222,12 +224,31 @@ def _settings(
     def build() -> dict[str, Any]:
         try:
             arguments = _arguments(function, parser.instantiate(namespace).as_dict())
-        except ValueError as error:
+        except (ValueError, ModuleNotFoundError) as error:
+            if missing := _missing_logger(error):
+                raise ImportError(
+                    f"curves needs {missing}, which is not installed; pip install "
+                    f"'diffnr-lightning[{missing}]'."
+                ) from error
+            if isinstance(error, ModuleNotFoundError):
+                raise
             # The classes' own words, which jsonargparse wraps where a type has alternatives.
             raise ValueError(refusal(parser, str(error), configs)) from error
         return {**arguments, **({RESOLVED: resolved} if _takes_resolved(function) else {})}
 
     return Settings(resolved, build)
+
+
+def _missing_logger(error: BaseException | None) -> str | None:
+    """Return the package that one of Lightning's loggers asked for in vain, if that is what happened.
+
+    The loggers ask when they are built, and jsonargparse wraps what they say.
+    """
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            return next((name for name in LOGGERS if name in str(error)), None)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _arguments(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,12 @@ def test_scans_that_cannot_be(refused, tmp_path, options, words):
     assert words in refused("simulate", "--volume", "v.npy", *SCAN, *options)
 
 
+@pytest.mark.parametrize("options", [["--spacing_mm", "2"], ["--unit", "arbitrary"]])
+def test_options_of_files_for_what_is_generated(refused, options):
+    words = "is generated in HU with voxels of its own"
+    assert words in refused("simulate", "--volume", "specimen:3", *SCAN, *options)
+
+
 def remove(name):
     def spoil(case):
         path = case / name

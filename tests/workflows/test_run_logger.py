@@ -167,3 +167,23 @@ def test_wandb_gets_one_run_for_each_of_a_sweep(offline, tmp_path):
         else:
             assert found["settings"]["method"]["init_args"]["iterations"] == 120
             assert len(found["loss"]) == 10
+
+
+class Missing:
+    """Stands for the check of a package that is not installed."""
+
+    def __bool__(self):
+        return False
+
+    def __str__(self):
+        return "Module not found: 'wandb'. Try `pip install wandb`"
+
+
+def test_a_logger_that_is_not_installed_names_the_extra(case, tmp_path, monkeypatch, capsys):
+    from lightning.pytorch.loggers import wandb
+
+    monkeypatch.setattr(wandb, "_WANDB_AVAILABLE", Missing())
+    options = ["--config", GAUSSIANS, "--config", "loggers/wandb", "--case", case]
+    assert diffnr("reconstruct", *options, "--out", tmp_path / "run") == 2
+    assert "pip install 'diffnr-lightning[wandb]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

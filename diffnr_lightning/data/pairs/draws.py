@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffnr_lightning.batches import SlicePair, VolumePair
-from diffnr_lightning.data.pair_files import ScanPairs
+from diffnr_lightning.data.pairs.files import ScanPairs
 from diffnr_lightning.planes import PLANE_NAMES, PlaneName, plane_axis
 
 

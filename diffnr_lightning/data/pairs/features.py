@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffnr_lightning.data.pair_files import ScanPairs
+from diffnr_lightning.data.pairs.files import ScanPairs
 from diffnr_lightning.files import write_bytes
 
 logger = logging.getLogger("diffnr")

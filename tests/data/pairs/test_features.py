@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffnr_lightning.data.pairs.features import with_features
-from diffnr_lightning.data.pair_files import open_pairs, write_pairs
+from diffnr_lightning.data.pairs.files import open_pairs, write_pairs
 
 
 class Means:

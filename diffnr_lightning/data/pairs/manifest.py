@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffnr_lightning.data.pair_files import read_info
+from diffnr_lightning.data.pairs.files import read_info
 from diffnr_lightning.files import whole_files, write_bytes
 
 MANIFEST = "manifest.json"

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from diffnr_lightning.data import pair_manifest
-from diffnr_lightning.data.pair_files import open_pairs, write_pairs
-from diffnr_lightning.data.pair_manifest import shares, write_manifest
+from diffnr_lightning.data.pairs import manifest as pair_manifest
+from diffnr_lightning.data.pairs.files import open_pairs, write_pairs
+from diffnr_lightning.data.pairs.manifest import shares, write_manifest
 
 
 def add(folder, name, **info):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffnr_lightning.data import pair_files
+from diffnr_lightning.data.pairs import files as pair_files
 from diffnr_lightning.data.slice_pairs import open_pairs, write_pairs
 
 INFO = {"case": "chest_1", "views": 24, "seed": 3, "iterations": [500, 1000], "layout": "cone"}
