@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.priors.compact import CompactSliceFixer
-from diffnr_lightning.priors.network_classes import network_class, network_name
+from diffnr_lightning.priors.network_classes import OURS, network_class, network_name
 from diffnr_lightning.priors.slicefixer import SliceFixer
 from diffnr_lightning.priors.turbo_checkpoints import read_turbo_checkpoint, turbo_entries
 
@@ -135,6 +135,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         parsed = {key: json.loads(header[key]) for key in ("architecture", "metadata")}
         if not all(isinstance(value, dict) for value in parsed.values()):
             raise ValueError("no dictionaries in the header")
+        if header["network"] not in OURS and "." not in header["network"]:
+            raise ValueError(f"no network is called {header['network']}")
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path} is not the weights file of a prior or is damaged ({error}); expected "

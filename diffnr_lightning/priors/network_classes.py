@@ -75,8 +75,8 @@ def network_class(name: str, allow: Sequence[str] = ()) -> type[nn.Module]:
     module, _, attribute = name.rpartition(".")
     if not any(module == package or module.startswith(f"{package}.") for package in allow):
         raise ValueError(
-            f"it holds a {name}, a class of another package, which is imported only if allow names "
-            f"that package (such as {module.partition('.')[0] or name})"
+            f"it holds {name}, a class of another package, which is imported only if allow names "
+            f"that package (such as {module.partition('.')[0]})"
         )
     try:
         kind = getattr(importlib.import_module(module), attribute)
