@@ -123,9 +123,9 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("base", ["r2gaussian", "naf", "saxnerf", "siren", "voxel_grid"])
-def test_an_overlay_keeps_the_base_and_adds_the_prior(base):
+def test_an_overlay_keeps_the_base_and_adds_the_prior(base, tmp_path):
     workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
-    where = ["--case=case", "--out=run"]
+    where = [f"--case={tmp_path}", "--out=run"]
     plain = parse(workflow, [f"--config={base}", *where])
     whole = parse(workflow, [f"--config={base}+diffnr/align", *where])
     before, after = (s.resolved["method"]["init_args"] for s in (plain, whole))
@@ -140,9 +140,9 @@ def test_an_overlay_keeps_the_base_and_adds_the_prior(base):
     assert whole.resolved["variant"] == "DiffNR + data consistency"
 
 
-def test_the_names_of_the_release_before_still_work(caplog):
+def test_the_names_of_the_release_before_still_work(caplog, tmp_path):
     workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
-    where = ["--case=case", "--out=run"]
+    where = [f"--case={tmp_path}", "--out=run"]
     for old, new in COMPOSED.items():
         settings = [parse(workflow, [f"--config={name}", *where]).resolved for name in (old, new)]
         assert settings[0]["method"] == settings[1]["method"]
