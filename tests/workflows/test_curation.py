@@ -212,7 +212,7 @@ def test_pairs_of_unknown_settings_are_read_but_not_added_to(config, pairs, tmp_
     (out / "config.yaml").unlink()
     assert curate(config, out) == cli.USAGE_ERROR
     assert "holds pairs but no config.yaml" in capsys.readouterr().err
-    data = SlicePairData([out], iterations=1)
+    data = SlicePairData([out], iterations=1, held_out_share=0)
     data.setup("fit")
     assert len(data.training) == 4
 
