@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -265,7 +266,13 @@ def evaluate_volume(
     Raises:
         ValueError: volumes that one of the protocols cannot compare.
     """
-    return {name: protocol(prediction, truth, mask) for name, protocol in PROTOCOLS.items()}
+    # Most of the time goes to filters of scipy, which leave other threads to run.
+    with ThreadPoolExecutor() as pool:
+        scores = {
+            name: pool.submit(protocol, prediction, truth, mask)
+            for name, protocol in PROTOCOLS.items()
+        }
+        return {name: score.result() for name, score in scores.items()}
 
 
 def projection_error(prediction: ArrayLike, truth: ArrayLike) -> Score:

@@ -14,7 +14,11 @@ from diffnr_lightning.workflows import Problem, Scene, Solver
     [
         ("sirt", {"iteration": 5}, "no option 'iteration'; it has iterations"),
         ("sirt", {"iterations": "many"}, "option iterations of solver sirt is 'many'"),
-        ("sart", {"subsets": 1.5}, "option subsets of solver sart is '1.5'; int or null is expected"),
+        (
+            "sart",
+            {"subsets": 1.5},
+            "option subsets of solver sart is '1.5'; int or null is expected",
+        ),
         ("analytic", {"filter": "wiener"}, "option filter of solver analytic is 'wiener'"),
         ("asd_pocs", {"progress": None}, "no option 'progress'"),
     ],
