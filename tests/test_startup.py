@@ -62,6 +62,7 @@ def test_refusals_load_nothing_heavy(tmp_path):
     # A config that names classes of torch and Lightning is no reason to import them.
     named = ["reconstruct", "--config", "r2gaussian", "--config", "diffnr/align"]
     lines += [[*named, "--nothing", "1"], [*named, "--config", "type.yaml"], named]
+    lines += [[*named, "--method.optimisation.lambda_dif", "3"]]
     lines += [line.split() for line in MISSING]
     answers, errors = loaded_after(lines, tmp_path)
     assert answers == [[line, cli.USAGE_ERROR, []] for line in lines]

@@ -20,6 +20,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from diffnr_lightning.lazy import Deferred
+from diffnr_lightning.workflows.class_options import check_class_options, class_nodes
 from diffnr_lightning.workflows.config_files import check_yaml, config_files, expanded
 from diffnr_lightning.workflows.null_values import check_nulls
 from diffnr_lightning.workflows.refusals import refusal
@@ -183,8 +184,9 @@ def _check_without_classes(
     """Refuse what is wrong whatever the classes that options and configs name."""
     if any(word.startswith("--print_config") or word.endswith(".help") for word in argv):
         return
-    parser = settings_parser(function, wanted=())
     classes = deferred_parameters(function)
+    check_class_options(class_nodes(argv, configs, classes))
+    parser = settings_parser(function, wanted=())
     kept: list[str] = []
     rest = list(argv)
     while rest:

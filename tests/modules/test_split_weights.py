@@ -75,6 +75,7 @@ def test_two_processes_hold_equal_weights_and_half_of_the_frozen_ones(split, wor
         torch.testing.assert_close(tensor.data, average[f"backbone.{name}"], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_they_are_those_of_whole_weights_on_two_processes(split, run):
     whole, _ = run("ddp_find_unused_parameters_true", "whole")
     assert whole["frozen_here"] > 1.6 * split[0]["frozen_here"]
@@ -83,6 +84,7 @@ def test_they_are_those_of_whole_weights_on_two_processes(split, run):
     assert split[0]["scores"] == pytest.approx(whole["scores"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(split, run):
     resumed, _ = run("fsdp", "resumed", resume_from="split.ckpt")
     assert_equal_states(resumed, split[0], rtol=1e-3, atol=1e-5)
