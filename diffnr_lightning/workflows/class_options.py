@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ast
 import copy
-import difflib
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from diffnr_lightning.workflows.refusals import nearest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -113,9 +114,7 @@ def _check(node: Any, path: str) -> None:
     options = {k: v for k, v in arguments.items() if k not in ("class_path", "init_args", "help")}
     for key, value in options.items():
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]}" if close else ""
-            raise ValueError(f"{path}: {class_path} has no '{key}'{hint}.")
+            raise ValueError(f"{path}: {class_path} has no '{key}'{nearest(key, known)}.")
         _check(value, f"{path}.{key}")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+
+from diffnr_lightning.workflows.refusals import nearest
 
 logger = logging.getLogger("diffnr")
 
@@ -57,8 +58,7 @@ def shipped_config(name: str) -> Path:
     for folder in _config_folders():
         if (folder / name).is_file():
             return folder / name
-    close = difflib.get_close_matches(name, shipped_names(), n=1)
-    hint = f"; did you mean {close[0]}" if close else ""
+    hint = nearest(name, shipped_names())
     raise FileNotFoundError(f"config {name} is not among the configs that come with diffnr{hint}.")
 
 

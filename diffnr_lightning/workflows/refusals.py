@@ -33,12 +33,12 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
         names = ", ".join(f"--{name}" for name in missing[1].split(", "))
         return f"{names} missing: give it as an option or in a config."
     if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-        return f"unknown option {unknown[1]}{_nearest(unknown[1].partition('=')[0], known)}."
+        return f"unknown option {unknown[1]}{nearest(unknown[1].partition('=')[0], known)}."
     if unknown := re.match(r"(?:Group '([^']+)' does not accept o|O)ption '([^']+)'", message):
         key = ".".join(part for part in unknown.groups() if part)
         where = next((f"config {path}" for path in configs if _has_key(path, key)), "config")
         keys = [option.lstrip("-") for option in known]
-        return f"{where}: unknown key '{key}'{_nearest(key, keys)}."
+        return f"{where}: unknown key '{key}'{nearest(key, keys)}."
     if empty := re.match(r"argument (\S+): expected one argument", message):
         return f"{empty[1]} is given without a value; {_expectation(parser, empty[1])}."
     path = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
@@ -67,7 +67,7 @@ def _unknown_parameter(path: str, message: str) -> str | None:
     if kind is None:
         return f"{path}: unknown key '{key}'."
     name = classes[-1] if not parents else kind.__name__
-    return f"{path}: {name} has no '{key}'{_nearest(key, inspect.signature(kind).parameters)}."
+    return f"{path}: {name} has no '{key}'{nearest(key, inspect.signature(kind).parameters)}."
 
 
 def _wrong_alternative(path: str, message: str) -> str | None:
@@ -169,7 +169,8 @@ def _class_at(class_path: str, parents: Sequence[str]) -> type | None:
     return kind if inspect.isclass(kind) else None
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the words that propose the name most like one that is not known, nothing if none is."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}" if close else ""
 
