@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+    from diffnr_lightning.photons import PhotonCounts
 
 Progress = Callable[[int, int, str], None]
 
@@ -30,6 +31,9 @@ class Problem(NamedTuple):
         curves: Lightning logger of an optimisation.
         progress: called with (done, total, text) by solvers.
         features: (1, 2, F) features of two projections that came with the case, for a prior that takes such.
+        photons: what the detector counted, in the unit of `projections`; None where it is not known.
+        weights: (V, H, W) statistical weights of the rays (`PhotonCounts.weights`) that methods are to use; None
+            weighs all alike.
     """
 
     projections: Tensor
@@ -41,6 +45,8 @@ class Problem(NamedTuple):
     curves: Logger | None = None
     progress: Progress | None = None
     features: Tensor | None = None
+    photons: PhotonCounts | None = None
+    weights: Tensor | None = None
 
 
 class Method(ABC):

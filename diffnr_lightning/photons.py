@@ -1,0 +1,93 @@
+"""Counted photons behind projections: the weight of every ray, and how well a volume explains the counts."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# The variance of a count is its expectation, which is estimated from the neighbours too: weights that follow
+# the noise of their own ray prefer rays that were counted high, that is, low line integrals.
+_NEIGHBOURS = 3
+
+
+class PhotonCounts(NamedTuple):
+    """What a detector counted in the views of a scan.
+
+    Attributes:
+        counts: (V, H, W) photons; read-out noise may make them negative.
+        air: photons expected without the object that the volume shows, (V, H, W) or a shape that broadcasts to it.
+        electronic: standard deviation of the read-out noise in photons.
+        scale: factor from the projections' unit times mm to dimensionless line integrals.
+        origin: whether photons were counted, or computed from projections and an assumed number without object.
+    """
+
+    counts: Tensor
+    air: Tensor
+    electronic: float = 0.0
+    scale: float = 1.0
+    origin: Literal["counted", "assumed"] = "counted"
+
+    @classmethod
+    def assumed(cls, projections: Tensor, photons: float, scale: float = 1.0) -> PhotonCounts:
+        """Return the counts that noise-free projections would have had.
+
+        Args:
+            projections: (V, H, W) line integrals in unit times mm.
+            photons: without object, a pixel and view.
+            scale: factor from the projections' unit times mm to dimensionless line integrals.
+
+        Raises:
+            ValueError: a number of photons or a scale that is not positive.
+        """
+        for name, value in (("photons", photons), ("scale", scale)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; a positive number is expected.")
+        air = projections.new_full((1, 1, 1), photons)
+        return cls(air * torch.exp(-scale * projections), air, 0.0, scale, "assumed")
+
+    def of_views(self, views: Tensor | slice) -> PhotonCounts:
+        """Return the counts of some views."""
+        air = self.air[views] if len(self.air) == len(self.counts) else self.air
+        return self._replace(counts=self.counts[views], air=air)
+
+    def to(self, device: torch.device | str) -> PhotonCounts:
+        """Return the same counts on another device."""
+        return self._replace(counts=self.counts.to(device), air=self.air.to(device))
+
+    def in_units_of(self, intensity: float) -> PhotonCounts:
+        """Return the counts behind projections that were divided by `intensity`."""
+        return self._replace(scale=self.scale * intensity)
+
+    def weights(self) -> Tensor:
+        """Return the statistical weight of every ray: one over the variance of its line integral.
+
+        Returns:
+            (V, H, W) not negative, in (unit times mm)^-2; 0 for rays without light.
+
+        Source: K. Sauer, C. Bouman, IEEE Trans. Signal Processing 1993; with read-out noise the variance of
+        -log(y / I0) is to first order (y + sigma^2) / y^2.
+        """
+        expected = F.avg_pool2d(
+            F.pad(self.counts[:, None], (_NEIGHBOURS // 2,) * 4, mode="replicate"), _NEIGHBOURS, 1
+        )[:, 0].clamp_min(0.0)
+        variance = (expected + self.electronic**2).clamp_min(torch.finfo(expected.dtype).tiny)
+        return self.scale**2 * expected.square() / variance
+
+    def chi_square(self, projections: Tensor) -> Tensor:
+        """Return the mean of the squared, normalised difference from the expected counts of every view.
+
+        It is 1 within sqrt(2 / (H W)) for the projections of the true object. In the domain of counts it stays so
+        behind thick objects, where the logarithm of few counts is biased.
+
+        Args:
+            projections: (V, H, W) of a volume, in unit times mm.
+
+        Returns:
+            (V,) float64.
+        """
+        expected = self.air.double() * torch.exp(-self.scale * projections.double())
+        variance = (expected + self.electronic**2).clamp_min(torch.finfo(torch.float32).tiny)
+        return ((self.counts.double() - expected).square() / variance).mean(dim=(1, 2))

@@ -1,0 +1,66 @@
+"""The weight of rays and the misfit of counts, against their laws."""
+
+import math
+
+import pytest
+import torch
+
+from diffnr_lightning.photons import PhotonCounts
+
+
+def counted(line_integrals, photons=1e4, electronic=10.0, scale=1.0, seed=0):
+    """Counts behind line integrals (V, H, W) in units of 1 / scale."""
+    generator = torch.Generator().manual_seed(seed)
+    expected = photons * torch.exp(-scale * line_integrals.double())
+    counts = torch.poisson(expected, generator=generator)
+    counts += electronic * torch.randn(counts.shape, generator=generator, dtype=torch.float64)
+    return PhotonCounts(counts.float(), torch.full((1, 1, 1), photons), electronic, scale)
+
+
+@pytest.mark.parametrize("line_integral", [0.5, 2.0, 4.0])
+def test_weights_are_the_inverse_variance_of_the_log_projections(line_integral):
+    scale = 0.04
+    exact = torch.full((3, 200, 200), line_integral / scale)
+    photons = counted(exact, scale=scale)
+    measured = -torch.log(photons.counts / photons.air) / scale
+    assert photons.weights().mean() == pytest.approx(1 / float(measured.var()), rel=0.03)
+
+
+@pytest.mark.parametrize("line_integral", [1.0, 5.0, 8.0])
+def test_chi_square_of_the_truth_is_one_even_behind_thick_objects(line_integral):
+    exact = torch.full((4, 256, 256), line_integral)
+    found = counted(exact).chi_square(exact)
+    assert found.shape == (4,)
+    assert torch.allclose(found, torch.ones(4).double(), atol=5 * math.sqrt(2 / 256**2))
+
+
+def test_chi_square_of_another_object_is_larger():
+    exact = torch.full((2, 64, 64), 2.0)
+    assert (counted(exact).chi_square(exact + 0.1) > 5).all()
+
+
+def test_rays_without_light_weigh_nothing():
+    photons = PhotonCounts(torch.zeros(1, 4, 4), torch.full((1, 1, 1), 1e4))
+    assert not photons.weights().any()
+
+
+def test_counts_follow_projections_to_another_unit():
+    exact = torch.full((2, 32, 32), 50.0)
+    photons = counted(exact, scale=0.04)
+    halved = photons.in_units_of(2.0)
+    assert torch.allclose(halved.chi_square(exact / 2), photons.chi_square(exact))
+    assert torch.allclose(halved.weights(), 4 * photons.weights())
+
+
+def test_views_keep_their_own_air():
+    photons = PhotonCounts(torch.ones(3, 2, 2), torch.arange(3.0)[:, None, None])
+    assert photons.of_views(torch.tensor([2])).air.item() == 2
+    assert PhotonCounts(torch.ones(3, 2, 2), torch.ones(1, 1, 1)).of_views(
+        slice(1, 3)
+    ).air.shape == (1, 1, 1)
+
+
+def test_assumed_counts_refuse_what_no_beam_has():
+    with pytest.raises(ValueError, match="photons is 0; a positive number"):
+        PhotonCounts.assumed(torch.ones(2, 4, 4), 0)
+    assert PhotonCounts.assumed(torch.zeros(2, 4, 4), 1e3).weights().mean() == pytest.approx(1e3)
