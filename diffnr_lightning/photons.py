@@ -74,7 +74,8 @@ class PhotonCounts(NamedTuple):
             F.pad(self.counts[:, None], (_NEIGHBOURS // 2,) * 4, mode="replicate"), _NEIGHBOURS, 1
         )[:, 0].clamp_min(0.0)
         variance = (expected + self.electronic**2).clamp_min(torch.finfo(expected.dtype).tiny)
-        return self.scale**2 * expected.square() / variance
+        # Pixels that never see the beam are dead, whatever their neighbours count.
+        return (self.scale**2 * expected.square() / variance) * (self.air > 0)
 
     def chi_square(self, projections: Tensor) -> Tensor:
         """Return the mean of the squared, normalised difference from the expected counts of every view.

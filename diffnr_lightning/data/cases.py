@@ -1,7 +1,8 @@
 """Case folders in R2-Gaussian's format: a scan, its projections and, where known, the truth.
 
 ``meta_data.json`` holds the scanner and the list of views, ``proj_train/`` and ``proj_test/`` one
-NPY file a view, ``vol_gt.npy`` the true volume in (x, y, z) order. Keys of our own (name, unit,
+NPY file a view, ``vol_gt.npy`` the true volume in (x, y, z) order. ``counts_train.npy`` (ours) holds the
+photons behind the projections. Keys of our own (name, unit,
 window_hu, seed, source, provenance; per-view vectors where the scan is no circle) stand beside that
 format's and are ignored by its other readers. Everything is turned to the package's conventions
 here, once.
@@ -30,11 +31,13 @@ from diffnr_lightning.data.case_metadata import (
     total_angle,
     view_entries,
 )
+from diffnr_lightning.data.case_photons import read_photons, write_photons
 from diffnr_lightning.data.plausibility import check_angles, check_line_integrals
 from diffnr_lightning.data.truth import check_truth, normalised
 from diffnr_lightning.data.volumes import UNTILTED, Direction
 from diffnr_lightning.files import replacing_folder
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
+from diffnr_lightning.photons import PhotonCounts
 
 # Lengths of a scanner that went through JSON and back agree to this share of the detector distance.
 GEOMETRY_TOLERANCE = 1e-6
@@ -52,6 +55,8 @@ class Case:
         grid: the voxels to reconstruct.
         test_scan: views kept out of training, or None.
         test_projections: (T, H, W) float32 of the test views, or None.
+        photons: what the detector counted in the training views, or None where that is not known.
+        test_photons: the same of the test views; None too where they are free of noise.
         volume: (Z, Y, X) float32 true normalised attenuation, or None where it is not known.
         window_hu: HU of the values 0 and 1, or None where the volume is not in HU.
         unit: ``"HU"``, ``"arbitrary"`` or, for measured projections, ``"1/mm"``.
@@ -67,6 +72,8 @@ class Case:
     grid: VolumeGrid
     test_scan: ScanGeometry | None = None
     test_projections: Tensor | None = None
+    photons: PhotonCounts | None = None
+    test_photons: PhotonCounts | None = None
     volume: Tensor | None = None
     window_hu: tuple[float, float] | None = None
     unit: str = "arbitrary"
@@ -102,13 +109,15 @@ class Case:
         frame = (self.frame_origin_mm, self.frame_direction)
         described = (self.seed, self.unit, self.window_hu, *frame, self.grid)
         digest = hashlib.sha256(repr(described).encode())
-        for scan, projections in (
-            (self.scan, self.projections),
-            (self.test_scan, self.test_projections),
+        for scan, projections, photons in (
+            (self.scan, self.projections, self.photons),
+            (self.test_scan, self.test_projections, self.test_photons),
         ):
             digest.update(repr(scan).encode())
             if projections is not None:
                 digest.update(projections.contiguous().numpy())
+            if photons is not None:
+                digest.update(photons.counts.contiguous().numpy())
         if self.volume is not None:
             digest.update(self.volume.contiguous().numpy())
         return digest.hexdigest()
@@ -180,6 +189,8 @@ def read_case(path: str | Path) -> Case:
         grid=grid,
         test_scan=test_scan,
         test_projections=test_projections,
+        photons=read_photons(path, meta, "train", projections),
+        test_photons=read_photons(path, meta, "test", test_projections),
         volume=read_truth(path, meta, grid),
         window_hu=None if window is None else checked_window(window, meta_path),
         unit=str(meta.get("unit", "arbitrary")),
@@ -212,12 +223,15 @@ def plausible(case: Case, where: str, **checks: Any) -> Case:
     peak = normalised(case.volume, where)
     if peak == 1.0:
         return case
-    tests = case.test_projections
+    tests, counts = case.test_projections, (case.photons, case.test_photons)
+    photons, test_photons = (c and c.in_units_of(peak) for c in counts)
     return replace(
         case,
         volume=case.volume / peak,
         projections=case.projections / peak,
         test_projections=None if tests is None else tests / peak,
+        photons=photons,
+        test_photons=test_photons,
         provenance={**case.provenance, "normalised_by": peak},
     )
 
@@ -264,9 +278,9 @@ def _write_files(case: Case, folder: Path) -> None:
     if not circular:
         # The scanner block counts from the rotation axis, the vectors from the world's origin.
         meta["centre_mm"] = list(case.grid.centre_mm)
-    for part, scan, projections in (
-        ("train", case.scan, case.projections),
-        ("test", case.test_scan, case.test_projections),
+    for part, scan, projections, photons in (
+        ("train", case.scan, case.projections, case.photons),
+        ("test", case.test_scan, case.test_projections, case.test_photons),
     ):
         if scan is None:
             meta[f"proj_{part}"] = []
@@ -286,6 +300,8 @@ def _write_files(case: Case, folder: Path) -> None:
             file = f"proj_{part}/{index:04d}.npy"
             np.save(folder / file, np.ascontiguousarray(image, dtype=np.float32))
             meta[f"proj_{part}"].append({"file_path": file, "angle": float(angles[index])})
+        if photons is not None:
+            meta[f"photons_{part}"] = write_photons(folder, part, photons)
     meta.update(
         name=case.name,
         unit=case.unit,

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from diffnr_lightning.data.cases import Case
-from diffnr_lightning.data.flat_field import AirBorder, line_integrals
+from diffnr_lightning.data.flat_field import AirBorder, FlatFielded, flat_fielded, photons_per_count
 from diffnr_lightning.data.plausibility import check_line_integrals
 from diffnr_lightning.data.readers import data_exchange, npz_scan
 from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan
 from diffnr_lightning.data.rotation_axis import find_axis
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, view_steps
+from diffnr_lightning.photons import PhotonCounts
 
 LOGGER = logging.getLogger("diffnr")
 READERS = {
@@ -75,7 +76,7 @@ def measured_case(
         clockwise: whether the angles run clockwise seen from above; a wrong sense gives a mirror
             image of the object.
         angle_unit: of the angles; ``"file"`` takes what the file says.
-        air_border: which border of the images is free of the object, see `line_integrals`.
+        air_border: which border of the images is free of the object, see `flat_fielded`.
         name: name of the case; None takes the file's.
 
     Returns:
@@ -92,7 +93,8 @@ def measured_case(
     if pixel_mm is not None and not 0 < pixel_mm < np.inf:
         raise ValueError(f"pixel_mm is {pixel_mm}; a positive length is expected.")
     raw = read_raw(path, angle_unit)
-    projections = line_integrals(raw, air_border)
+    fielded = flat_fielded(raw, air_border)
+    projections = fielded.line_integrals
     check_line_integrals(projections, raw.source)
     views, rows, columns = projections.shape
     found = axis_column is None
@@ -117,6 +119,7 @@ def measured_case(
     )
     data = torch.from_numpy(projections.astype(np.float32))
     test = np.setdiff1d(np.arange(views), train)
+    photons = _photons(raw, fielded)
     name = name or raw.name
     return Case(
         name=name,
@@ -125,6 +128,8 @@ def measured_case(
         grid=_grid(raw, axis_column, pitch, size),
         test_scan=scan[test] if len(test) else None,
         test_projections=data[test] if len(test) else None,
+        photons=photons and photons.of_views(torch.from_numpy(train)),
+        test_photons=photons and photons.of_views(torch.from_numpy(test)) if len(test) else None,
         unit="arbitrary" if pixel_mm is None else "1/mm",
         seed=stable_seed(name, len(train)),
         source=raw.source,
@@ -147,6 +152,19 @@ def _axis(raw: RawScan, projections: np.ndarray) -> float:
         raise ValueError(f"{raw.source}: {error}") from error
     LOGGER.info("%s: rotation axis found at column %.2f", raw.name, column)
     return column
+
+
+def _photons(raw: RawScan, fielded: FlatFielded) -> PhotonCounts | None:
+    """Return the photons behind all views; None for counts that show no noise."""
+    gain = photons_per_count(fielded)
+    if gain == 0:
+        return None
+    LOGGER.info(
+        "%s: the noise is that of %.3g photons a pixel and view without object",
+        raw.name, gain * float(np.median(fielded.air)),
+    )  # fmt: skip
+    counts, air = (torch.from_numpy((gain * array).astype(np.float32)) for array in fielded[1:])
+    return PhotonCounts(counts, air)
 
 
 def _grid(raw: RawScan, axis_column: float, pitch: float, size: int | None) -> VolumeGrid:

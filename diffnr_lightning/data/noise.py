@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -69,9 +69,23 @@ def attenuation_scale(
     return noise.peak_line_integral / float(projections.max())
 
 
+class Measured(NamedTuple):
+    """What a noisy detector says of line integrals.
+
+    Attributes:
+        line_integrals: with noise, in the unit that they came in.
+        counts: photons behind them, float64, the read-out noise in them.
+        scale: factor from that unit to the exponent of the photons' attenuation.
+    """
+
+    line_integrals: np.ndarray
+    counts: np.ndarray
+    scale: float
+
+
 def photon_noise(
     line_integrals: np.ndarray, noise: Noise, generator: np.random.Generator
-) -> np.ndarray:
+) -> Measured:
     """Return noisy line integrals: Poisson counts plus Gaussian read-out noise, then -log.
 
     Args:
@@ -84,12 +98,10 @@ def photon_noise(
     """
     counts = generator.poisson(noise.photons * np.exp(-line_integrals.astype(np.float64)))
     counts = counts + noise.electronic * generator.standard_normal(line_integrals.shape)
-    return -np.log(np.maximum(counts, LEAST_COUNT) / noise.photons)
+    return Measured(-np.log(np.maximum(counts, LEAST_COUNT) / noise.photons), counts, 1.0)
 
 
-def tigre_noise(
-    projections: np.ndarray, noise: Noise, generator: np.random.Generator
-) -> np.ndarray:
+def tigre_noise(projections: np.ndarray, noise: Noise, generator: np.random.Generator) -> Measured:
     """Return projections with the noise of the TIGRE toolbox, in the unit they came in.
 
     The exponent is normalised by the maximum of the whole stack and negative results are set to
@@ -99,4 +111,6 @@ def tigre_noise(
     Source: CTnoise.add of TIGRE; the same formula with this package's random numbers.
     """
     largest = float(projections.max())
-    return np.maximum(photon_noise(projections / largest, noise, generator) * largest, 0.0)
+    measured = photon_noise(projections / largest, noise, generator)
+    clipped = np.maximum(measured.line_integrals * largest, 0.0)
+    return Measured(clipped, measured.counts, 1.0 / largest)

@@ -23,6 +23,7 @@ from diffnr_lightning.data.simulated_object import (
 )
 from diffnr_lightning.data.volumes import LoadedVolume
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.photons import PhotonCounts
 
 LOGGER = logging.getLogger("diffnr")
 # Streams of random numbers of one case; views, test views and noise do not disturb each other.
@@ -76,12 +77,13 @@ def simulate_case(
             "voxel_mm and the window."
         )
     scans, span = _scans(recipe, side, seed)
-    views, fine = _scanned(loaded, density, window, centre, grid, scans, recipe, seed)
+    views, photons, fine = _scanned(loaded, density, window, centre, grid, scans, recipe, seed)
     offset = np.reshape(loaded.direction, (3, 3)) @ centre[::-1] + loaded.centre_mm
     return Case(
         name=name,
         scan=scans[0],
         projections=views[0],
+        photons=photons,
         grid=grid,
         test_scan=scans[1] if recipe.test_views else None,
         test_projections=views[1] if recipe.test_views else None,
@@ -132,8 +134,8 @@ def _scanned(
     scans: list[ScanGeometry],
     recipe: ScanRecipe,
     seed: int,
-) -> tuple[list[torch.Tensor], VolumeGrid]:
-    """Return the projections (V, H, W) of each scan, the first one's noisy, and the fine voxels."""
+) -> tuple[list[torch.Tensor], PhotonCounts | None, VolumeGrid]:
+    """Return projections (V, H, W) of each scan, the first one's noisy with its counts, and the fine voxels."""
     noise, finer = recipe.noise, recipe.oversampling
     attenuation = _attenuation(loaded, density, window)
     place = (loaded.spacing_mm, centre_mm)
@@ -148,8 +150,10 @@ def _scanned(
         scale = attenuation_scale(passed, noise, window if loaded.unit == "HU" else None)
     views = [_on_pixels(line_integrals * scale, finer, noise) for line_integrals in exact]
     behind = views[0] if passed is exact[0] else _on_pixels(passed * scale, finer, noise)
-    views[0] = _measured(views[0], behind, noise, np.random.default_rng([seed, NOISE_STREAM]))
-    return [torch.from_numpy((view / scale).astype(np.float32)) for view in views], fine
+    generator = np.random.default_rng([seed, NOISE_STREAM])
+    views[0], photons = _measured(views[0], behind, noise, generator)
+    tensors = [torch.from_numpy((view / scale).astype(np.float32)) for view in views]
+    return tensors, None if photons is None else photons.in_units_of(scale), fine
 
 
 def _normalised(
@@ -203,10 +207,19 @@ def _on_pixels(exact: np.ndarray, finer: int, noise: Noise) -> np.ndarray:
 
 def _measured(
     signal: np.ndarray, behind: np.ndarray, noise: Noise, generator: np.random.Generator
-) -> np.ndarray:
-    """Return the signal (V, H, W) with the error of a measurement of the line integrals `behind`."""
+) -> tuple[np.ndarray, PhotonCounts | None]:
+    """Return the signal (V, H, W) with the error of a measurement of the line integrals `behind`, and its counts.
+
+    What the signal does not show of `behind` dims the beam that counts as air.
+    """
     if noise.mode == "none":
-        return signal
+        return signal, None
     counted = photon_noise if noise.mode == "physical" else tigre_noise
     measured = counted(behind, noise, generator)
-    return measured if behind is signal else signal + (measured - behind)
+    air = np.full((1, 1, 1), noise.photons)
+    if behind is not signal:
+        air = noise.photons * np.exp(signal - behind)
+        measured = measured._replace(line_integrals=signal + (measured.line_integrals - behind))
+    counts, air = (torch.from_numpy(a.astype(np.float32)) for a in (measured.counts, air))
+    photons = PhotonCounts(counts, air, noise.electronic, measured.scale)
+    return measured.line_integrals, photons

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffnr_lightning.data.flat_field import line_integrals
+from diffnr_lightning.data.flat_field import FlatFielded, flat_fielded, photons_per_count
 from diffnr_lightning.data.readers.raw_scan import RawScan
 
 FLAT, DARK = 20_000.0, 100.0
@@ -36,14 +36,18 @@ def test_values_that_were_divided_by_the_flat_field_already(raw, exact, said):
     """Nothing is cut off at one where one is the whole beam."""
     ratios = (raw.counts - raw.dark) / (raw.flat - raw.dark)
     divided = replace(raw, counts=ratios, flat=np.float64(1), dark=np.float64(0))
-    np.testing.assert_allclose(line_integrals(divided), exact, atol=1e-3)
-    np.testing.assert_allclose(line_integrals(divided), line_integrals(raw), atol=1e-9)
+    np.testing.assert_allclose(flat_fielded(divided).line_integrals, exact, atol=1e-3)
+    np.testing.assert_allclose(
+        flat_fielded(divided).line_integrals, flat_fielded(raw).line_integrals, atol=1e-9
+    )
     assert not said()
 
 
 def test_the_unit_of_the_values_means_nothing(raw, exact):
     scaled = replace(raw, counts=raw.counts / 997, flat=raw.flat / 997, dark=raw.dark / 997)
-    np.testing.assert_allclose(line_integrals(scaled), line_integrals(raw), atol=1e-9)
+    np.testing.assert_allclose(
+        flat_fielded(scaled).line_integrals, flat_fielded(raw).line_integrals, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(("unit", "largest"), [(1.0, np.log(FLAT)), (1 / FLAT, 16 * np.log(2))])
@@ -52,15 +56,15 @@ def test_pixels_without_light_keep_a_finite_value(raw, said, unit, largest):
     counts = raw.counts.copy()
     counts[:, 10, 20] = DARK - 3
     dim = replace(raw, counts=counts * unit, flat=raw.flat * unit, dark=raw.dark * unit)
-    assert line_integrals(dim).max() == pytest.approx(largest, abs=1e-6)
+    assert flat_fielded(dim).line_integrals.max() == pytest.approx(largest, abs=1e-6)
     assert "no light" in said()[0]
 
 
 def test_a_border_that_is_no_air_is_said_and_can_be_left_alone(raw, exact, said):
     wide = replace(raw, counts=np.rint(DARK + FLAT * np.exp(-exact - 0.7)))
-    np.testing.assert_allclose(line_integrals(wide), exact, atol=1e-3)
+    np.testing.assert_allclose(flat_fielded(wide).line_integrals, exact, atol=1e-3)
     assert "air_border=none" in said()[0]
-    np.testing.assert_allclose(line_integrals(wide, "none"), exact + 0.7, atol=1e-3)
+    np.testing.assert_allclose(flat_fielded(wide, "none").line_integrals, exact + 0.7, atol=1e-3)
     assert len(said()) == 1
 
 
@@ -69,12 +73,30 @@ def test_the_border_can_be_named(raw, exact):
     bright = raw.counts.copy()
     bright[:, :, :2] *= 1.3
     leaky = replace(raw, counts=bright)
-    found = line_integrals(leaky, "right")
+    found = flat_fielded(leaky, "right").line_integrals
     np.testing.assert_allclose(found[:, :, 2:], exact[:, :, 2:], atol=1e-3)
-    np.testing.assert_allclose(line_integrals(raw, "top"), exact, atol=1e-3)
+    np.testing.assert_allclose(flat_fielded(raw, "top").line_integrals, exact, atol=1e-3)
 
 
 def test_unknown_borders_are_refused(raw, one_sentence):
     with pytest.raises(ValueError, match="air_border is 'north'") as error:
-        line_integrals(raw, "north")
+        flat_fielded(raw, "north")
     one_sentence(error)
+
+
+@pytest.mark.parametrize("gain", [0.25, 8.0])
+def test_photons_of_a_count_are_found_in_the_noise(gain):
+    """`gain` photons a count, an uneven flat field, and edges that move."""
+    generator = np.random.default_rng(3)
+    bar = np.zeros((5, 120, 240))
+    bar[:, 20:, 72:168] = np.linspace(0.2, 2.0, 96)
+    moving = np.stack([np.roll(image, 2 * view, axis=1) for view, image in enumerate(bar)])
+    flat = 2e3 * (1 + 0.2 * generator.random(bar.shape[1:]))
+    counts = generator.poisson(gain * flat * np.exp(-moving)) / gain
+    raw = RawScan(counts, flat, np.float64(0), np.arange(5.0), "bar", "bar.npz")
+    assert photons_per_count(flat_fielded(raw)) == pytest.approx(gain, rel=0.1)
+
+
+def test_noiseless_counts_tell_no_photons(exact):
+    still = np.zeros((3, 4, 5))
+    assert photons_per_count(FlatFielded(still, still + 7.0, still + 9.0)) == 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diffnr_lightning.data import measured_case, read_case, write_case
-from diffnr_lightning.data.measured import find_axis, line_integrals, read_raw
+from diffnr_lightning.data.flat_field import flat_fielded
+from diffnr_lightning.data.measured import find_axis, read_raw
 from diffnr_lightning.geometry import ScanGeometry
 
 FLAT, DARK, AXIS = 20000.0, 100.0, 34.3
@@ -45,7 +46,7 @@ def archive(tmp_path, exact, angles):
 
 
 def test_counts_become_line_integrals(archive, exact):
-    found = line_integrals(read_raw(archive))
+    found = flat_fielded(read_raw(archive)).line_integrals
     np.testing.assert_allclose(found, exact, atol=1e-9)
 
 
@@ -94,7 +95,9 @@ def test_data_exchange_file_is_read(archive, tmp_path, exact):
         file["exchange/data_white"] = np.stack([arrays["flat"]] * 3)
         file["exchange/data_dark"] = np.stack([arrays["dark"]] * 2)
         file["exchange/theta"] = arrays["angles_deg"]
-    np.testing.assert_allclose(line_integrals(read_raw(tmp_path / "scan.h5")), exact, atol=1e-9)
+    np.testing.assert_allclose(
+        flat_fielded(read_raw(tmp_path / "scan.h5")).line_integrals, exact, atol=1e-9
+    )
 
 
 def _without(key):
@@ -167,3 +170,20 @@ def test_axis_of_real_scans_is_where_their_makers_put_it(real_data, file, offset
     # Air is free of attenuation once beam drift is corrected.
     assert abs(float(case.projections.quantile(0.02))) < 0.1
     assert float(case.projections.max()) > 1.0
+
+
+def test_photons_are_counted_in_training_and_held_out_views(ellipsoid, angles, exact, tmp_path):
+    """What explains the measurement explains its counts to chi-square 1, per view."""
+    photons = 2e4
+    counts = np.random.default_rng(1).poisson(photons * np.exp(-exact))
+    path = tmp_path / "scan.npz"
+    np.savez(path, raw=counts, flat=photons, dark=0.0, angles_deg=np.rad2deg(angles))
+    case = measured_case(path, every=4, axis_column=AXIS, air_border="none")
+    solid = ellipsoid((16, 10, 8), (5, -4, 1), density=0.08)
+    for scan, found in ((case.scan, case.photons), (case.test_scan, case.test_photons)):
+        line_integrals = torch.from_numpy(solid.line_integrals(scan))
+        assert found.chi_square(line_integrals).mean() == pytest.approx(1, abs=0.2)
+    again = read_case(write_case(case, tmp_path / "case"))
+    for read, kept in ((again.photons, case.photons), (again.test_photons, case.test_photons)):
+        assert torch.equal(read.counts, kept.counts) and torch.equal(read.air, kept.air)
+    assert again.fingerprint() == case.fingerprint()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from diffnr_lightning.data import (
     simulation,
     write_case,
 )
-from diffnr_lightning.data.noise import MU_WATER_PER_MM
+from diffnr_lightning.data.noise import MU_WATER_PER_MM, Measured
 from diffnr_lightning.data.resampling import resample
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.projectors import project
@@ -122,14 +123,22 @@ def test_what_photons_are_counted_behind_is_the_same_in_every_window(ellipsoid, 
     array[11:14, 13:16, 15:18] = 3000.0  # metal is seen, too
     loaded = replace(loaded, array=array)
     behind = []
-    monkeypatch.setattr(simulation, "photon_noise", lambda p, *_: behind.append(p) or p)
+
+    def exact_counts(line_integrals, noise, generator):
+        behind.append(line_integrals)
+        return Measured(line_integrals, noise.photons * np.exp(-line_integrals), 1.0)
+
+    monkeypatch.setattr(simulation, "photon_noise", exact_counts)
     for window in ((-1000.0, 3000.0), (-1000.0, 1024.0), (-500.0, 1024.0), (0.0, 2100.0)):
         recipe = replace(SMALL, window_hu=window, oversampling=1)
-        measured = simulate_case(loaded, recipe).projections
+        case = simulate_case(loaded, recipe)
+        measured = case.projections
         np.testing.assert_allclose(behind[-1], behind[0], rtol=1e-5, atol=1e-6)
         # Without an error of the measurement the windowed density's line integrals are left.
         exact = simulate_case(loaded, replace(recipe, noise=NOISELESS)).projections
         assert torch.allclose(measured, exact, atol=1e-5 * float(exact.max()))
+        # What the window does not show of the object dims the air in front of it.
+        assert (case.photons.chi_square(exact) < 1e-3).all()
     assert behind[0].max() > 0.0206 * 4 * 6  # 6 mm of 3000 HU
 
 
@@ -308,3 +317,31 @@ def test_senseless_argument_is_named_in_one_sentence(ellipsoid, case, one_senten
         recipe = replace(SMALL, **arguments)
         simulate_case(LoadedVolume(array, shell.spacing_mm, "HU", "shell"), recipe)
     assert named in one_sentence(error)
+
+
+@pytest.mark.parametrize("mode", ["physical", "tigre"])
+def test_a_case_keeps_the_counts_behind_its_projections(loaded, mode, tmp_path):
+    recipe = replace(SMALL, noise=Noise(mode=mode, photons=1e4), num_views=8)
+    case = simulate_case(loaded, recipe)
+    exact = simulate_case(loaded, replace(recipe, noise=NOISELESS))
+    assert exact.photons is None
+    assert case.photons.chi_square(exact.projections).mean() == pytest.approx(1, abs=0.05)
+    # TIGRE's rule cuts off what is below zero.
+    inside = exact.projections > 0.2 * exact.projections.max()
+    error = (case.projections - exact.projections)[inside]
+    assert (error.square() * case.photons.weights()[inside]).mean() == pytest.approx(1, abs=0.1)
+    again = read_case(write_case(case, tmp_path / "case")).photons
+    assert torch.equal(again.counts, case.photons.counts)
+    assert (again.scale, again.electronic) == (case.photons.scale, 10.0)
+
+
+def test_a_case_of_the_noise_rule_of_published_tables_has_assumed_counts(loaded, tmp_path):
+    """R2-Gaussian's folders say photons and read-out noise and hold no counts."""
+    case = simulate_case(loaded, replace(SMALL, noise=Noise(mode="tigre", photons=1e4)))
+    path = write_case(replace(case, photons=None, provenance={}), tmp_path / "case")
+    meta = json.loads((path / "meta_data.json").read_text())
+    meta["scanner"] |= {"noise": True, "poisson_noise": 1e4, "gaussian_noise": [0, 10]}
+    (path / "meta_data.json").write_text(json.dumps(meta))
+    found = read_case(path).photons
+    assert found.origin == "assumed"
+    assert found.weights().mean() == pytest.approx(float(case.photons.weights().mean()), rel=0.05)

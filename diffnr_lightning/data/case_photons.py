@@ -1,0 +1,96 @@
+"""The counts of a case folder: one NPY file for each set of views beside the projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffnr_lightning.data.case_metadata import META_FILE
+from diffnr_lightning.data.volumes import read_array
+from diffnr_lightning.photons import PhotonCounts
+
+
+def write_photons(folder: Path, part: str, photons: PhotonCounts) -> dict[str, Any]:
+    """Write `counts_<part>.npy` (V, H, W), and `air_<part>.npy` where it is not one number.
+
+    Returns:
+        The entry of the meta data.
+    """
+    np.save(folder / f"counts_{part}.npy", photons.counts.cpu().numpy())
+    entry = {"electronic": photons.electronic, "scale": photons.scale, "origin": photons.origin}
+    if photons.air.numel() == 1:
+        return {"air": photons.air.item(), **entry}
+    np.save(folder / f"air_{part}.npy", photons.air.cpu().numpy())
+    return entry
+
+
+def read_photons(
+    folder: Path, meta: Mapping[str, Any], part: str, projections: Tensor | None
+) -> PhotonCounts | None:
+    """Read what `write_photons` wrote.
+
+    Of a case that has no counts but says by which rule its noise was made, as R2-Gaussian's generator does,
+    they are computed from the projections.
+
+    Args:
+        folder: of the case.
+        meta: its meta data.
+        part: `train` or `test`.
+        projections: (V, H, W) of that part, or None where there are none.
+
+    Raises:
+        FileNotFoundError: a file of counts is missing.
+        ValueError: a damaged file, other shapes than the projections', or numbers that make no sense.
+
+    Source: TIGRE's CTnoise.add, which R2-Gaussian's generator uses: the exponent of the photons is the
+    projection over the largest of all.
+    """
+    if projections is None:
+        return None
+    entry = meta.get(f"photons_{part}")
+    if entry is None:
+        # Our own cases say how they were made, and those without counts have no noise.
+        foreign = part == "train" and not meta.get("provenance")
+        return _of_noise_rule(meta["scanner"], projections) if foreign else None
+    electronic, scale = (_number(entry, key) for key in ("electronic", "scale"))
+    counts = _stored(folder, f"counts_{part}.npy", tuple(projections.shape))
+    if "air" in entry:
+        air = torch.full((1, 1, 1), _number(entry, "air"))
+    else:
+        air = _stored(folder, f"air_{part}.npy", tuple(projections.shape))
+    origin = "assumed" if entry.get("origin") == "assumed" else "counted"
+    return PhotonCounts(counts, air, electronic, scale, origin)
+
+
+def _of_noise_rule(scanner: Mapping[str, Any], projections: Tensor) -> PhotonCounts | None:
+    photons, electronic = scanner.get("poisson_noise"), scanner.get("gaussian_noise")
+    largest = float(projections.max())
+    if not scanner.get("noise") or not isinstance(photons, int | float) or not largest > 0:
+        return None
+    deviation = electronic[-1] if isinstance(electronic, list) and electronic else 0.0
+    assumed = PhotonCounts.assumed(projections, float(photons), 1.0 / largest)
+    return assumed._replace(electronic=float(deviation))
+
+
+def _number(entry: Mapping[str, Any], key: str) -> float:
+    value = entry.get(key)
+    if not isinstance(value, int | float) or not 0 <= value < np.inf:
+        raise ValueError(
+            f"{META_FILE} has photons with {key} = {value!r}; a number of at least 0 is expected."
+        )
+    return float(value)
+
+
+def _stored(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:
+    array = read_array(folder / name, "counts")
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(
+            f"{folder / name} has shape {array.shape} or holds NaN; finite numbers of the projections' shape "
+            f"{shape} are expected."
+        )
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
