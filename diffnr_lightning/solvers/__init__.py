@@ -5,13 +5,18 @@ from diffnr_lightning.solvers.circular import near_circle
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk
 from diffnr_lightning.solvers.initial import initial_volume
 from diffnr_lightning.solvers.ramp import ramp_filter
-from diffnr_lightning.solvers.residual import backprojected_residual
+from diffnr_lightning.solvers.residual import (
+    ResidualEvidence,
+    backprojected_residual,
+    residual_evidence,
+)
 from diffnr_lightning.solvers.sart import sart
 from diffnr_lightning.solvers.sirt import sirt
 from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
 from diffnr_lightning.solvers.truncation import object_radius, scan_truncation
 
 __all__ = [
+    "ResidualEvidence",
     "analytic",
     "asd_pocs",
     "backprojected_residual",
@@ -21,6 +26,7 @@ __all__ = [
     "near_circle",
     "object_radius",
     "ramp_filter",
+    "residual_evidence",
     "sart",
     "scan_truncation",
     "sirt",

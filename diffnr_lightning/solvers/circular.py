@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +77,21 @@ class CircularScan(NamedTuple):
         )
         rays = (first[:, None] + along_v)[:, :, None] + along_u[:, None]  # (v, H, W, 3)
         return (rays @ central[:, None, :, None])[..., 0] / torch.linalg.norm(rays, dim=-1)
+
+    def in_order(
+        self, rays: Tensor, scan: ScanGeometry, beyond: Literal["constant", "replicate"]
+    ) -> Tensor:
+        """Return values (V, H, W) of all rays of the scan that was prepared in the order of `projections`.
+
+        Args:
+            rays: (V, H, W).
+            scan: that was prepared, without continued rows.
+            beyond: whether columns that a shifted detector was extended by get zeros or the value at its edge.
+        """
+        upright = nominal_orbit(scan).orientation.upright(rays)
+        extra = self.projections.shape[-1] - upright.shape[-1]
+        before = extra if extra and sum(self.edges) > 0 else 0
+        return torch.nn.functional.pad(upright, (before, extra - before), mode=beyond)
 
     def towards_axis(self) -> np.ndarray:
         """Return (V, 3) unit vectors at right angles to the axis, from each source to it."""

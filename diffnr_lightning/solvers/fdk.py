@@ -7,17 +7,59 @@ A. C. Kak, M. Slaney, "Principles of Computerized Tomographic Imaging", 1988, se
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, arc_length, view_steps
 from diffnr_lightning.projectors import weighted_backproject
-from diffnr_lightning.solvers.circular import prepared
+from diffnr_lightning.solvers.circular import CircularScan, prepared
 from diffnr_lightning.solvers.ramp import Filter, filter_rows
 from diffnr_lightning.solvers.redundancy import ray_weights
 
 _LOG = logging.getLogger("diffnr")
+
+
+class FilteredViews(NamedTuple):
+    """Hold the two steps of analytic reconstruction of a scan, the filter and the backprojection.
+
+    Attributes:
+        views: upright projections and their poses, see `circular.prepared`.
+        shares: (V, W) what every ray counts: its share in the line that it measures, times the step of its view.
+        cosine: what else the pixels of some views are multiplied by, see `ramp.filter_rows`.
+        pitch_mm: of the columns where the filter is meant.
+    """
+
+    views: CircularScan
+    shares: np.ndarray
+    cosine: Callable[[slice], Tensor | float]
+    pitch_mm: float
+
+    def filtered(self, projections: Tensor, filter: Filter = "hann", cutoff: float = 1.0) -> Tensor:  # noqa: A002
+        """Weight and filter projections (V, H, W) whose pixels are in the order of `views`."""
+        return filter_rows(projections, self.shares, self.cosine, self.pitch_mm, filter, cutoff)
+
+    def backprojected(self, filtered: Tensor, grid: VolumeGrid) -> Tensor:
+        """Sum filtered projections (V, H, W) at every voxel (Z, Y, X)."""
+        weight = self.views.backprojection_weights()
+        return weighted_backproject(filtered, grid, self.views.scan, weight=weight)
+
+
+def filtered_views(projections: Tensor, scan: ScanGeometry, extend: bool) -> FilteredViews:
+    """Return the steps of the analytic method of a scan: those of `fdk` for cone, of `fbp` for parallel.
+
+    Args:
+        projections: (V, H, W) line integrals in unit times mm.
+        scan: a scan near a circle; see `circular.LARGEST_RESIDUAL`.
+        extend: whether rows of an object that reaches beyond the detector are continued.
+
+    Raises:
+        ValueError: a scan that is not near a circle, or wrong shapes.
+    """
+    steps = _cone_steps if scan.beam == "cone" else _parallel_steps
+    return steps(projections, scan, extend)
 
 
 def analytic(
@@ -86,24 +128,8 @@ def fdk(
         ValueError: a scan that is not near a circle or not cone beam, wrong shapes, an unknown filter or
             a cutoff outside (0, 1].
     """
-    views = prepared(projections, scan, "cone", "fdk", extend)
-    orbit = views.orbit
-    steps, closed = view_steps(orbit.angles_rad, 2 * np.pi)
-    u = views.columns_mm()
-    distance = orbit.source_to_detector_mm
-    fan = np.arctan2(u, distance)
-    weights = ray_weights(orbit.angles_rad, fan, u, views.edges, steps, closed) * steps[:, None]
-    needed = np.pi + 2.0 * np.abs(fan).max()
-    if arc_length(steps) < needed - 1e-6:
-        _LOG.warning(
-            "fdk: the views cover %.0f degrees, %.0f are needed for every line: expect streaks.",
-            np.rad2deg(arc_length(steps)),
-            np.rad2deg(needed),
-        )
-    # On the detector scaled down to the rotation axis, where FDK's formula filters.
-    pitch = orbit.pixel_mm[1] * orbit.source_to_axis_mm / distance
-    filtered = filter_rows(views.projections, weights, views.cosines, pitch, filter, cutoff)
-    return weighted_backproject(filtered, grid, views.scan, weight=views.backprojection_weights())
+    steps = _cone_steps(projections, scan, extend)
+    return steps.backprojected(steps.filtered(steps.views.projections, filter, cutoff), grid)
 
 
 def fbp(
@@ -138,6 +164,31 @@ def fbp(
         ValueError: a scan that is not near a circle or not parallel beam, wrong shapes, an unknown
             filter or a cutoff outside (0, 1].
     """
+    steps = _parallel_steps(projections, scan, extend)
+    return steps.backprojected(steps.filtered(steps.views.projections, filter, cutoff), grid)
+
+
+def _cone_steps(projections: Tensor, scan: ScanGeometry, extend: bool) -> FilteredViews:
+    views = prepared(projections, scan, "cone", "fdk", extend)
+    orbit = views.orbit
+    steps, closed = view_steps(orbit.angles_rad, 2 * np.pi)
+    u = views.columns_mm()
+    distance = orbit.source_to_detector_mm
+    fan = np.arctan2(u, distance)
+    weights = ray_weights(orbit.angles_rad, fan, u, views.edges, steps, closed) * steps[:, None]
+    needed = np.pi + 2.0 * np.abs(fan).max()
+    if arc_length(steps) < needed - 1e-6:
+        _LOG.warning(
+            "fdk: the views cover %.0f degrees, %.0f are needed for every line: expect streaks.",
+            np.rad2deg(arc_length(steps)),
+            np.rad2deg(needed),
+        )
+    # On the detector scaled down to the rotation axis, where FDK's formula filters.
+    pitch = orbit.pixel_mm[1] * orbit.source_to_axis_mm / distance
+    return FilteredViews(views, weights, views.cosines, pitch)
+
+
+def _parallel_steps(projections: Tensor, scan: ScanGeometry, extend: bool) -> FilteredViews:
     views = prepared(projections, scan, "parallel", "fbp", extend)
     angles, u = views.orbit.angles_rad, views.columns_mm()
     if views.edges is None:
@@ -151,7 +202,4 @@ def fbp(
             "fbp: the views cover %.0f degrees, 180 are needed for every line: expect streaks.",
             np.rad2deg(arc_length(steps)),
         )
-    weights = shares * steps[:, None]
-    pitch = views.orbit.pixel_mm[1]
-    filtered = filter_rows(views.projections, weights, lambda _: 1.0, pitch, filter, cutoff)
-    return weighted_backproject(filtered, grid, views.scan, weight=views.backprojection_weights())
+    return FilteredViews(views, shares * steps[:, None], lambda _: 1.0, views.orbit.pixel_mm[1])
