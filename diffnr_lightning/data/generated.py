@@ -1,7 +1,8 @@
-"""Objects that need no file: which kinds are generated, and how a source names one."""
+"""Objects that need no file: which kinds are generated, how a source names one, and what a source is called."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ def generated_seeds(source: str) -> tuple[str, range]:
             f"volume is {source!r}; {kind}:SEED or {kind}:FIRST-LAST with whole numbers is expected."
         )
     return kind, range(int(first), int(last) + 1)
+
+
+def source_name(source: str) -> str:
+    """Return what scans of a source are called: `phantom_7`, or the file without its ending."""
+    if is_generated(source):
+        return source.replace(":", "_")
+    path = Path(source)
+    if path.is_dir():
+        return path.name
+    # Dots are part of a name: a series of LUNA16 is called 1.3.6.1.4.1....mhd.
+    return path.name[:-7] if path.name.endswith(".nii.gz") else path.stem
 
 
 def generate(source: str, size: int) -> LoadedVolume:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,7 +16,12 @@ from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import Checked, folder_to_be
-from diffnr_lightning.workflows.volume_sources import load_source, volume_sources
+from diffnr_lightning.workflows.volume_sources import (
+    left_out,
+    load_source,
+    refuse_held_back,
+    volume_sources,
+)
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 LoadedVolume = deferred("diffnr_lightning.data.volumes.LoadedVolume")
@@ -115,12 +119,13 @@ def curate(
     folder, on one machine or several, make the same files as one process would.
 
     Args:
-        volumes: files, glob patterns, or generated objects: `phantom:` (chests) or `specimen:` with SEED or
-            FIRST-LAST.
+        volumes: files, glob patterns, sets of a split (`split:train`, `split:train[kind=head,limb]`), or generated
+            objects: `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST. What a split keeps for development or
+            test is refused.
         out: folder of pairs: one safetensors file a run, the settings in `config.yaml`, and `manifest.json`, which
             counts representations, layouts and views.
         methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.
-        exclude: names of volumes, or patterns of names, that must not be learned from, such as those of a test set.
+        exclude: names of volumes, patterns of names, or sets of a split (`split:test`) that must not be learned from.
         runs: scans of each volume.
         recipe: what all scans have in common; options of their own on the command line.
         variation: what is drawn for each scan, likewise.
@@ -143,7 +148,8 @@ def curate(
 
     Raises:
         FileNotFoundError: a file or pattern that names no volume.
-        ValueError: no volume, no method, a shard or device that does not exist, or a folder of other settings.
+        ValueError: no volume, one that a split keeps, no method, a shard or device that does not exist, or a folder of
+            other settings.
     """
     if not methods:
         raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
@@ -156,6 +162,8 @@ def curate(
         )
     shard_of(shard)
     sources = volume_sources(volumes)
+    unwanted = left_out(sources, exclude or [])
+    refuse_held_back(source for name, source in sources.items() if name not in unwanted)
     variation.check(recipe)
 
     from diffnr_lightning.workflows.progress import progress_bar
@@ -166,7 +174,7 @@ def curate(
     folder = PairsFolder(out, settings, list(sources))
     jobs = [
         job
-        for job in _jobs(list(sources), exclude or [], runs, shard, folder)
+        for job in _jobs(list(sources), unwanted, runs, shard, folder)
         if not folder.holds(job.name)
     ]
     described = settings.get("methods") or [{"class_path": type(m).__name__} for m in methods]
@@ -198,22 +206,22 @@ def curate(
 
 
 def _jobs(
-    volumes: list[str], exclude: list[str], runs: int, shard: str, folder: PairsFolder
+    volumes: list[str], unwanted: set[str], runs: int, shard: str, folder: PairsFolder
 ) -> list[Job]:
     """Scans of one shard; a volume that is left out leaves shards and methods of the others as they are."""
     part, parts = shard_of(shard)
     jobs = []
     for number, volume in enumerate(volumes):
         names = [f"{volume}_{run}" for run in range(runs)]
-        if not any(fnmatch(volume, pattern) for pattern in exclude):
+        if volume not in unwanted:
             if number % parts == part:
                 jobs += [Job(volume, name, number * runs + k) for k, name in enumerate(names)]
         elif any(folder.holds(name) for name in names):
             raise ValueError(
                 f"{folder.path} holds pairs of {volume}, which exclude leaves out; delete its files."
             )
-    if len(volumes) == sum(any(fnmatch(v, pattern) for pattern in exclude) for v in volumes):
-        raise ValueError(f"exclude {exclude} leaves no volume to scan; shorten it.")
+    if unwanted.issuperset(volumes):
+        raise ValueError("exclude leaves no volume to scan; shorten it.")
     return jobs
 
 

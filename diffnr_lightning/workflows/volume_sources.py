@@ -1,24 +1,31 @@
-"""Where volumes come from: files, patterns and generated objects, and what each is called."""
+"""Where volumes come from: files, patterns, sets of a split and generated objects, and what each is called."""
 
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffnr_lightning.data.generated import generate, generated_seeds, is_generated
+from diffnr_lightning.data.generated import generate, generated_seeds, is_generated, source_name
+from diffnr_lightning.data.splits import MEASURED, SplitVolume, is_selection, listed, selected
 
 if TYPE_CHECKING:
     from diffnr_lightning.data import LoadedVolume, ScanRecipe
+
+# The folder in which the files of a split lie.
+DATA_FOLDER = "DIFFNR_DATA"
 
 
 def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
     """Expand patterns and ranges.
 
     Args:
-        volumes: files, glob patterns, and `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST.
+        volumes: files, glob patterns, sets of a split (`split:development`, `split:test[kind=head,limb]`), and
+            `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST.
 
     Returns:
         Name -> file, `phantom:SEED` or `specimen:SEED`. A file is called as it is without its ending, and after its
@@ -26,15 +33,15 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: a file that does not exist, or a pattern that matches none.
-        ValueError: nothing at all, or two files of one name.
+        ValueError: nothing at all, two files of one name, no such set, or a set of files without DIFFNR_DATA.
     """
     sources = [source for entry in volumes for source in _expanded(entry)]
     if not sources:
         raise ValueError("volumes is empty; at least one file or phantom:SEED is expected.")
-    counts = Counter(_stem(source) for source in dict.fromkeys(sources))
+    counts = Counter(source_name(source) for source in dict.fromkeys(sources))
     named: dict[str, str] = {}
     for source in dict.fromkeys(sources):
-        name = _stem(source)
+        name = source_name(source)
         if counts[name] > 1:
             name = f"{Path(source).resolve().parent.name}_{name}"
         if name in named:
@@ -44,6 +51,46 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
             )
         named[name] = source
     return named
+
+
+def left_out(sources: Iterable[str], exclude: Sequence[str]) -> set[str]:
+    """Return the names that `exclude` leaves out of a training.
+
+    Args:
+        sources: names of volumes.
+        exclude: names, patterns of names, or sets of a split.
+
+    Raises:
+        FileNotFoundError: no such split.
+        ValueError: no such set.
+    """
+    patterns = [entry for entry in exclude if not is_selection(entry)]
+    kept_back = {
+        volume.name for entry in exclude if is_selection(entry) for volume in selected(entry)
+    }
+    return {
+        name
+        for name in sources
+        if name in kept_back or any(fnmatch(name, pattern) for pattern in patterns)
+    }
+
+
+def refuse_held_back(sources: Iterable[str]) -> None:
+    """Refuse to learn from what a split keeps for development or test.
+
+    Args:
+        sources: files and generated objects.
+
+    Raises:
+        ValueError: one of them is kept.
+    """
+    kept = [volume for source in sources if (volume := listed(source)) and volume.set != "train"]
+    if kept:
+        more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
+        raise ValueError(
+            f"volumes has {kept[0].volume}, which the splits keep for {kept[0].set}{more}; "
+            "--exclude split:development split:test leaves all of them out."
+        )
 
 
 def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
@@ -70,17 +117,30 @@ def _expanded(entry: str) -> list[str]:
     if is_generated(entry):
         kind, seeds = generated_seeds(entry)
         return [f"{kind}:{seed}" for seed in seeds]
+    if is_selection(entry):
+        return [_located(entry, volume) for volume in selected(entry)]
     found = [entry] if Path(entry).exists() else sorted(glob.glob(entry))
     if not found:
         raise FileNotFoundError(f"volumes has {entry!r}, which matches no file; check the path.")
     return found
 
 
-def _stem(source: str) -> str:
-    if is_generated(source):
-        return source.replace(":", "_")
-    path = Path(source)
-    if path.is_dir():
-        return path.name
-    # Dots are part of a name: a series of LUNA16 is called 1.3.6.1.4.1....mhd.
-    return path.name[:-7] if path.name.endswith(".nii.gz") else path.stem
+def _located(entry: str, volume: SplitVolume) -> str:
+    if is_generated(volume.volume):
+        return volume.volume
+    if volume.kind == MEASURED:
+        raise ValueError(
+            f"volumes has {entry!r}, which names projections such as {volume.volume}; volumes are expected here, and "
+            "`diffnr ingest` reads projections."
+        )
+    folder = os.environ.get(DATA_FOLDER)
+    if not folder:
+        raise ValueError(
+            f"volumes has {entry!r}, but {DATA_FOLDER} is not set; set it to the folder in which {volume.volume} lies."
+        )
+    path = Path(folder) / volume.volume
+    if not path.exists():
+        raise FileNotFoundError(
+            f"volumes has {entry!r}, but {path} does not exist; {DATA_FOLDER} names the folder of the volumes."
+        )
+    return str(path)

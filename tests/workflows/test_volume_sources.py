@@ -1,0 +1,71 @@
+import pytest
+
+from diffnr_lightning import cli
+from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """The development set's heads and chest as empty files in the folder that DIFFNR_DATA names."""
+    (tmp_path / "headneck").mkdir()
+    for name in ("headneck/pt_3.nii.gz", "headneck/pt_9.nii.gz", "chest_lungdx0001_1p7mm.nii.gz"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("DIFFNR_DATA", str(tmp_path))
+    return tmp_path
+
+
+def test_a_set_of_a_split_names_its_files(data):
+    found = volume_sources(["split:diffnr/development[kind=head,chest]", "specimen:7"])
+    assert found == {
+        "pt_3": str(data / "headneck/pt_3.nii.gz"),
+        "pt_9": str(data / "headneck/pt_9.nii.gz"),
+        "chest_lungdx0001_1p7mm": str(data / "chest_lungdx0001_1p7mm.nii.gz"),
+        "specimen_7": "specimen:7",
+    }
+
+
+def test_generated_volumes_of_a_split_need_no_folder(monkeypatch):
+    monkeypatch.delenv("DIFFNR_DATA", raising=False)
+    assert list(volume_sources(["split:test[kind=phantom]"]))[:2] == ["phantom_300", "phantom_301"]
+
+
+def test_files_of_a_split_need_the_folder(monkeypatch):
+    monkeypatch.delenv("DIFFNR_DATA", raising=False)
+    with pytest.raises(
+        ValueError, match="DIFFNR_DATA is not set; set it to the folder in which headneck/pt_3"
+    ):
+        volume_sources(["split:development[kind=head]"])
+
+
+def test_a_missing_file_of_a_split_is_named(data):
+    with pytest.raises(FileNotFoundError, match="sts_005.nii.gz does not exist; DIFFNR_DATA names"):
+        volume_sources(["split:development"])
+
+
+def test_projections_are_no_volumes(data):
+    with pytest.raises(ValueError, match="`diffnr ingest` reads projections"):
+        volume_sources(["split:test[kind=measured]"])
+
+
+def test_what_a_split_keeps_is_not_learned_from(data):
+    sources = volume_sources(["split:development[kind=head]", "phantom:299-300", "phantom:5"])
+    with pytest.raises(
+        ValueError,
+        match=r"headneck/pt_3.nii.gz, which the splits keep for development \(and 3 more\)",
+    ):
+        refuse_held_back(sources.values())
+    unwanted = left_out(sources, ["pt_?", "split:development[kind=phantom]", "split:test"])
+    assert unwanted == {"pt_3", "pt_9", "phantom_299", "phantom_300"}
+    refuse_held_back(["phantom:5", "split.nii.gz"])
+
+
+def test_curate_refuses_a_test_volume_and_leaves_it_out_on_demand(tmp_path, capsys):
+    words = (
+        "curate --config configs/tiny/curate.yaml --size 16 --volumes phantom:5 phantom:300".split()
+    )
+    words += ["--out", str(tmp_path / "pairs")]
+    assert cli.main(words) == cli.USAGE_ERROR
+    assert "phantom:300, which the splits keep for test" in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
+    assert cli.main([*words, "--exclude", "split:test"]) == 0
+    assert all("phantom_5" in path.name for path in (tmp_path / "pairs").glob("*.safetensors"))
