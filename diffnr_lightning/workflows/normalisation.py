@@ -1,4 +1,4 @@
-"""What is looked at and settled before a case is reconstructed: its grid, its edges and its scale."""
+"""What is looked at and settled before a case is reconstructed: grid, edges, scale, and photons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import math
 import torch
 
 from diffnr_lightning.data import Case
+from diffnr_lightning.data.noise import MU_WATER_PER_MM
 from diffnr_lightning.geometry import VolumeGrid, check_scan_sees_grid
+from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.solvers import initial_volume, object_radius, scan_truncation
 
 logger = logging.getLogger("diffnr")
@@ -83,3 +85,26 @@ def intensity_scale(case: Case) -> float:
             "and the sign right?"
         )
     return scale
+
+
+def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
+    """Return the photons behind the projections, in the case's unit, and say where they are from.
+
+    Args:
+        case: what is reconstructed.
+        assumed: photons without object where the case knows none; None leaves it at that.
+
+    Raises:
+        ValueError: an assumed number that is not positive.
+    """
+    if case.photons is not None:
+        return case.photons
+    if assumed is None:
+        logger.info(
+            "%s does not know its photons: all rays weigh alike (--photons assumes a number)",
+            case.name,
+        )
+        return None
+    width = None if case.window_hu is None else case.window_hu[1] - case.window_hu[0]
+    scale = 1.0 if width is None else MU_WATER_PER_MM * width / 1000.0
+    return PhotonCounts.assumed(case.projections, assumed, scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
@@ -30,6 +30,8 @@ def reconstruct(
     variant: str | None = None,
     seed: int | None = None,
     pad: float = 0.0,
+    weights: Literal["auto", "uniform"] = "auto",
+    photons: float | None = None,
     device: str = "cpu",
     checkpoint_every: int = 500,
     curves: Logger | None = None,
@@ -49,6 +51,9 @@ def reconstruct(
         pad: share of each edge by which the grid is larger while it is reconstructed; what is kept is cut out of it.
             It gives an object that reaches beyond the detector room. It should just hold the object: what is outside
             is not determined by the projections, and a larger grid takes density from the middle.
+        weights: of the rays; auto gives every ray the inverse of its variance where the case knows its photons or
+            `photons` are given, uniform weighs all rays alike, as the textbook methods do.
+        photons: without object, a pixel and view, that are assumed where the case does not know its own.
         device: where to compute: cpu, cuda or cuda:N.
         checkpoint_every: batches between two checkpoints of an optimisation.
         curves: Lightning logger, such as a WandbLogger, for the settings, loss and PSNR of an optimisation, the
@@ -64,7 +69,7 @@ def reconstruct(
     from diffnr_lightning.data import load_case
     from diffnr_lightning.metrics import projection_error
     from diffnr_lightning.projectors import project
-    from diffnr_lightning.workflows.normalisation import intensity_scale, working_grid
+    from diffnr_lightning.workflows.normalisation import intensity_scale, photons_of, working_grid
     from diffnr_lightning.workflows.progress import progress_bar
 
     if checkpoint_every < 1:
@@ -92,6 +97,9 @@ def reconstruct(
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         scale = intensity_scale(loaded)
+        counted = photons_of(loaded, photons)
+        counted = counted and counted.in_units_of(scale).to(place)
+        weighted = weights == "auto" and counted is not None
         problem = Problem(
             (loaded.projections / scale).to(place),
             loaded.scan,
@@ -99,6 +107,8 @@ def reconstruct(
             # Some generators take 32 bits only.
             seed % 2**31,
             progress=progress,
+            photons=counted,
+            weights=counted.weights() if weighted else None,
         )
         if isinstance(method, Scene):
             # Lightning is imported only where something is trained.
@@ -116,6 +126,7 @@ def reconstruct(
             )
         volume = method.reconstruct(problem).cpu()
         metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad}
+        metrics["weights"] = counted.origin if weighted else "uniform"
         if isinstance(method, Scene):
             metrics |= {"iterations": method.iterations, "history": convergence.history}
         if loaded.test_scan is not None:
