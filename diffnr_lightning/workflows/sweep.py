@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,24 +29,27 @@ def sweep(
     methods: list[str],
     out: Annotated[Path, folder_to_be("runs")],
     views: list[int],
-    scan: str = "data/body.yaml",
+    scans: tuple[str, ...] = ("data/body.yaml",),
     curves: str | None = None,
     seed: int | None = None,
     device: str = "cpu",
     shard: str = "0/1",
 ) -> Path:
-    """Scan volumes with several numbers of views and reconstruct each scan by several methods.
+    """Scan volumes in several ways and with several numbers of views, and reconstruct each scan by several methods.
 
-    Finished runs are left alone, so that the same command goes on where it stopped and shards can share the work.
+    Finished runs are left alone, so that the same command goes on where it stopped and shards can share the work. What
+    stands first in a list comes first: scans vary slowest, then views, then volumes. Shorter lists on the command line
+    run a part of a table, in the same folders.
 
     Args:
-        volumes: files, glob patterns, or generated objects: `phantom:` (chests) or `specimen:` with SEED or
-            FIRST-LAST.
+        volumes: files, glob patterns, sets of a split (`split:test`, `split:test[kind=head,limb]`), or generated
+            objects: `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST.
         methods: config files of `reconstruct`, by path or name, those of one method joined by `+`, such as
             `naf+diffnr/align`.
-        out: folder; gets `<views>_views/<volume>/case` and `<views>_views/<volume>/<method>`.
+        out: folder; gets `<scan>/<views>_views/<volume>/case` and `<scan>/<views>_views/<volume>/<method>`.
         views: numbers of views.
-        scan: config file of `simulate`, likewise.
+        scans: config files of `simulate`, likewise: `data/body+data/photons_1e5` is a scan fitted to the body with the
+            noise of the second file, and its folder is called `body+photons_1e5`.
         curves: config file of a Lightning logger, such as `loggers/wandb.yaml`; each run gets a logger of its own,
             and the sweep is their group where the logger has groups.
         seed: of the methods; null takes the cases'.
@@ -52,25 +57,33 @@ def sweep(
         shard: `K/N` takes every Nth scan, beginning with scan K.
 
     Raises:
-        ValueError: a shard or device that does not exist, two volumes or methods of one name, or a folder that holds
-            a case or run of other settings.
+        ValueError: a shard or device that does not exist, two volumes, scans or methods of one name, or a folder that
+            holds a case or run of other settings.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
     if not methods:
         raise ValueError("methods is empty; at least one config of `reconstruct` is expected.")
+    if not scans:
+        raise ValueError("scans is empty; at least one config of `simulate` is expected.")
     sources = volume_sources(volumes)
     part, parts = shard_of(shard)
     use_device(device)
 
     from diffnr_lightning.data import load_case
 
-    named = _named(methods, curves)
-    wanted = [(count, name) for count in views for name in sources][part::parts]
+    loggers = [] if curves is None else config_files(curves)
+    named = {name: [*files, *loggers] for name, files in _named("methods", methods).items()}
+    if CASE in named:
+        raise ValueError(
+            f"methods has a file called {CASE}, whose folder would be that of the case; rename the file."
+        )
+    recipes = _named("scans", scans)
+    wanted = list(product(recipes, views, sources))[part::parts]
     common: dict[str, Any] = {"device": device, **({} if seed is None else {"seed": seed})}
-    for count, name in wanted:
-        folder = out / f"{count}_views" / name
+    for scan, count, name in wanted:
+        folder = out / scan / f"{count}_views" / name
         case = {"volume": sources[name], "num_views": count, "out": folder / CASE}
-        scanning = configured(simulate, [scan], case)
+        scanning = configured(simulate, recipes[scan], case)
         # Before the case is written: what is wrong with a method is known then.
         runs = [
             _run(configs, out, {**common, "case": case["out"], "out": folder / method})
@@ -83,21 +96,16 @@ def sweep(
     return out
 
 
-def _named(methods: list[str], curves: str | None) -> dict[str, list[Path]]:
-    """Return the config files of each method by the name of its folder."""
-    loggers = [] if curves is None else config_files(curves)
+def _named(what: str, entries: Sequence[str]) -> dict[str, list[Path]]:
+    """Return the config files of each method or scan by the name of its folder."""
     named: dict[str, list[Path]] = {}
-    for method in methods:
-        name = method_name(method)
+    for entry in entries:
+        name = method_name(entry)
         if name in named:
             raise ValueError(
-                f"methods has {method} and another one that would be called {name} too; rename one of the files."
+                f"{what} has {entry} and another one that would be called {name} too; rename one of the files."
             )
-        if name == CASE:
-            raise ValueError(
-                f"methods has {method}, whose folder would be that of the case; rename the file."
-            )
-        named[name] = [*config_files(method), *loggers]
+        named[name] = config_files(entry)
     return named
 
 

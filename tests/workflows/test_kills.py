@@ -63,7 +63,7 @@ def command_line(command, inputs):
             *("--module.init_args.log_every", 1, "--checkpoint_every", 1),
         ],
         "sweep": [
-            *("--volumes", "phantom:3", "--views", 6, 9, "--scan", TINY / "simulate.yaml"),
+            *("--volumes", "phantom:3", "--views", 6, 9, "--scans", TINY / "simulate.yaml"),
             *("--methods", "fdk", gaussians),
         ],
     }

@@ -148,7 +148,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def test_wandb_gets_one_run_for_each_of_a_sweep(offline, tmp_path):
-    options = ["--volumes", "phantom:3", "--views", "6", "--scan", TINY / "simulate.yaml"]
+    options = ["--volumes", "phantom:3", "--views", "6", "--scans", TINY / "simulate.yaml"]
     options += ["--methods", "reconstruct/fdk.yaml", GAUSSIANS, "--curves", "loggers/wandb.yaml"]
     assert diffnr("sweep", *options, "--out", "table") == 0
     runs = sorted(path.parent for path in Path("table").rglob("metrics.json"))

@@ -40,7 +40,7 @@ def test_jobs_share_a_sweep(tmp_path, capsys):
     settings = {
         "volumes": ["phantom:1-2"],
         "views": [8],
-        "scan": str(scan),
+        "scans": [str(scan)],
         "methods": ["reconstruct/fdk.yaml"],
         "out": str(tmp_path / "runs"),
     }
@@ -50,7 +50,9 @@ def test_jobs_share_a_sweep(tmp_path, capsys):
         == 0
     )
     for seed in (1, 2):
-        metrics = tmp_path / "runs" / "8_views" / f"phantom_{seed}" / "fdk" / "metrics.json"
+        metrics = (
+            tmp_path / "runs" / scan.stem / "8_views" / f"phantom_{seed}" / "fdk" / "metrics.json"
+        )
         assert json.loads(metrics.read_text())["protocols"]["r2"]["psnr"] > 5
     told = capsys.readouterr().out
     assert "--shard 0/2" in told and "--shard 1/2" in told

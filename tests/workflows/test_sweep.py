@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from diffnr_lightning import cli
 from diffnr_lightning.workflows import Solver
+from diffnr_lightning.workflows.scanned_case import scanned_case
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
 SCANS = ["phantom_3", "phantom_4"]
@@ -16,7 +18,7 @@ METHODS = ["fdk", "sirt"]
 def sweep(out, *options):
     arguments = ["--volumes", "phantom:3", "phantom:4", "--views", "6", "9", "--out", out]
     arguments += ["--methods", "reconstruct/fdk.yaml", "configs/reconstruct/sirt.yaml"]
-    arguments += ["--scan", TINY / "simulate.yaml"]
+    arguments += ["--scans", TINY / "simulate.yaml"]
     return cli.main(["sweep", *map(str, [*arguments, *options])])
 
 
@@ -32,17 +34,19 @@ def whole(tmp_path_factory):
 
 
 def test_every_method_meets_every_scan(whole):
-    expected = [f"{v}_views/{scan}/{m}" for v in (6, 9) for scan in SCANS for m in METHODS]
+    expected = [f"simulate/{v}_views/{scan}/{m}" for v in (6, 9) for scan in SCANS for m in METHODS]
     assert runs(whole) == sorted(expected)
     for views in (6, 9):
-        metrics = json.loads((whole / f"{views}_views/phantom_3/sirt/metrics.json").read_text())
+        metrics = json.loads(
+            (whole / f"simulate/{views}_views/phantom_3/sirt/metrics.json").read_text()
+        )
         assert metrics["views"] == views
         assert metrics["protocols"]["r2"]["psnr"] > 15
 
 
 def test_a_sweep_goes_on_where_it_stopped(whole):
-    missing = whole / "9_views/phantom_4/fdk/metrics.json"
-    kept = whole / "9_views/phantom_4/sirt/metrics.json"
+    missing = whole / "simulate/9_views/phantom_4/fdk/metrics.json"
+    kept = whole / "simulate/9_views/phantom_4/sirt/metrics.json"
     before = kept.stat().st_mtime_ns
     score = json.loads(missing.read_text())["protocols"]
     missing.unlink()
@@ -59,9 +63,10 @@ def test_a_finished_run_is_not_built_again(whole, monkeypatch):
     assert sweep(whole) == 0
 
 
-def test_a_case_of_other_settings_is_refused(whole, capsys):
+def test_a_case_of_other_settings_is_refused(whole, tmp_path, capsys):
     before = sorted(whole.rglob("*"))
-    changed = ["--scan", "data/body.yaml"]
+    (tmp_path / "simulate.yaml").write_text("size: 128\n")
+    changed = ["--scans", tmp_path / "simulate.yaml"]
     assert sweep(whole, *changed) == cli.USAGE_ERROR
     line = capsys.readouterr().err.splitlines()[-1]
     assert "6_views/phantom_3/case holds a case with recipe.size = 24, not 128" in line
@@ -71,7 +76,7 @@ def test_a_case_of_other_settings_is_refused(whole, capsys):
 
 def test_a_case_that_was_exchanged_is_refused(whole, tmp_path, capsys):
     copy = shutil.copytree(whole, tmp_path / "copy")
-    view = copy / "6_views/phantom_3/case/proj_train/0000.npy"
+    view = copy / "simulate/6_views/phantom_3/case/proj_train/0000.npy"
     np.save(view, 2 * np.load(view))
     assert sweep(copy) == cli.USAGE_ERROR
     assert "another content of case" in capsys.readouterr().err
@@ -98,6 +103,30 @@ def test_shards_share_the_scans(whole, tmp_path):
         assert scores[0]["protocols"] == scores[1]["protocols"]
 
 
+def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
+    """The first scan comes first, and is that of a sweep of one scan."""
+    order = []
+    module = importlib.import_module("diffnr_lightning.workflows.sweep")
+    monkeypatch.setattr(module, "scanned_case", lambda s: order.append(s) or scanned_case(s))
+    (tmp_path / "loud.yaml").write_text("noise: {mode: physical, photons: 100}\n")
+    base = TINY / "simulate.yaml"
+    scans = ["--scans", f"{base}+{tmp_path / 'loud.yaml'}", base]
+    few = ["--methods", "fdk", "--views", "9", "6", "--volumes", "phantom:3"]
+    assert sweep(tmp_path / "out", *scans, *few) == 0
+    folders = [str(s.resolved["out"].split("/out/")[1]) for s in order]
+    assert folders == [
+        f"{scan}/{views}_views/phantom_3/case"
+        for scan in ("simulate+loud", "simulate")
+        for views in (9, 6)
+    ]
+    assert [s.resolved["noise"]["photons"] for s in order] == [100, 100, 1e5, 1e5]
+    scores = [
+        json.loads((tmp_path / "out" / scan / "9_views/phantom_3/fdk/metrics.json").read_text())
+        for scan in ("simulate+loud", "simulate")
+    ]
+    assert scores[0]["protocols"]["r2"]["psnr"] < scores[1]["protocols"]["r2"]["psnr"] - 1
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -106,9 +135,10 @@ def test_shards_share_the_scans(whole, tmp_path):
         (["--shard", "2/2"], "shard is '2/2'"),
         (["--device", "cuda:99"], "device is 'cuda:99' but torch finds"),
         (["--device", "tpu"], "cpu, cuda or cuda:N is expected"),
-        (["--scan", "data/none.yaml"], "none.yaml"),
+        (["--scans", "data/none.yaml"], "none.yaml"),
         (["--curves", "loggers/none.yaml"], "none.yaml"),
         (["--methods", "reconstruct/fdk.yaml", "fdk"], "would be called fdk too"),
+        (["--scans", "data/body.yaml", "data/body"], "scans has data/body and another one"),
     ],
 )
 def test_sweeps_that_cannot_be(tmp_path, capsys, options, words):
