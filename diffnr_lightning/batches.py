@@ -15,12 +15,15 @@ class ViewBatch(NamedTuple):
         projection: (B, H, W) float32 line integrals, unit of the volume times mm.
         rows: rows of the detector that the projection shows; all unless said otherwise.
         columns: columns of the detector that the projection shows.
+        weights: (B, H, W) factors on the differences from the projection, about 1 behind the object
+            (`ray_factors`); None where all rays count alike.
     """
 
     view: Tensor
     projection: Tensor
     rows: slice = slice(None)
     columns: slice = slice(None)
+    weights: Tensor | None = None
 
 
 class SlicePair(NamedTuple):

@@ -11,6 +11,9 @@ from torch import Tensor
 # The variance of a count is its expectation, which is estimated from the neighbours too: weights that follow
 # the noise of their own ray prefer rays that were counted high, that is, low line integrals.
 _NEIGHBOURS = 3
+# An L1 loss of noise alone wants 1/2. A representation has errors of its own besides, which know nothing of
+# photons, and then half of that serves better.
+_POWER = 0.25
 
 
 class PhotonCounts(NamedTuple):
@@ -92,3 +95,22 @@ class PhotonCounts(NamedTuple):
         expected = self.air.double() * torch.exp(-self.scale * projections.double())
         variance = (expected + self.electronic**2).clamp_min(torch.finfo(torch.float32).tiny)
         return ((self.counts.double() - expected).square() / variance).mean(dim=(1, 2))
+
+
+def ray_factors(weights: Tensor, projections: Tensor) -> Tensor:
+    """Return what the differences of rendered from measured projections are multiplied by in an L1 loss.
+
+    The mean over the lengths of object that the rays pass is 1: rates, and the balance with other terms of a loss,
+    stay what they are without weights. Weights that are all alike give ones.
+
+    Args:
+        weights: (V, H, W) statistical weights, of which only the ratios matter.
+        projections: (V, H, W) measured.
+
+    Returns:
+        (V, H, W) not negative; 0 for rays without light.
+    """
+    factors = weights.clamp_min(0.0).pow(_POWER)
+    lengths = projections.clamp_min(0.0)
+    mean = (factors.double() * lengths).sum() / lengths.double().sum()
+    return factors / mean.clamp_min(torch.finfo(factors.dtype).tiny).to(factors)

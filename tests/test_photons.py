@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffnr_lightning.photons import PhotonCounts
+from diffnr_lightning.photons import PhotonCounts, ray_factors
 
 
 def counted(line_integrals, photons=1e4, electronic=10.0, scale=1.0, seed=0):
@@ -64,3 +64,20 @@ def test_assumed_counts_refuse_what_no_beam_has():
     with pytest.raises(ValueError, match="photons is 0; a positive number"):
         PhotonCounts.assumed(torch.ones(2, 4, 4), 0)
     assert PhotonCounts.assumed(torch.zeros(2, 4, 4), 1e3).weights().mean() == pytest.approx(1e3)
+
+
+def test_ray_factors_are_one_on_average_over_the_object_whatever_the_unit_of_the_weights():
+    projections = torch.linspace(0, 6, 300).reshape(1, 15, 20)
+    weights = torch.exp(-projections)
+    factors = ray_factors(weights, projections)
+    assert float((factors * projections).sum()) == pytest.approx(float(projections.sum()), rel=1e-5)
+    assert (factors.flatten().diff() < 0).all()
+    torch.testing.assert_close(ray_factors(700 * weights, projections), factors)
+    torch.testing.assert_close(ray_factors(0 * weights + 3, projections), torch.ones(1, 15, 20))
+
+
+def test_rays_without_light_do_not_count_in_ray_factors():
+    weights = torch.ones(1, 4, 4)
+    weights[0, 1, 2] = 0
+    factors = ray_factors(weights, torch.ones(1, 4, 4))
+    assert factors[0, 1, 2] == 0 and factors.isfinite().all()

@@ -116,6 +116,7 @@ class ViewDraws(Dataset[ViewBatch]):
         rank: number of this process.
         world_size: processes that share the run.
         rays: which pixels an iteration uses; None is all.
+        weights: (V, H, W) factors on the differences from the projections; None is 1.
     """
 
     def __init__(
@@ -126,8 +127,9 @@ class ViewDraws(Dataset[ViewBatch]):
         rank: int = 0,
         world_size: int = 1,
         rays: RaySampling | None = None,
+        weights: Tensor | None = None,
     ) -> None:
-        self.projections = projections
+        self.projections, self.weights = projections, weights
         self.seed, self.batch_size = seed, batch_size
         self.rank, self.world_size = rank, world_size
         self.rays = rays
@@ -139,12 +141,15 @@ class ViewDraws(Dataset[ViewBatch]):
         count = len(self.projections)
         draws = (divmod(first + offset, count) for offset in range(self.batch_size))
         views = torch.tensor([int(self._order(k)[place]) for k, place in draws])
-        if self.rays is None:
-            return ViewBatch(views, self.projections[views])
-        generator = np.random.default_rng([self.seed, iteration, self.rank, 1])
-        rows, columns = self.rays.draw(tuple(self.projections.shape[1:]), generator)
-        window = self.projections[:, rows, columns][views]
-        return ViewBatch(views, window, rows, columns)
+        rows, columns = slice(None), slice(None)
+        if self.rays is not None:
+            generator = np.random.default_rng([self.seed, iteration, self.rank, 1])
+            rows, columns = self.rays.draw(tuple(self.projections.shape[1:]), generator)
+        window, weights = (
+            None if images is None else images[:, rows, columns][views]
+            for images in (self.projections, self.weights)
+        )
+        return ViewBatch(views, window, rows, columns, weights)
 
     def _permutation(self, pass_number: int) -> np.ndarray:
         return np.random.default_rng([self.seed, pass_number]).permutation(len(self.projections))
@@ -161,12 +166,14 @@ class ScanData(lightning.LightningDataModule):
         rays: which pixels a batch uses; None is all.
         features: (1, 2, F) features of two projections that came with the scan; the callback that calls the prior
             hands them on.
+        weights: (V, H, W) factors on the differences from the projections (`ray_factors`); None is 1.
 
     Attributes:
         iteration: batches handed to the module so far; kept in checkpoints.
 
     Raises:
-        ValueError: projections that are not (V, H, W), no iteration, or an empty batch.
+        ValueError: projections that are not (V, H, W), no iteration, an empty batch, or weights
+            of another shape.
     """
 
     def __init__(
@@ -178,6 +185,7 @@ class ScanData(lightning.LightningDataModule):
         batch_size: int = 1,
         rays: RaySampling | None = None,
         features: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         if projections.ndim != 3:
@@ -188,7 +196,12 @@ class ScanData(lightning.LightningDataModule):
             raise ValueError(f"iterations is {iterations}; at least one is expected.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; at least one is expected.")
-        self.projections = projections
+        if weights is not None and weights.shape != projections.shape:
+            raise ValueError(
+                f"weights have shape {tuple(weights.shape)}; {tuple(projections.shape)}, that of the "
+                "projections, is expected."
+            )
+        self.projections, self.weights = projections, weights
         self.seed, self.iterations, self.batch_size = seed, iterations, batch_size
         self.rays = rays
         self.features = features
@@ -199,7 +212,15 @@ class ScanData(lightning.LightningDataModule):
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        views = ViewDraws(self.projections, self.seed, self.batch_size, rank, world_size, self.rays)
+        views = ViewDraws(
+            self.projections,
+            self.seed,
+            self.batch_size,
+            rank,
+            world_size,
+            self.rays,
+            self.weights,
+        )
         sampler = IterationSampler(self.iterations, self.iteration)
         return DataLoader(views, sampler=sampler, batch_size=None, num_workers=0)
 

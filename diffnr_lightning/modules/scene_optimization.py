@@ -107,15 +107,25 @@ class SceneOptimization(lightning.LightningModule):
         scan = self.scan[batch.view].window(batch.rows, batch.columns)
         rendered = self.length_scale * self.representation.render(scan)  # (B, H, W)
         measured = self.length_scale * batch.projection
-        loss = l1(rendered, measured)
-        if self.lambda_ssim:
-            loss = loss + self.lambda_ssim * (1 - ssim_2d(rendered, measured).mean())
+        loss = self._image_loss(rendered, measured, batch.weights)
         if self.lambda_tv:
             loss = loss + self.lambda_tv * tv_3d(
                 self.representation.query(self._random_cube(self.tv_size)[0])
             )
         if self.reference is not None and self.iteration % self.reference_every == 0:
             loss = loss + self.lambda_diff * self.reference_distance()
+        return loss
+
+    def _image_loss(self, rendered: Tensor, measured: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the distance of rendered from measured projections (B, H, W), lengths in half edges."""
+        if weights is None:
+            loss = l1(rendered, measured)
+        else:
+            loss = l1(weights * rendered, weights * measured)
+            # What rays without light hold is no structure: there the rendering is its own reference.
+            measured = torch.lerp(rendered.detach(), measured, weights.clamp(max=1.0))
+        if self.lambda_ssim:
+            loss = loss + self.lambda_ssim * (1 - ssim_2d(rendered, measured).mean())
         return loss
 
     def reference_distance(self) -> Tensor:

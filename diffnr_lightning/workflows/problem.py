@@ -48,6 +48,22 @@ class Problem(NamedTuple):
     photons: PhotonCounts | None = None
     weights: Tensor | None = None
 
+    def of_views(self, views: Tensor) -> Problem:
+        """Return the problem of some views alone, without a checkpoint and without those who watch.
+
+        Args:
+            views: (V,) bool.
+        """
+        return self._replace(
+            projections=self.projections[views],
+            scan=self.scan[views],
+            photons=None if self.photons is None else self.photons.of_views(views),
+            weights=None if self.weights is None else self.weights[views],
+            checkpoint=None,
+            callbacks=(),
+            curves=None,
+        )
+
 
 class Method(ABC):
     """A way from projections to a volume; subclasses are named in configs by ``class_path``.

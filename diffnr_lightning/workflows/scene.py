@@ -12,6 +12,7 @@ from diffnr_lightning.callbacks import DensityControl, PseudoReference
 from diffnr_lightning.data import RaySampling, ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
+from diffnr_lightning.photons import ray_factors
 from diffnr_lightning.representations import GaussianCloud, Representation
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.solver import Solver
@@ -146,6 +147,9 @@ class Scene(Method):
             batch_size=min(self.views, len(problem.scan)),
             rays=self.rays,
             features=problem.features,
+            weights=None
+            if problem.weights is None
+            else ray_factors(problem.weights, problem.projections),
         )
         resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

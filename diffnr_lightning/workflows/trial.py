@@ -83,13 +83,7 @@ class Trial:
         held_out = (torch.arange(self.views) + 0.5) * count / self.views
         fitted_to = torch.ones(count, dtype=torch.bool)
         fitted_to[held_out.long()] = False
-        fitted = problem._replace(
-            projections=problem.projections[fitted_to],
-            scan=problem.scan[fitted_to],
-            checkpoint=None,
-            callbacks=(),
-            curves=None,
-        )
+        fitted = problem.of_views(fitted_to)
         volume = fit(fitted, self.iterations)
         with torch.no_grad():
             repaired = repair(volume, fitted.projections, problem.grid, fitted.scan).volume

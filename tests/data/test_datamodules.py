@@ -137,6 +137,15 @@ def test_windows_are_functions_of_seed_number_and_process():
     assert windows(1, 0) != windows(2, 0)
 
 
+@pytest.mark.parametrize("rays", [None, RaySampling(4, 3)])
+def test_a_batch_brings_the_weights_of_its_rays(rays):
+    weights = torch.rand(IMAGES.shape, generator=torch.Generator().manual_seed(1))
+    batch = ViewDraws(IMAGES, seed=0, batch_size=2, rays=rays, weights=weights)[7]
+    assert batch.weights.shape == batch.projection.shape
+    assert torch.equal(batch.weights, weights[batch.view][:, batch.rows, batch.columns])
+    assert ViewDraws(IMAGES, seed=0, rays=rays)[7].weights is None
+
+
 def test_sampler_keeps_the_length_of_the_whole_run():
     sampler = IterationSampler(10, start=7)
     assert list(sampler) == [7, 8, 9]
@@ -150,6 +159,7 @@ def test_senseless_runs_are_refused(one_sentence):
         lambda: ScanData(PROJECTIONS, seed=0, iterations=0),
         lambda: ScanData(PROJECTIONS, seed=0, iterations=1, batch_size=0),
         lambda: ScanData(PROJECTIONS[0], seed=0, iterations=1),
+        lambda: ScanData(PROJECTIONS, seed=0, iterations=1, weights=PROJECTIONS[:1]),
         lambda: RaySampling(0, 3),
         lambda: RaySampling(patches=1.5),
         lambda: ScanData(PROJECTIONS, seed=0, iterations=1).load_state_dict(

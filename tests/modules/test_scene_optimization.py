@@ -97,6 +97,41 @@ def test_a_window_is_compared_with_its_part_of_the_rendering(truth, projections)
     torch.testing.assert_close(loss, expected)
 
 
+def weighted_step(module, projections, weights, views=(1, 4)):
+    views = torch.tensor(views)
+    return module.training_step(ViewBatch(views, projections[views], weights=weights), 0)
+
+
+def test_equal_weights_are_none(truth, projections):
+    losses = [
+        weighted_step(voxels(0.7 * truth, lambda_ssim=0.25), projections, weights)
+        for weights in (None, torch.ones(2, 18, 18))
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_differences_count_by_the_weights_of_their_rays(truth, projections):
+    weights = torch.rand(2, 18, 18, generator=torch.Generator().manual_seed(0))
+    module = voxels(0.7 * truth, lambda_ssim=0, lambda_tv=0)
+    difference = 0.3 * 2 / 28.0 * project(truth, GRID, SCAN[[1, 4]])
+    loss = weighted_step(module, projections, weights)
+    torch.testing.assert_close(loss, (weights * difference).mean())
+
+
+def test_rays_without_light_move_nothing(truth, projections):
+    weights = torch.ones(2, 18, 18)
+    weights[:, :, 9:] = 0
+    spoilt = projections.clone()
+    spoilt[..., 9:] += 5
+    gradients = []
+    for measured in (projections, spoilt):
+        module = voxels(0.7 * truth, lambda_ssim=0.25, lambda_tv=0)
+        weighted_step(module, measured, weights).backward()
+        gradients.append(module.representation.values.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
 def test_the_reference_takes_part_every_tau_batches(truth, projections):
     module = voxels(0.7 * truth, lambda_tv=0, lambda_diff=3.0, reference_every=2)
     without = [float(step(module, projections)) for _ in range(4)]
