@@ -80,7 +80,7 @@ def setting(size: int, views: int) -> Setting:
 def ours(case: Setting, rounds: int, reference_rounds: int) -> dict[str, list[Contender]]:
     """The operations of this package."""
     grid, scan, volume, projections = case
-    weights = normalise(grid, scan, projections)
+    normalisation = normalise(grid, scan, projections)
 
     def on(operator: Callable[..., torch.Tensor], array: torch.Tensor, backend: str, count: int):
         return Contender(
@@ -113,7 +113,7 @@ def ours(case: Setting, rounds: int, reference_rounds: int) -> dict[str, list[Co
         "SIRT iteration": [
             Contender(
                 "separable",
-                lambda: sirt(projections, grid, scan, iterations=1, weights=weights),
+                lambda: sirt(projections, grid, scan, iterations=1, normalisation=normalisation),
                 torch.Tensor.numpy,
                 rounds,
             )

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from diffnr_lightning.consistency.normalisation import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import project
 
 
-def misfit(volume: Tensor, projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> float:
+def misfit(
+    volume: Tensor,
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    weights: Tensor | None = None,
+) -> float:
     """Return the mean square of what a volume leaves unexplained of its projections.
 
     Args:
@@ -16,8 +23,12 @@ def misfit(volume: Tensor, projections: Tensor, grid: VolumeGrid, scan: ScanGeom
         projections: (V, H, W) measured, line integrals of the same quantity in mm.
         grid: voxels of the volume.
         scan: geometry of the projections.
+        weights: (V, H, W) of the rays in the mean, of which only the ratios matter; None weighs all alike.
     """
-    return float((project(volume, grid, scan) - projections).square().mean())
+    squares = (project(volume, grid, scan) - projections).square()
+    if weights is not None:
+        squares = squares * relative_weights(weights, scan, squares)
+    return float(squares.mean())
 
 
 def best_share(
@@ -26,6 +37,7 @@ def best_share(
     projections: Tensor,
     grid: VolumeGrid,
     scan: ScanGeometry,
+    weights: Tensor | None = None,
 ) -> float:
     """Return the share of a change at which the projections are explained best.
 
@@ -38,6 +50,7 @@ def best_share(
         projections: (V, H, W) measured, line integrals of the same quantity in mm.
         grid: voxels of the volumes.
         scan: geometry of the projections.
+        weights: as in `misfit`.
 
     Returns:
         s in [0, 1] that minimises the mean square of the residual of
@@ -45,5 +58,6 @@ def best_share(
     """
     residual = (projections - project(volume, grid, scan)).double()
     change = project(changed - volume, grid, scan).double()
-    along, across = float((residual * change).sum()), float(change.square().sum())
+    weighted = change if weights is None else change * relative_weights(weights, scan, change)
+    along, across = float((residual * weighted).sum()), float((change * weighted).sum())
     return min(max(along / across, 0.0), 1.0) if across > 0 else 1.0

@@ -16,11 +16,12 @@ from diffnr_lightning.projectors import backproject, project
 _GRAZING = 1e-3
 
 
-class Weights(NamedTuple):
-    """Reciprocal sums of the system matrix of one scan.
+class Normalisation(NamedTuple):
+    """What the residual of every ray and the step of every voxel are multiplied by.
 
     Attributes:
-        rays: (V, H, W) one over the length of every ray inside the grid, 1/mm; 0 where it misses.
+        rays: (V, H, W) one over the length of every ray inside the grid, 1/mm, 0 where it misses; or the statistical
+            weights of the rays, of mean 1.
         voxels: (Z, Y, X) one over the sum of every voxel's weights; 0 where no ray meets it.
     """
 
@@ -28,17 +29,62 @@ class Weights(NamedTuple):
     voxels: Tensor
 
 
-def normalise(grid: VolumeGrid, scan: ScanGeometry, like: Tensor) -> Weights:
-    """Return the weights of a scan, in the dtype and on the device of ``like``.
+def normalise(
+    grid: VolumeGrid, scan: ScanGeometry, like: Tensor, weights: Tensor | None = None
+) -> Normalisation:
+    """Return the normalisation of a scan, in the dtype and on the device of ``like``.
+
+    With weights W the steps ``x <- x + C A^T W (b - A x)`` with ``C = 1 / A^T W A 1`` go down to the weighted least
+    squares, whatever the weights: C bounds their curvature. Without them W is one over the length of every ray, which
+    SIRT and SART take.
 
     Args:
         grid: the voxels.
         scan: all views of the scan, or a subset of them.
         like: any tensor of the reconstruction.
+        weights: (V, H, W) statistical weights of the rays, not negative, of which only the ratios matter.
+
+    Raises:
+        ValueError: weights of another shape, or that are negative or not finite, or all zero.
+
+    Source: H. Erdogan, J. A. Fessler, "Ordered subsets algorithms for transmission tomography", Phys. Med. Biol. 1999,
+    eq. 18: separable quadratic surrogates.
     """
-    rays = project(like.new_ones(grid.shape), grid, scan)
-    voxels = backproject(torch.ones_like(rays), grid, scan)
-    return Weights(_reciprocal(rays), _reciprocal(voxels))
+    lengths = project(like.new_ones(grid.shape), grid, scan)
+    sums = backproject(torch.ones_like(lengths), grid, scan)
+    if weights is None:
+        return Normalisation(_reciprocal(lengths), _reciprocal(sums))
+    rays = relative_weights(weights, scan, like)
+    curvature = backproject(rays * lengths, grid, scan)
+    # Voxels behind starved rays alone have a small curvature and are measured all the same: only those that no ray
+    # meets properly are left out.
+    curvature[sums <= _GRAZING * sums.max()] = 0.0
+    return Normalisation(rays, torch.where(curvature > 0, 1.0 / curvature, 0.0))
+
+
+def relative_weights(weights: Tensor, scan: ScanGeometry, like: Tensor) -> Tensor:
+    """Return statistical weights (V, H, W) scaled to a mean of 1, in the dtype and on the device of ``like``.
+
+    Args:
+        weights: (V, H, W) not negative.
+        scan: the views that they belong to.
+        like: any tensor of the reconstruction.
+
+    Raises:
+        ValueError: weights of another shape, or that are negative or not finite, or all zero.
+    """
+    expected = (len(scan), *scan.detector_shape)
+    if tuple(weights.shape) != expected:
+        raise ValueError(
+            f"weights has shape {tuple(weights.shape)}; {expected} (V, H, W) is expected, one for every ray."
+        )
+    mean, least = float(weights.double().mean()), float(weights.min())
+    if not (least >= 0.0 and 0.0 < mean < float("inf")):
+        raise ValueError(
+            f"weights has a least value of {least:.4g} and a mean of {mean:.4g}; finite numbers of at least 0 are "
+            "expected that are not all zero."
+        )
+    return (weights.double() / mean).to(like)
 
 
 def _reciprocal(sums: Tensor) -> Tensor:

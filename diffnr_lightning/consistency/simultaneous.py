@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffnr_lightning.consistency.normalisation import Weights, normalise
+from diffnr_lightning.consistency.normalisation import Normalisation, normalise
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
 
@@ -22,7 +22,8 @@ def simultaneous_steps(
     iterations: int,
     relaxation: float = 1.0,
     nonnegative: bool = True,
-    weights: Weights | None = None,
+    weights: Tensor | None = None,
+    normalisation: Normalisation | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
     """Iterate ``x <- x + relaxation * C A^T R (b - A x)`` in place, C and R from `normalise`.
@@ -35,19 +36,24 @@ def simultaneous_steps(
         iterations: passes over all views.
         relaxation: length of the step, in (0, 2).
         nonnegative: set negative voxels to zero after every iteration.
-        weights: `normalise(grid, scan, projections)` if it is known from an earlier call.
+        weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
+            None weighs them as SIRT does, by one over their length inside the grid.
+        normalisation: `normalise(grid, scan, projections, weights)` if it is known from an earlier call.
         progress: called with (done, total, text) after every iteration.
 
     Returns:
         (Z, Y, X), the volume that was given.
 
+    Raises:
+        ValueError: weights of another shape, or that are negative or not finite, or all zero.
+
     Source: J. Gregor, T. Benson, "Computational analysis and improvement of SIRT", IEEE TMI 2008.
     """
-    weights = weights or normalise(grid, scan, projections)
-    step = relaxation * weights.voxels
+    normalisation = normalisation or normalise(grid, scan, projections, weights)
+    step = relaxation * normalisation.voxels
     for done in range(1, iterations + 1):
         residual = projections - project(volume, grid, scan)
-        volume.addcmul_(step, backproject(residual * weights.rays, grid, scan))
+        volume.addcmul_(step, backproject(residual * normalisation.rays, grid, scan))
         if nonnegative:
             volume.clamp_(min=0.0)
         if progress is not None:

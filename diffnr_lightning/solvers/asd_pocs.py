@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
 from diffnr_lightning.solvers.sart import ordered_subsets, subset_pass
@@ -38,6 +39,7 @@ def asd_pocs(
     relaxation: float = 1.0,
     decay: float = 0.95,
     initial: Tensor | None = None,
+    weights: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Look for the non-negative volume of least total variation that explains the projections.
@@ -58,6 +60,8 @@ def asd_pocs(
         relaxation: length of the data steps of the first pass, in (0, 2).
         decay: factor on the relaxation after every pass.
         initial: (Z, Y, X) to start from; None starts from zeros.
+        weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
+            None weighs them as SART does.
         progress: called with (done, total, text) after every iteration.
 
     Returns:
@@ -76,8 +80,11 @@ def asd_pocs(
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a factor in (0, 1] is expected.")
     volume = start_volume(projections, grid, scan, initial)
-    parts = ordered_subsets(projections, grid, scan, subsets)
-    allowed = tolerance * float(projections.norm())
+    parts = ordered_subsets(projections, grid, scan, subsets, weights)
+    squares = projections.square()
+    if weights is not None:
+        squares = squares * relative_weights(weights, scan, projections)
+    allowed = tolerance * float(squares.sum()) ** 0.5
     length = smoothing = 0.0
     for done in range(1, iterations + 1):
         before = volume.clone()

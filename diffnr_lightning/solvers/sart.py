@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.consistency import normalise
+from diffnr_lightning.consistency import Normalisation, normalise, relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
@@ -29,9 +29,11 @@ class Subset(NamedTuple):
     Attributes:
         scan: the views of the subset.
         projections: (v, H, W) their measurements.
-        ray_weights: (v, H, W) as in `Weights.rays`.
-        voxel_weights: (Z, Y, X) as in `Weights.voxels`, float16 in units of ``voxel_scale``.
+        ray_weights: (v, H, W) as in `Normalisation.rays`.
+        voxel_weights: (Z, Y, X) as in `Normalisation.voxels`, float16 in units of ``voxel_scale``; bfloat16 for
+            statistical weights, which make it span more than float16 holds.
         voxel_scale: the largest voxel weight.
+        statistical: whether the ray weights are those of the rays' noise, relative to their mean over the scan.
     """
 
     scan: ScanGeometry
@@ -39,6 +41,7 @@ class Subset(NamedTuple):
     ray_weights: Tensor
     voxel_weights: Tensor
     voxel_scale: float
+    statistical: bool
 
 
 @torch.no_grad()
@@ -53,6 +56,7 @@ def sart(
     decay: float = 0.97,
     initial: Tensor | None = None,
     nonnegative: bool = True,
+    weights: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Update the volume after every subset of views: the same fixed point as SIRT in fewer passes.
@@ -68,6 +72,8 @@ def sart(
             views.
         initial: (Z, Y, X) to start from; None starts from zeros.
         nonnegative: set negative voxels to zero after every update.
+        weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
+            None weighs them by one over their length inside the grid.
         progress: called with (done, total, text) after every pass.
 
     Returns:
@@ -81,7 +87,7 @@ def sart(
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a factor in (0, 1] is expected.")
     volume = start_volume(projections, grid, scan, initial)
-    parts = ordered_subsets(projections, grid, scan, subsets)
+    parts = ordered_subsets(projections, grid, scan, subsets, weights)
     for done in range(1, iterations + 1):
         misfit = subset_pass(volume, grid, parts, relaxation, nonnegative)
         relaxation *= decay
@@ -91,42 +97,69 @@ def sart(
 
 
 def ordered_subsets(
-    projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, count: int | None
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    count: int | None,
+    weights: Tensor | None = None,
 ) -> list[Subset]:
     """Deal the views into subsets, neighbours in time as different as possible, with their weights.
 
-    The voxel weights of every subset are kept as float16: two bytes per voxel and subset.
+    The voxel weights of every subset are kept in two bytes per voxel and subset.
+
+    A voxel that all rays of a subset reach through the same thick part of the object would follow them as readily as
+    those of a subset with more light, if every subset were normalised by itself. So with statistical weights a subset
+    moves a voxel by no more than its share of what all views know of it.
 
     Args:
         projections: (V, H, W).
         grid: the voxels.
         scan: the views.
         count: number of subsets; None takes one view each, at most 40.
+        weights: (V, H, W) statistical weights of the rays, None for those of SART.
 
     Raises:
-        ValueError: a count outside [1, V].
+        ValueError: a count outside [1, V], or weights of another shape, negative, not finite or all zero.
     """
     if count is None:
         count = min(len(scan), _MOST_SUBSETS)
     if not 1 <= count <= len(scan):
         raise ValueError(f"subsets is {count}; a number from 1 to {len(scan)} views is expected.")
     by_angle = np.argsort(np.arctan2(-scan.direction[:, 1], -scan.direction[:, 0]), kind="stable")
+    average = None
+    if weights is not None:
+        weights = relative_weights(weights, scan, projections)
+        average = count * normalise(grid, scan, projections, weights).voxels
     parts = []
     for first in golden_order(count):
         views = np.sort(by_angle[first::count])
         part = scan[views]
-        weights = normalise(grid, part, projections)
-        scale = float(weights.voxels.max()) or 1.0
+        chosen = torch.from_numpy(views).to(projections.device)
+        if average is None:
+            rays, voxels = normalise(grid, part, projections)
+        else:
+            rays, voxels = _with_share(weights[chosen], average, grid, part)
+        scale = float(voxels.max()) or 1.0
+        stored = (voxels / scale).to(torch.float16 if average is None else torch.bfloat16)
         parts.append(
-            Subset(
-                part,
-                projections[torch.from_numpy(views).to(projections.device)].contiguous(),
-                weights.rays,
-                (weights.voxels / scale).half(),
-                scale,
-            )
+            Subset(part, projections[chosen].contiguous(), rays, stored, scale, average is not None)
         )
     return parts
+
+
+def _with_share(
+    weights: Tensor, average: Tensor, grid: VolumeGrid, scan: ScanGeometry
+) -> Normalisation:
+    """Return the normalisation of one subset of weighted views.
+
+    Args:
+        weights: (v, H, W) of its rays, relative to the mean of all views.
+        average: (Z, Y, X) the voxels' normalisation by all views times the number of subsets.
+        grid: the voxels.
+        scan: the views of the subset.
+    """
+    curvature = backproject(weights * project(torch.ones_like(average), grid, scan), grid, scan)
+    return Normalisation(weights, torch.minimum(average, 1.0 / curvature))
 
 
 def subset_pass(
@@ -139,13 +172,15 @@ def subset_pass(
     """Update a volume (Z, Y, X) in place with every subset in turn.
 
     Returns:
-        The norm of the residuals, each taken before its own update, in unit times mm.
+        The norm of the residuals, each taken before its own update, in unit times mm; with statistical weights the
+        weighted one.
     """
     squares = 0.0
     for part in parts:
         residual = part.projections - project(volume, grid, part.scan)
-        squares += float(residual.square().sum())
-        update = backproject(residual * part.ray_weights, grid, part.scan)
+        weighted = residual * part.ray_weights
+        squares += float((residual * (weighted if part.statistical else residual)).sum())
+        update = backproject(weighted, grid, part.scan)
         volume.addcmul_(
             update, part.voxel_weights.to(volume.dtype), value=relaxation * part.voxel_scale
         )

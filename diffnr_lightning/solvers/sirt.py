@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diffnr_lightning.consistency import Weights, simultaneous_steps
+from diffnr_lightning.consistency import Normalisation, simultaneous_steps
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
 
@@ -21,7 +21,8 @@ def sirt(
     initial: Tensor | None = None,
     nonnegative: bool = True,
     relaxation: float = 1.0,
-    weights: Weights | None = None,
+    weights: Tensor | None = None,
+    normalisation: Normalisation | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Iterate ``x <- x + relaxation * C A^T R (b - A x)``, C and R from `consistency.normalise`.
@@ -37,7 +38,9 @@ def sirt(
         initial: (Z, Y, X) to start from; None starts from zeros.
         nonnegative: set negative voxels to zero after every iteration.
         relaxation: length of the step, in (0, 2); 1 is safe.
-        weights: `normalise(grid, scan, projections)` if it is known from an earlier call.
+        weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
+            None weighs them as SIRT does, by one over their length inside the grid.
+        normalisation: `normalise(grid, scan, projections, weights)` if it is known from an earlier call.
         progress: called with (done, total, text) after every iteration.
 
     Returns:
@@ -58,5 +61,6 @@ def sirt(
         relaxation=relaxation,
         nonnegative=nonnegative,
         weights=weights,
+        normalisation=normalisation,
         progress=progress,
     )

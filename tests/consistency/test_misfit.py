@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffnr_lightning.consistency import best_share
+from diffnr_lightning.consistency import best_share, misfit
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
 
@@ -49,3 +49,19 @@ def test_what_leads_away_at_once_is_refused(volumes):
     projections = project(truth, GRID, SCAN)
     away = start + (start - truth)
     assert best_share(start, away, projections, GRID, SCAN) == 0
+
+
+def test_weights_count_rays_as_often_as_they_say(volumes):
+    """Weights of 3 and 1 are as three copies of some views and one of the others."""
+    truth, start, changed = volumes
+    beyond, projections = 2 * truth - changed, project(truth, GRID, SCAN)
+    weights = torch.ones_like(projections)
+    weights[:2] = 3.0
+    often = [0, 0, 0, 1, 1, 1, 2, 3, 4, 5]
+    weighted = (projections, GRID, SCAN, 7.0 * weights)
+    repeated = (projections[often], GRID, SCAN[often])
+    assert misfit(start, *weighted) == pytest.approx(misfit(start, *repeated), rel=1e-5)
+    assert best_share(start, beyond, *weighted) == pytest.approx(
+        best_share(start, beyond, *repeated), rel=1e-5
+    )
+    assert misfit(start, *weighted[:3]) != pytest.approx(misfit(start, *weighted), rel=1e-4)

@@ -178,23 +178,62 @@ def test_voxels_outside_every_view_stay_as_they_are(measurement):
         assert float(volume.max()) < 2.0
 
 
-def test_weights_can_be_passed_on(measurement):
+def test_a_normalisation_can_be_passed_on(measurement):
     grid, scan, _, projections = measurement
-    weights = normalise(grid, scan, projections)
+    normalisation = normalise(grid, scan, projections)
     torch.testing.assert_close(
-        sirt(projections, grid, scan, iterations=2, weights=weights),
+        sirt(projections, grid, scan, iterations=2, normalisation=normalisation),
         sirt(projections, grid, scan, iterations=2),
     )
 
 
-def test_weights_are_reciprocal_sums(measurement):
+@pytest.mark.parametrize("name", SOLVERS)
+def test_weights_make_starved_rays_harmless(name, measurement):
+    grid, scan, truth, _ = measurement
+    clean = project(truth, grid, scan)
+    weights = torch.exp(-8.0 * clean / clean.max())
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    noisy = clean + 0.01 * clean.max() * noise / weights.sqrt()
+    plain = SOLVERS[name](noisy, grid, scan, **FAST[name])
+    weighted = SOLVERS[name](noisy, grid, scan, weights=weights, **FAST[name])
+    assert error(weighted, truth) < 0.85 * error(plain, truth)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_rays_of_weight_zero_say_nothing(name, measurement):
+    grid, scan, _, projections = measurement
+    weights = torch.rand(projections.shape, generator=torch.Generator().manual_seed(2)) + 0.1
+    weights[3] = weights[:, 20:24, 30:] = 0.0
+    broken = torch.where(weights > 0, projections, 1e3)
+    options = {"iterations": 2, "weights": weights}
+    torch.testing.assert_close(
+        SOLVERS[name](broken, grid, scan, **options),
+        SOLVERS[name](projections, grid, scan, **options),
+    )
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_only_ratios_of_weights_matter(name, measurement):
     grid, scan, truth, projections = measurement
-    weights = normalise(grid, scan, projections)
-    lengths = project(torch.ones(grid.shape), grid, scan)
-    seen = weights.rays > 0
-    torch.testing.assert_close(weights.rays[seen], 1 / lengths[seen])
-    assert float(lengths[~seen].max()) < 1e-2 * float(lengths.max())
-    assert (weights.voxels > 0).all()
+    weights = torch.rand(projections.shape, generator=torch.Generator().manual_seed(2)) + 0.1
+    one, other = (
+        SOLVERS[name](projections, grid, scan, iterations=2, weights=factor * weights)
+        for factor in (1.0, 1e9)
+    )
+    assert error(one, other) < 1e-3 * error(one, truth)
+
+
+def test_a_subset_with_little_light_moves_voxels_little(measurement):
+    """One view has a hundredth of the weight of the others; SART would follow it all the same."""
+    grid, scan, truth, _ = measurement
+    clean = project(truth, grid, scan)
+    wrong = clean.clone()
+    wrong[4] = 0.0
+    weights = torch.ones_like(clean)
+    weights[4] = 0.01
+    options = {"iterations": 4, "initial": truth}
+    followed = error(sart(wrong, grid, scan, **options), truth)
+    assert error(sart(wrong, grid, scan, weights=weights, **options), truth) < 0.1 * followed
 
 
 def test_subsets_hold_every_view_once(measurement):
@@ -230,6 +269,10 @@ def test_refusals_say_what_was_expected(name, measurement):
         solver(projections.numpy(), grid, scan)
     with pytest.raises(ValueError, match="iterations is 0"):
         solver(projections, grid, scan, iterations=0)
+    with pytest.raises(ValueError, match=r"weights has shape \(19, 60, 60\)"):
+        solver(projections, grid, scan, weights=torch.ones(19, 60, 60))
+    with pytest.raises(ValueError, match="least value of -1"):
+        solver(projections, grid, scan, weights=-torch.ones_like(projections))
     with pytest.raises(ValueError, match="relaxation is 2.5"):
         solver(projections, grid, scan, relaxation=2.5)
 
