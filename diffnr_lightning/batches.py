@@ -39,6 +39,7 @@ class SlicePair(NamedTuple):
             sagittal.
         views: (B,) float32 number of projections behind the degraded volume, 0 where unknown.
         residual: (B, C, H, W) float32 slices of the backprojected residual, 0 where unknown.
+        noise: (B, 1, H, W) float32 standard deviation of the noise in it, 0 where unknown.
     """
 
     degraded: Tensor
@@ -48,6 +49,7 @@ class SlicePair(NamedTuple):
     plane: Tensor
     views: Tensor
     residual: Tensor
+    noise: Tensor
 
 
 class VolumePair(NamedTuple):
@@ -59,6 +61,7 @@ class VolumePair(NamedTuple):
         biplanar: (2, h, w) float32; two projections nearly at right angles, normalised.
         views: () float32 number of projections behind the degraded volume.
         residual: (Z, Y, X) float32 backprojected residual, 0 where unknown.
+        noise: (Z, Y, X) float32 standard deviation of the noise in it, 0 where unknown.
     """
 
     degraded: Tensor
@@ -66,3 +69,4 @@ class VolumePair(NamedTuple):
     biplanar: Tensor
     views: Tensor
     residual: Tensor
+    noise: Tensor

@@ -52,7 +52,7 @@ class SlicePairData(lightning.LightningDataModule):
         gain: range of the factor on the intensities.
         flips: whether crops are mirrored at random.
         empty_share: probability of keeping a drawn slice that shows nothing.
-        dropout: probability of hiding the projections, the number of views and the residual, each.
+        dropout: probability of hiding the projections, the number of views, the residual and its noise, each.
         validation: on evenly spaced slices of the held-out scans, or on whole volumes.
         validation_slices: slices of each held-out snapshot and plane.
         validation_planes: planes of slicing in validation.

@@ -63,7 +63,12 @@ def score_volume(prior: nn.Module, batch: VolumePair) -> tuple[Shown, Scores, Sc
     first = torch.zeros(1, device=batch.degraded.device)
     conditioning = Conditioning(batch.biplanar[None], first.long(), first, batch.views[None])
     repaired = repair_volume(
-        prior, batch.degraded, conditioning, batch_size=8, residual=batch.residual
+        prior,
+        batch.degraded,
+        conditioning,
+        batch_size=8,
+        residual=batch.residual,
+        noise=batch.noise,
     )
     before, after = (
         {
@@ -88,4 +93,5 @@ def conditioning_of(batch: SlicePair) -> Conditioning:
         position=batch.position,
         views=batch.views,
         residual=batch.residual,
+        noise=batch.noise,
     )

@@ -157,7 +157,7 @@ def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any)
             the class is imported, which runs its code.
         **overrides: arguments of `SliceFixer` that replace what the file says, such as base,
             encoder (folders on this machine), organ, precision; of a CompactSliceFixer only
-            residual=True, see `CompactSliceFixer.with_residual`.
+            residual=True and noise=True, see `CompactSliceFixer.with_residual`.
 
     Raises:
         FileNotFoundError: no such file, or the SliceFixer's base model is not to be had.
@@ -184,11 +184,11 @@ def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any)
     if issubclass(kind, SliceFixer):
         tensors = _tensors(path, header["network"])
         return _load_slicefixer(path, kind, header["architecture"], tensors, overrides)
-    widens = (("residual", True),) if issubclass(kind, CompactSliceFixer) else ()
+    widens = (("residual", True), ("noise", True)) if issubclass(kind, CompactSliceFixer) else ()
     if refused := [f"{k}={v}" for k, v in overrides.items() if (k, v) not in widens]:
         raise ValueError(
             f"{path} holds a {header['network']}, which takes no {', '.join(refused)}; expected "
-            "those only with a SliceFixer, and residual=True with a CompactSliceFixer."
+            "those only with a SliceFixer, and residual=True or noise=True with a CompactSliceFixer."
         )
     tensors = _tensors(path, header["network"])
     try:
@@ -200,8 +200,10 @@ def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any)
         raise _unusable(path, header["network"], error) from error
     prior = kind(**header["architecture"])
     prior.load_state_dict(tensors)
-    if overrides:
+    if "residual" in overrides:
         prior = prior.with_residual()
+    if "noise" in overrides:
+        prior = prior.with_noise()
     return prior.eval().requires_grad_(False)
 
 

@@ -5,7 +5,8 @@ half the size, pass a U-Net of diffusers' residual blocks, and come out as a cor
 added to the slice. The blocks are modulated (scale and shift after the second normalisation) by an
 embedding of the biplanar projections, the plane and position of the slice, and the number of views.
 If it is wanted, the backprojected residual of all projections enters beside the slices: a deviation
-from the paper, whose prior sees two projections and not what the volume makes of them.
+from the paper, whose prior sees two projections and not what the volume makes of them. So may the
+noise of that residual, so that what it shows is believed as far as it can be.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ class ConditioningEncoder(nn.Module):
     Args:
         width: length of the embedding.
         biplanar: whether it takes the projections.
+        noise: whether it takes the level of the noise.
     """
 
-    def __init__(self, width: int, biplanar: bool = True) -> None:
+    def __init__(self, width: int, biplanar: bool = True, noise: bool = False) -> None:
         super().__init__()
         self.projections = self._projections(width) if biplanar else None
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.pi * 2.0 ** torch.arange(4), persistent=False)
-        self.place = nn.Linear(len(PLANES) + 2 * len(self.frequencies) + 2, width)
+        self.noise = noise
+        numbers = len(PLANES) + 2 * len(self.frequencies) + (4 if noise else 2)
+        self.place = nn.Linear(numbers, width)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
 
     @staticmethod
@@ -60,12 +64,15 @@ class ConditioningEncoder(nn.Module):
         known = (conditioning.views > 0).to(angles.dtype)
         # 24 views, the middle of the sparse range, map to 0; each doubling adds a half.
         doublings = known * 0.5 * torch.log2(conditioning.views.clamp(min=1) / 24)
+        told = [known, doublings]
+        if self.noise:
+            told += _noise_level(conditioning.noise)
         slices = max(len(field) for field in conditioning)
         place = torch.cat(
             [
                 F.one_hot(conditioning.plane, len(PLANES)).to(angles.dtype).expand(slices, -1),
                 torch.cat((torch.sin(angles), torch.cos(angles)), dim=1).expand(slices, -1),
-                torch.stack((known, doublings), dim=1).expand(slices, -1),
+                *(number[:, None].expand(slices, -1) for number in told),
             ],
             dim=1,
         )
@@ -74,6 +81,13 @@ class ConditioningEncoder(nn.Module):
             # A pair shared by all slices is encoded once.
             embedding = self.projections(conditioning.biplanar) + embedding
         return self.mix(embedding)
+
+
+def _noise_level(noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether the noise (N, 1, H, W) of slices is known, and a quarter of its doublings from 0.02; (N,) each."""
+    mean_square = noise.square().mean(dim=(1, 2, 3))
+    known = (mean_square > 0).to(noise.dtype)
+    return known, known * 0.125 * torch.log2(mean_square.clamp(min=1e-12) / 0.02**2)
 
 
 class CompactSliceFixer(nn.Module):
@@ -86,6 +100,7 @@ class CompactSliceFixer(nn.Module):
         embedding: length of the conditioning vector.
         residual: whether it takes the backprojected residual, which needs as many channels again.
         biplanar: whether it takes the biplanar pair of projections.
+        noise: whether it takes the standard deviation of the residual's noise, one channel more.
 
     Raises:
         ValueError: channels that are not multiples of 8, or a negative context.
@@ -102,6 +117,7 @@ class CompactSliceFixer(nn.Module):
         embedding: int = 128,
         residual: bool = False,
         biplanar: bool = True,
+        noise: bool = False,
     ) -> None:
         from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 
@@ -114,6 +130,7 @@ class CompactSliceFixer(nn.Module):
             )
         self.context = context
         self.residual = residual
+        self.noise = noise
         self.architecture = {
             "context": context,
             "channels": list(channels),
@@ -121,6 +138,7 @@ class CompactSliceFixer(nn.Module):
             "embedding": embedding,
             "residual": residual,
             "biplanar": biplanar,
+            "noise": noise,
         }
         self.multiple = FOLD * 2 ** (len(channels) - 1)
 
@@ -138,8 +156,8 @@ class CompactSliceFixer(nn.Module):
             )
 
         steps = list(zip(channels[:-1], channels[1:], strict=True))
-        self.encoder = ConditioningEncoder(embedding, biplanar)
-        inputs = (2 * context + 1) * (2 if residual else 1)
+        self.encoder = ConditioningEncoder(embedding, biplanar, noise)
+        inputs = (2 * context + 1) * (2 if residual else 1) + noise
         self.conv_in = nn.Conv2d(inputs * FOLD**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList(stage(width) for width in channels)
         self.shrink = nn.ModuleList(
@@ -177,10 +195,13 @@ class CompactSliceFixer(nn.Module):
             )
         height, width = slices.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        inputs = slices
+        inputs = [slices]
         if self.residual:
-            inputs = torch.cat((slices, conditioning.residual.expand_as(slices)), dim=1)
-        x = F.pixel_unshuffle(F.pad(inputs, padding, mode="replicate"), FOLD)
+            inputs.append(conditioning.residual.expand_as(slices))
+        if self.noise:
+            # The root brings levels of a thousandth to a tenth nearer to each other.
+            inputs.append(conditioning.noise.sqrt().expand_as(slices[:, :1]))
+        x = F.pixel_unshuffle(F.pad(torch.cat(inputs, dim=1), padding, mode="replicate"), FOLD)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         embedding = self.encoder(conditioning)
         skips = []
@@ -200,13 +221,32 @@ class CompactSliceFixer(nn.Module):
 
     def with_residual(self) -> CompactSliceFixer:
         """The same network with inputs for the residual, whose weights are zero before training."""
+        return self._widened(residual=True)
+
+    def with_noise(self) -> CompactSliceFixer:
+        """The same network with inputs for the residual's noise, whose weights are zero before training."""
+        return self._widened(noise=True)
+
+    def _widened(self, **added: bool) -> CompactSliceFixer:
+        """The same network with further inputs, whose weights are zero."""
+        wide = CompactSliceFixer(**{**self.architecture, **added})
+        state, present = wide.state_dict(), self.state_dict()
+        for name, tensor in present.items():
+            if state[name].shape == tensor.shape:
+                state[name] = tensor
+        own = (2 * self.context + 1) * FOLD**2
+        seen, filters = present["conv_in.weight"], torch.zeros_like(state["conv_in.weight"])
+        filters[:, :own] = seen[:, :own]
         if self.residual:
-            return self
-        wide = CompactSliceFixer(**{**self.architecture, "residual": True})
-        state = self.state_dict()
-        seen = state["conv_in.weight"]
-        state["conv_in.weight"] = torch.cat((seen, torch.zeros_like(seen)), dim=1)
-        wide.load_state_dict(state)
+            filters[:, own : 2 * own] = seen[:, own : 2 * own]
+        if self.noise:
+            filters[:, -(FOLD**2) :] = seen[:, -(FOLD**2) :]
+        place, numbers = (
+            present["encoder.place.weight"],
+            torch.zeros_like(state["encoder.place.weight"]),
+        )
+        numbers[:, : place.shape[1]] = place
+        wide.load_state_dict({**state, "conv_in.weight": filters, "encoder.place.weight": numbers})
         return wide
 
     @torch.inference_mode()

@@ -4,7 +4,8 @@ The two projections are the measured pair whose directions are nearest to perpen
 conditions its SliceFixer on such a biplanar pair. They go to the network resized to a square
 and divided by the larger maximum of the two, so that their unit does not matter. What is missing is
 the backprojected residual of all projections, `solvers.backprojected_residual`: it shows where the
-volume contradicts them. It is ours; the paper's SliceFixer does not look at it.
+volume contradicts them, and `solvers.residual_evidence` how much of it may be noise. Both are ours;
+the paper's SliceFixer does not look at them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Conditioning(NamedTuple):
             alike.
         residual: (N, C, H, W) slices of the backprojected residual, with the neighbours that the
             degraded slices have. All zeros mean that it is not known; (1, 1, 1, 1) alike.
+        noise: (N, 1, H, W) standard deviation of the noise in the residual of the slice itself. All zeros mean
+            that it is not known; (1, 1, 1, 1) alike.
     """
 
     biplanar: Tensor
@@ -49,13 +52,18 @@ class Conditioning(NamedTuple):
     position: Tensor
     views: Tensor
     residual: Tensor = torch.zeros(1, 1, 1, 1)
+    noise: Tensor = torch.zeros(1, 1, 1, 1)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same conditioning on another device."""
         return Conditioning(*(field.to(device) for field in self))
 
     def for_slices(
-        self, plane: str, positions: Tensor, residual: Tensor | None = None
+        self,
+        plane: str,
+        positions: Tensor,
+        residual: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Conditioning:
         """The conditioning of some slices of the volume.
 
@@ -63,6 +71,7 @@ class Conditioning(NamedTuple):
             plane: `axial`, `coronal` or `sagittal`.
             positions: (N,) in [-1, 1], where the slices lie along the normal of the plane.
             residual: (N, C, H, W) of these slices, if it is known.
+            noise: (N, 1, H, W) of these slices, if it is known.
 
         Returns:
             Conditioning with the projections and views of this one.
@@ -74,6 +83,7 @@ class Conditioning(NamedTuple):
             plane=torch.full((1,), plane_axis(plane), device=positions.device),
             position=positions,
             residual=self.residual if residual is None else residual,
+            noise=self.noise if noise is None else noise,
         )
 
 

@@ -23,6 +23,9 @@ class Prior(Protocol):
         biplanar_size: edge in pixels of the projections that suits it best, the `size` of
             `biplanar_conditioning`.
         residual: whether the prior takes the backprojected residual.
+
+    A prior whose attribute `noise` is true takes the standard deviation of the noise in it as well; one
+    without this attribute does not.
     """
 
     context: int

@@ -17,7 +17,12 @@ from diffnr_lightning.priors.checkpoints import load_default, load_prior
 from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
-from diffnr_lightning.solvers import backprojected_residual, near_circle
+from diffnr_lightning.solvers import (
+    ResidualEvidence,
+    backprojected_residual,
+    near_circle,
+    residual_evidence,
+)
 
 logger = logging.getLogger("diffnr")
 
@@ -131,6 +136,7 @@ class Repairer:
         grid: VolumeGrid,
         scan: ScanGeometry,
         *,
+        weights: Tensor | None = None,
         features: Tensor | None = None,
         contradicted: bool = False,
     ) -> RepairedVolume:
@@ -141,12 +147,14 @@ class Repairer:
             projections: (V, H, W) measured, line integrals of it in mm.
             grid: voxels of the volume.
             scan: geometry of the projections.
+            weights: (V, H, W) one over the variance of the noise of every ray, in (unit mm)^-2; None takes all rays
+                alike. The residual that the prior gets is weighted by them, and a prior that takes its noise gets that.
             features: (1, 2, F) features of two projections that were stored with the scan, see `stored_features`; a
                 prior that takes features of this length gets them in the place of the projections.
             contradicted: whether the projections contradicted an earlier repair of this scan.
         """
         repaired = volume
-        earlier = {"features": features, "contradicted": contradicted}
+        earlier = {"weights": weights, "features": features, "contradicted": contradicted}
         for step in self.each_pass(volume, projections, grid, scan, **earlier):
             contradicted |= step.contradicted
             if step.taken:
@@ -164,6 +172,7 @@ class Repairer:
         grid: VolumeGrid,
         scan: ScanGeometry,
         *,
+        weights: Tensor | None = None,
         features: Tensor | None = None,
         contradicted: bool = False,
     ) -> Iterator[RepairPass]:
@@ -181,6 +190,8 @@ class Repairer:
             projections: (V, H, W) measured, line integrals of it in mm.
             grid: voxels of the volume.
             scan: geometry of the projections.
+            weights: (V, H, W) one over the variance of the noise of every ray, in (unit mm)^-2; None takes all rays
+                alike. The residual that the prior gets is weighted by them, and a prior that takes its noise gets that.
             features: (1, 2, F) features of two projections that were stored with the scan, see `stored_features`; a
                 prior that takes features of this length gets them in the place of the projections.
             contradicted: whether the projections contradicted an earlier repair of this scan.
@@ -189,13 +200,15 @@ class Repairer:
         self.prior.to(volume.device)
         before = misfit(volume, projections, grid, scan)
         for number in range(self.passes):
+            evidence = self._evidence(volume, projections, grid, scan, weights)
             repaired = repair_volume(
                 self.prior,
                 volume,
                 conditioning,
                 planes=self.planes,
                 batch_size=self.batch_size,
-                residual=self._residual(volume, projections, grid, scan),
+                residual=evidence.residual,
+                noise=evidence.noise,
             )
             aligned = align(repaired, projections, grid, scan, iterations=self.align_iterations)
             left = misfit(aligned, projections, grid, scan)
@@ -232,15 +245,24 @@ class Repairer:
         explains_much = number > 0 and left < (1 - MOST_EXPLAINED) * before
         return explains_much or left > (1 + self.tolerance) * before
 
-    def _residual(
-        self, volume: Tensor, projections: Tensor, grid: VolumeGrid, scan: ScanGeometry
-    ) -> Tensor | None:
-        """Backprojected residual of the volume, for a prior that takes it."""
+    def _evidence(
+        self,
+        volume: Tensor,
+        projections: Tensor,
+        grid: VolumeGrid,
+        scan: ScanGeometry,
+        weights: Tensor | None,
+    ) -> ResidualEvidence:
+        """Backprojected residual of the volume, and its noise, for a prior that takes them."""
         if not self.prior.residual:
-            return None
+            return ResidualEvidence(None, None)
         if not near_circle(scan):
             logger.warning(
                 "the views are not near a circle, so that no residual can be backprojected; the prior does without"
             )
-            return None
-        return backprojected_residual(volume.clamp(0, 1), projections, grid, scan).clamp(-1, 1)
+            return ResidualEvidence(None, None)
+        measured = (volume.clamp(0, 1), projections, grid, scan, weights)
+        if weights is None or not getattr(self.prior, "noise", False):
+            return ResidualEvidence(backprojected_residual(*measured).clamp(-1, 1), None)
+        residual, noise = residual_evidence(*measured)
+        return ResidualEvidence(residual.clamp(-1, 1), noise.clamp(max=1))

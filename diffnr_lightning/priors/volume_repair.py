@@ -28,6 +28,7 @@ def repair_volume(
     size: int | None = None,
     strength: float = 1.0,
     residual: Tensor | None = None,
+    noise: Tensor | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
     """Repair every slice of a volume and stack the slices again.
@@ -44,21 +45,24 @@ def repair_volume(
         strength: 1 takes the repaired slices, 0 the clipped input, between them the blend.
         residual: (Z, Y, X) backprojected residual of the volume, for a prior that takes it; None
             where it is not known.
+        noise: (Z, Y, X) standard deviation of the noise in the residual, likewise; see
+            `solvers.residual_evidence`.
         progress: called with (slices done, slices in all, text) after each batch.
 
     Returns:
         (Z, Y, X) in [0, 1]. Slices with a maximum below 0.001 come back as they went in, clipped.
 
     Raises:
-        ValueError: not a volume, a residual of another shape, no or unknown planes, batch_size < 1,
+        ValueError: not a volume, a residual or noise of another shape, no or unknown planes, batch_size < 1,
             strength outside [0, 1].
     """
     if volume.ndim != 3:
         raise ValueError(f"volume has shape {tuple(volume.shape)}; expected (Z, Y, X).")
-    if residual is not None and residual.shape != volume.shape:
-        raise ValueError(
-            f"residual has shape {tuple(residual.shape)}; {tuple(volume.shape)} is expected."
-        )
+    for name, shown in (("residual", residual), ("noise", noise)):
+        if shown is not None and shown.shape != volume.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(shown.shape)}; {tuple(volume.shape)} is expected."
+            )
     if not planes or batch_size < 1 or not 0 <= strength <= 1:
         raise ValueError(
             f"repair_volume got planes={tuple(planes)}, batch_size={batch_size}, "
@@ -80,10 +84,12 @@ def repair_volume(
             # At the ends of the volume the outermost slice stands in for missing neighbours.
             neighbours = (batch[:, None] + offsets).clamp(0, len(stack) - 1)
             positions = 2 * batch / max(len(stack) - 1, 1) - 1
-            missing = None
+            missing = deviation = None
             if residual is not None:
                 missing = residual.movedim(plane_axis(plane), 0)[neighbours]
-            placed = conditioning.for_slices(plane, positions, missing)
+            if noise is not None:
+                deviation = noise.movedim(plane_axis(plane), 0)[batch, None]
+            placed = conditioning.for_slices(plane, positions, missing, deviation)
             repaired[batch] = _repair_resized(prior, stack[neighbours], placed, size)
             done += len(batch)
             if progress is not None:
@@ -106,8 +112,10 @@ def _repair_resized(
         enlarged = F.interpolate(images, size=resized_shape, mode="bilinear", antialias=True)
         return F.pad(enlarged, (0, size - resized_shape[1], 0, size - resized_shape[0]))
 
-    if conditioning.residual.shape == slices.shape:
-        conditioning = conditioning._replace(residual=resized(conditioning.residual))
+    for name in ("residual", "noise"):
+        shown = getattr(conditioning, name)
+        if shown.shape[-2:] == slices.shape[-2:]:
+            conditioning = conditioning._replace(**{name: resized(shown)})
     repaired = prior.repair(resized(slices), conditioning)[
         :, : resized_shape[0], : resized_shape[1]
     ]

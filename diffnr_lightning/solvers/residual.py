@@ -27,11 +27,11 @@ class ResidualEvidence(NamedTuple):
     """The residual of a volume and what is known of its noise.
 
     Attributes:
-        residual: (Z, Y, X) in the unit of the volume, of either sign.
+        residual: (Z, Y, X) in the unit of the volume, of either sign; None where it is not wanted or cannot be had.
         noise: (Z, Y, X) standard deviation of the noise in it, smooth; None where the noise of the rays is not known.
     """
 
-    residual: Tensor
+    residual: Tensor | None
     noise: Tensor | None
 
 

@@ -11,6 +11,7 @@ import torch
 from diffnr_lightning.batches import SlicePair
 from diffnr_lightning.data.slice_pairs import (
     HeldOutSlices,
+    HeldOutVolumes,
     ScanPairs,
     SlicePairData,
     SlicePairDataset,
@@ -26,7 +27,8 @@ def scan(case="chest", shape=(10, 14, 18), snapshots=2, equal=False, seed=0) -> 
     biplanar = torch.rand(2, 8, 8, generator=generator)
     info = {"case": case, "views": 24}
     residual = clean - degraded
-    return ScanPairs(degraded.half(), clean.half(), biplanar.half(), info, residual.half())
+    kept = (degraded.half(), clean.half(), biplanar.half(), info, residual.half())
+    return ScanPairs(*kept, noise=(0.2 * clean).half())
 
 
 def same(one: SlicePair, other: SlicePair) -> bool:
@@ -60,6 +62,30 @@ class TestDraws:
             assert item.residual.shape == item.degraded.shape
             missing = item.clean[0] - item.degraded[1]
             torch.testing.assert_close(item.residual[1], missing, atol=2e-3, rtol=0)
+
+    def test_the_noise_is_cut_and_scaled_as_the_slice_and_hidden_apart_from_it(self):
+        dataset = SlicePairDataset([scan()], 40, crop=8, gain=(0.5, 0.5), dropout=0.0)
+        for i in range(40):
+            item = dataset[i]
+            torch.testing.assert_close(item.noise, 0.2 * item.clean, atol=1e-3, rtol=0)
+        hidden = [
+            (bool(item.noise.any()), bool(item.residual.any()))
+            for item in map(
+                SlicePairDataset([scan()], 60, crop=8, dropout=0.5).__getitem__, range(60)
+            )
+        ]
+        assert len(set(hidden)) == 4
+        pairs = scan()
+        held_out = HeldOutSlices([pairs], slices=2)[0]
+        torch.testing.assert_close(held_out.noise, 0.2 * held_out.clean, atol=1e-3, rtol=0)
+        assert torch.equal(HeldOutVolumes([pairs])[0].noise, pairs.noise.float())
+        unknown = pairs._replace(noise=None)
+        for item in (
+            SlicePairDataset([unknown], 1, crop=8)[0],
+            HeldOutSlices([unknown], slices=2)[0],
+        ):
+            assert item.noise.shape == item.clean.shape and not item.noise.any()
+        assert not HeldOutVolumes([unknown])[0].noise.any()
 
     def test_an_unknown_residual_is_zero(self):
         for dropped, kept in ((scan(), 1.0), (scan()._replace(residual=None), 0.0)):

@@ -26,6 +26,7 @@ SMALL = {
     "blocks": 1,
     "embedding": 16,
     "residual": False,
+    "noise": False,
     "biplanar": True,
 }
 
@@ -95,6 +96,10 @@ def test_a_trained_prior_is_given_an_eye_for_the_residual(weights, tmp_path):
     again = tmp_path / "seeing.safetensors"
     save_prior(again, seeing)
     assert load_prior(again).residual and load_prior(again, residual=True).residual
+    both = load_prior(again, noise=True)
+    assert both.residual and both.noise and not seeing.noise
+    noisy = shown._replace(noise=torch.rand(2, 1, 16, 24))
+    torch.testing.assert_close(both.repair(slices, noisy), seeing.repair(slices, shown))
 
 
 def test_a_second_round_trip_changes_nothing(tmp_path, weights):

@@ -42,6 +42,39 @@ def test_looks_at_the_residual_only_if_that_is_wanted():
         assert torch.equal(shown, unknown) != looks
 
 
+def test_looks_at_the_noise_only_if_that_is_wanted():
+    slices, noise = torch.rand(2, 3, 16, 16), 0.1 * torch.rand(2, 1, 16, 16)
+    for network, looks in ((small(residual=True), False), (small(residual=True, noise=True), True)):
+        after_a_step(network)
+        unknown = network.repair(slices, told(2))
+        shown = network.repair(slices, told(2, noise=noise))
+        assert torch.equal(shown, unknown) != looks
+
+
+def test_the_level_of_the_noise_is_told_beside_its_map():
+    encoder = small(noise=True).encoder
+    levels = [torch.full((1, 1, 8, 8), level) for level in (0.0, 1e-3, 0.02, 0.04)]
+    known = [encoder(told(1, noise=level)) for level in levels]
+    assert all(not torch.allclose(a, b) for a in known for b in known if a is not b)
+    assert all(torch.isfinite(each).all() for each in known)
+
+
+@pytest.mark.parametrize("order", [("residual", "noise"), ("noise", "residual"), ("noise",)])
+def test_before_training_attention_to_the_noise_changes_nothing(order):
+    network = after_a_step(small())
+    slices, given = torch.rand(2, 3, 16, 16), told(2, residual=torch.rand(2, 3, 16, 16))
+    given = given._replace(noise=torch.rand(2, 1, 16, 16))
+    before = wide = network
+    for name in order:
+        wide = getattr(wide, f"with_{name}")()
+        torch.testing.assert_close(wide.repair(slices, given), before.repair(slices, given))
+        # What was learned before another input is added stays as it is.
+        before = wide = after_a_step(wide)
+    assert wide.noise and (wide.residual == ("residual" in order))
+    again = CompactSliceFixer(**wide.architecture)
+    again.load_state_dict(wide.state_dict())
+
+
 def test_looks_at_the_projections_unless_that_is_not_wanted():
     slices, given = torch.rand(2, 3, 16, 16), told(2)
     for network, looks in ((small(), True), (small(biplanar=False), False)):

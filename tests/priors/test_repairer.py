@@ -8,7 +8,7 @@ from diffnr_lightning.consistency import align, best_share
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.projectors import project
-from diffnr_lightning.solvers import backprojected_residual
+from diffnr_lightning.solvers import backprojected_residual, residual_evidence
 
 GRID = VolumeGrid((10, 12, 14), 2.0)
 SCAN = ScanGeometry.cone(
@@ -196,3 +196,26 @@ def test_stored_features_go_to_a_prior_that_takes_them(width, taken):
     assert not taken or torch.equal(made.prior.biplanar, features)
     made.repair(TRUTH, *MEASURED)
     assert made.prior.biplanar.ndim == 4
+
+
+def test_a_prior_that_takes_the_noise_gets_it_where_the_weights_tell_it():
+    class Listening(Adding):
+        def __init__(self, noise):
+            super().__init__()
+            self.noise, self.heard = noise, []
+
+        def repair(self, slices, conditioning):
+            self.heard.append(conditioning.noise)
+            return super().repair(slices, conditioning)
+
+    weights = torch.linspace(1, 100, 16).expand(8, 16, 16).contiguous()
+    for noise in (True, False):
+        made = repairer(Listening(noise), batch_size=64)
+        repaired = made.repair(0.9 * TRUTH, *MEASURED, weights=weights).volume
+        evidence = residual_evidence(0.9 * TRUTH, *MEASURED, weights)
+        torch.testing.assert_close(repaired, (0.9 * TRUTH + evidence.residual).clamp(0, 1))
+        expected = evidence.noise[:, None].clamp(max=1) if noise else torch.zeros(1, 1, 1, 1)
+        torch.testing.assert_close(made.prior.heard[0], expected)
+    made = repairer(Listening(True))
+    made.repair(0.9 * TRUTH, *MEASURED)
+    assert not made.prior.heard[0].any()

@@ -76,6 +76,19 @@ def test_the_residual_is_resized_with_the_slices(told):
     assert prior.told[0].residual.shape == prior.slices[0].shape == (3, 3, 24, 24)
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_noise_of_each_slice_is_shown(volume, told, plane):
+    noise = 0.1 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+    prior = RecordingPrior(lambda slices, told: (slices[:, 1:2] + told.noise)[:, 0])
+    repaired = repair_volume(prior, volume, told, planes=(plane,), batch_size=2, noise=noise)
+    torch.testing.assert_close(repaired, volume + noise)
+    prior = RecordingPrior(prior.rule, size=24)
+    flat = torch.full((3, 8, 12), 0.5)
+    torch.testing.assert_close(repair_volume(prior, flat, told, noise=0.5 * flat), 1.5 * flat)
+    with pytest.raises(ValueError, match="noise has shape"):
+        repair_volume(prior, volume, told, noise=noise[1:])
+
+
 def test_a_residual_of_another_shape_is_refused(volume, told):
     with pytest.raises(
         ValueError, match=r"residual has shape \(4, 7, 9\); \(5, 7, 9\) is expected"

@@ -29,6 +29,13 @@ def _residual(scan: ScanPairs, snapshot: int, axis: int, index: int, context: in
     return _stack(scan.residual[snapshot], axis, index, context)
 
 
+def _noise(scan: ScanPairs, axis: int, index: int) -> Tensor:
+    """Standard deviation of the noise in a slice of the residual, (1, H, W); zeros where it is not known."""
+    if scan.noise is None:
+        return torch.zeros_like(scan.clean.select(axis, index)[None])
+    return scan.noise.select(axis, index)[None]
+
+
 def _position(volume: Tensor, axis: int, index: int) -> float:
     return 2 * index / max(volume.shape[axis] - 1, 1) - 1
 
@@ -52,8 +59,8 @@ class SlicePairDataset(Dataset[SlicePair]):
         flips: whether squares are mirrored along rows and columns, each at every second draw.
         empty_share: probability of keeping a drawn slice that shows nothing; otherwise another is
             drawn, up to 32 times.
-        dropout: probability of hiding the projections, and, apart from that, the number of views and
-            the residual.
+        dropout: probability of hiding the projections, and, apart from that, the number of views,
+            the residual and its noise, each.
         rank: number of this process.
         world_size: processes that share the run.
     """
@@ -108,11 +115,12 @@ class SlicePairDataset(Dataset[SlicePair]):
                 _stack(degraded, axis, index, self.context),
                 scan.clean.select(axis, index)[None],
                 _residual(scan, snapshot, axis, index, self.context),
+                _noise(scan, axis, index),
             )
         )
         slices = self._cropped(slices, rng) * rng.uniform(*self.gain)
-        degraded, clean, residual = slices.split((channels, 1, channels))
-        kept = rng.random(3) >= self.dropout
+        degraded, clean, residual, noise = slices.split((channels, 1, channels, 1))
+        kept = rng.random(4) >= self.dropout
         return SlicePair(
             degraded=degraded.clamp(0, 1),
             clean=clean.clamp(0, 1),
@@ -121,6 +129,7 @@ class SlicePairDataset(Dataset[SlicePair]):
             plane=torch.tensor(axis),
             views=torch.tensor(float(scan.info["views"]) * float(kept[1])),
             residual=residual * float(kept[2]),
+            noise=noise * float(kept[3]),
         )
 
     def _cropped(self, slices: Tensor, rng: np.random.Generator) -> Tensor:
@@ -191,6 +200,7 @@ class HeldOutSlices(Dataset[SlicePair]):
             residual=torch.stack(
                 [_residual(scan, snapshot, axis, index, self.context) for index in chosen]
             ).float(),
+            noise=torch.stack([_noise(scan, axis, index) for index in chosen]).float(),
         )
 
 
@@ -217,4 +227,5 @@ class HeldOutVolumes(Dataset[VolumePair]):
             residual=torch.zeros(scan.clean.shape)
             if scan.residual is None
             else scan.residual[place].float(),
+            noise=torch.zeros(scan.clean.shape) if scan.noise is None else scan.noise[:].float(),
         )

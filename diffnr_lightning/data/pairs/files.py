@@ -31,6 +31,8 @@ class ScanPairs(NamedTuple):
         biplanar: (2, h, w) float16 in [0, 1].
         residual: (S, Z, Y, X) float16 in [-1, 1], backprojected residuals of the snapshots; None
             where the curation did not keep them.
+        noise: (Z, Y, X) float16 in [0, 1], standard deviation of the noise in those residuals, which hardly
+            depends on the snapshot; None where it is not known.
         info: what `write_pairs` was given: case, views, layout, seed, ...
     """
 
@@ -39,6 +41,7 @@ class ScanPairs(NamedTuple):
     biplanar: Tensor
     info: dict[str, Any]
     residual: Tensor | None = None
+    noise: Tensor | None = None
 
 
 def write_pairs(
@@ -50,6 +53,7 @@ def write_pairs(
     biplanar: Tensor,
     info: dict[str, Any],
     residual: Tensor | None = None,
+    noise: Tensor | None = None,
 ) -> Path:
     """Add one curated scan to a pairs folder; the same scan makes the same bytes.
 
@@ -64,6 +68,7 @@ def write_pairs(
             are required; layout, iterations, representation, num_gaussians, seed and repaired are
             customary.
         residual: (S, Z, Y, X), clipped to [-1, 1], see `solvers.backprojected_residual`.
+        noise: (Z, Y, X), clipped to [0, 1], see `solvers.residual_evidence`; that of the last snapshot.
 
     Returns:
         The file. It is written in one step: a reader sees all of it or nothing.
@@ -82,12 +87,14 @@ def write_pairs(
     if not {"case", "views"} <= info.keys():
         raise ValueError(f"info has the keys {sorted(info)}; expected at least case and views.")
     tensors = {"degraded": degraded, "clean": clean, "biplanar": biplanar}
-    if residual is not None:
-        if residual.shape != degraded.shape:
+    for key, tensor, fits in (("residual", residual, degraded), ("noise", noise, clean)):
+        if tensor is None:
+            continue
+        if tensor.shape != fits.shape:
             raise ValueError(
-                f"residual has shape {tuple(residual.shape)}; {tuple(degraded.shape)} is expected."
+                f"{key} has shape {tuple(tensor.shape)}; {tuple(fits.shape)} is expected."
             )
-        tensors["residual"] = residual
+        tensors[key] = tensor
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{key} of {name} is not finite everywhere; leave this scan out.")
@@ -142,12 +149,18 @@ def _open(path: Path) -> ScanPairs:
             scan = ScanPairs(
                 *(file.get_tensor(key) for key in ("degraded", "clean", "biplanar")),
                 info=json.loads(header["info"]),
-                residual=file.get_tensor("residual") if "residual" in file.keys() else None,
+                **{
+                    key: file.get_tensor(key)
+                    for key in ("residual", "noise")
+                    if key in file.keys()  # noqa: SIM118 -- no mapping
+                },
             )
         if scan.degraded.ndim != 4 or scan.degraded.shape[1:] != scan.clean.shape:
             raise ValueError("shapes that do not fit together")
         if scan.residual is not None and scan.residual.shape != scan.degraded.shape:
             raise ValueError("a residual of another shape")
+        if scan.noise is not None and scan.noise.shape != scan.clean.shape:
+            raise ValueError("noise of another shape")
         if scan.biplanar.ndim != 3 or len(scan.biplanar) != 2:
             raise ValueError("projections that are no pair")
         if not isinstance(scan.info, dict) or not {"case", "views"} <= scan.info.keys():

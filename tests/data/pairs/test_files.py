@@ -23,6 +23,7 @@ def scan(shape=(4, 5, 6), snapshots=2, seed=0) -> dict[str, torch.Tensor]:
         "clean": torch.rand(shape, generator=generator),
         "biplanar": torch.rand(2, 8, 8, generator=generator),
         "residual": torch.rand(snapshots, *shape, generator=generator) - 0.5,
+        "noise": torch.rand(shape, generator=generator),
     }
 
 
@@ -48,10 +49,11 @@ def test_what_is_written_is_opened(tmp_path):
         assert torch.equal(getattr(pairs, key), tensor.half())
 
 
-def test_the_residual_may_be_missing(tmp_path):
-    without = {key: tensor for key, tensor in scan().items() if key != "residual"}
+@pytest.mark.parametrize("missing", ["residual", "noise"])
+def test_the_residual_and_its_noise_may_be_missing(tmp_path, missing):
+    without = {key: tensor for key, tensor in scan().items() if key != missing}
     write_pairs(tmp_path, "a", **without, info=INFO)
-    assert open_pairs(tmp_path)["a"].residual is None
+    assert getattr(open_pairs(tmp_path)["a"], missing) is None
 
 
 def test_values_are_clipped_and_any_layout_in_memory_is_taken(tmp_path):
@@ -59,11 +61,13 @@ def test_values_are_clipped_and_any_layout_in_memory_is_taken(tmp_path):
     written["degraded"] = (written["degraded"] * 3 - 1).transpose(1, 3)
     written["clean"] = written["clean"].transpose(0, 2).requires_grad_()
     written["residual"] = (4 * written["residual"]).transpose(1, 3)
+    written["noise"] = (4 * written["noise"]).transpose(0, 2)
     write_pairs(tmp_path, "a", **written, info=INFO)
     pairs = open_pairs(tmp_path)["a"]
     assert torch.equal(pairs.degraded, written["degraded"].clamp(0, 1).half())
     assert torch.equal(pairs.clean, written["clean"].detach().half())
     assert torch.equal(pairs.residual, written["residual"].clamp(-1, 1).half())
+    assert torch.equal(pairs.noise, written["noise"].clamp(0, 1).half())
 
 
 def test_the_same_scan_makes_the_same_bytes(tmp_path):
@@ -177,6 +181,7 @@ def test_a_folder_without_pairs_is_named(tmp_path, name):
         ({"degraded": torch.zeros(4, 5, 6)}, r"expected \(S, Z, Y, X\) with S >= 1"),
         ({"degraded": torch.zeros(0, 4, 5, 6)}, r"expected \(S, Z, Y, X\) with S >= 1"),
         ({"residual": torch.zeros(1, 4, 5, 6)}, r"residual has shape \(1, 4, 5, 6\)"),
+        ({"noise": torch.zeros(2, 4, 5, 6)}, r"noise has shape \(2, 4, 5, 6\)"),
         ({"clean": torch.zeros(4, 5, 7)}, r"clean \(4, 5, 7\)"),
         ({"biplanar": torch.zeros(1, 8, 8)}, r"biplanar has shape .*expected \(2, h, w\)"),
         ({"clean": torch.full((4, 5, 6), torch.nan)}, "clean of a is not finite"),
