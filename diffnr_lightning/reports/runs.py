@@ -52,6 +52,7 @@ class RunSummary:
         history: series of numbers by name, among them "iteration", for the convergence chart.
         window_hu: HU of the values 0 and 1 if the volume is in HU.
         setting: views, noise and size of the scan.
+        kind: of object, such as head or limb, where a split lists the volume; else None.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class RunSummary:
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     window_hu: tuple[float, float] | None = None
     setting: ScanSetting = ScanSetting()
+    kind: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +151,7 @@ def read_run(folder: str | Path) -> RunSummary:
         history=content.get("history") or {},
         window_hu=_window_hu(content, case_folder),
         setting=_setting(content, case_folder),
+        kind=content.get("kind"),
     )
 
 

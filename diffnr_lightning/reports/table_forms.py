@@ -180,13 +180,15 @@ def write_csv(table: ScoreTable, path: str | Path) -> Path:
     keys = [column.key for column in table.columns]
     ends = ("", "_low", "_high")
     scan = ScanSetting._fields
-    fields = ["method", "case", *scan, "cases", *(f"{key}{end}" for key in keys for end in ends)]
+    fields = ["method", "case", "kind", *scan, "cases"]
+    fields += [f"{key}{end}" for key in keys for end in ends]
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in (*table.cases, *table.means):
         line: dict[str, object] = {"method": row_label(row) if row.published else row.method}
         line["case"] = row.case if row.case is not None else ("paper" if row.published else "mean")
+        line["kind"] = row.kind or ""
         line |= {name: value for name, value in row.setting._asdict().items() if value is not None}
         line["cases"] = row.count
         for key, value in row.values.items():

@@ -43,6 +43,7 @@ class Row:
         intervals: (low, high) by column key, for means over several cases.
         published: whether the numbers come from a paper.
         setting: views, noise and size of its scans, the same for all cases of a mean.
+        kind: of object, of a case that a split lists.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Row:
     intervals: Mapping[str, tuple[float, float]]
     published: bool = False
     setting: ScanSetting = ScanSetting()
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def score_table(
     if not runs:
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
     cases = tuple(
-        Row(run.method, run.case, 1, _numbers(run), {}, setting=run.setting) for run in runs
+        Row(run.method, run.case, 1, _numbers(run), {}, setting=run.setting, kind=run.kind)
+        for run in runs
     )
     methods = list(dict.fromkeys(row.method for row in cases))
     if baseline is not None and baseline not in methods:

@@ -160,12 +160,15 @@ def _write_result(
 ) -> dict[str, Any]:
     """Write volume and preview, and return the metrics, which are written last."""
     from diffnr_lightning.data import save_volume
+    from diffnr_lightning.data.splits import listed
     from diffnr_lightning.files import replacing
     from diffnr_lightning.metrics import evaluate_volume
     from diffnr_lightning.reports import preview
 
+    known = listed(case.source)
     metrics = {
         "case": case.name,
+        "kind": known.kind if known else None,
         "case_folder": str(folder.resolve()),
         **metrics,
         "views": len(case.scan),

@@ -114,6 +114,24 @@ def test_markdown_and_csv_hold_every_case(run_folders, tmp_path):
     assert lines[0]["r2_psnr_low"] == ""
 
 
+def test_the_csv_tells_kind_and_scan_of_every_case(tmp_path, truth):
+    scan = {"noise": {"mode": "physical", "photons": 1e5, "electronic": 10}, "size": [128] * 3}
+    runs = [
+        write_run(tmp_path / case, case, "FDK", truth + 0.1, truth, kind=kind, views=24, **scan)
+        for case, kind in (("pt_1", "head"), ("mine", None))
+    ]
+    _, table = write_tables(read_runs(runs), tmp_path / "table")
+    told = [
+        [line[key] for key in ("case", "kind", "views", "noise", "size")]
+        for line in csv.DictReader(table.open())
+    ]
+    assert told == [
+        ["pt_1", "head", "24", "physical 100000±10", "128"],
+        ["mine", "", "24", "physical 100000±10", "128"],
+        ["mean", "", "24", "physical 100000±10", "128"],
+    ]
+
+
 def runs_at(settings, psnr):
     return [
         replace(run, setting=setting)

@@ -42,6 +42,7 @@ def test_every_method_meets_every_scan(whole):
         )
         assert metrics["views"] == views
         assert metrics["protocols"]["r2"]["psnr"] > 15
+        assert metrics["kind"] is None
 
 
 def test_a_sweep_goes_on_where_it_stopped(whole):
@@ -111,20 +112,21 @@ def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
     (tmp_path / "loud.yaml").write_text("noise: {mode: physical, photons: 100}\n")
     base = TINY / "simulate.yaml"
     scans = ["--scans", f"{base}+{tmp_path / 'loud.yaml'}", base]
-    few = ["--methods", "fdk", "--views", "9", "6", "--volumes", "phantom:3"]
+    few = ["--methods", "fdk", "--views", "9", "6", "--volumes", "phantom:300"]
     assert sweep(tmp_path / "out", *scans, *few) == 0
     folders = [str(s.resolved["out"].split("/out/")[1]) for s in order]
     assert folders == [
-        f"{scan}/{views}_views/phantom_3/case"
+        f"{scan}/{views}_views/phantom_300/case"
         for scan in ("simulate+loud", "simulate")
         for views in (9, 6)
     ]
     assert [s.resolved["noise"]["photons"] for s in order] == [100, 100, 1e5, 1e5]
     scores = [
-        json.loads((tmp_path / "out" / scan / "9_views/phantom_3/fdk/metrics.json").read_text())
+        json.loads((tmp_path / "out" / scan / "9_views/phantom_300/fdk/metrics.json").read_text())
         for scan in ("simulate+loud", "simulate")
     ]
     assert scores[0]["protocols"]["r2"]["psnr"] < scores[1]["protocols"]["r2"]["psnr"] - 1
+    assert scores[0]["kind"] == "phantom"
 
 
 @pytest.mark.parametrize(
