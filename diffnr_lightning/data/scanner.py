@@ -27,6 +27,8 @@ class Scanner:
         unit: ``"cube"`` gives the lengths in edges of the reconstructed cube, so that every object
             fills the detector alike; ``"mm"`` gives them in mm, and then each must be given.
         detector_pixels: rows and columns; null means as many as the cube has voxels.
+        shift: of the detector along its rows, in `unit`; a shifted one sees half of a wide object and a little more
+            of it in every view, and all of it around the circle (half-fan).
 
     Raises:
         ValueError: lengths that are missing, not positive or contradict each other.
@@ -38,6 +40,7 @@ class Scanner:
     detector: float | None = None
     unit: Literal["cube", "mm"] = "cube"
     detector_pixels: int | None = None
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         if self.beam not in ("cone", "parallel"):
@@ -57,6 +60,9 @@ class Scanner:
             raise ValueError(
                 f"scanner detector_pixels is {self.detector_pixels}; at least one is expected."
             )
+
+        if not np.isfinite(self.shift):
+            raise ValueError(f"scanner shift is {self.shift}; a length is expected.")
 
     @property
     def lengths(self) -> dict[str, float | None]:
@@ -79,6 +85,7 @@ class Scanner:
             "angles_rad": angles_rad,
             "detector_shape": (pixels, pixels),
             "pixel_mm": lengths_mm.pop("detector_mm") / pixels,
+            "detector_offset_mm": (0.0, self.shift * unit_mm),
         }
         if self.beam == "parallel":
             return ScanGeometry.parallel(**detector)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import Checked, folder_to_be
+from diffnr_lightning.workflows.variation import Variation
 from diffnr_lightning.workflows.volume_sources import (
     left_out,
     load_source,
@@ -26,8 +27,10 @@ from diffnr_lightning.workflows.volume_sources import (
 Case = deferred("diffnr_lightning.data.cases.Case")
 LoadedVolume = deferred("diffnr_lightning.data.volumes.LoadedVolume")
 PairsFolder = deferred("diffnr_lightning.workflows.pairs_folder.PairsFolder")
+Method = deferred("diffnr_lightning.workflows.problem.Method")
 Repairer = deferred("diffnr_lightning.priors.repairer.Repairer")
 Scene = deferred("diffnr_lightning.workflows.scene.Scene")
+Solver = deferred("diffnr_lightning.workflows.solver.Solver")
 Tensor = deferred("torch.Tensor")
 
 # They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.
@@ -46,6 +49,10 @@ def shard_of(shard: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+# Share of the iterations, their number, and the volume (Z, Y, X) after them.
+Kept = tuple[float, int, Any]
+
+
 class Job(NamedTuple):
     """One scan that is wanted.
 
@@ -60,46 +67,10 @@ class Job(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True)
-class Variation:
-    """Describe how the scans of a curation differ.
-
-    Args:
-        zooms: smallest and largest share of the volume's edges that is scanned; less than 1 cuts out a box.
-        views: numbers of views that are drawn from.
-        layouts: view layouts that are drawn from.
-    """
-
-    zooms: tuple[float, float] = (1.0, 1.0)
-    views: tuple[int, ...] = (12, 16, 24, 36, 48)
-    layouts: tuple[Literal["uniform", "random"], ...] = ("uniform", "random")
-
-    def check(self, recipe: ScanRecipe) -> None:
-        """Refuse with a ValueError what no scan could be drawn from."""
-        if not (self.views and self.layouts):
-            raise ValueError("views or layouts is empty; at least one of each is expected.")
-        if not 0 < self.zooms[0] <= self.zooms[1]:
-            raise ValueError(
-                f"zooms is {self.zooms}; two shares, 0 < smallest <= largest, are expected."
-            )
-        for count in self.views:
-            replace(recipe, num_views=count)
-
-    def draw(self, recipe: ScanRecipe, generator: np.random.Generator) -> ScanRecipe:
-        """Return the recipe with views of its own."""
-        return replace(
-            recipe,
-            num_views=int(generator.choice(self.views)),
-            layout=str(generator.choice(self.layouts)),
-            start_deg=float(generator.uniform(0, 360)),
-            test_views=0,
-        )
-
-
 def curate(
     volumes: Annotated[list[str], Checked(volume_sources)],
     out: Annotated[Path, folder_to_be("pairs")],
-    methods: list[Scene],
+    methods: list[Method],
     exclude: list[str] | None = None,
     runs: int = 1,
     recipe: Annotated[ScanRecipe, Flatten(without=DRAWN)] = ScanRecipe(fit="body", test_views=0),
@@ -125,6 +96,7 @@ def curate(
         out: folder of pairs: one safetensors file a run, the settings in `config.yaml`, and `manifest.json`, which
             counts representations, layouts and views.
         methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.
+            A solver is run anew for each of the fractions of its option `iterations`; one without, once.
         exclude: names of volumes, patterns of names, or sets of a split (`split:test`) that must not be learned from.
         runs: scans of each volume.
         recipe: what all scans have in common; options of their own on the command line.
@@ -133,8 +105,8 @@ def curate(
         biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer takes 518.
         repair: repairs the last of those volumes; what each pass makes of it is kept as well, so that the next prior
             learns what a volume looks like that was repaired already.
-        residual: whether the backprojected residual of each volume is kept too, for priors that look at it; the file
-            is twice as large.
+        residual: whether the backprojected residual of each volume and its noise are kept too, for priors that look at
+            them; the file is twice as large.
         seed: with the name of the run, seeds all that is drawn.
         shard: `K/N` takes every Nth volume, beginning with volume K; all shards fill the same folder.
         device: where to compute: cpu, cuda or cuda:N.
@@ -187,18 +159,20 @@ def curate(
                 loaded = load_source(sources[job.volume], recipe)
                 at_hand = {job.volume: (loaded, hashlib.sha256(loaded.array).hexdigest())}
             loaded, digest = at_hand[job.volume]
-            case = _drawn_case(loaded, job.name, seed, recipe, variation)
+            case, weighted = _drawn_case(loaded, job.name, seed, recipe, variation)
+            problem = _problem(case, weighted, device)
             turn = job.number % len(methods)
-            tensors, info = _stopped_early(case, methods[turn], fractions, repair, device)
+            tensors, info = _stopped_early(case, problem, methods[turn], fractions, repair)
             provenance = {
                 "volume": job.volume,
                 "volume_sha256": digest,
                 "method": described[turn],
+                "weighted": problem.weights is not None,
                 "code": {key: code[key] for key in ("diffnr_lightning", "git")},
             }
             tensors["biplanar"], pair = _biplanar(case, biplanar_size)
             if residual:
-                tensors["residual"] = _residuals(case, tensors["degraded"], device)
+                tensors |= _evidence(problem, tensors["degraded"])
             folder.add(job.name, {**info, "biplanar_views": pair, **provenance}, **tensors)
         progress(len(jobs), len(jobs), "done")
     folder.finish()
@@ -227,38 +201,53 @@ def _jobs(
 
 def _drawn_case(
     loaded: LoadedVolume, name: str, seed: int, recipe: ScanRecipe, variation: Variation
-) -> Case:
-    """Scan a volume as drawn from the seed and the name of the scan."""
+) -> tuple[Case, bool]:
+    """Scan a volume as drawn from the seed and the name of the scan, and draw whether its weights are used."""
     from diffnr_lightning.data import simulate_case
 
     generator = np.random.default_rng([seed, _hash(name)])
     part = _zoomed(loaded, generator.uniform(*variation.zooms), generator)
+    scale = float(np.exp(generator.uniform(*np.log(variation.scales))))
+    part = replace(part, spacing_mm=tuple(scale * edge for edge in part.spacing_mm))
     drawn = variation.draw(recipe, generator)
-    return simulate_case(part, drawn, name, int(generator.integers(2**31)))
+    case = simulate_case(part, drawn, name, int(generator.integers(2**31)))
+    return case, bool(generator.random() < variation.weighted_share)
+
+
+def _problem(case: Case, weighted: bool, device: str) -> Problem:
+    """What the methods are given; without weights all rays are alike."""
+    photons = case.photons and case.photons.to(device)
+    weights = photons.weights() if photons is not None and weighted else None
+    projections = case.projections.to(device)
+    return Problem(projections, case.scan, case.grid, case.seed, photons=photons, weights=weights)
 
 
 def _stopped_early(
     case: Case,
-    method: Scene,
+    problem: Problem,
+    method: Method,
     fractions: tuple[float, ...],
     repair: Repairer | None,
-    device: str,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run a method up to its last fraction; return tensors and info of the file."""
     import torch
 
-    from diffnr_lightning.callbacks import Snapshots
+    from diffnr_lightning.workflows.solver import Solver
 
-    at = sorted({max(1, round(fraction * method.iterations)) for fraction in fractions})
-    snapshots = Snapshots(at)
-    projections = case.projections.to(device)
-    problem = Problem(projections, case.scan, case.grid, case.seed, callbacks=(snapshots,))
-    module = method.fit(problem, stop_at=at[-1])
-    kept = [(iteration, False, volume) for iteration, volume in snapshots.volumes.items()]
+    run = _solved if isinstance(method, Solver) else _fitted
+    kept, described = run(method, problem, fractions)
+    repaired = [False] * len(kept)
     if repair is not None:
-        last = snapshots.volumes[at[-1]].to(device)
-        passes = repair.each_pass(last, projections, case.grid, case.scan)
-        kept += [(at[-1], True, step.volume.cpu()) for step in passes if step.taken]
+        fraction, iterations, last = kept[-1]
+        passes = repair.each_pass(
+            last.to(problem.projections.device),
+            problem.projections,
+            case.grid,
+            case.scan,
+            weights=problem.weights,
+        )
+        kept += [(fraction, iterations, step.volume.cpu()) for step in passes if step.taken]
+        repaired += [True] * (len(kept) - len(repaired))
     degraded = torch.stack([volume for _, _, volume in kept])
     info = {
         "case": case.name,
@@ -268,15 +257,51 @@ def _stopped_early(
         "angles_deg": np.rad2deg(case.scan.orbit.angles_rad).round(6).tolist(),
         "voxel_mm": list(case.grid.voxel_mm),
         "scan": case.provenance,
-        "iterations": [iteration for iteration, _, _ in kept],
-        "fractions": [round(iteration / method.iterations, 4) for iteration, _, _ in kept],
-        "repaired": [again for _, again, _ in kept],
+        "iterations": [iterations for _, iterations, _ in kept],
+        "fractions": [fraction for fraction, _, _ in kept],
+        "repaired": repaired,
         "psnr": [_quality(volume, case.volume) for volume in degraded],
-        "representation": type(module.representation).__name__,
-        "parameters": sum(p.numel() for p in module.representation.parameters()),
+        **described,
         "seed": case.seed,
     }
     return {"degraded": degraded, "clean": case.volume}, info
+
+
+def _fitted(
+    scene: Scene, problem: Problem, fractions: tuple[float, ...]
+) -> tuple[list[Kept], dict[str, Any]]:
+    """Volumes of an optimisation on its way, and what is optimised."""
+    from diffnr_lightning.callbacks import Snapshots
+
+    at = sorted({max(1, round(fraction * scene.iterations)) for fraction in fractions})
+    snapshots = Snapshots(at)
+    module = scene.fit(problem._replace(callbacks=(snapshots,)), stop_at=at[-1])
+    kept = [
+        (round(iteration / scene.iterations, 4), iteration, volume)
+        for iteration, volume in snapshots.volumes.items()
+    ]
+    return kept, {
+        "representation": type(module.representation).__name__,
+        "parameters": sum(p.numel() for p in module.representation.parameters()),
+    }
+
+
+def _solved(
+    solver: Solver, problem: Problem, fractions: tuple[float, ...]
+) -> tuple[list[Kept], dict[str, Any]]:
+    """Volumes of a solver after fractions of its iterations, and its name."""
+    from diffnr_lightning.workflows.solver import Solver
+
+    whole = solver.options.get("iterations")
+    if whole is None:
+        return [(1.0, 0, solver.reconstruct(problem).cpu())], {"representation": solver.name}
+    kept = []
+    for fraction in sorted(fractions):
+        iterations = max(1, round(fraction * whole))
+        shorter = Solver(solver.path, {**solver.options, "iterations": iterations})
+        volume = shorter.reconstruct(problem)
+        kept.append((fraction, iterations, volume.cpu()))
+    return kept, {"representation": solver.name}
 
 
 def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
@@ -290,18 +315,26 @@ def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
     return conditioning.biplanar[0], list(biplanar_pair(directions))
 
 
-def _residuals(case: Case, degraded: Tensor, device: str) -> Tensor:
-    """Backprojected residuals (S, Z, Y, X) of degraded volumes as a prior would see them."""
+def _evidence(problem: Problem, degraded: Tensor) -> dict[str, Tensor]:
+    """Residuals (S, Z, Y, X) of degraded volumes and, if known, their noise, as a prior would see them."""
     import torch
 
-    from diffnr_lightning.solvers import backprojected_residual
+    from diffnr_lightning.solvers import residual_evidence
 
-    projections = case.projections.to(device)
-    kept = [
-        backprojected_residual(v.to(device).clamp(0, 1), projections, case.grid, case.scan).cpu()
-        for v in degraded
+    found = [
+        residual_evidence(
+            volume.to(problem.projections.device).clamp(0, 1),
+            problem.projections,
+            problem.grid,
+            problem.scan,
+            problem.weights,
+        )
+        for volume in degraded
     ]
-    return torch.stack(kept)
+    evidence = {"residual": torch.stack([each.residual.cpu() for each in found])}
+    if problem.weights is not None:
+        evidence["noise"] = found[-1].noise.cpu()
+    return evidence
 
 
 def _quality(degraded: Tensor, clean: Tensor) -> float:

@@ -34,6 +34,7 @@ class Solver(Method):
 
     def __init__(self, name: str, options: dict[str, Any] | None = None) -> None:
         self.function = _function(name)
+        self.path = name
         self.name = name.rpartition(".")[2]
         self.findings = {}
         self.options = options or {}

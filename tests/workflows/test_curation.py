@@ -327,3 +327,22 @@ def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
 def test_shards_that_do_not_exist(shard):
     with pytest.raises(ValueError, match="K/N with K < N"):
         shard_of(shard)
+
+
+def test_solvers_are_run_for_fractions_of_their_iterations(config, tmp_path):
+    """Weighted by the photons of the scan, and told them, where the variation says so."""
+    solver = {"class_path": "diffnr_lightning.workflows.Solver"}
+    solver["init_args"] = {"name": "sirt", "options": {"iterations": 6}}
+    text = yaml.safe_load(config.read_text()) | {"methods": [solver], "runs": 1}
+    text |= {"noises": ["physical"], "photons": [1e4, 1e5], "scales": [0.5, 0.5]}
+    (tmp_path / "solver.yaml").write_text(yaml.safe_dump(text))
+    for share in (1, 0):
+        out = tmp_path / f"pairs_{share}"
+        assert curate(tmp_path / "solver.yaml", out, "--weighted_share", share) == 0
+        for scan in open_pairs(out).values():
+            assert scan.info["representation"] == "sirt"
+            assert scan.info["iterations"] == [3, 6]
+            assert scan.info["psnr"][0] < scan.info["psnr"][1]
+            assert scan.info["weighted"] == bool(share)
+            assert (scan.noise is not None) == bool(share)
+            assert 1e4 <= scan.info["scan"]["simulation"]["recipe"]["noise"]["photons"] <= 1e5

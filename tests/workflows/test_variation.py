@@ -1,0 +1,68 @@
+"""What a curation draws covers what it is asked for, and nothing else."""
+
+import numpy as np
+import pytest
+
+from diffnr_lightning.data import Noise, Scanner, ScanRecipe
+from diffnr_lightning.workflows.variation import Variation
+
+RECIPE = ScanRecipe(size=16, test_views=0)
+
+
+def drawn(variation, count=200):
+    return [variation.draw(RECIPE, np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_noise_of_every_kind_is_drawn_log_uniformly():
+    variation = Variation(
+        noises=("physical", "tigre", "none"), photons=(1e4, 1e6), electronic=(0, 20)
+    )
+    noises = [recipe.noise for recipe in drawn(variation)]
+    modes = [noise.mode for noise in noises]
+    assert all(50 < modes.count(mode) < 85 for mode in ("physical", "tigre", "none"))
+    photons = [noise.photons for noise in noises if noise.mode == "physical"]
+    assert 1e4 <= min(photons) and max(photons) <= 1e6
+    assert np.mean(np.array(photons) < 1e5) == pytest.approx(0.5, abs=0.15)
+    assert all(noise.photons == RECIPE.noise.photons for noise in noises if noise.mode == "tigre")
+
+
+def test_arcs_are_drawn_for_limited_arcs_only():
+    recipes = drawn(Variation(layouts=("uniform", "limited_arc"), arcs_deg=(120, 200)))
+    arcs = [recipe.arc_deg for recipe in recipes if recipe.layout == "limited_arc"]
+    assert arcs and 120 <= min(arcs) < 140 and 180 < max(arcs) <= 200
+    assert {r.arc_deg for r in recipes if r.layout == "uniform"} == {None}
+
+
+def test_shifted_detectors_see_the_axis_from_all_around():
+    recipes = drawn(Variation(detectors=(1.0, 1.6), shifted_share=0.5, layouts=("uniform",)))
+    scanners = [recipe.scanner for recipe in recipes]
+    shifted = [scanner for scanner in scanners if scanner.shift]
+    assert len(shifted) == pytest.approx(100, abs=25)
+    assert all(1.0 <= scanner.detector <= 1.6 for scanner in scanners)
+    assert all(scanner.shift < scanner.detector / 2 for scanner in shifted)
+
+
+def test_a_plain_variation_keeps_the_recipe():
+    for recipe in drawn(Variation(), 10):
+        assert (recipe.noise, recipe.scanner, recipe.fit) == (Noise(), Scanner(), "volume")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"photons": (0, 1e5)}, "photons is"),
+        ({"arcs_deg": (200, 120)}, "arcs_deg is"),
+        ({"electronic": (-1, 3)}, "electronic is"),
+        ({"weighted_share": 2}, "weighted_share is 2"),
+        ({"views": ()}, "views or layouts is empty"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Variation(**options)
+
+
+def test_detectors_in_edges_of_the_cube_are_for_scanners_in_those():
+    scanner = Scanner(source_to_axis=800, source_to_detector=1200, detector=600, unit="mm")
+    with pytest.raises(ValueError, match="scanner in mm"):
+        Variation(shifted_share=0.2).check(ScanRecipe(scanner=scanner))
