@@ -16,6 +16,7 @@ from diffnr_lightning.data.pairs.draws import HeldOutSlices, HeldOutVolumes, Sli
 from diffnr_lightning.data.pairs.features import with_features
 from diffnr_lightning.data.pairs.files import ScanPairs, open_pairs, write_pairs
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
+from diffnr_lightning.data.pairs.shares import drawing_chances
 from diffnr_lightning.planes import PLANE_NAMES, PlaneName
 
 __all__ = [
@@ -44,6 +45,9 @@ class SlicePairData(lightning.LightningDataModule):
             keeps its whole volume, all scans of it.
         held_out_share: share of the volumes that is kept for validation where `held_out` names none: those whose names
             come first in the order of their SHA-256, at least one of two; 0 keeps none.
+        shares: of the draws that the training scans of a pattern get together, relative to each other, by patterns
+            (fnmatch) of the names of cases or volumes of which the first that matches counts: `{"pt_*": 3, "*": 1}`
+            takes three quarters of the crops from pt_1, pt_2, ... None draws every scan equally often.
         batch_size: crops in a training batch.
         crop: edge of a crop in pixels.
         context: neighbouring slices on each side, as the prior's.
@@ -72,6 +76,7 @@ class SlicePairData(lightning.LightningDataModule):
         iterations: int,
         held_out: Sequence[str] = (),
         held_out_share: float = 0.05,
+        shares: dict[str, float] | None = None,
         batch_size: int = 8,
         crop: int = 96,
         context: int = 1,
@@ -113,9 +118,10 @@ class SlicePairData(lightning.LightningDataModule):
         self.held_out = tuple(held_out)
         self.held_out_share = held_out_share
         self.held_out_volumes: list[str] = []
+        self.shares = dict(shares or {})
         self.batch_size = batch_size
         self.context = context
-        self.drawing = {
+        self.drawing: dict[str, Any] = {
             "seed": seed,
             "crop": crop,
             "context": context,
@@ -142,7 +148,7 @@ class SlicePairData(lightning.LightningDataModule):
         Raises:
             FileNotFoundError: a folder without pairs.
             ValueError: a damaged file, biplanar pairs of several sizes, a pattern that no case has,
-                or nothing left to train on.
+                nothing left to train on, or shares that `drawing_chances` refuses.
         """
         folders = {folder: open_pairs(folder) for folder in self.folders}
         scans = [scan for named in folders.values() for scan in named.values()]
@@ -152,17 +158,14 @@ class SlicePairData(lightning.LightningDataModule):
                 f"the pairs folders hold biplanar projections of the shapes {sizes}; curate all of "
                 "them with the same size."
             )
-        held = held_out_volumes(
-            [(str(scan.info["case"]), _volume_of(scan)) for scan in scans],
-            self.held_out,
-            self.held_out_share,
-        )
+        held = held_out_volumes(_names(scans), self.held_out, self.held_out_share)
         self.held_out_volumes = sorted(held)
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
             logger.info("held out: %s", ", ".join(self.held_out_volumes) or "nothing")
         scans = self._with_features(folders)
         self.training = [scan for scan in scans if _volume_of(scan) not in held]
         self.validation = [scan for scan in scans if _volume_of(scan) in held]
+        self.drawing["chances"] = drawing_chances(_names(self.training), self.shares)
 
     def _with_features(self, folders: dict[Path, dict[str, ScanPairs]]) -> list[ScanPairs]:
         """Scans of all folders, with features where the prior takes them."""
@@ -213,6 +216,11 @@ class SlicePairData(lightning.LightningDataModule):
         mine = range(self.trainer.global_rank, len(held_out), self.trainer.world_size)
         # Every process validates something, lest the others wait for its scores for ever.
         return DataLoader(held_out, batch_size=None, sampler=list(mine) or [0])
+
+
+def _names(scans: Sequence[ScanPairs]) -> list[tuple[str, str]]:
+    """Names of case and volume of scans."""
+    return [(str(scan.info["case"]), _volume_of(scan)) for scan in scans]
 
 
 def _volume_of(scan: ScanPairs) -> str:

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from diffnr_lightning.losses import ssim_2d
 
+# Mean squared error of slices in [0, 1] (50 dB) below which it no longer matters how good a slice was before.
+_GOOD_ENOUGH = 1e-5
+
 
 class RepairObjective(nn.Module):
     """Weighted terms between repaired and clean slices, beside an adversarial one.
@@ -14,7 +17,7 @@ class RepairObjective(nn.Module):
     it is four times as large: a weight of 4 here is a weight of 1 there.
 
     Attributes:
-        weights: of each term, by name: l2, l1, dssim, lpips, clip, gan.
+        weights: of each term, by name: l2, relative, l1, dssim, lpips, clip, gan.
         lpips: frozen; None where its weight is 0.
         similarity: frozen; None where its weight is 0.
 
@@ -51,10 +54,15 @@ class RepairObjective(nn.Module):
             if frozen is not None:
                 frozen.requires_grad_(False).eval()
 
-    def terms(self, repaired: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Return the terms of positive weight between slices, both (N, H, W) in [0, 1]."""
+    def terms(self, repaired: Tensor, clean: Tensor, degraded: Tensor) -> dict[str, Tensor]:
+        """Return the terms of positive weight between slices, all (N, H, W) in [0, 1].
+
+        The relative one is the squared error over that of the degraded slice, averaged over slices:
+        a repair that makes a good slice worse costs as much as one that fails on a bad one.
+        """
         computed = {
             "l2": lambda: (repaired - clean).square().mean(),
+            "relative": lambda: _relative(repaired, clean, degraded),
             "l1": lambda: (repaired - clean).abs().mean(),
             "dssim": lambda: 1 - ssim_2d(repaired, clean).mean(),
             "lpips": lambda: self.lpips(repaired, clean).mean(),
@@ -65,3 +73,8 @@ class RepairObjective(nn.Module):
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum of terms."""
         return sum(self.weights[name] * term for name, term in terms.items())
+
+
+def _relative(repaired: Tensor, clean: Tensor, degraded: Tensor) -> Tensor:
+    after, before = ((each - clean).square().mean(dim=(1, 2)) for each in (repaired, degraded))
+    return (after / (before + _GOOD_ENOUGH)).mean()

@@ -39,12 +39,12 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
     The loss of the prior is
 
-        L = lambda_l2 L2 + lambda_l1 L1 + lambda_ssim (1 - SSIM)
+        L = lambda_l2 L2 + lambda_relative R + lambda_l1 L1 + lambda_ssim (1 - SSIM)
             + lambda_lpips LPIPS + lambda_clip CLIP + lambda_gan L_GAN
 
-    between its repair of the degraded slice and the clean one. Both optimisers step once a batch,
-    the prior's first; an average of the prior's weights follows its steps and is what validation
-    and export use. Checkpoints hold what is trained: frozen backbones are left out.
+    between its repair of the degraded slice and the clean one. Both optimisers step once a batch, the prior's first;
+    an average of the prior's weights follows its steps and is what validation and export use. Checkpoints hold what is
+    trained: frozen backbones are left out.
 
     Attributes:
         prior: network that is trained: `prior(slices, conditioning) -> (N, H, W)`, not clipped.
@@ -62,8 +62,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
         weight_decay: of AdamW.
         betas: of the prior's AdamW.
         discriminator_betas: of the discriminator's AdamW.
-        lambda_l2: weight of the mean squared error of slices in [0, 1]; 4 is pix2pix-turbo's 1, see
-            `RepairObjective`.
+        lambda_l2: weight of the mean squared error of slices in [0, 1]; 4 is pix2pix-turbo's 1 (`RepairObjective`).
+        lambda_relative: weight of the squared error over that of the degraded slice, see `RepairObjective.terms`.
         lambda_l1: weight of the mean absolute error.
         lambda_ssim: weight of one minus the SSIM.
         lambda_lpips: weight of the perceptual distance; needs `lpips`.
@@ -78,9 +78,9 @@ class SliceFixerFinetuning(lightning.LightningModule):
             the discriminator on clean and on repaired slices apart.
         accumulate: batches whose gradients make one step.
         average_decay: of the moving average; 0 keeps the newest weights.
+        average_last: share of the run, at its end, whose weights are averaged plainly instead.
         gradient_norm: gradients of either network are scaled down to at most this norm.
-        log_every: batches between two log entries, whatever the Trainer's `log_every_n_steps`; the
-            step of an entry counts batches from 0.
+        log_every: batches between two log entries, whose step counts batches from 0; `log_every_n_steps` is ignored.
 
     Raises:
         ValueError: a negative weight, no weight at all, a perceptual weight without its network, or
@@ -105,6 +105,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         betas: tuple[float, float] = (0.9, 0.99),
         discriminator_betas: tuple[float, float] = (0.5, 0.99),
         lambda_l2: float = 1.0,
+        lambda_relative: float = 0.0,
         lambda_l1: float = 0.0,
         lambda_ssim: float = 0.5,
         lambda_lpips: float = 0.0,
@@ -117,6 +118,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         steps: Literal["joint", "original"] = "joint",
         accumulate: int = 1,
         average_decay: float = 0.999,
+        average_last: float = 0.0,
         gradient_norm: float = 1.0,
         log_every: int = 50,
     ) -> None:
@@ -124,6 +126,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         self.objective = RepairObjective(
             {
                 "l2": lambda_l2,
+                "relative": lambda_relative,
                 "l1": lambda_l1,
                 "dssim": lambda_ssim,
                 "lpips": lambda_lpips,
@@ -148,11 +151,14 @@ class SliceFixerFinetuning(lightning.LightningModule):
                 f"accumulate is {accumulate} with steps 'original', whose steps do not add up over "
                 "batches; expected 1, or steps 'joint'."
             )
+        if not 0 <= average_last <= 1:
+            raise ValueError(f"average_last is {average_last}; a share in [0, 1] is expected.")
+        plain_after = round((1 - average_last) * iterations / accumulate)
         self.automatic_optimization = False
         # Frozen backbones are not in the checkpoints; `on_load_checkpoint` asks for all the rest.
         self.strict_loading = False
         self.prior = prior
-        self.average = WeightAverage(prior, average_decay)
+        self.average = WeightAverage(prior, average_decay, plain_after)
         self.discriminator = None
         if lambda_gan > 0:
             self.discriminator = PatchDiscriminator() if discriminator is None else discriminator
@@ -252,7 +258,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
     def _plain_step(self, batch: SlicePair, prior: Any, judge: Any = None) -> dict[str, Tensor]:
         """Step the prior without an adversarial term."""
-        terms = self.objective.terms(self._repaired(batch), batch.clean[:, 0])
+        terms = self.objective.terms(self._repaired(batch), batch.clean[:, 0], centre_of(batch))
         self._step(prior, self.objective.total(terms))
         # Steps without gradients change nothing and keep `global_step` in pace.
         if judge is not None and self._steps_now:
@@ -264,7 +270,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def _joint_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
         """Step the prior once on all terms, then the discriminator once."""
         repaired = self._repaired(batch)
-        terms = self.objective.terms(repaired, batch.clean[:, 0])
+        terms = self.objective.terms(repaired, batch.clean[:, 0], centre_of(batch))
         terms["gan"] = self._adversarial_term(batch, repaired)
         self._step(prior, self.objective.total(terms))
         degraded, kind = centre_of(batch), self.discriminator.adversarial_kind
@@ -279,7 +285,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def _original_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
         """Step prior, prior, discriminator, discriminator, as pix2pix-turbo does."""
         repaired = self._repaired(batch)
-        terms = self.objective.terms(repaired, batch.clean[:, 0])
+        terms = self.objective.terms(repaired, batch.clean[:, 0], centre_of(batch))
         if terms:
             self._step(prior, self.objective.total(terms))
         else:

@@ -1,4 +1,4 @@
-"""WeightAverage: the exponential moving average of a network's weights."""
+"""WeightAverage: the average of a network's weights over a training, moving or of its last part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage(nn.Module):
-    """Exponential moving average of the trainable weights, kept in the checkpoint as buffers.
+    """Average of the trainable weights, kept in the checkpoint as buffers.
 
     Frozen weights are not averaged, so that a large frozen backbone costs nothing.
 
@@ -18,16 +18,26 @@ class WeightAverage(nn.Module):
         network: whose parameters with `requires_grad` are averaged.
         decay: weight of the old average in each update. Early on it is min(decay, (1 + n)/(10 + n))
             after n updates, so that the random start is forgotten soon.
+        plain_after: updates after which the moving average is given up for the plain mean of the
+            weights from then on; None keeps it.
 
     Raises:
-        ValueError: decay outside [0, 1).
+        ValueError: decay outside [0, 1), or a negative plain_after.
+
+    Source: P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, for
+        the plain mean. Deviation: every step counts, and the learning rate goes on falling.
     """
 
-    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
+    def __init__(
+        self, network: nn.Module, decay: float = 0.999, plain_after: int | None = None
+    ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}; expected a number in [0, 1).")
+        if plain_after is not None and plain_after < 0:
+            raise ValueError(f"plain_after is {plain_after}; None or at least 0 is expected.")
         self.decay = decay
+        self.plain_after = plain_after
         self.updates: Tensor
         self.register_buffer("updates", torch.tensor(0))
         self._keys: list[str] = []
@@ -49,7 +59,10 @@ class WeightAverage(nn.Module):
     def update(self, network: nn.Module) -> None:
         """Move the average towards the present weights."""
         done = int(self.updates)
-        decay = min(self.decay, (1 + done) / (10 + done))
+        if self.plain_after is not None and done >= self.plain_after:
+            decay = 1 - 1 / (done - self.plain_after + 1)
+        else:
+            decay = min(self.decay, (1 + done) / (10 + done))
         averages, parameters = self._pairs(network)
         torch._foreach_lerp_(averages, list(parameters), 1 - decay)
         self.updates += 1

@@ -152,6 +152,16 @@ class TestDraws:
         counts = torch.bincount((levels / 0.2).round().long())[1:]
         assert (counts - 150).abs().max() < 45
 
+    def test_scans_are_drawn_by_their_chances(self):
+        scans = [scan("one"), scan("two", seed=1), scan("three", seed=2)]
+        for level, each in zip((0.2, 0.4, 0.6), scans, strict=True):
+            each.degraded[:] = level
+        drawn = plain(scans, 400, chances=np.array([0.7, 0.3, 0.0]))
+        levels = torch.stack([drawn[i].degraded.mean() for i in range(400)])
+        counts = torch.bincount((levels / 0.2).round().long(), minlength=4)[1:]
+        assert counts[2] == 0
+        assert abs(int(counts[0]) - 280) < 45
+
     def test_only_the_planes_wanted_are_drawn(self):
         data = plain([scan()], planes=("coronal",))
         assert {int(data[i].plane) for i in range(20)} == {1}
@@ -309,6 +319,15 @@ class TestData:
         data = SlicePairData([folder, tmp_path / "more"], 5, held_out_share=0)
         data.setup("fit")
         assert len(data.training) == 7
+
+    def test_shares_decide_how_often_a_volume_is_drawn(self, folder):
+        data = SlicePairData([folder], 5, held_out=("head*",), shares={"chest_1": 4, "*": 1})
+        data.setup("fit")
+        chances = data.drawing["chances"]
+        first = [scan.info["case"] == "chest_1" for scan in data.training]
+        assert chances[first].sum() == pytest.approx(0.8)
+        with pytest.raises(ValueError, match="no pattern for the scans of 'chest_2'"):
+            SlicePairData([folder], 5, held_out=("head*",), shares={"chest_1": 4}).setup("fit")
 
     def test_nothing_held_out_means_no_validation(self, folder):
         data = SlicePairData([folder], 5, held_out_share=0)

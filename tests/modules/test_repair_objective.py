@@ -7,7 +7,7 @@ import yaml
 from diffnr_lightning.modules.repair_objective import RepairObjective
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-NONE = dict.fromkeys(("l2", "l1", "dssim", "lpips", "clip", "gan"), 0.0)
+NONE = dict.fromkeys(("l2", "relative", "l1", "dssim", "lpips", "clip", "gan"), 0.0)
 PRESETS = ("slicefixer_luna16", "slicefixer_toothfairy")
 
 
@@ -22,7 +22,7 @@ def test_the_squared_error_of_the_papers_preset_is_that_of_images_in_minus_one_t
     weight = preset(name)["module"]["init_args"]["lambda_l2"]
     objective = RepairObjective({**NONE, "l2": weight})
     theirs = ((2 * repaired - 1) - (2 * clean - 1)).square().mean()
-    torch.testing.assert_close(objective.total(objective.terms(repaired, clean)), theirs)
+    torch.testing.assert_close(objective.total(objective.terms(repaired, clean, clean)), theirs)
 
 
 @pytest.mark.parametrize(("name", "iterations"), [(PRESETS[0], 70_000), (PRESETS[1], 40_000)])
@@ -44,4 +44,16 @@ def test_the_total_weighs_the_terms():
     objective = RepairObjective({**NONE, "l2": 2.0, "l1": 3.0})
     error = repaired - clean
     expected = 2 * error.square().mean() + 3 * error.abs().mean()
-    torch.testing.assert_close(objective.total(objective.terms(repaired, clean)), expected)
+    torch.testing.assert_close(objective.total(objective.terms(repaired, clean, clean)), expected)
+
+
+def test_the_relative_error_counts_good_and_bad_slices_alike():
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, left = torch.rand(3, 2, 16, 16, generator=generator)
+    scales = torch.tensor([0.1, 1.0])[:, None, None]
+    objective = RepairObjective({**NONE, "relative": 1.0})
+    term = objective.terms(clean + 0.5 * scales * noise, clean, clean + scales * noise)["relative"]
+    assert term.item() == pytest.approx(0.25, rel=5e-3)
+    # The repair of a slice that was perfect is not asked to be so to the last bit.
+    term = objective.terms(clean + 1e-3 * left, clean, clean)["relative"]
+    assert 0.02 < term.item() < 0.05

@@ -235,6 +235,19 @@ def test_average_is_in_the_checkpoint_and_in_the_export(folder, tmp_path):
     assert metadata == {"iteration": 5, "data": "boxes"}
 
 
+def test_the_last_part_of_the_run_is_averaged_plainly(folder):
+    class Weights(lightning.Callback):
+        seen: list[torch.Tensor] = []
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            self.seen.append(pl_module.prior.conv_out.weight.detach().clone())
+
+    module, weights = finetuning(average_last=0.25), Weights()
+    fit(module, folder, weights)
+    average = dict(module.average.named_buffers())["conv_out/weight"]
+    torch.testing.assert_close(average, torch.stack(weights.seen[-3:]).mean(0))
+
+
 def test_validation_uses_the_average_and_returns_the_slices(folder):
     module = finetuning()
     trainer = fit(module, folder)
@@ -330,8 +343,8 @@ def test_terms_of_no_weight_are_not_computed():
         ({"lambda_l2": 1, "lambda_l1": 0, "lambda_ssim": 0}, {"l2"}),
         ({"lambda_l2": 0, "lambda_l1": 2, "lambda_ssim": 1}, {"l1", "dssim"}),
     ):
-        assert finetuning(**weights).objective.terms(repaired, clean).keys() == names
-    terms = finetuning(lambda_l1=1).objective.terms(clean, clean)
+        assert finetuning(**weights).objective.terms(repaired, clean, clean).keys() == names
+    terms = finetuning(lambda_l1=1).objective.terms(clean, clean, clean)
     assert all(term.item() == pytest.approx(0, abs=1e-5) for term in terms.values())
 
 
@@ -345,6 +358,7 @@ def test_terms_of_no_weight_are_not_computed():
         ({"gan_start": -1}, "gan_start=-1"),
         ({"rate": 0.0}, r"rate=0\.0"),
         ({"average_decay": 1.0}, "decay is 1.0"),
+        ({"average_last": 1.5}, "average_last is 1.5"),
     ],
 )
 def test_options_are_checked(wrong, match):
@@ -378,7 +392,7 @@ def test_perceptual_terms_train_the_prior_and_stay_frozen(folder):
     assert any(not torch.equal(a, b) for a, b in pairs)
     assert module.objective.lpips.scale.item() == module.objective.similarity.scale.item() == 2
     repaired, clean = torch.rand(2, 2, 16, 16)
-    terms = module.objective.terms(repaired, clean)
+    terms = module.objective.terms(repaired, clean, clean)
     assert terms.keys() == {"lpips", "clip"}
     assert terms["clip"].item() == pytest.approx(2 * repaired.square().mean().item())
 

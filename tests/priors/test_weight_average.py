@@ -34,6 +34,21 @@ def test_average_follows_the_recurrence():
     assert int(average.updates) == 10
 
 
+def test_the_last_updates_are_averaged_plainly():
+    network = line(0.0)
+    average = WeightAverage(network, decay=0.5, plain_after=3)
+    weights = [1.0, 3.0, -2.0, 7.0, 7.5, 8.0, 0.0]
+    for done, weight in enumerate(weights):
+        set_weight(network, weight)
+        average.update(network)
+        if done >= 3:
+            with average.applied(network):
+                expected = sum(weights[3 : done + 1]) / (done - 2)
+                assert network[0].weight.item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="plain_after is -1"):
+        WeightAverage(network, plain_after=-1)
+
+
 def test_weights_that_stand_still_are_their_average():
     network = line(0.3, 0.7)
     average = WeightAverage(network, decay=0.999)

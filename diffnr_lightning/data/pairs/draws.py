@@ -47,7 +47,7 @@ class SlicePairDataset(Dataset[SlicePair]):
     run take turns along the same sequence of draws.
 
     Args:
-        scans: curated scans to draw from, each equally often.
+        scans: curated scans to draw from.
         length: items.
         seed: of the draws.
         crop: edge of the crop in pixels.
@@ -61,6 +61,8 @@ class SlicePairDataset(Dataset[SlicePair]):
             drawn, up to 32 times.
         dropout: probability of hiding the projections, and, apart from that, the number of views,
             the residual and its noise, each.
+        chances: (N,) chance of every scan to be drawn, see `shares.drawing_chances`; None draws each
+            equally often.
         rank: number of this process.
         world_size: processes that share the run.
     """
@@ -79,6 +81,7 @@ class SlicePairDataset(Dataset[SlicePair]):
         flips: bool = True,
         empty_share: float = 0.05,
         dropout: float = 0.15,
+        chances: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -93,6 +96,7 @@ class SlicePairDataset(Dataset[SlicePair]):
         self.flips = flips
         self.empty_share = empty_share
         self.dropout = dropout
+        self.chances = chances
         self.rank = rank
         self.world_size = world_size
 
@@ -102,7 +106,7 @@ class SlicePairDataset(Dataset[SlicePair]):
     def __getitem__(self, item: int) -> SlicePair:
         channels = 2 * self.context + 1
         rng = np.random.default_rng((self.seed, item * self.world_size + self.rank))
-        scan = self.scans[rng.integers(len(self.scans))]
+        scan = self.scans[rng.choice(len(self.scans), p=self.chances)]
         snapshot = rng.integers(len(scan.degraded))
         degraded = scan.degraded[snapshot]
         axis = plane_axis(self.planes[rng.integers(len(self.planes))])
