@@ -1,6 +1,12 @@
 """How far a volume agrees with measured projections, and steps that bring it nearer to them."""
 
+from diffnr_lightning.consistency.agreement import Agreement, agree
 from diffnr_lightning.consistency.alignment import align
+from diffnr_lightning.consistency.discrepancy import (
+    discrepancy,
+    noise_deviation,
+    unresolved_variance,
+)
 from diffnr_lightning.consistency.misfit import best_share, misfit
 from diffnr_lightning.consistency.normalisation import (
     Normalisation,
@@ -10,11 +16,16 @@ from diffnr_lightning.consistency.normalisation import (
 from diffnr_lightning.consistency.simultaneous import simultaneous_steps
 
 __all__ = [
+    "Agreement",
     "Normalisation",
+    "agree",
     "align",
     "best_share",
+    "discrepancy",
     "misfit",
+    "noise_deviation",
     "normalise",
     "relative_weights",
     "simultaneous_steps",
+    "unresolved_variance",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diffnr_lightning.consistency.simultaneous import simultaneous_steps
+from diffnr_lightning.consistency.smoothing import smoothed
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import project
 
@@ -56,7 +56,7 @@ def align(
         return volume
     if detail:
         residual = projections - project(volume, grid, scan)
-        projections = projections - _smoothed(residual, detail, axes=(1, 2))
+        projections = projections - smoothed(residual, detail, axes=(1, 2))
     moved = simultaneous_steps(
         volume.detach().to(projections, copy=True).contiguous(),
         projections,
@@ -64,20 +64,5 @@ def align(
         scan,
         iterations=iterations,
     )
-    change = _smoothed(moved - volume, smoothing, axes=(0, 1, 2))
+    change = smoothed(moved - volume, smoothing, axes=(0, 1, 2))
     return torch.where(volume > support, (volume + change).clamp(min=0), volume)
-
-
-def _smoothed(array: Tensor, deviation: float, axes: tuple[int, ...]) -> Tensor:
-    """Convolve with a Gaussian along some axes; the border continues outwards."""
-    if deviation == 0:
-        return array
-    reach = max(1, round(4 * deviation))
-    offsets = torch.arange(-reach, reach + 1, device=array.device, dtype=array.dtype)
-    kernel = torch.exp(-0.5 * (offsets / deviation) ** 2)
-    kernel = (kernel / kernel.sum())[None, None]
-    for axis in axes:
-        lines = array.movedim(axis, -1)
-        flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        array = F.conv1d(flat, kernel).reshape(lines.shape).movedim(-1, axis)
-    return array.contiguous()

@@ -1,0 +1,181 @@
+"""The volume nearest to a given one that explains its projections as well as their noise allows."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffnr_lightning.consistency.bidiagonalisation import Bidiagonalisation
+from diffnr_lightning.consistency.discrepancy import discrepancy, unresolved_variance
+from diffnr_lightning.consistency.smoothing import smoothed
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.photons import PhotonCounts
+from diffnr_lightning.projectors import backproject, project
+
+# The nearest volume is found when another direction makes the change shorter by no more than this share.
+_SETTLED = 0.01
+# The level is hit to rounding after so many halvings of an interval of this many natural logarithms to either side.
+_HALVINGS, _DECADES = 60, 40.0
+_AXES = (0, 1, 2)
+
+
+class Agreement(NamedTuple):
+    """What became of a volume that was made to agree with projections.
+
+    Attributes:
+        volume: (Z, Y, X).
+        reached: whether the mean square of the normalised residuals came down to the level.
+        before: that mean square before, over the rays through the volume's support.
+        after: the same afterwards.
+        stiffness: lambda, in the unit of the inverse variances times mm^2: infinite where nothing was changed, 0 where
+            the level was out of reach.
+        directions: how many the search went along.
+    """
+
+    volume: Tensor
+    reached: bool
+    before: float
+    after: float
+    stiffness: float
+    directions: int
+
+
+@torch.no_grad()
+def agree(
+    volume: Tensor,
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    *,
+    weights: Tensor | None = None,
+    photons: PhotonCounts | None = None,
+    level: float = 1.0,
+    directions: int = 15,
+    smoothing: float = 0.5,
+    support: float = 0.02,
+    detail: float = 0.0,
+    resolution: bool = True,
+) -> Agreement:
+    """Change a volume as little as is needed for it to explain its projections.
+
+    Minimises ``|A (x + C u) - y|_W^2 + lambda |u|^2`` over u with the largest lambda at which the first term comes to
+    `level` for each ray: the discrepancy principle, which neither leaves unexplained what was measured nor explains
+    noise. C smooths and keeps to the support: what a prior gets wrong is smooth and lies inside of the object, and
+    changes of the air would cost structural similarity. A volume that explains its projections already comes back as
+    it is. One that cannot is changed along all `directions`, and is then as near to the projections as these lead;
+    then the geometry, a truncation or beam hardening is at fault and not the volume.
+
+    Args:
+        volume: (Z, Y, X), such as a repaired one, in normalised attenuation.
+        projections: (V, H, W) measured, line integrals of the same quantity in mm.
+        grid: voxels of the volume.
+        scan: geometry of the projections.
+        weights: (V, H, W) inverse variances of the projections, see `PhotonCounts.weights`; None takes all rays for
+            alike, with the noise that `noise_deviation` estimates.
+        photons: counts, with which the comparison is not biased behind thick objects; see `discrepancy`.
+        level: mean square of the normalised residuals that is aimed at; noise alone gives 1.
+        directions: of the search at most. Each takes a projection and a backprojection, and memory of a volume.
+        smoothing: standard deviation of the Gaussian that smooths the change, in voxels; 0 leaves it.
+        support: voxels at or below this value stay as they are; a negative number moves all.
+        detail: residuals smoothed by a Gaussian of this standard deviation, in pixels, are left out, since what varies
+            slowly over the detector may come from outside of the grid; 0 takes the whole residual.
+        resolution: whether the noise is taken together with what voxels do not resolve, see `unresolved_variance`.
+            Without it even the true volume fails to explain the projections where there are many photons.
+
+    Returns:
+        The volume, not negative where it was moved, and how it came about.
+
+    Raises:
+        ValueError: a level that is not positive, no direction, or a negative smoothing or detail.
+
+    Source: V. Morozov's discrepancy principle; J. Chung, J. Nagy, D. O'Leary, "A weighted-GCV method for Lanczos-hybrid
+    regularization", ETNA 2008, for Tikhonov's problem within the directions of LSQR. Deviation: lambda by discrepancy.
+    """
+    if not level > 0 or directions < 1 or min(smoothing, detail) < 0:
+        raise ValueError(
+            f"agree got level={level}, directions={directions}, smoothing={smoothing} and detail={detail}; a positive "
+            "level, at least one direction, and numbers of at least 0 are expected."
+        )
+    measured = (projections, weights, photons)
+    inside = (volume > support).to(volume.dtype)
+    rays = project(inside, grid, scan) > 0
+    found = discrepancy(
+        project(volume, grid, scan),
+        *measured,
+        rays=rays,
+        unresolved=unresolved_variance(volume, grid, scan) if resolution else None,
+    )
+    root, residual = found.root_weights, found.residual
+    count = max(int((root > 0).sum()), 1)
+    if detail:
+        slow = smoothed(root * residual, detail, (1, 2)) / smoothed(
+            root.square(), detail, (1, 2)
+        ).clamp_min(torch.finfo(root.dtype).tiny)
+        residual = residual - root * slow
+    before = _mean_square(residual, count)
+    if before <= level:
+        return Agreement(volume, True, before, before, math.inf, 0)
+
+    def change(unknown: Tensor) -> Tensor:
+        return inside * smoothed(unknown, smoothing, _AXES, "zero")
+
+    def adjoint(of_rays: Tensor) -> Tensor:
+        return smoothed(inside * backproject(root * of_rays, grid, scan), smoothing, _AXES, "zero")
+
+    krylov = Bidiagonalisation(lambda u: root * project(change(u), grid, scan), adjoint, residual)
+    step = _Step(np.zeros(0), 0.0)
+    while len(krylov.directions) < directions and krylov.grow():
+        earlier, step = step, _smallest_step(krylov, level * count)
+        shortest = step.length > (1 - _SETTLED) * earlier.length
+        if earlier.stiffness > 0 and shortest:
+            break
+    if not krylov.directions:  # no ray that says anything meets the support
+        return Agreement(volume, False, before, before, 0.0, 0)
+    moved = volume + change(krylov.combined(step.coefficients))
+    moved = torch.where(inside > 0, moved.clamp(min=0), volume)
+    left = residual - root * project(moved - volume, grid, scan)
+    return Agreement(
+        moved,
+        step.stiffness > 0,
+        before,
+        _mean_square(left, count),
+        step.stiffness,
+        len(krylov.directions),
+    )
+
+
+def _mean_square(residual: Tensor, count: int) -> float:
+    return float(residual.double().square().sum()) / count
+
+
+class _Step(NamedTuple):
+    coefficients: np.ndarray
+    stiffness: float
+
+    @property
+    def length(self) -> float:
+        return float(np.linalg.norm(self.coefficients))
+
+
+def _smallest_step(krylov: Bidiagonalisation, allowed: float) -> _Step:
+    """Return the shortest step that leaves no more than is allowed, or else the one that leaves least."""
+    left, singular, right = np.linalg.svd(krylov.matrix, full_matrices=False)
+    seen = krylov.length * left[0]
+    unseen = max(krylov.length**2 - float(seen @ seen), 0.0)
+
+    def remaining(stiffness: float) -> float:
+        return unseen + float(np.sum((stiffness / (singular**2 + stiffness) * seen) ** 2))
+
+    stiffness = 0.0
+    if unseen <= allowed:
+        top, low, high = float(singular[0] ** 2), -_DECADES, _DECADES
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            enough = remaining(top * math.exp(middle)) <= allowed
+            low, high = (middle, high) if enough else (low, middle)
+        stiffness = top * math.exp(low)
+    return _Step(right.T @ (singular / (singular**2 + stiffness) * seen), stiffness)

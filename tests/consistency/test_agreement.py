@@ -1,0 +1,194 @@
+"""The nearest volume that agrees with its projections, against Tikhonov's closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.consistency import agree, discrepancy
+from diffnr_lightning.consistency.smoothing import smoothed
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.photons import PhotonCounts
+from diffnr_lightning.projectors import project
+
+GRID = VolumeGrid((6, 8, 8), 3.0)
+SCAN = ScanGeometry.cone(
+    angles_rad=uniform_angles(5),
+    source_to_axis_mm=70.0,
+    source_to_detector_mm=100.0,
+    detector_shape=(10, 12),
+    pixel_mm=4.0,
+)
+TRUTH = 0.05 + torch.exp(-0.5 * (GRID.points() / 6.0).square().sum(-1))
+EXACT = project(TRUTH, GRID, SCAN)
+WEIGHTS = 1 / (0.1 + 0.02 * EXACT) ** 2
+# Below the truth nowhere by so much that a change makes a voxel negative.
+REPAIRED = TRUTH + 0.04 * torch.sin(GRID.points().sum(-1))
+WHOLE = {"directions": 60, "smoothing": 0.0, "support": -1.0, "resolution": False}
+
+
+@pytest.fixture(scope="module")
+def matrix() -> np.ndarray:
+    """The system matrix, (rays, voxels)."""
+    voxels = torch.eye(TRUTH.numel()).reshape(-1, *GRID.shape)
+    return torch.stack([project(v, GRID, SCAN).flatten() for v in voxels]).T.double().numpy()
+
+
+@pytest.fixture(scope="module")
+def measured() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return EXACT + torch.randn(EXACT.shape, generator=generator) / WEIGHTS.sqrt()
+
+
+def chi_square(volume, projections, weights=WEIGHTS):
+    seen = (weights > 0) & (project(torch.ones_like(TRUTH), GRID, SCAN) > 0)
+    residual = (project(volume, GRID, SCAN) - projections).square() * weights
+    return float(residual[seen].mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.8])
+@pytest.mark.parametrize("support", [-1.0, 0.2])
+def test_it_is_the_closed_form_of_its_stiffness(matrix, measured, smoothing, support):
+    given = WHOLE | {"smoothing": smoothing, "support": support}
+    made = agree(REPAIRED, measured, GRID, SCAN, weights=WEIGHTS, level=1.02, **given)
+    assert made.reached and made.before > 1.1
+    inside = (REPAIRED > support).float()
+    voxels = torch.eye(TRUTH.numel()).reshape(-1, *GRID.shape)
+    spread = [inside * smoothed(v, smoothing, (0, 1, 2), "zero") for v in voxels]
+    spread = torch.stack(spread).reshape(TRUTH.numel(), -1).T.double().numpy()
+    rays = (project(inside, GRID, SCAN) > 0).flatten().numpy()
+    root = WEIGHTS.sqrt().flatten().double().numpy() * rays
+    system = root[:, None] * matrix @ spread
+    target = root * (measured - project(REPAIRED, GRID, SCAN)).flatten().double().numpy()
+    normal = system.T @ system + made.stiffness * np.eye(system.shape[1])
+    change = spread @ np.linalg.solve(normal, system.T @ target)
+    expected = REPAIRED + torch.from_numpy(change).float().reshape(GRID.shape)
+    difference = (made.volume - expected).norm() / (made.volume - REPAIRED).norm()
+    assert difference < 0.05
+
+
+def test_the_level_is_hit_and_the_change_grows_as_it_falls(measured):
+    lengths, stiffness = [], []
+    for level in (1.1, 1.0, 0.9, 0.8):
+        made = agree(REPAIRED, measured, GRID, SCAN, weights=WEIGHTS, level=level, **WHOLE)
+        assert made.reached
+        assert chi_square(made.volume, measured) == pytest.approx(level, rel=0.01)
+        assert made.after == pytest.approx(level, rel=0.01)
+        lengths.append(float((made.volume - REPAIRED).norm()))
+        stiffness.append(made.stiffness)
+    assert lengths == sorted(lengths) and stiffness == sorted(stiffness, reverse=True)
+
+
+def test_what_agrees_already_comes_back(measured):
+    made = agree(TRUTH, measured, GRID, SCAN, weights=WEIGHTS, level=1.2)
+    assert made.volume is TRUTH
+    assert made.reached and made.stiffness == math.inf and made.before == made.after < 1.2
+
+
+def test_a_level_out_of_reach_is_said(measured):
+    made = agree(REPAIRED, measured, GRID, SCAN, weights=WEIGHTS, level=0.01, directions=3)
+    assert not made.reached and made.stiffness == 0 and made.directions == 3
+    assert 0.01 < made.after < made.before
+
+
+def test_masked_rays_have_no_influence(measured):
+    masked = WEIGHTS.clone()
+    masked[:, 2:5, 3:9] = 0
+    damaged = measured.clone()
+    damaged[:, 2:5, 3:9] = 100.0
+    expected, made = (
+        agree(REPAIRED, given, GRID, SCAN, weights=masked, **WHOLE) for given in (measured, damaged)
+    )
+    torch.testing.assert_close(made.volume, expected.volume)
+    assert made.reached
+
+
+def test_another_unit_gives_the_same_volume_in_it(measured):
+    made = agree(REPAIRED, measured, GRID, SCAN, weights=WEIGHTS)
+    other = agree(
+        50 * REPAIRED, 50 * measured, GRID, SCAN, weights=WEIGHTS / 2500, support=50 * 0.02
+    )
+    torch.testing.assert_close(other.volume / 50, made.volume, atol=1e-5, rtol=1e-4)
+    assert other.stiffness == pytest.approx(made.stiffness / 2500, rel=0.01)
+
+
+def test_air_stays_as_it_is(measured):
+    repaired = torch.where(GRID.points()[..., 0] > 6, 0.01, REPAIRED)
+    made = agree(repaired, measured, GRID, SCAN, weights=WEIGHTS, smoothing=1.0, directions=5)
+    air = repaired <= 0.02
+    assert torch.equal(made.volume[air], repaired[air])
+    assert not torch.equal(made.volume[~air], repaired[~air])
+
+
+def test_counts_are_explained_behind_thick_objects():
+    # Line integrals up to 7.5: behind the middle less than ten photons.
+    generator = torch.Generator().manual_seed(5)
+    scale = 7.5 / float(EXACT.max())
+    air = torch.full((1, 1, 1), 1e4)
+    counts = torch.poisson(air * torch.exp(-scale * EXACT), generator=generator)
+    photons = PhotonCounts(counts, air, 0.0, scale)
+    projections = -(counts.clamp_min(1) / air).log() / scale
+    given = {"weights": photons.weights(), "photons": photons} | WHOLE
+    assert float(photons.chi_square(EXACT).mean()) == pytest.approx(1, abs=0.1)
+    made = agree(REPAIRED, projections, GRID, SCAN, **given)
+    assert made.reached and made.before > 2
+    after = photons.chi_square(project(made.volume, GRID, SCAN))
+    assert float(after.mean()) == pytest.approx(1, abs=0.1)
+    assert (made.volume - TRUTH).norm() < (REPAIRED - TRUTH).norm()
+
+
+def test_without_weights_the_noise_is_estimated():
+    # Detail that is finer than the blocks in which noise is estimated, and edges, are few.
+    grid = VolumeGrid((32, 32, 32), 1.0)
+    scan = ScanGeometry.cone(
+        angles_rad=uniform_angles(6),
+        source_to_axis_mm=100.0,
+        source_to_detector_mm=150.0,
+        detector_shape=(48, 48),
+        pixel_mm=1.2,
+    )
+    truth = torch.exp(-0.5 * (grid.points() / 8.0).square().sum(-1))
+    exact = project(truth, grid, scan)
+    for deviation in (0.1, 1.0):
+        noise = deviation * torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
+        made = agree(1.3 * truth, exact + noise, grid, scan, support=-1.0, resolution=False)
+        left = project(made.volume, grid, scan) - exact - noise
+        assert made.reached
+        assert float(left.std()) == pytest.approx(deviation, rel=0.1)
+        found = discrepancy(exact, exact + noise)
+        assert 1 / float(found.root_weights.max()) == pytest.approx(deviation, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"level": 0.0}, {"directions": 0}, {"smoothing": -1.0}, {"detail": -1.0}]
+)
+def test_numbers_that_make_no_sense(wrong):
+    with pytest.raises(ValueError, match="agree got"):
+        agree(TRUTH, EXACT, GRID, SCAN, **wrong)
+
+
+def test_what_voxels_do_not_resolve_is_no_reason_to_change_them():
+    fine = VolumeGrid((36, 36, 36), 1.0)
+    scan = ScanGeometry.cone(
+        angles_rad=uniform_angles(12),
+        source_to_axis_mm=120.0,
+        source_to_detector_mm=180.0,
+        detector_shape=(36, 36),
+        pixel_mm=2.0,
+    )
+    # Three balls with edges, whose averages over coarse voxels are the truth.
+    centres = torch.tensor([[4.0, 3.0, 1.0], [-6.0, -3.0, 2.0], [1.0, -4.0, -7.0]])
+    balls = sum(((fine.points() - c).norm(dim=-1) < 6).float() for c in centres).clamp(max=1)
+    coarse = VolumeGrid((12, 12, 12), 3.0)
+    truth = torch.nn.functional.avg_pool3d(balls[None, None], 3)[0, 0]
+    exact = project(balls, fine, scan)
+    weights = torch.full_like(exact, 1 / 0.05**2)
+    noise = 0.05 * torch.randn(exact.shape, generator=torch.Generator().manual_seed(2))
+    blind, aware = (
+        agree(truth, exact + noise, coarse, scan, weights=weights, smoothing=0.0, resolution=r)
+        for r in (False, True)
+    )
+    assert blind.before > 20
+    assert 0.3 < aware.before < 0.1 * blind.before
+    assert (aware.volume - truth).norm() < 0.8 * (blind.volume - truth).norm()
