@@ -141,6 +141,8 @@ class ScanGeometry(Poses):
         Raises:
             ValueError: a window without a pixel, or a step that is not positive.
         """
+        if rows == columns == slice(None):
+            return self
         kept_rows, v_shift, v_step = _kept(rows, self.detector_shape[0], "rows")
         kept_columns, u_shift, u_step = _kept(columns, self.detector_shape[1], "columns")
         shift = v_shift * self.v_mm + u_shift * self.u_mm

@@ -104,16 +104,20 @@ class SceneOptimization(lightning.LightningModule):
     def training_step(self, batch: ViewBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch of views."""
         self.iteration += 1
+        smoothed = self.lambda_tv > 0
+        compared = self.reference is not None and self.iteration % self.reference_every == 0
         scan = self.scan[batch.view].window(batch.rows, batch.columns)
-        rendered = self.length_scale * self.representation.render(scan)  # (B, H, W)
-        measured = self.length_scale * batch.projection
-        loss = self._image_loss(rendered, measured, batch.weights)
-        if self.lambda_tv:
-            loss = loss + self.lambda_tv * tv_3d(
-                self.representation.query(self._random_cube(self.tv_size)[0])
-            )
-        if self.reference is not None and self.iteration % self.reference_every == 0:
-            loss = loss + self.lambda_diff * self.reference_distance()
+        grids = [self._random_cube(self.tv_size)[0]] if smoothed else []
+        if compared:
+            grids.append(self._compared_part()[0])
+        rendered, volumes = self.representation.evaluate(scan, grids)
+        loss = self._image_loss(
+            self.length_scale * rendered, self.length_scale * batch.projection, batch.weights
+        )
+        if smoothed:
+            loss = loss + self.lambda_tv * tv_3d(volumes[0])
+        if compared:
+            loss = loss + self.lambda_diff * self._distance(volumes[-1])
         return loss
 
     def _image_loss(self, rendered: Tensor, measured: Tensor, weights: Tensor | None) -> Tensor:
@@ -130,15 +134,7 @@ class SceneOptimization(lightning.LightningModule):
 
     def reference_distance(self) -> Tensor:
         """Return the distance of the current volume from the pseudo-reference, 0 where they agree."""
-        if self.reference_size:
-            grid, crop = self._random_cube(self.reference_size)
-            volume, reference = self.representation.query(grid), self.reference[crop]
-        else:
-            volume, reference = self.query_volume(), self.reference
-        if self.reference_loss == "l1" or not (reference > 0).any():
-            # Where the reference shows nothing there is no structure to compare.
-            return l1(volume, reference)
-        return 1 - ssim_3d(volume, reference if self.reference_size else self._prepared_reference())
+        return self._distance(self.representation.query(self._compared_part()[0]))
 
     def query_volume(self) -> Tensor:
         """Return the current volume (Z, Y, X) in normalised attenuation."""
@@ -190,6 +186,20 @@ class SceneOptimization(lightning.LightningModule):
         }
         if hasattr(self.representation, "resize") and len(sizes) == 1:
             self.representation.resize(sizes.pop())
+
+    def _compared_part(self) -> tuple[VolumeGrid, tuple[slice, ...]]:
+        """Return the grid and the slices of what is compared with the reference in this iteration."""
+        if self.reference_size:
+            return self._random_cube(self.reference_size)
+        return self.grid, (slice(None),) * 3
+
+    def _distance(self, volume: Tensor) -> Tensor:
+        """Return the distance of the part that is compared from the same part of the reference."""
+        reference = self.reference[self._compared_part()[1]]
+        if self.reference_loss == "l1" or not (reference > 0).any():
+            # Where the reference shows nothing there is no structure to compare.
+            return l1(volume, reference)
+        return 1 - ssim_3d(volume, reference if self.reference_size else self._prepared_reference())
 
     def _prepared_reference(self) -> SsimReference:
         """Return the reference with its SSIM moments, computed once for each reference."""

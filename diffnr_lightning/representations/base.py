@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +33,22 @@ class Representation(nn.Module, ABC):
     @abstractmethod
     def query(self, grid: VolumeGrid) -> Tensor:
         """Return the density at the voxels of a grid, (Z, Y, X), differentiably."""
+
+    def evaluate(
+        self, scan: ScanGeometry, grids: Sequence[VolumeGrid]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the renderings of a scan and the density on some grids.
+
+        A representation in which both need the same intermediate results computes them once.
+
+        Args:
+            scan: the views.
+            grids: any number of them.
+
+        Returns:
+            (V, H, W) as of `render`, and a (Z, Y, X) as of `query` for each grid.
+        """
+        return self.render(scan), [self.query(grid) for grid in grids]
 
     @abstractmethod
     def initialise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -129,17 +130,25 @@ class GaussianCloud(Representation):
 
     def render(self, scan: ScanGeometry) -> Tensor:
         """Return the line integrals (V, H, W) in mm; the backward pass adds to `statistics`."""
-        return render_gaussians(
-            *self.activated(),
+        return self.evaluate(scan, ())[0]
+
+    def query(self, grid: VolumeGrid) -> Tensor:
+        """Return the density at the voxels of a grid (Z, Y, X)."""
+        return voxelise_gaussians(*self.activated(), grid, cut=self.cut)
+
+    def evaluate(
+        self, scan: ScanGeometry, grids: Sequence[VolumeGrid]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return renderings and density on grids of one activation; see `Representation`."""
+        gaussians = self.activated()
+        rendered = render_gaussians(
+            *gaussians,
             scan,
             cut=self.cut,
             statistics=self.statistics,
             integral=self.integral,
         )
-
-    def query(self, grid: VolumeGrid) -> Tensor:
-        """Return the density at the voxels of a grid (Z, Y, X)."""
-        return voxelise_gaussians(*self.activated(), grid, cut=self.cut)
+        return rendered, [voxelise_gaussians(*gaussians, grid, cut=self.cut) for grid in grids]
 
     def place(self, positions_mm: Tensor, scales_mm: Tensor, densities: Tensor) -> None:
         """Set the cloud to unrotated Gaussians, keeping the optimisable form.

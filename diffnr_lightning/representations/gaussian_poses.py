@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,8 +24,9 @@ def rotation_matrices(quaternions: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
+@lru_cache(maxsize=512)
 def pose_rows(scan: ScanGeometry) -> np.ndarray:
-    """Return the poses as the rows (V, 15) that the kernels read."""
+    """Return the poses as the rows (V, 15) that the kernels read; they are remembered, and read-only."""
     u, v = scan.u_mm, scan.v_mm
     across = np.cross(u, v)
     area2 = (across**2).sum(1, keepdims=True)
@@ -42,7 +45,9 @@ def pose_rows(scan: ScanGeometry) -> np.ndarray:
     column = 0.5 * (columns - 1) - (centre * along_u).sum(1, keepdims=True)
     row = 0.5 * (rows - 1) - (centre * along_v).sum(1, keepdims=True)
     distance = (centre * normal).sum(1, keepdims=True)
-    return np.concatenate([foot, normal, along_u, along_v, distance, column, row], axis=1)
+    rows_of_views = np.concatenate([foot, normal, along_u, along_v, distance, column, row], axis=1)
+    rows_of_views.setflags(write=False)
+    return rows_of_views
 
 
 def rows_of_a_task(rows: int) -> int:

@@ -87,6 +87,19 @@ def test_render_query_and_density_are_one_scene(cloud):
     assert error < 0.02
 
 
+def test_renderings_and_queries_of_one_call_are_those_of_their_own(cloud):
+    scan, grids = SCAN[:2], [GRID.crop((1, 2, 0), (5, 4, 6)), GRID]
+    alone = [cloud.render(scan), *(cloud.query(part) for part in grids)]
+    rendered, volumes = cloud.evaluate(scan, grids)
+    together = [rendered, *volumes]
+    slopes = [
+        torch.autograd.grad(sum(r.square().sum() for r in results), list(cloud.parameters()))
+        for results in (alone, together)
+    ]
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(*slopes, atol=1e-2, rtol=1e-4)
+
+
 def test_initialisation_resembles_the_first_reconstruction(cloud, volume, projections):
     assert cloud.num_gaussians == 1500
     queried = cloud.query(GRID)
