@@ -1,13 +1,16 @@
 """Every shipped config is read by the command it is for; configs/tiny are run elsewhere."""
 
 import importlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from diffnr_lightning.data.splits import listed
 from diffnr_lightning.workflows.config_files import COMPOSED, config_files, method_name
-from diffnr_lightning.workflows.settings import parse, settings_parser
+from diffnr_lightning.workflows.settings import configured, parse, settings_parser
+from diffnr_lightning.workflows.volume_sources import volume_sources
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
@@ -113,6 +116,67 @@ def test_every_method_can_be_built(method, monkeypatch, tmp_path):
     settings = parse(workflow, [f"--config={method}", f"--case={tmp_path}", "--out=run"])
     assert settings.arguments["method"] is not None
     assert settings.resolved["method"]["class_path"].startswith("diffnr_lightning.")
+
+
+MAIN_JOB = CONFIGS.parent / "experiments" / "main_job"
+
+
+@pytest.mark.parametrize("overlay", [None, "materials", "specimens"])
+def test_the_main_table_is_of_the_test_set(overlay, monkeypatch):
+    monkeypatch.setenv("DIFFNR_DATA", "volumes")
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.chdir(CONFIGS.parent)
+    workflows = importlib.import_module("diffnr_lightning.workflows")
+    files = [MAIN_JOB / f"{name}.yaml" for name in ("runs", overlay) if name]
+    settings = configured(workflows.sweep, files, {"out": "runs"}).arguments
+    found = [listed(source) for source in volume_sources(settings["volumes"]).values()]
+    assert {volume.set for volume in found} == {"test"}
+    kinds = dict(Counter(volume.kind for volume in found))
+    assert (
+        kinds
+        == {
+            None: {"head": 10, "chest": 1, "limb": 4, "plastic": 1, "phantom": 2},
+            "materials": {"tooth": 1, "fibres": 1},
+            "specimens": {"specimen": 4},
+        }[overlay]
+    )
+    scan = {"volume": "phantom:300", "out": "case"}
+    recipes = [
+        configured(workflows.simulate, [name], scan).arguments["recipe"]
+        for name in settings["scans"]
+    ]
+    noises = [(recipe.noise.mode, recipe.noise.photons) for recipe in recipes]
+    assert noises == [("tigre", 1e4), ("physical", 1e5), ("physical", 31623)]
+    assert {recipe.size for recipe in recipes} == {128}
+    assert settings["views"] == [24, 36, 12]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("no_weights", {"weights": "uniform"}),
+        ("no_trust", {"tolerance": None}),
+        ("old_prior", {"weights": "runs/old_prior.safetensors"}),
+    ],
+)
+def test_an_ablation_of_the_main_job_takes_one_thing_away(name, changed, monkeypatch, tmp_path):
+    monkeypatch.chdir(CONFIGS.parent)
+    workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
+    where = {"case": str(tmp_path), "out": "run"}
+    base = "r2gaussian+diffnr/align"
+    whole = configured(workflow, [base], where).resolved
+    ablated = configured(workflow, [base, MAIN_JOB / "methods" / f"{name}.yaml"], where).resolved
+    assert ablated.pop("variant") not in (None, whole.pop("variant"))
+
+    def leaves(node, path=""):
+        if not isinstance(node, dict):
+            return {path: node}
+        return {k: v for key in node for k, v in leaves(node[key], f"{path}.{key}").items()}
+
+    whole, ablated = leaves(whole), leaves(ablated)
+    moved = {key: value for key, value in ablated.items() if whole[key] != value}
+    assert {key.rpartition(".")[2]: value for key, value in moved.items()} == changed
+    assert whole.keys() == ablated.keys()
 
 
 def test_there_are_configs():

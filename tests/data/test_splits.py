@@ -126,6 +126,15 @@ def test_a_selection_keeps_the_order_of_its_kinds():
     assert names == ["limb"] * 3 + ["head"] * 2
 
 
+def test_volumes_may_be_selected_by_name():
+    found = selected("split:test[name=sts_012,pt_1,phantom_301]")
+    assert [volume.volume for volume in found] == [
+        "limbs/sts_012.nii.gz",
+        "headneck/pt_1.nii.gz",
+        "phantom:301",
+    ]
+
+
 def test_measured_scans_are_no_volumes():
     assert all(volume.kind != "measured" for volume in selected("split:test"))
     assert len(selected("split:test[kind=measured]")) == 3
@@ -136,8 +145,12 @@ def test_measured_scans_are_no_volumes():
     [
         ("split:", "split:SET or split:NAME/SET"),
         ("split:test[head]", "split:SET or split:NAME/SET"),
+        ("split:test[name=pt_1,pt_2]", "no name of that set is pt_2"),
         ("split:val", "one of train, development, test"),
-        ("split:development[kind=tooth]", "kinds of that set are head, chest"),
+        (
+            "split:development[kind=tooth]",
+            "no kind of that set is tooth; the kinds are head, chest",
+        ),
     ],
 )
 def test_selections_that_name_nothing(source, words):

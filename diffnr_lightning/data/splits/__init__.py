@@ -23,7 +23,7 @@ COLUMNS = ("volume", "patient", "kind", "set", "source", "licence")
 MEASURED = "measured"
 
 _SELECTION = re.compile(
-    r"split:(?:(?P<name>[\w-]+)/)?(?P<set>\w+)(?:\[kind=(?P<kinds>\w+(?:,\w+)*)\])?"
+    r"split:(?:(?P<name>[\w-]+)/)?(?P<set>\w+)(?:\[(?P<key>kind|name)=(?P<values>[\w.-]+(?:,[\w.-]+)*)\])?"
 )
 
 
@@ -93,35 +93,39 @@ def is_selection(source: str) -> bool:
 
 
 def selected(source: str) -> list[SplitVolume]:
-    """Return the volumes of a set of a split, of all kinds or of some.
+    """Return the volumes of a set of a split: all, those of some kinds, or those of some names.
 
     Args:
-        source: `split:SET`, `split:NAME/SET`, either with `[kind=KIND]` or `[kind=KIND,KIND]` behind it. Measured scans
-            are no volumes; they are returned only where their kind is asked for.
+        source: `split:SET` or `split:NAME/SET`, either with `[kind=KIND,KIND]` or `[name=VOLUME,VOLUME]` behind it.
+            Measured scans are no volumes; they are returned only where they are asked for.
 
     Raises:
         FileNotFoundError: no such split.
-        ValueError: words that are no selection, a set that is none, or a kind that the set does not hold.
+        ValueError: words that are no selection, a set that is none, or a kind or name that the set does not hold.
     """
     found = _SELECTION.fullmatch(source)
     if found is None:
         raise ValueError(
-            f"volumes has {source!r}; split:SET or split:NAME/SET, with or without [kind=KIND,KIND] behind it, is "
-            "expected."
+            f"volumes has {source!r}; split:SET or split:NAME/SET, with or without [kind=KIND,KIND] or "
+            "[name=VOLUME,VOLUME] behind it, is expected."
         )
     if found["set"] not in SETS:
         raise ValueError(f"volumes has {source!r}; the set is one of {', '.join(SETS)}.")
     volumes = [v for v in read_split(found["name"] or DEFAULT) if v.set == found["set"]]
-    if found["kinds"] is None:
+    if found["key"] is None:
         return [volume for volume in volumes if volume.kind != MEASURED]
-    kinds = found["kinds"].split(",")
-    known = list(dict.fromkeys(volume.kind for volume in volumes))
-    for kind in kinds:
-        if kind not in known:
+    groups: dict[str, list[SplitVolume]] = {}
+    for volume in volumes:
+        groups.setdefault(getattr(volume, found["key"]), []).append(volume)
+    values = found["values"].split(",")
+    for value in values:
+        if value not in groups:
+            known = list(dict.fromkeys(volume.kind for volume in volumes))
             raise ValueError(
-                f"volumes has {source!r}; the kinds of that set are {', '.join(known)}."
+                f"volumes has {source!r}, but no {found['key']} of that set is {value}; the kinds are "
+                f"{', '.join(known)}, the names stand in {found['name'] or DEFAULT}.csv."
             )
-    return [volume for kind in kinds for volume in volumes if volume.kind == kind]
+    return [volume for value in values for volume in groups[value]]
 
 
 def listed(source: str) -> SplitVolume | None:
