@@ -15,6 +15,8 @@ from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.refusals import refusal
 
 GIVEN = {"projections", "grid", "scan"}
+# Handed to functions that have such parameters.
+OFFERED = {"weights", "photons", "progress"}
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -23,9 +25,10 @@ class Solver(Method):
 
     Args:
         name: a function of `diffnr_lightning.solvers`, or the import path of another one, such as
-            `my_package.my_solver`, that takes projections, grid and scan and returns the volume. `analytic` is FDK for
-            cone beam and filtered backprojection for parallel beam; `initial_volume` takes SIRT instead where the
-            views are far from a circle.
+            `my_package.my_solver`, that takes projections, grid and scan and returns the volume. It is given the
+            statistical `weights` of the rays, the `photons` and `progress` of the problem where it has such parameters.
+            `analytic` is FDK for cone beam and filtered backprojection for parallel beam; `initial_volume` takes SIRT
+            instead where the views are far from a circle.
         options: further keyword arguments of the function.
 
     Raises:
@@ -39,17 +42,16 @@ class Solver(Method):
         self.findings = {}
         self.options = options or {}
         _check_options(name, self.function, self.options)
-        self.shows_progress = "progress" in inspect.signature(self.function).parameters
+        self.offered = OFFERED & set(inspect.signature(self.function).parameters)
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the solver's volume."""
-        progress = {"progress": problem.progress} if self.shows_progress else {}
         return self.function(
             projections=problem.projections,
             grid=problem.grid,
             scan=problem.scan,
             **self.options,
-            **progress,
+            **{name: getattr(problem, name) for name in self.offered},
         )
 
 
@@ -70,18 +72,18 @@ def _function(name: str) -> Callable[..., Tensor]:
 
 
 def _is_solver(thing: Any) -> bool:
-    """Whether something can be called with projections, grid and scan alone."""
+    """Whether something can be called with projections, grid, scan and what a problem offers."""
     if not callable(thing):
         return False
     parameters = inspect.signature(thing).parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in STARRED}
-    return needed == GIVEN
+    return GIVEN <= needed <= GIVEN | OFFERED
 
 
 def _check_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
     """Refuse options that the solver does not have, and values of another type."""
     parser = ArgumentParser(exit_on_error=False)
-    skip = {*GIVEN, "initial", "progress"}
+    skip = {*GIVEN, *OFFERED, "initial", "normalisation"}
     known = parser.add_function_arguments(function, skip=skip, fail_untyped=False)
     for key, value in options.items():
         if key not in known:

@@ -1,0 +1,60 @@
+"""Which weights the rays of a case get, and that methods use them."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from diffnr_lightning import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SOLVER = ["--method", "diffnr_lightning.workflows.Solver", "--method.name", "sirt"]
+
+
+def diffnr(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def reconstructed(case, out, *options):
+    assert diffnr("reconstruct", "--case", case, *SOLVER, "--out", out, *options) == 0
+    volume = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "volume.nii.gz")))
+    return volume, json.loads((out / "metrics.json").read_text())
+
+
+def simulated(out, *options):
+    scan = ["--volume", "phantom:3", "--size", 16, "--num_views", 6, "--test_views", 0]
+    assert diffnr("simulate", *scan, "--out", out, *options) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A scan of so few photons that its rays differ a hundredfold."""
+    out = tmp_path_factory.mktemp("weights") / "case"
+    return simulated(out, "--noise.photons", 1e4)
+
+
+def test_counted_photons_weigh_the_rays_unless_they_are_to_weigh_alike(case, tmp_path):
+    weighted, metrics = reconstructed(case, tmp_path / "weighted")
+    alike, uniform = reconstructed(case, tmp_path / "alike", "--weights", "uniform")
+    assert (metrics["weights"], uniform["weights"]) == ("counted", "uniform")
+    assert not np.allclose(weighted, alike)
+    assert metrics["protocols"]["r2"]["psnr"] > uniform["protocols"]["r2"]["psnr"]
+
+
+def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path):
+    """A scan without noise knows of no photons."""
+    case = simulated(tmp_path / "case", "--noise.mode", "none")
+    alike, metrics = reconstructed(case, tmp_path / "alike")
+    assert metrics["weights"] == "uniform"
+    assumed, metrics = reconstructed(case, tmp_path / "assumed", "--photons", 1e4)
+    assert metrics["weights"] == "assumed"
+    assert not np.allclose(alike, assumed)
+
+
+def test_no_beam_has_less_than_no_photons(case, tmp_path, capsys):
+    bare = simulated(tmp_path / "case", "--noise.mode", "none")
+    arguments = ["--case", bare, *SOLVER, "--out", tmp_path / "run", "--photons", -1]
+    assert diffnr("reconstruct", *arguments) == 2
+    assert "photons is -1.0; a positive number is expected" in capsys.readouterr().err
