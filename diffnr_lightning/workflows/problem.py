@@ -71,10 +71,12 @@ class Method(ABC):
     Attributes:
         name: in tables, where the command gives no other.
         findings: what `metrics.json` records of the last reconstruction.
+        weighs: whether it heeds the weights of the rays.
     """
 
     name: str
     findings: dict[str, Any]
+    weighs: bool = True
 
     @abstractmethod
     def reconstruct(self, problem: Problem) -> Tensor:

@@ -126,7 +126,7 @@ def reconstruct(
             )
         volume = method.reconstruct(problem).cpu()
         metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad}
-        metrics["weights"] = counted.origin if weighted else "uniform"
+        metrics["weights"] = counted.origin if weighted and method.weighs else "uniform"
         if isinstance(method, Scene):
             metrics |= {"iterations": method.iterations, "history": convergence.history}
         if loaded.test_scan is not None:

@@ -43,6 +43,7 @@ class Solver(Method):
         self.options = options or {}
         _check_options(name, self.function, self.options)
         self.offered = OFFERED & set(inspect.signature(self.function).parameters)
+        self.weighs = "weights" in self.offered
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the solver's volume."""

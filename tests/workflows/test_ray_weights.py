@@ -43,6 +43,11 @@ def test_counted_photons_weigh_the_rays_unless_they_are_to_weigh_alike(case, tmp
     assert metrics["protocols"]["r2"]["psnr"] > uniform["protocols"]["r2"]["psnr"]
 
 
+def test_a_method_that_weighs_no_rays_does_not_claim_to(case, tmp_path):
+    _, metrics = reconstructed(case, tmp_path / "fdk", "--method.name", "analytic")
+    assert metrics["weights"] == "uniform"
+
+
 def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path):
     """A scan without noise knows of no photons."""
     case = simulated(tmp_path / "case", "--noise.mode", "none")
