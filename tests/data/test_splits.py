@@ -167,5 +167,15 @@ def test_a_listed_volume_is_known_wherever_its_folder_is(tmp_path):
     assert listed(str(tmp_path / "headneck" / "pt_1.nii.gz")).set == "test"
     assert listed("specimen:250").set == "development"
     assert listed("specimen:400") is None
+    stored = tmp_path / "store" / "0123"
+    stored.parent.mkdir()
+    stored.touch()
+    for link in (tmp_path / "headneck" / "pt_1.nii.gz", tmp_path / "limbs" / "sts_012.nii.gz"):
+        link.parent.mkdir()
+        link.symlink_to(stored)
+        assert listed(str(link)).name == link.name.removesuffix(".nii.gz")
+    (tmp_path / "limbs" / "sts_005.nii.gz").touch()
+    (tmp_path / "renamed.nii.gz").symlink_to(tmp_path / "limbs" / "sts_005.nii.gz")
+    assert listed(str(tmp_path / "renamed.nii.gz")).name == "sts_005"
     # Another data set's patient 1.
     assert listed(str(tmp_path / "pt_1.nii.gz")) is None

@@ -136,8 +136,9 @@ def listed(source: str) -> SplitVolume | None:
     """
     if is_generated(source):
         return _by_ending().get((source,))
-    parts = Path(source).resolve().parts
-    endings = (parts[start:] for start in range(len(parts)))
+    # A link may have the listed name, or point to the file that has it.
+    places = [path.parts for path in (Path(source).absolute(), Path(source).resolve())]
+    endings = (parts[start:] for parts in places for start in range(len(parts)))
     by_ending = _by_ending()
     return next((by_ending[ending] for ending in endings if ending in by_ending), None)
 
