@@ -1,5 +1,7 @@
 """The backprojected residual of a volume is nought where it fits, and its error with all views."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -137,3 +139,19 @@ def test_weights_that_make_no_sense_are_refused(wrong: Tensor) -> None:
     views = scan(24)
     with pytest.raises(ValueError, match="weights "):
         backprojected_residual(blob(4.0), noisy(0, 0.1, views), GRID, views, wrong)
+
+
+def test_weights_are_turned_as_the_pixels_of_a_mirrored_and_shifted_detector() -> None:
+    views = scan(24, detector_offset_mm=(0.0, 14.0))
+    mirrored = replace(views, u_mm=-views.u_mm)
+    spread = torch.linspace(0.1, 0.6, 40).expand(24, 24, 40).clone()
+    spread[::3] *= 3.0
+    measured, weights = noisy(0, spread, views), spread**-2
+    found = backprojected_residual(blob(2.0), measured, GRID, views, weights)
+    turned = backprojected_residual(
+        blob(2.0), measured.flip(-1), GRID, mirrored, weights.flip(-1).contiguous()
+    )
+    torch.testing.assert_close(turned, found, atol=1e-4, rtol=1e-3)
+    assert (
+        found - backprojected_residual(blob(2.0), measured, GRID, views)
+    ).norm() > 0.1 * found.norm()
