@@ -33,6 +33,8 @@ class SceneOptimization(lightning.LightningModule):
         lambda_ssim: weight of 1 - SSIM between rendered and measured projections.
         lambda_tv: weight of the total variation of a random sub-volume.
         tv_size: edge of that sub-volume in voxels.
+        tv_every: batches between two of them, each of which counts that much more: a sub-volume of Gaussians takes as
+            long as a view.
         lambda_diff: weight of the distance to the pseudo-reference.
         reference_every: batches between two uses of the pseudo-reference (tau).
         reference_loss: 3D SSIM as in the paper, or the voxel L1 of its Table 5.
@@ -60,6 +62,7 @@ class SceneOptimization(lightning.LightningModule):
         lambda_ssim: float = 0.25,
         lambda_tv: float = 0.05,
         tv_size: int = 32,
+        tv_every: int = 1,
         lambda_diff: float = 0.5,
         reference_every: int = 10,
         reference_loss: Literal["ssim", "l1"] = "ssim",
@@ -73,6 +76,7 @@ class SceneOptimization(lightning.LightningModule):
             ("rate_iterations", rate_iterations),
             ("reference_every", reference_every),
             ("tv_size", tv_size),
+            ("tv_every", tv_every),
         ):
             if count < 1:
                 raise ValueError(f"{name} is {count}; at least 1 is expected.")
@@ -87,6 +91,7 @@ class SceneOptimization(lightning.LightningModule):
         self.lambda_ssim = lambda_ssim
         self.lambda_tv = lambda_tv
         self.tv_size = tv_size
+        self.tv_every = tv_every
         self.lambda_diff = lambda_diff
         self.reference_every = reference_every
         self.reference_loss = reference_loss
@@ -104,7 +109,7 @@ class SceneOptimization(lightning.LightningModule):
     def training_step(self, batch: ViewBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch of views."""
         self.iteration += 1
-        smoothed = self.lambda_tv > 0
+        smoothed = self.lambda_tv > 0 and self.iteration % self.tv_every == 0
         compared = self.reference is not None and self.iteration % self.reference_every == 0
         scan = self.scan[batch.view].window(batch.rows, batch.columns)
         grids = [self._random_cube(self.tv_size)[0]] if smoothed else []
@@ -115,7 +120,7 @@ class SceneOptimization(lightning.LightningModule):
             self.length_scale * rendered, self.length_scale * batch.projection, batch.weights
         )
         if smoothed:
-            loss = loss + self.lambda_tv * tv_3d(volumes[0])
+            loss = loss + self.tv_every * self.lambda_tv * tv_3d(volumes[0])
         if compared:
             loss = loss + self.lambda_diff * self._distance(volumes[-1])
         return loss

@@ -20,7 +20,7 @@ class Verdict(NamedTuple):
     """What a trial found.
 
     Attributes:
-        before: mean square error of the held-out projections, before the repair.
+        before: mean square error of the held-out projections, by the weights of their rays, before the repair.
         after: the same after the repair.
         passed: whether the prior may take part.
     """
@@ -87,9 +87,10 @@ class Trial:
         volume = fit(fitted, self.iterations)
         with torch.no_grad():
             repaired = repair(volume, fitted.projections, problem.grid, fitted.scan).volume
-            measured, scan = problem.projections[~fitted_to], problem.scan[~fitted_to]
+            unseen = problem.of_views(~fitted_to)
             before, after = (
-                misfit(candidate, measured, problem.grid, scan) for candidate in (volume, repaired)
+                misfit(candidate, unseen.projections, problem.grid, unseen.scan, unseen.weights)
+                for candidate in (volume, repaired)
             )
         passed = after <= self.worst * before
         logger.log(

@@ -97,6 +97,18 @@ def test_a_window_is_compared_with_its_part_of_the_rendering(truth, projections)
     torch.testing.assert_close(loss, expected)
 
 
+def test_rarer_total_variation_counts_more(truth, projections):
+    losses = {}
+    for every in (1, 3):
+        module = voxels(0.7 * truth, lambda_ssim=0, lambda_tv=0.4, tv_size=100, tv_every=every)
+        losses[every] = torch.tensor([float(step(module, projections)) for _ in range(6)])
+    image = float(step(voxels(0.7 * truth, lambda_ssim=0, lambda_tv=0), projections))
+    added = {every: found - image for every, found in losses.items()}
+    expected = 3 * added[1] * torch.tensor([0, 0, 1, 0, 0, 1])
+    assert added[1].min() > 0.001
+    torch.testing.assert_close(added[3], expected, atol=1e-6, rtol=1e-4)
+
+
 def weighted_step(module, projections, weights, views=(1, 4)):
     views = torch.tensor(views)
     return module.training_step(ViewBatch(views, projections[views], weights=weights), 0)
