@@ -14,10 +14,12 @@ from diffnr_lightning.consistency.normalisation import (
     relative_weights,
 )
 from diffnr_lightning.consistency.simultaneous import simultaneous_steps
+from diffnr_lightning.consistency.visible_part import VisiblePart, visible_part, with_unseen_of
 
 __all__ = [
     "Agreement",
     "Normalisation",
+    "VisiblePart",
     "agree",
     "align",
     "best_share",
@@ -28,4 +30,6 @@ __all__ = [
     "relative_weights",
     "simultaneous_steps",
     "unresolved_variance",
+    "visible_part",
+    "with_unseen_of",
 ]

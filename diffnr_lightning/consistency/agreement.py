@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,7 @@ class Agreement(NamedTuple):
         reached: whether the mean square of the normalised residuals came down to the level.
         before: that mean square before, over the rays through the volume's support.
         after: the same afterwards.
-        stiffness: lambda, in the unit of the inverse variances times mm^2: infinite where nothing was changed, 0 where
-            the level was out of reach.
+        stiffness: lambda, in the unit of the inverse variances times mm^2; infinite where nothing was changed.
         directions: how many the search went along.
     """
 
@@ -42,6 +41,12 @@ class Agreement(NamedTuple):
     after: float
     stiffness: float
     directions: int
+
+    def findings(self) -> dict[str, Any]:
+        """Return everything but the volume, as JSON holds it: an infinite stiffness is None."""
+        kept = self._asdict()
+        del kept["volume"]
+        return kept | {"stiffness": self.stiffness if math.isfinite(self.stiffness) else None}
 
 
 @torch.no_grad()
@@ -66,8 +71,9 @@ def agree(
     `level` for each ray: the discrepancy principle, which neither leaves unexplained what was measured nor explains
     noise. C smooths and keeps to the support: what a prior gets wrong is smooth and lies inside of the object, and
     changes of the air would cost structural similarity. A volume that explains its projections already comes back as
-    it is. One that cannot is changed along all `directions`, and is then as near to the projections as these lead;
-    then the geometry, a truncation or beam hardening is at fault and not the volume.
+    it is. Where no change along all `directions` comes down to the level, the geometry, a truncation or beam hardening
+    is at fault and not the volume: what explains most would fit that fault, so the level is raised to the geometric
+    mean of what was unexplained and of what could be left.
 
     Args:
         volume: (Z, Y, X), such as a repaired one, in normalised attenuation.
@@ -135,12 +141,17 @@ def agree(
             break
     if not krylov.directions:  # no ray that says anything meets the support
         return Agreement(volume, False, before, before, 0.0, 0)
+    reached = step.stiffness > 0
+    if not reached:
+        # Geometric mean: half of the excess, in logarithms.
+        least = krylov.left_over * krylov.length / math.sqrt(count)
+        step = _smallest_step(krylov, count * least * math.sqrt(before))
     moved = volume + change(krylov.combined(step.coefficients))
     moved = torch.where(inside > 0, moved.clamp(min=0), volume)
     left = residual - root * project(moved - volume, grid, scan)
     return Agreement(
         moved,
-        step.stiffness > 0,
+        reached,
         before,
         _mean_square(left, count),
         step.stiffness,

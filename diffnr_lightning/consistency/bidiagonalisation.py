@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ class Bidiagonalisation:
     Attributes:
         directions: k volumes, orthonormal.
         length: ``|b|``.
+        left_over: share of it that no combination of the directions explains.
 
     Source: C. Paige, M. Saunders, "LSQR", ACM TOMS 1982. Directions are orthogonalised against all before; those of
     the projections need it not and are not kept (H. Simon, H. Zha, SIAM J. Sci. Comput. 2000).
@@ -44,6 +46,8 @@ class Bidiagonalisation:
         self._left = target / self.length
         self._diagonal: list[float] = []
         self._below: list[float] = []
+        self.left_over = 1.0
+        self._rotated = 1.0  # cosine of the last rotation that made M triangular
 
     def grow(self) -> bool:
         """Add one direction; False where there is none left."""
@@ -61,6 +65,9 @@ class Bidiagonalisation:
         self._diagonal.append(size)
         self._below.append(below)
         self._left = left / below if below > 0 else left
+        pivot = math.hypot(self._rotated * size, below)
+        self._rotated, sine = self._rotated * size / pivot, below / pivot
+        self.left_over *= sine
         return True
 
     @property
