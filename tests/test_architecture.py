@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "priors": {"photons", "consistency", "files", "geometry", "planes", "losses", "solvers"},
     "data": {"photons", "files", "planes", "batches", "geometry", "phantoms", "projectors"},
     "modules": {"photons", "batches", "geometry", "representations", "priors", "losses", "metrics"},
-    "callbacks": {"files", "planes", "representations", "priors", "metrics"},
+    "callbacks": {"files", "photons", "planes", "representations", "priors", "metrics"},
     "reports": {"files", "planes", "metrics"},
     "workflows": EVERYTHING,
     "cli": {"workflows"},

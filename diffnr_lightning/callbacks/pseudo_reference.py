@@ -7,7 +7,9 @@ from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 
+from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors import Repairer
 
 logger = logging.getLogger("diffnr")
@@ -24,7 +26,7 @@ class PseudoReference(lightning.Callback):
 
     Attributes:
         made: repairs so far.
-        contradicted: whether the projections of this scan contradicted one of them; see `Repairer.each_pass`.
+        first: (Z, Y, X) the volume of this scan before the first of them, None before that.
 
     Raises:
         ValueError: a period below one batch, or a share that is not positive.
@@ -50,19 +52,24 @@ class PseudoReference(lightning.Callback):
         self.every = every
         self.repairs = repairs
         self.made = 0
-        self.contradicted = False
+        self.first: Tensor | None = None
+        self._known: dict[str, Any] = {}
 
     def adapt(self, iterations: int) -> None:
         """Set the period to its share of a schedule of so many batches, if it is a share."""
         if self.every_share is not None:
             self.every = max(1, round(self.every_share * iterations))
 
+    def know(self, weights: Tensor | None, photons: PhotonCounts | None) -> None:
+        """Take what is known of the noise of the scan that comes next, see `Repairer.repair`."""
+        self._known = {"weights": weights, "photons": photons}
+
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
         """Begin to count anew: one callback may serve several scans; a resume restores the count."""
         self.made = 0
-        self.contradicted = False
+        self.first = None
 
     def on_train_batch_end(
         self,
@@ -78,27 +85,28 @@ class PseudoReference(lightning.Callback):
             return
         with torch.no_grad():
             volume = pl_module.query_volume()
+        if self.first is None:
+            self.first = volume
         repaired = self.repairer.repair(
             volume,
             trainer.datamodule.projections.to(volume.device),
             pl_module.grid,
             pl_module.scan,
             features=trainer.datamodule.features,
-            contradicted=self.contradicted,
+            **self._known,
         )
         pl_module.reference = repaired.volume
-        self.contradicted = repaired.contradicted
         self.made += 1
         logger.info("pseudo-reference %d made at iteration %d", self.made, pl_module.iteration)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many references were made and whether the projections contradicted one.
+        """Return how many references were made, and of what the first.
 
         The newest reference is in the module's checkpoint.
         """
-        return {"made": self.made, "contradicted": self.contradicted}
+        return {"made": self.made, "first": self.first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.made = state_dict["made"]
-        self.contradicted = state_dict["contradicted"]
+        self.first = state_dict["first"]

@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "fusion_adapter": ["CrossAttnFusionAdapter"],
         "network_classes": ["network_name"],
         "prior": ["Prior"],
-        "repairer": ["RepairPass", "RepairedVolume", "Repairer"],
+        "repairer": ["RepairedVolume", "Repairer"],
         "slicefixer": ["SliceFixer"],
         "turbo_backbone": ["TurboBackbone"],
         "volume_repair": ["repair_volume"],

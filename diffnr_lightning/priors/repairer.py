@@ -1,17 +1,18 @@
-"""Repair a volume with a prior, pull it back to its projections, and ask them whether to trust it."""
+"""Repair a volume with a prior, and hold the result to its projections."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from diffnr_lightning.consistency import align, best_share, misfit
+from diffnr_lightning.consistency import Agreement, agree, align, with_unseen_of
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.planes import PlaneName
 from diffnr_lightning.priors.checkpoints import load_default, load_prior
 from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
@@ -26,49 +27,24 @@ from diffnr_lightning.solvers import (
 
 logger = logging.getLogger("diffnr")
 
-# Share of the residual's mean square that a pass after the first may explain. Second passes explained 0 to 6 % on heads
-# and a tooth, 9 to 15 % on a plastic head that reaches out of the grid, 12 to 26 % on carbon fibres; only on the last
-# two they did harm.
-MOST_EXPLAINED = 0.08
-
-# Share, of the share of a contradicted repair that explains the projections best, that is taken. What explains them
-# best is best in mean square; fibres lost structural similarity by it at 12 views, and gained by half of it.
-CONTRADICTED_SHARE = 0.5
-
-
-class RepairPass(NamedTuple):
-    """One pass of a repair.
-
-    Attributes:
-        volume: (Z, Y, X), repaired and pulled back to the projections.
-        contradicted: whether the projections contradict it.
-        taken: whether the next pass, or the result, starts from it.
-    """
-
-    volume: Tensor
-    contradicted: bool
-    taken: bool
-
 
 class RepairedVolume(NamedTuple):
     """What a repair makes of a volume.
 
     Attributes:
         volume: (Z, Y, X), normalised attenuation.
-        share: of the repair that is in it, from 0 to 1; 1 unless the projections contradict the repair.
-        contradicted: whether they do.
+        agreement: how the last pass was made to agree with the projections; None where it was not.
     """
 
     volume: Tensor
-    share: float
-    contradicted: bool
+    agreement: Agreement | None = None
 
 
 @final
 class Repairer:
     """Repair volumes with a prior, in one pass or several.
 
-    A pass repairs the slices of all `planes`, averages them, and pulls the result back to the measured projections.
+    A pass repairs the slices of all `planes`, averages them, and holds the result to the measured projections.
     The prior works on the device of the volume that it is given.
 
     Args:
@@ -76,13 +52,13 @@ class Repairer:
             comes with the package.
         overrides: arguments of `SliceFixer` that replace those in the file, such as base, encoder, organ, precision.
         planes: slices that are repaired; the results of several planes are averaged.
-        align_iterations: iterations of `consistency.align` (data consistency), which pulls the repaired volume back to
-            the measured projections; 0 leaves it as the prior made it.
-        passes: how often a volume is repaired and aligned at most, each time what came out of the pass before; a prior
-            that takes the backprojected residual gets what is still missing. See `each_pass` for those not taken.
-        tolerance: share by which a pass may let the mean square of the residual of the measured projections grow before
-            they contradict the repair; of a contradicted repair, only half as much is taken as explains the
-            projections best. None takes every repair whole.
+        consistency: how a pass is held to the measured projections. `agreement` changes the repaired volume as little
+            as is needed for it to explain them to their noise (`consistency.agree`). `null_space` takes of the repair
+            only what they do not see. `none` leaves it as the prior, and `align_iterations`, made it.
+        align_iterations: iterations of `consistency.align` before that, which pull the repaired volume towards the
+            projections without asking for their noise; 0 leaves them out.
+        passes: how often a volume is repaired, each time what came out of the pass before; a prior that takes the
+            backprojected residual gets what is still missing.
         batch_size: slices repaired at once.
         allow: packages or modules, beside this one, whose classes the file of weights may name: the module of such a
             class is imported, which runs its code.
@@ -91,37 +67,39 @@ class Repairer:
         prior: the network.
 
     Raises:
-        ValueError: passes below one, a negative tolerance, or overrides without weights.
+        ValueError: passes below one, a consistency that there is not, or overrides without weights.
 
-    Source: Algorithm 1 of DiffNR, line "repair each axial slice, stack". Deviation: several planes, alignment, passes
-    and the share are ours; with the defaults none of them happens.
+    Source: Algorithm 1 of DiffNR, line "repair each axial slice, stack". Deviation: several planes, consistency,
+    alignment and passes are ours; with the defaults none of them happens.
     """
+
+    SUCCESSORS: ClassVar[dict[str, str]] = {"tolerance": "consistency"}
 
     def __init__(
         self,
         weights: Path | None = None,
         overrides: dict[str, Any] | None = None,
         planes: tuple[PlaneName, ...] = ("axial",),
+        consistency: Literal["none", "agreement", "null_space"] = "none",
         align_iterations: int = 0,
         passes: int = 1,
-        tolerance: float | None = None,
         batch_size: int = 16,
         allow: tuple[str, ...] = (),
     ) -> None:
         if passes < 1:
             raise ValueError(f"passes is {passes}; at least one pass of a repair is expected.")
-        if tolerance is not None and tolerance < 0:
+        if consistency not in ("none", "agreement", "null_space"):
             raise ValueError(
-                f"tolerance is {tolerance}; null or a number of at least 0 is expected."
+                f"consistency is {consistency!r}; 'none', 'agreement' or 'null_space' is expected."
             )
         if weights is None and overrides:
             raise ValueError(
                 f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
             )
         self.planes = tuple(planes)
+        self.consistency = consistency
         self.align_iterations = align_iterations
         self.passes = passes
-        self.tolerance = tolerance
         self.batch_size = batch_size
         self.prior: Prior = (
             load_default()
@@ -137,10 +115,10 @@ class Repairer:
         scan: ScanGeometry,
         *,
         weights: Tensor | None = None,
+        photons: PhotonCounts | None = None,
         features: Tensor | None = None,
-        contradicted: bool = False,
     ) -> RepairedVolume:
-        """Repair a volume; where the projections contradict the repair, only a share of it is taken.
+        """Repair a volume in all passes.
 
         Args:
             volume: (Z, Y, X), normalised attenuation.
@@ -148,22 +126,15 @@ class Repairer:
             grid: voxels of the volume.
             scan: geometry of the projections.
             weights: (V, H, W) one over the variance of the noise of every ray, in (unit mm)^-2; None takes all rays
-                alike. The residual that the prior gets is weighted by them, and a prior that takes its noise gets that.
+                alike. The residual that the prior gets is weighted by them, a prior that takes its noise gets that, and
+                agreement is judged by them.
+            photons: what was counted, so that agreement is not biased behind thick objects.
             features: (1, 2, F) features of two projections that were stored with the scan, see `stored_features`; a
                 prior that takes features of this length gets them in the place of the projections.
-            contradicted: whether the projections contradicted an earlier repair of this scan.
         """
-        repaired = volume
-        earlier = {"weights": weights, "features": features, "contradicted": contradicted}
-        for step in self.each_pass(volume, projections, grid, scan, **earlier):
-            contradicted |= step.contradicted
-            if step.taken:
-                repaired = step.volume
-        if not contradicted:
-            return RepairedVolume(repaired, 1.0, False)
-        share = CONTRADICTED_SHARE * best_share(volume, repaired, projections, grid, scan)
-        logger.warning("the projections contradict the repair: %.0f %% of it is taken", 100 * share)
-        return RepairedVolume(torch.lerp(volume, repaired, share), share, True)
+        given = {"weights": weights, "photons": photons, "features": features}
+        *_, last = self.each_pass(volume, projections, grid, scan, **given)
+        return last
 
     def each_pass(
         self,
@@ -173,32 +144,12 @@ class Repairer:
         scan: ScanGeometry,
         *,
         weights: Tensor | None = None,
+        photons: PhotonCounts | None = None,
         features: Tensor | None = None,
-        contradicted: bool = False,
-    ) -> Iterator[RepairPass]:
-        """Yield the passes of a repair, at least one.
-
-        The passes of a prior that fits the object leave the next one little to explain. One that does not fit it
-        invents what the projections contradict, or goes on fitting their noise and what no voxels can represent. So
-        with a `tolerance` the projections contradict a pass that lets their residual grow by more than that, and one
-        after the first that lowers it by more than `MOST_EXPLAINED`. The first pass is taken in any case, a later one
-        only if it is not contradicted. No pass follows one that let the residual grow, or one that is contradicted; if
-        an earlier repair of the scan was contradicted, one pass is made.
-
-        Args:
-            volume: (Z, Y, X), normalised attenuation.
-            projections: (V, H, W) measured, line integrals of it in mm.
-            grid: voxels of the volume.
-            scan: geometry of the projections.
-            weights: (V, H, W) one over the variance of the noise of every ray, in (unit mm)^-2; None takes all rays
-                alike. The residual that the prior gets is weighted by them, and a prior that takes its noise gets that.
-            features: (1, 2, F) features of two projections that were stored with the scan, see `stored_features`; a
-                prior that takes features of this length gets them in the place of the projections.
-            contradicted: whether the projections contradicted an earlier repair of this scan.
-        """
+    ) -> Iterator[RepairedVolume]:
+        """Yield what each pass of `repair` makes, whose arguments these are."""
         conditioning = self._conditioning(projections, scan, features)
         self.prior.to(volume.device)
-        before = misfit(volume, projections, grid, scan)
         for number in range(self.passes):
             evidence = self._evidence(volume, projections, grid, scan, weights)
             repaired = repair_volume(
@@ -210,21 +161,23 @@ class Repairer:
                 residual=evidence.residual,
                 noise=evidence.noise,
             )
-            aligned = align(repaired, projections, grid, scan, iterations=self.align_iterations)
-            left = misfit(aligned, projections, grid, scan)
-            against = self._contradicted(before, left, number)
-            if against:
-                logger.warning(
-                    "pass %d of the repair changes the mean square residual of the projections from %.3g to %.3g",
+            repaired = align(repaired, projections, grid, scan, iterations=self.align_iterations)
+            agreement = None
+            if self.consistency == "null_space":
+                repaired = with_unseen_of(volume, repaired, grid, scan, weights).clamp(min=0)
+            elif self.consistency == "agreement":
+                measured = {"weights": weights, "photons": photons}
+                agreement = agree(repaired, projections, grid, scan, **measured)
+                repaired = agreement.volume
+                logger.info(
+                    "pass %d of the repair: normalised residuals of mean square %.3g come to %.3g%s",
                     number + 1,
-                    before,
-                    left,
+                    agreement.before,
+                    agreement.after,
+                    "" if agreement.reached else ": these voxels cannot explain the projections",
                 )
-            taken = number == 0 or not against
-            yield RepairPass(aligned, against, taken)
-            if contradicted or against or left >= before:
-                return
-            before, volume = left, aligned
+            volume = repaired
+            yield RepairedVolume(volume, agreement)
 
     def _conditioning(
         self, projections: Tensor, scan: ScanGeometry, features: Tensor | None
@@ -237,13 +190,6 @@ class Repairer:
             return conditioning
         logger.info("the prior gets the features of projections that are stored with the case")
         return conditioning._replace(biplanar=features.to(projections.device))
-
-    def _contradicted(self, before: float, left: float, number: int) -> bool:
-        """Whether the mean square of the residual before and after a pass speaks against it."""
-        if self.tolerance is None:
-            return False
-        explains_much = number > 0 and left < (1 - MOST_EXPLAINED) * before
-        return explains_much or left > (1 + self.tolerance) * before
 
     def _evidence(
         self,

@@ -245,8 +245,9 @@ def _stopped_early(
             case.grid,
             case.scan,
             weights=problem.weights,
+            photons=problem.photons,
         )
-        kept += [(fraction, iterations, step.volume.cpu()) for step in passes if step.taken]
+        kept += [(fraction, iterations, step.volume.cpu()) for step in passes]
         repaired += [True] * (len(kept) - len(repaired))
     degraded = torch.stack([volume for _, _, volume in kept])
     info = {

@@ -72,11 +72,13 @@ class Method(ABC):
         name: in tables, where the command gives no other.
         findings: what `metrics.json` records of the last reconstruction.
         weighs: whether it heeds the weights of the rays.
+        before_prior: (Z, Y, X) the volume of the last reconstruction before a prior changed it, None where none did.
     """
 
     name: str
     findings: dict[str, Any]
     weighs: bool = True
+    before_prior: Tensor | None = None
 
     @abstractmethod
     def reconstruct(self, problem: Problem) -> Tensor:

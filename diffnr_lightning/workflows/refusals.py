@@ -67,6 +67,8 @@ def _unknown_parameter(path: str, message: str) -> str | None:
     if kind is None:
         return f"{path}: unknown key '{key}'."
     name = classes[-1] if not parents else kind.__name__
+    if successor := getattr(kind, "SUCCESSORS", {}).get(key):
+        return f"{path}: {name} has no '{key}' any more; {successor} has taken its place."
     return f"{path}: {name} has no '{key}'{nearest(key, inspect.signature(kind).parameters)}."
 
 

@@ -91,7 +91,7 @@ class Scene(Method):
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""
-        self.findings = {}
+        self.findings, self.before_prior = {}, None
         if self.trial is not None:
             verdict = self.trial.judge(
                 problem, self._without_prior, self.pseudo_reference.repairer.repair
@@ -104,18 +104,23 @@ class Scene(Method):
         volume = _volume_of(self.fit(problem))
         if self.pseudo_reference is None:
             return volume
-        contradicted = self.pseudo_reference.contradicted
-        if self.finish == "repair":
-            volume, _, contradicted = self.pseudo_reference.repairer.repair(
-                volume,
-                problem.projections,
-                problem.grid,
-                problem.scan,
-                features=problem.features,
-                contradicted=contradicted,
-            )
-        self.findings["contradicted"] = contradicted
-        return volume
+        self.before_prior = self.pseudo_reference.first
+        if self.finish == "query":
+            return volume
+        if self.before_prior is None:
+            self.before_prior = volume
+        repaired = self.pseudo_reference.repairer.repair(
+            volume,
+            problem.projections,
+            problem.grid,
+            problem.scan,
+            weights=problem.weights,
+            photons=problem.photons,
+            features=problem.features,
+        )
+        if repaired.agreement is not None:
+            self.findings["agreement"] = repaired.agreement.findings()
+        return repaired.volume
 
     def fit(
         self, problem: Problem, stop_at: int | None = None, *, prior: bool = True
@@ -132,6 +137,8 @@ class Scene(Method):
         representation.initialise(first, problem.projections, problem.scan, problem.seed)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
         own = (self.density_control, self.pseudo_reference if prior else None)
+        if self.pseudo_reference is not None:
+            self.pseudo_reference.know(problem.weights, problem.photons)
         trainer = quiet_trainer(
             max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",

@@ -86,7 +86,8 @@ class Trial:
         fitted = problem.of_views(fitted_to)
         volume = fit(fitted, self.iterations)
         with torch.no_grad():
-            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan).volume
+            noise = {"weights": fitted.weights, "photons": fitted.photons}
+            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan, **noise).volume
             unseen = problem.of_views(~fitted_to)
             before, after = (
                 misfit(candidate, unseen.projections, problem.grid, unseen.scan, unseen.weights)

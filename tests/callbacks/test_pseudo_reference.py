@@ -45,8 +45,8 @@ class Watch(lightning.Callback):
             self.references[pl_module.iteration] = pl_module.reference
 
 
-def callback(tolerance=None, **options):
-    repairer = Repairer(tolerance=tolerance)
+def callback(**options):
+    repairer = Repairer()
     repairer.prior = Halving()
     return PseudoReference(repairer, **options)
 
@@ -91,21 +91,27 @@ def test_references_are_made_when_they_are_due(options, batches):
     assert list(run(made)) == batches
 
 
-def test_a_contradicted_repair_is_remembered_until_the_next_scan():
-    made = callback(tolerance=0.5, every=4)
+def test_the_volume_before_the_first_repair_is_kept_until_the_next_scan():
+    made = callback(every=4)
     run(made)
-    assert made.contradicted
+    torch.testing.assert_close(made.first, TRUTH)
     made.setup(None, None, "fit")
-    assert not made.contradicted
-    run(callback(every=4))
-    assert not callback(every=4).contradicted
+    assert made.first is None
 
 
-def test_count_and_contradiction_survive_a_checkpoint():
+def test_the_noise_of_the_scan_goes_to_the_repairer():
+    made = callback(every=4)
+    made.repairer.consistency = "agreement"
+    made.know(torch.full_like(PROJECTIONS, 100.0), None)
+    (reference, *_) = run(made, steps=6).values()
+    assert (reference - TRUTH).norm() < 0.5 * (0.5 * TRUTH).norm()
+
+
+def test_count_and_first_volume_survive_a_checkpoint():
     made, resumed = callback(repairs=2), callback(repairs=2)
-    made.made, made.contradicted = 2, True
+    made.made, made.first = 2, TRUTH
     resumed.load_state_dict(made.state_dict())
-    assert (resumed.made, resumed.contradicted) == (2, True)
+    assert resumed.made == 2 and torch.equal(resumed.first, TRUTH)
 
 
 def test_a_period_that_makes_no_sense():

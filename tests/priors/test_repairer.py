@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffnr_lightning.consistency import align, best_share
+from diffnr_lightning.consistency import agree, align, with_unseen_of
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.projectors import project
@@ -46,20 +46,6 @@ class Adding(Halving):
         return (slices + conditioning.residual)[:, 0].clamp(0, 1)
 
 
-class Hesitating(Adding):
-    """A prior that adds another share of the residual in each pass."""
-
-    def __init__(self, shares):
-        super().__init__()
-        self.shares = iter(shares)
-        self.share = None
-
-    def repair(self, slices, conditioning):
-        if conditioning.position.min() == -1:  # the first slices of a volume
-            self.share = next(self.shares)
-        return (slices + self.share * conditioning.residual)[:, 0].clamp(0, 1)
-
-
 def repairer(prior=None, **options):
     made = Repairer(**options)
     made.prior = prior or Halving()
@@ -70,7 +56,7 @@ def test_slices_of_all_planes_are_repaired_in_batches():
     made = repairer(planes=("axial", "sagittal"), batch_size=4)
     repaired = made.repair(TRUTH, *MEASURED)
     torch.testing.assert_close(repaired.volume, 0.5 * TRUTH)
-    assert (repaired.share, repaired.contradicted) == (1.0, False)
+    assert repaired.agreement is None
     calls = made.prior.calls
     assert {plane for plane, _, _ in calls} == {0, 2}
     assert sum(n for plane, n, _ in calls if plane == 0) == 10
@@ -86,27 +72,22 @@ def test_an_aligned_repair_fits_the_projections_better():
     assert residuals[1] < 0.9 * residuals[0]
 
 
-def test_a_repair_that_the_projections_contradict_is_taken_in_part(caplog):
-    # What fits badly has a residual to compare with.
-    volume = 1.2 * TRUTH
-    whole = repairer().repair(volume, *MEASURED).volume
-    assert not caplog.text
-    taken = repairer(tolerance=0.5).repair(volume, *MEASURED)
-    share = best_share(volume, whole, *MEASURED) / 2
-    assert taken.contradicted
-    assert taken.share == share == pytest.approx(0.1 / 0.6, rel=0.05)
-    torch.testing.assert_close(taken.volume, torch.lerp(volume, whole, share))
-    assert f"contradict the repair: {100 * share:.0f} % of it is taken" in caplog.text
-    lenient = repairer(tolerance=100.0).repair(volume, *MEASURED)
-    torch.testing.assert_close(lenient.volume, whole)
-    assert not lenient.contradicted
+def test_a_repair_is_made_to_agree_with_the_projections():
+    weights = torch.full_like(PROJECTIONS, 100.0)
+    plain = repairer().repair(TRUTH, *MEASURED, weights=weights)
+    held = repairer(consistency="agreement").repair(TRUTH, *MEASURED, weights=weights)
+    expected = agree(plain.volume, *MEASURED, weights=weights)
+    torch.testing.assert_close(held.volume, expected.volume)
+    assert held.agreement.after < 0.2 * held.agreement.before
+    assert (held.volume - TRUTH).norm() < 0.5 * (plain.volume - TRUTH).norm()
 
 
-def test_a_repair_after_a_contradicted_one_is_taken_in_part_too():
-    volume = 1.2 * TRUTH
-    taken = repairer(passes=3).repair(volume, *MEASURED, contradicted=True)
-    assert taken.contradicted
-    assert taken.share == pytest.approx(0.1 / 0.6, rel=0.05)
+def test_only_what_the_projections_do_not_see_of_a_repair_is_taken():
+    whole = repairer().repair(TRUTH, *MEASURED).volume
+    taken = repairer(consistency="null_space").repair(TRUTH, *MEASURED).volume
+    torch.testing.assert_close(taken, with_unseen_of(TRUTH, whole, GRID, SCAN).clamp(min=0))
+    changes = [(project(v, GRID, SCAN) - PROJECTIONS).norm() for v in (whole, taken)]
+    assert changes[1] < 0.1 * changes[0]
 
 
 def test_a_prior_that_takes_the_residual_gets_it():
@@ -131,38 +112,6 @@ def test_a_pass_repairs_what_the_one_before_left():
     assert errors[2] < errors[1] < errors[0]
 
 
-@pytest.mark.parametrize(
-    ("shares", "taken", "contradicted"),
-    [
-        ((0.7, 0.01, 0.01), 3, False),
-        # The second finds much left to explain.
-        ((0.1, 0.7, 0.01), 1, True),
-        # The second lets the residual grow.
-        ((0.7, -0.7, 0.01), 1, True),
-        # The first does, a little and much.
-        ((-0.01, 0.5, 0.5), 1, False),
-        ((-0.5, 0.5, 0.5), 1, True),
-    ],
-)
-def test_passes_that_the_projections_contradict(shares, taken, contradicted):
-    def passes(shares, **before):
-        made = repairer(Hesitating(shares), passes=3, batch_size=64, tolerance=0.1)
-        return list(made.each_pass(0.9 * TRUTH, *MEASURED, **before))
-
-    made = passes(shares)
-    assert [step.taken for step in made] == [True] * taken + [False] * (len(made) - taken)
-    assert [step.contradicted for step in made] == [False] * (len(made) - 1) + [contradicted]
-    # After a contradicted repair of the same scan one pass is made; another scan begins anew.
-    assert len(passes((0.7, 0.01, 0.01), contradicted=True)) == 1
-    assert len(passes((0.7, 0.01, 0.01))) == 3
-
-
-def test_without_a_tolerance_nothing_is_contradicted():
-    made = repairer(Hesitating((0.1, 0.7)), passes=2, batch_size=64)
-    steps = list(made.each_pass(0.9 * TRUTH, *MEASURED))
-    assert [(step.taken, step.contradicted) for step in steps] == [(True, False)] * 2
-
-
 def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual(caplog):
     climb = np.linspace(-4, 4, len(SCAN))[:, None] * [0.0, 0.0, 1.0]
     helix = replace(SCAN, source_mm=SCAN.source_mm + climb, detector_mm=SCAN.detector_mm + climb)
@@ -174,8 +123,8 @@ def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual
 def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="passes is 0"):
         Repairer(passes=0)
-    with pytest.raises(ValueError, match="tolerance is -1"):
-        Repairer(tolerance=-1)
+    with pytest.raises(ValueError, match="consistency is 'blind'"):
+        Repairer(consistency="blind")
     with pytest.raises(ValueError, match="without weights"):
         Repairer(overrides={"text": False})
 

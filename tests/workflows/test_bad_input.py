@@ -392,10 +392,14 @@ def test_commands_that_cannot_be_done(refused, tmp_path, line, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("pseudo_reference.repairer.tolerance many", "is 'many'; float or null is expected"),
+        ("pseudo_reference.repairer.passes many", "is 'many'; int is expected"),
         (
-            "pseudo_reference.repairer.tolerence 1",
-            "Repairer has no 'tolerence'; did you mean tolerance",
+            "pseudo_reference.repairer.pases 1",
+            "Repairer has no 'pases'; did you mean passes",
+        ),
+        (
+            "pseudo_reference.repairer.tolerance 0.02",
+            "Repairer has no 'tolerance' any more; consistency has taken its place",
         ),
         ("pseudo_reference.repairer.planes axial up", "is 'up'; one of axial, coronal, sagittal"),
         ("pseudo_reference.every 0", "every is 0"),
@@ -417,8 +421,8 @@ def test_values_of_classes_within_classes(refused, options, words, tmp_path):
 @pytest.mark.parametrize(
     "option",
     [
-        "pseudo_reference.repairer.tolerance",
-        "init_args.pseudo_reference.init_args.repairer.tolerance",
+        "pseudo_reference.every_share",
+        "init_args.pseudo_reference.init_args.every_share",
         "pseudo_reference.repairer.weights",
         "density_control",
         "trial",

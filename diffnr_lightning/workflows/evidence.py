@@ -1,0 +1,109 @@
+"""What a run says of its own volume: how well it explains what was counted, and what of it is the prior's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffnr_lightning.data import Case
+    from diffnr_lightning.photons import PhotonCounts
+    from diffnr_lightning.workflows.problem import Problem
+
+PRIOR_MAP = "prior_share.nii.gz"
+
+
+def chi_squares(
+    volume: Tensor, problem: Problem, case: Case, scale: float
+) -> dict[str, list[float] | dict[str, float]]:
+    """Return chi-square of every view, in the domain of counts.
+
+    Args:
+        volume: (Z, Y, X) in the unit of the problem.
+        problem: whose photons are known.
+        case: gives the views that were left out.
+        scale: of the case's projections to the problem's.
+
+    Returns:
+        `fitted` and, where the case has test views, `left_out`: a number a view; the expectation over noise where the
+        test views have none. `resolved`: of the fitted views, with the variance of what voxels do not resolve beside
+        that of the noise. `mean`: over views.
+    """
+    from diffnr_lightning.consistency import discrepancy, unresolved_variance
+    from diffnr_lightning.projectors import project
+
+    photons, scan = problem.photons, problem.scan
+    shown = project(volume, problem.grid, scan)
+    found = discrepancy(
+        shown,
+        problem.projections,
+        photons.weights(),
+        photons,
+        unresolved=unresolved_variance(volume, problem.grid, scan),
+    )
+    views: dict[str, Any] = {
+        "fitted": photons.chi_square(shown),
+        "resolved": found.residual.double().square().mean(dim=(1, 2)),
+    }
+    if case.test_scan is not None:
+        predicted = project(volume, problem.grid, case.test_scan)
+        views["left_out"] = _of_left_out(predicted, case, photons, scale)
+    means = {name: float(numbers.mean()) for name, numbers in views.items()}
+    return {name: numbers.tolist() for name, numbers in views.items()} | {"mean": means}
+
+
+def _of_left_out(predicted: Tensor, case: Case, photons: PhotonCounts, scale: float) -> Tensor:
+    if case.test_photons is not None:
+        return case.test_photons.in_units_of(scale).to(predicted.device).chi_square(predicted)
+    measured = (case.test_projections / scale).to(predicted.device)
+    air = float(photons.air.max())
+    exact = photons.assumed(measured, air, photons.scale)._replace(electronic=photons.electronic)
+    return 1 + exact.chi_square(predicted)
+
+
+def prior_part(
+    volume: Tensor, before: Tensor, problem: Problem, inner: tuple[slice, slice, slice]
+) -> tuple[dict[str, float], Tensor]:
+    """Return how much of a volume came from the prior, and a map of what the projections do not see of it.
+
+    Args:
+        volume: (Z, Y, X), finished.
+        before: (Z, Y, X), before the prior changed it.
+        problem: gives views and weights.
+        inner: what of the grid is kept.
+
+    Returns:
+        `changed`: energy of the change as a share of the volume's; `unseen` and `seen`: parts of that energy, which
+        add up to 1, that the projections do not see and see. And the map, (Z, Y, X), not negative, of the kept grid.
+    """
+    from diffnr_lightning.consistency import visible_part
+
+    change = volume - before
+    parts = visible_part(change, problem.grid, problem.scan, weights=problem.weights)
+    whole = float(volume.double().square().sum())
+    changed = float(change.double().square().sum())
+    numbers = {
+        "changed": changed / whole if whole > 0 else 0.0,
+        "unseen": parts.unseen_share,
+        "seen": 1 - parts.unseen_share if changed > 0 else 0.0,
+    }
+    return numbers, parts.unseen.abs()[inner].contiguous().cpu()
+
+
+def save_prior_map(path: Path, shown: Tensor, case: Case, scale: float) -> None:
+    """Write the map of `prior_part` in the unit of the volume; in HU it is a difference of HU, not an HU."""
+    from diffnr_lightning.data import save_volume
+
+    if case.window_hu is not None:
+        low, high = case.window_hu
+        scale = high - low
+    save_volume(
+        path,
+        (shown * scale).numpy(),
+        case.grid,
+        None,
+        case.frame_origin_mm,
+        case.frame_direction,
+    )

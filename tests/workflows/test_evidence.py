@@ -1,0 +1,70 @@
+"""What a run says of its own volume."""
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+
+from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case
+from diffnr_lightning.projectors import project
+from diffnr_lightning.workflows.evidence import chi_squares, prior_part, save_prior_map
+from diffnr_lightning.workflows.problem import Problem
+
+INNER = (slice(2, 22),) * 3
+
+
+@pytest.fixture(scope="module")
+def case():
+    recipe = ScanRecipe(size=24, num_views=6, test_views=3, noise=Noise("physical", 1e4))
+    return simulate_case(generate("phantom:3", 48), recipe)
+
+
+def problem_of(case, scale=1.0):
+    photons = case.photons.in_units_of(scale)
+    return Problem(
+        case.projections / scale,
+        case.scan,
+        case.grid,
+        photons=photons,
+        weights=photons.weights(),
+    )
+
+
+def test_chi_square_of_fitted_and_left_out_views(case):
+    found = chi_squares(case.volume, problem_of(case), case, 1.0)
+    shown = project(case.volume, case.grid, case.scan)
+    assert found["fitted"] == pytest.approx(case.photons.chi_square(shown).tolist())
+    assert len(found["left_out"]) == 3
+    # Test views without noise count as what they would be with it.
+    assert 1 < found["mean"]["left_out"] == pytest.approx(found["mean"]["fitted"], rel=0.3)
+    # The truth misses the projections by what its voxels do not resolve.
+    assert 0.5 < found["mean"]["resolved"] < 0.5 * found["mean"]["fitted"]
+    scaled = chi_squares(case.volume / 4, problem_of(case, 4.0), case, 4.0)
+    for name, numbers in found["mean"].items():
+        assert scaled["mean"][name] == pytest.approx(numbers, rel=1e-3)
+
+
+def test_the_part_of_the_prior(case, tmp_path):
+    before = case.volume.clone()
+    before[8:12, 8:12, 8:12] += 0.2
+    numbers, unseen = prior_part(case.volume, before, problem_of(case), INNER)
+    assert numbers["seen"] + numbers["unseen"] == pytest.approx(1)
+    assert 0.1 < numbers["unseen"] < 0.9
+    energy = float(case.volume.double().square().sum())
+    assert numbers["changed"] == pytest.approx(64 * 0.2**2 / energy, rel=1e-4)
+    assert unseen.shape == (20, 20, 20) and unseen.min() >= 0
+    whole = unseen.new_zeros(case.grid.shape)
+    whole[INNER] = unseen
+    save_prior_map(tmp_path / "map.nii.gz", whole, case, 1.0)
+    image = SimpleITK.ReadImage(str(tmp_path / "map.nii.gz"))
+    assert image.GetSpacing() == pytest.approx(case.grid.voxel_mm[::-1], rel=1e-4)
+    low, high = case.window_hu
+    written = SimpleITK.GetArrayFromImage(image)
+    # A difference: no change is 0 and not the lower end of the window.
+    np.testing.assert_allclose(written, (high - low) * whole.numpy(), atol=0.1)
+
+
+def test_no_change_is_no_part(case):
+    numbers, unseen = prior_part(case.volume, case.volume, problem_of(case), INNER)
+    assert numbers == {"changed": 0.0, "unseen": 0.0, "seen": 0.0}
+    assert not torch.any(unseen)
