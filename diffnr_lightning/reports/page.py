@@ -289,6 +289,16 @@ def _tables(table: ScoreTable) -> str:
     ]
     if any(column.key.startswith("views_") for column in table.columns):
         notes.append("views: projections that were held out, divided by each view's maximum.")
+    if any(column.key.startswith("chi_") for column in table.columns):
+        notes.append(
+            "chi²: squared differences from the photons counted, in standard deviations, mean over rays. Noise alone "
+            "gives 1; what voxels do not resolve adds to it, behind many photons by far the most, and is allowed for "
+            "in \u2018resolved\u2019."
+        )
+    if any(column.key == "prior_unseen" for column in table.columns):
+        notes.append(
+            "prior unseen: share of what the prior changed (its energy) that the projections cannot confirm."
+        )
     parts.append(
         f'<ul class="notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
     )

@@ -45,6 +45,10 @@ class RunSummary:
         method: how it was reconstructed.
         protocols: protocol -> {"psnr": dB, "ssim": index}; empty where the truth is not known.
         projections: error of the held-out views; empty where there were none.
+        chi_square: mean over views in the domain of counts, of "fitted" and "left_out" ones, and "resolved"; empty
+            where no photons are known.
+        prior: share of the volume's energy that a prior changed, and of that change what the projections do not see
+            ("unseen"); empty where none took part.
         seconds: wall time, None where not recorded.
         peak_memory_mb: peak resident memory, None where not recorded.
         iterations: of the optimisation, None for a method without.
@@ -60,6 +64,8 @@ class RunSummary:
     method: str
     protocols: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     projections: Mapping[str, float] = field(default_factory=dict)
+    chi_square: Mapping[str, float] = field(default_factory=dict)
+    prior: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     peak_memory_mb: float | None = None
     iterations: int | None = None
@@ -144,6 +150,8 @@ def read_run(folder: str | Path) -> RunSummary:
         method=str(content["method"]),
         protocols=content.get("protocols") or {},
         projections=content.get("projections") or {},
+        chi_square=(content.get("chi_square") or {}).get("mean") or {},
+        prior=content.get("prior") or {},
         seconds=content.get("seconds"),
         peak_memory_mb=content.get("peak_memory_mb"),
         iterations=content.get("iterations"),

@@ -88,6 +88,10 @@ COLUMNS = (
     Column("views_psnr", "views PSNR", 2, 1),
     Column("views_ssim", "views SSIM", 3, 1),
     Column("views_relative_l2", "views rel. L2", 4, -1),
+    Column("chi_fitted", "chi² fitted", 2, 0),
+    Column("chi_left_out", "chi² left out", 2, 0),
+    Column("chi_resolved", "chi² resolved", 2, 0),
+    Column("prior_unseen", "prior unseen", 2, 0),
     Column("seconds", "seconds", 1, 0),
     Column("peak_memory_mb", "memory MB", 0, 0),
 )
@@ -186,6 +190,8 @@ def _numbers(run: RunSummary) -> dict[str, float]:
         for key in ("psnr", "ssim")
     }
     values.update({f"views_{key}": value for key, value in run.projections.items()})
+    values.update({f"chi_{key}": value for key, value in run.chi_square.items()})
+    values.update(prior_unseen=run.prior.get("unseen"))
     values.update(seconds=run.seconds, peak_memory_mb=run.peak_memory_mb)
     columns = {column.key for column in COLUMNS}
     return {k: float(v) for k, v in values.items() if v is not None and k in columns}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from diffnr_lightning.reports import read_run, read_runs, read_truth, read_volume
+from diffnr_lightning.reports.tables import score_table
 
 from .conftest import SHAPE, VOXEL_MM, WINDOW_HU, write_run
 
@@ -88,3 +89,12 @@ def test_bad_folders_are_refused_in_words(run_folders, tmp_path):
     (run.case_folder / "vol_gt.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(ValueError, match="true volume"):
         read_truth(run, volume)
+
+
+def test_chi_square_and_the_part_of_the_prior_are_columns(tmp_path, truth):
+    extra = {"chi_square": {"mean": {"fitted": 3.5, "resolved": 1.1}}, "prior": {"unseen": 0.4}}
+    folder = write_run(tmp_path / "run", "chest", "DiffNR", truth, truth, **extra)
+    (row,) = score_table([read_run(folder)]).cases
+    assert row.values["chi_fitted"] == 3.5 and row.values["chi_resolved"] == 1.1
+    assert row.values["prior_unseen"] == 0.4
+    assert "chi_left_out" not in row.values
