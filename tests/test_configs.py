@@ -155,7 +155,7 @@ def test_the_main_table_is_of_the_test_set(overlay, monkeypatch):
     ("name", "changed"),
     [
         ("no_weights", {"weights": "uniform"}),
-        ("no_trust", {"tolerance": None}),
+        ("no_trust", {"consistency": "none"}),
         ("old_prior", {"weights": "runs/old_prior.safetensors"}),
     ],
 )

@@ -53,8 +53,10 @@ class Repairer:
         overrides: arguments of `SliceFixer` that replace those in the file, such as base, encoder, organ, precision.
         planes: slices that are repaired; the results of several planes are averaged.
         consistency: how a pass is held to the measured projections. `agreement` changes the repaired volume as little
-            as is needed for it to explain them to their noise (`consistency.agree`). `null_space` takes of the repair
-            only what they do not see. `none` leaves it as the prior, and `align_iterations`, made it.
+            as is needed for it to explain them to their noise (`consistency.agree`); where the weights of the rays are
+            not known, and so their noise, it is `consistency.align`, since agreement to an estimated noise did harm
+            (`experiments/trust`). `null_space` takes of the repair only what they do not see. `none` leaves it as the
+            prior, and `align_iterations`, made it.
         align_iterations: iterations of `consistency.align` before that, which pull the repaired volume towards the
             projections without asking for their noise; 0 leaves them out.
         passes: how often a volume is repaired, each time what came out of the pass before; a prior that takes the
@@ -165,6 +167,8 @@ class Repairer:
             agreement = None
             if self.consistency == "null_space":
                 repaired = with_unseen_of(volume, repaired, grid, scan, weights).clamp(min=0)
+            elif self.consistency == "agreement" and weights is None:
+                repaired = align(repaired, projections, grid, scan)
             elif self.consistency == "agreement":
                 measured = {"weights": weights, "photons": photons}
                 agreement = agree(repaired, projections, grid, scan, **measured)

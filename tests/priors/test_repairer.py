@@ -82,6 +82,13 @@ def test_a_repair_is_made_to_agree_with_the_projections():
     assert (held.volume - TRUTH).norm() < 0.5 * (plain.volume - TRUTH).norm()
 
 
+def test_without_weights_a_repair_is_aligned_instead():
+    plain = repairer().repair(TRUTH, *MEASURED).volume
+    held = repairer(consistency="agreement").repair(TRUTH, *MEASURED)
+    torch.testing.assert_close(held.volume, align(plain, *MEASURED))
+    assert held.agreement is None
+
+
 def test_only_what_the_projections_do_not_see_of_a_repair_is_taken():
     whole = repairer().repair(TRUTH, *MEASURED).volume
     taken = repairer(consistency="null_space").repair(TRUTH, *MEASURED).volume
