@@ -11,8 +11,10 @@ from torch import Tensor
 # The variance of a count is its expectation, which is estimated from the neighbours too: weights that follow
 # the noise of their own ray prefer rays that were counted high, that is, low line integrals.
 _NEIGHBOURS = 3
-# An L1 loss of noise alone wants 1/2. A representation has errors of its own besides, which know nothing of
-# photons, and then half of that serves better.
+# An L1 loss of noise alone wants 1/2. A representation has errors of its own besides, which know nothing of photons
+# (chi-square of 4 to 44 on the development volumes), and then half of that serves better. Gaussians at 64^3, 24 views,
+# pt_3 with 1e5 and 1e4.5 photons, PSNR for the powers 0, 1/4 and 1/2: 38.87, 39.22, 38.55 dB and 37.93, 38.76, 38.07 dB
+# (1/2 limited to the mean over the object: 38.82 and 38.41; with a constant variance added, at best 38.70 of 38.76).
 _POWER = 0.25
 
 
