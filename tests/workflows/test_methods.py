@@ -2,8 +2,10 @@ import lightning
 import pytest
 import torch
 
+from diffnr_lightning import solvers
 from diffnr_lightning.data import RaySampling
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
 from diffnr_lightning.workflows import Problem, Scene, Solver
@@ -21,6 +23,7 @@ from diffnr_lightning.workflows import Problem, Scene, Solver
         ),
         ("analytic", {"filter": "wiener"}, "option filter of solver analytic is 'wiener'"),
         ("asd_pocs", {"progress": None}, "no option 'progress'"),
+        ("sirt", {"weights": None}, "no option 'weights'"),
     ],
 )
 def test_options_that_a_solver_does_not_take(name, options, words):
@@ -41,6 +44,41 @@ def test_a_solver_of_the_users_own_is_named_by_its_path():
     assert torch.equal(volume, torch.full((4, 4, 4), 2.0))
     with pytest.raises(ValueError, match=r"constant has no option 'factor'; it has value"):
         Solver(f"{__name__}.constant", {"factor": 2.0})
+
+
+def counted(projections, grid, scan, photons, weights=None):
+    """A solver of the user's own that asks for what a problem has beside the projections."""
+    return weights.mean() * photons.counts.mean().expand(grid.shape)
+
+
+def test_solvers_are_given_weights_and_photons_where_they_ask_for_them():
+    projections = torch.ones(2, 4, 4)
+    photons = PhotonCounts.assumed(0.0 * projections, 100.0)
+    problem = Problem(
+        projections, None, VolumeGrid((4, 4, 4), 1.0), photons=photons, weights=3.0 * projections
+    )
+    volume = Solver(f"{__name__}.counted").reconstruct(problem)
+    assert torch.equal(volume, torch.full((4, 4, 4), 300.0))
+    assert torch.equal(Solver(f"{__name__}.constant").reconstruct(problem), torch.ones(4, 4, 4))
+
+
+@pytest.mark.parametrize("name", ["sirt", "sart", "asd_pocs"])
+def test_classical_solvers_use_the_weights_of_a_problem(name):
+    grid = VolumeGrid((4, 4, 4), 1.0)
+    scan = ScanGeometry.parallel(
+        angles_rad=uniform_angles(4, 180), detector_shape=(4, 6), pixel_mm=1.0
+    )
+    projections = torch.rand(4, 4, 6, generator=torch.Generator().manual_seed(0))
+    weights = projections + 0.1
+    plain, weighted, direct = (
+        Solver(name, {"iterations": 1}).reconstruct(Problem(projections, scan, grid)),
+        Solver(name, {"iterations": 1}).reconstruct(
+            Problem(projections, scan, grid, weights=weights)
+        ),
+        getattr(solvers, name)(projections, grid, scan, iterations=1, weights=weights),
+    )
+    assert torch.equal(weighted, direct)
+    assert not torch.allclose(weighted, plain)
 
 
 @pytest.mark.parametrize(
