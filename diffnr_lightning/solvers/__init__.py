@@ -14,6 +14,7 @@ from diffnr_lightning.solvers.sart import sart
 from diffnr_lightning.solvers.sirt import sirt
 from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
 from diffnr_lightning.solvers.truncation import object_radius, scan_truncation
+from diffnr_lightning.solvers.weighted_tv import weighted_tv
 
 __all__ = [
     "ResidualEvidence",
@@ -32,4 +33,5 @@ __all__ = [
     "sirt",
     "total_variation",
     "total_variation_gradient",
+    "weighted_tv",
 ]

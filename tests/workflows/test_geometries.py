@@ -34,6 +34,7 @@ METHODS = {
     "sirt": ["--method.options.iterations", "20"],
     "sart": [],
     "asd_pocs": [],
+    "weighted_tv": [],
     "r2gaussian": [*QUICK, "--method.representation.num_gaussians", "400"],
     "naf": [*QUICK, "--method.representation.warm_up", "30"],
     "voxel_grid": QUICK,

@@ -1,0 +1,126 @@
+"""The two halves of a primal-dual step with total variation, each in one pass over memory.
+
+The dual variable (3, Z, Y, X) lives on the forward differences along z, y and x of every voxel, zero across the far
+faces, as in `total_variation`.
+"""
+
+# Arguments of kernels are float32 arrays.
+# ruff: noqa: ANN001, ANN202
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffnr_lightning.kernels import UNGROUPED, parallel_kernel, prange
+
+Ratios = tuple[float, float, float]
+
+
+def descend(
+    volume: Tensor, ahead: Tensor, drift: Tensor, dual: Tensor, step: Tensor, ratios: Ratios
+) -> None:
+    """Step against the drift and the divergence of the dual variable, no further down than zero, in place.
+
+    Args:
+        volume: (Z, Y, X) x, becomes ``x' = max(0, x - step (drift + D^T dual))``.
+        ahead: (Z, Y, X), becomes ``2 x' - x``.
+        drift: (Z, Y, X) slope of the data term.
+        dual: (3, Z, Y, X).
+        step: (Z, Y, X) not negative.
+        ratios: what differences along z, y and x are multiplied by.
+    """
+    if volume.device.type == "cpu" and volume.dtype == torch.float32:
+        arrays = (a.numpy() for a in (volume, ahead, drift, dual, step))
+        _descend(*arrays, *map(np.float32, ratios))
+        return
+    slope = drift.clone()
+    for axis, ratio in enumerate(ratios):
+        flow = ratio * dual[axis]
+        slope -= flow
+        last = flow.shape[axis] - 1
+        slope.narrow(axis, 1, last).add_(flow.narrow(axis, 0, last))
+    ahead.copy_(volume).neg_()
+    volume.addcmul_(step, slope, value=-1.0).clamp_(min=0.0)
+    ahead.add_(volume, alpha=2.0)
+
+
+def ascend(
+    dual: Tensor, ahead: Tensor, step: Tensor, bound: Tensor, scale: float, ratios: Ratios
+) -> None:
+    """Step along the differences of a volume, and shorten vectors that become longer than the bound, in place.
+
+    Args:
+        dual: (3, Z, Y, X).
+        ahead: (Z, Y, X).
+        step: (Z, Y, X) not negative.
+        bound: (Z, Y, X) not negative.
+        scale: factor of the bound.
+        ratios: what differences along z, y and x are multiplied by.
+    """
+    if dual.device.type == "cpu" and dual.dtype == torch.float32:
+        arrays = (a.numpy() for a in (dual, ahead, step, bound))
+        _ascend(*arrays, np.float32(scale), *map(np.float32, ratios))
+        return
+    for axis, ratio in enumerate(ratios):
+        last = ahead.shape[axis] - 1
+        rise = ratio * torch.diff(ahead, dim=axis) * step.narrow(axis, 0, last)
+        dual[axis].narrow(axis, 0, last).add_(rise)
+    most = scale * bound
+    length = torch.maximum(dual.norm(dim=0), most)
+    dual *= torch.where(length > 0, most / length, 0.0)
+
+
+@parallel_kernel(UNGROUPED)
+def _descend(volume, ahead, drift, dual, step, wz, wy, wx):
+    """See `descend`."""
+    nz, ny, nx = volume.shape
+    zero, two = np.float32(0.0), np.float32(2.0)
+    for z in prange(nz):
+        below, from_below = max(z - 1, 0), wz if z > 0 else zero
+        for y in range(ny):
+            before, from_before = max(y - 1, 0), wy if y > 0 else zero
+            own_z, own_y, own_x = dual[0, z, y], dual[1, z, y], dual[2, z, y]
+            down, front = dual[0, below, y], dual[1, z, before]
+            row, line, pull, length = volume[z, y], ahead[z, y], drift[z, y], step[z, y]
+            for x in range(nx):
+                line[x] = (
+                    (from_below * down[x] - wz * own_z[x])
+                    + (from_before * front[x] - wy * own_y[x])
+                    - wx * own_x[x]
+                )
+            for x in range(1, nx):
+                line[x] += wx * own_x[x - 1]
+            for x in range(nx):
+                old = row[x]
+                new = max(old - length[x] * (pull[x] + line[x]), zero)
+                row[x] = new
+                line[x] = two * new - old
+
+
+@parallel_kernel(UNGROUPED, "numpy")
+def _ascend(dual, ahead, step, bound, scale, wz, wy, wx):
+    """See `ascend`; at a far face the next voxel is the voxel itself, and its difference zero."""
+    nz, ny, nx = ahead.shape
+    tiny = np.float32(1e-37)
+    for z in prange(nz):
+        above = min(z + 1, nz - 1)
+        for y in range(ny):
+            behind = min(y + 1, ny - 1)
+            row, up, back = ahead[z, y], ahead[above, y], ahead[z, behind]
+            along_z, along_y, along_x = dual[0, z, y], dual[1, z, y], dual[2, z, y]
+            length, limit = step[z, y], bound[z, y]
+            for x in range(nx - 1):
+                dz = along_z[x] + length[x] * (wz * (up[x] - row[x]))
+                dy = along_y[x] + length[x] * (wy * (back[x] - row[x]))
+                dx = along_x[x] + length[x] * (wx * (row[x + 1] - row[x]))
+                most = scale * limit[x]
+                factor = most / max(np.sqrt(dz * dz + dy * dy + dx * dx), most, tiny)
+                along_z[x], along_y[x], along_x[x] = factor * dz, factor * dy, factor * dx
+            x = nx - 1
+            dz = along_z[x] + length[x] * (wz * (up[x] - row[x]))
+            dy = along_y[x] + length[x] * (wy * (back[x] - row[x]))
+            most = scale * limit[x]
+            factor = most / max(np.sqrt(dz * dz + dy * dy), most, tiny)
+            along_z[x], along_y[x] = factor * dz, factor * dy

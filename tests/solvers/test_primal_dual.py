@@ -1,0 +1,51 @@
+"""The halves of a primal-dual step, against what they are defined by."""
+
+import pytest
+import torch
+
+from diffnr_lightning.solvers.primal_dual import ascend, descend
+
+RATIOS = (1.0, 0.5, 0.8)
+SHAPE = (4, 5, 7)
+
+
+def differences(volume: torch.Tensor) -> torch.Tensor:
+    found = torch.zeros(3, *volume.shape, dtype=volume.dtype)
+    found[0, :-1] = RATIOS[0] * (volume[1:] - volume[:-1])
+    found[1, :, :-1] = RATIOS[1] * (volume[:, 1:] - volume[:, :-1])
+    found[2, :, :, :-1] = RATIOS[2] * (volume[:, :, 1:] - volume[:, :, :-1])
+    return found
+
+
+@pytest.fixture(params=[torch.float32, torch.float64])
+def drawn(request):
+    """Four volumes and a dual variable that is zero across the far faces; compiled and in torch."""
+    generator = torch.Generator().manual_seed(0)
+    volumes = [torch.rand(SHAPE, generator=generator).to(request.param) for _ in range(4)]
+    dual = torch.randn(3, *SHAPE, generator=generator).to(request.param)
+    dual[0, -1] = dual[1, :, -1] = dual[2, :, :, -1] = 0.0
+    return volumes, dual
+
+
+def test_the_volume_goes_down_the_adjoint_of_the_differences(drawn):
+    (volume, ahead, drift, step), dual = drawn
+    before = volume.clone().requires_grad_()
+    (pull,) = torch.autograd.grad((differences(before) * dual).sum(), before)
+    wanted = (before.detach() - step * (drift + pull)).clamp(min=0.0)
+    assert (wanted == 0).any() and (wanted > 0).any()
+    descend(volume, ahead, drift, dual, step, RATIOS)
+    torch.testing.assert_close(volume, wanted)
+    torch.testing.assert_close(ahead, 2 * wanted - before.detach())
+
+
+def test_the_dual_variable_goes_up_the_differences_and_stays_in_its_balls(drawn):
+    (ahead, step, bound, _), dual = drawn
+    bound[0] = 0.0
+    wanted = dual + step * differences(ahead)
+    most = 1.5 * bound
+    wanted = wanted * (most / torch.maximum(wanted.norm(dim=0), most)).nan_to_num(0.0)
+    shortened = wanted.norm(dim=0) > 0.999 * most
+    assert shortened.any() and not shortened.all()
+    ascend(dual, ahead, step, bound, 1.5, RATIOS)
+    torch.testing.assert_close(dual, wanted)
+    assert (dual[:, 0] == 0).all()
