@@ -62,29 +62,38 @@ def normalise(
     return Normalisation(rays, torch.where(curvature > 0, 1.0 / curvature, 0.0))
 
 
-def relative_weights(weights: Tensor, scan: ScanGeometry, like: Tensor) -> Tensor:
-    """Return statistical weights (V, H, W) scaled to a mean of 1, in the dtype and on the device of ``like``.
+def relative_weights(
+    weights: Tensor, scan: ScanGeometry, like: Tensor, power: float = 1.0
+) -> Tensor:
+    """Return statistical weights (V, H, W) to a power, of mean 1, in the dtype and on the device of ``like``.
 
     Args:
         weights: (V, H, W) not negative.
         scan: the views that they belong to.
         like: any tensor of the reconstruction.
+        power: that weights are raised to; rays of weight 0 keep it at any power.
 
     Raises:
-        ValueError: weights of another shape, or that are negative or not finite, or all zero.
+        ValueError: weights of another shape, or that are negative or not finite, or all zero; a negative power.
     """
     expected = (len(scan), *scan.detector_shape)
     if tuple(weights.shape) != expected:
         raise ValueError(
             f"weights has shape {tuple(weights.shape)}; {expected} (V, H, W) is expected, one for every ray."
         )
+    if not 0.0 <= power < float("inf"):
+        raise ValueError(f"power is {power}; a finite number of at least 0 is expected.")
     mean, least = float(weights.double().mean()), float(weights.min())
     if not (least >= 0.0 and 0.0 < mean < float("inf")):
         raise ValueError(
             f"weights has a least value of {least:.4g} and a mean of {mean:.4g}; finite numbers of at least 0 are "
             "expected that are not all zero."
         )
-    return (weights.double() / mean).to(like)
+    relative = weights.double() / mean
+    if power != 1.0:
+        relative = torch.where(relative > 0, relative**power, 0.0)
+        relative /= relative.mean()
+    return relative.to(like)
 
 
 def _reciprocal(sums: Tensor) -> Tensor:

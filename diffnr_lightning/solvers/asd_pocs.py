@@ -40,6 +40,7 @@ def asd_pocs(
     decay: float = 0.95,
     initial: Tensor | None = None,
     weights: Tensor | None = None,
+    power: float = 0.5,
     progress: Progress | None = None,
 ) -> Tensor:
     """Look for the non-negative volume of least total variation that explains the projections.
@@ -62,6 +63,8 @@ def asd_pocs(
         initial: (Z, Y, X) to start from; None starts from zeros.
         weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
             None weighs them as SART does.
+        power: that weights are raised to. 1 is the likelihood of photons alone; less respects that bright rays, too,
+            are explained no better than voxels can.
         progress: called with (done, total, text) after every iteration.
 
     Returns:
@@ -80,10 +83,11 @@ def asd_pocs(
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a factor in (0, 1] is expected.")
     volume = start_volume(projections, grid, scan, initial)
-    parts = ordered_subsets(projections, grid, scan, subsets, weights)
     squares = projections.square()
     if weights is not None:
-        squares = squares * relative_weights(weights, scan, projections)
+        weights = relative_weights(weights, scan, projections, power)
+        squares *= weights
+    parts = ordered_subsets(projections, grid, scan, subsets, weights)
     allowed = tolerance * float(squares.sum()) ** 0.5
     length = smoothing = 0.0
     for done in range(1, iterations + 1):

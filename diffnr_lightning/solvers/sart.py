@@ -57,6 +57,7 @@ def sart(
     initial: Tensor | None = None,
     nonnegative: bool = True,
     weights: Tensor | None = None,
+    power: float = 0.5,
     progress: Progress | None = None,
 ) -> Tensor:
     """Update the volume after every subset of views: the same fixed point as SIRT in fewer passes.
@@ -74,6 +75,8 @@ def sart(
         nonnegative: set negative voxels to zero after every update.
         weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
             None weighs them by one over their length inside the grid.
+        power: that weights are raised to. 1 is the likelihood of photons alone; less respects that bright rays, too,
+            are explained no better than voxels can.
         progress: called with (done, total, text) after every pass.
 
     Returns:
@@ -87,6 +90,8 @@ def sart(
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a factor in (0, 1] is expected.")
     volume = start_volume(projections, grid, scan, initial)
+    if weights is not None:
+        weights = relative_weights(weights, scan, projections, power)
     parts = ordered_subsets(projections, grid, scan, subsets, weights)
     for done in range(1, iterations + 1):
         misfit = subset_pass(volume, grid, parts, relaxation, nonnegative)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diffnr_lightning.consistency import Normalisation, simultaneous_steps
+from diffnr_lightning.consistency import Normalisation, relative_weights, simultaneous_steps
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
 
@@ -22,6 +22,7 @@ def sirt(
     nonnegative: bool = True,
     relaxation: float = 1.0,
     weights: Tensor | None = None,
+    power: float = 0.5,
     normalisation: Normalisation | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -40,7 +41,10 @@ def sirt(
         relaxation: length of the step, in (0, 2); 1 is safe.
         weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
             None weighs them as SIRT does, by one over their length inside the grid.
-        normalisation: `normalise(grid, scan, projections, weights)` if it is known from an earlier call.
+        power: that weights are raised to. 1 is the likelihood of photons alone; less respects that bright rays, too,
+            are explained no better than voxels can.
+        normalisation: `normalise(grid, scan, projections)` if it is known from an earlier call; with weights, that of
+            the weights to their power.
         progress: called with (done, total, text) after every iteration.
 
     Returns:
@@ -52,6 +56,8 @@ def sirt(
     """
     check_iterations(iterations, relaxation)
     volume = start_volume(projections, grid, scan, initial)
+    if weights is not None:
+        weights = relative_weights(weights, scan, projections, power)
     return simultaneous_steps(
         volume,
         projections,

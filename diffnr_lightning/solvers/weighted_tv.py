@@ -103,14 +103,17 @@ def weighted_tv(
         passes = round(_VIEWS_IN_ALL / len(scan))
         iterations = min(max(passes, _LEAST_PASSES), _MOST_PASSES)
     check_iterations(iterations, 1.0)
-    for name, value in (("power", power), ("strength", strength), ("noise", noise or 0.0)):
+    for name, value in (("strength", strength), ("noise", noise or 0.0)):
         if not 0.0 <= value < float("inf"):
             raise ValueError(f"{name} is {value}; a finite number of at least 0 is expected.")
     volume = start_volume(projections, grid, scan, initial)
     if initial is None:
         volume = initial_volume(projections, grid, scan)
     volume.clamp_(min=0.0)
-    parts = _deal(projections, scan, _powered(weights, power, scan, projections), subsets)
+    known = torch.ones_like(projections)
+    if weights is not None:
+        known = relative_weights(weights, scan, projections, power)
+    parts = _deal(projections, scan, known, subsets)
     count = len(parts)
     certainty, largest = _curvatures(volume, grid, parts)
     steepest = _DATA_STEP * count * largest
@@ -142,15 +145,6 @@ def weighted_tv(
         if progress is not None:
             progress(done, iterations, f"residual {left:.4g}")
     return volume
-
-
-def _powered(weights: Tensor | None, power: float, scan: ScanGeometry, like: Tensor) -> Tensor:
-    """Return the weights (V, H, W) to a power, of mean 1."""
-    if weights is None:
-        return torch.ones_like(like)
-    known = relative_weights(weights, scan, like)
-    # Rays without light stay without a say at any power.
-    return relative_weights(torch.where(known > 0, known**power, 0.0), scan, like)
 
 
 def _deal(

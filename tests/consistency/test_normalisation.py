@@ -78,6 +78,16 @@ def test_only_ratios_of_weights_matter(weights: torch.Tensor) -> None:
     assert float(relative_weights(weights, SCAN, like).mean()) == pytest.approx(1.0)
 
 
+def test_a_power_is_taken_of_ratios_and_leaves_zeros(weights: torch.Tensor) -> None:
+    like = torch.ones(1, dtype=torch.float64)
+    halved = relative_weights(weights, SCAN, like, 0.5)
+    torch.testing.assert_close(halved, relative_weights(weights.sqrt(), SCAN, like))
+    none = relative_weights(weights, SCAN, like, 0.0)
+    torch.testing.assert_close(none, relative_weights((weights > 0).double(), SCAN, like))
+    with pytest.raises(ValueError, match="power is -1"):
+        relative_weights(weights, SCAN, like, -1.0)
+
+
 def test_voxels_bound_the_curvature(system: torch.Tensor, weights: torch.Tensor) -> None:
     """No step is too long: C A^T W A has no eigenvalue above 1."""
     rays, voxels = normalise(GRID, SCAN, weights, weights)

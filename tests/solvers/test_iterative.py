@@ -223,6 +223,22 @@ def test_only_ratios_of_weights_matter(name, measurement):
     assert error(one, other) < 1e-3 * error(one, truth)
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_weights_are_taken_to_a_power(name, measurement):
+    grid, scan, truth, projections = measurement
+    weights = 10 * torch.rand(projections.shape, generator=torch.Generator().manual_seed(2)) + 0.1
+    plain, rooted, whole = (
+        SOLVERS[name](projections, grid, scan, iterations=2, weights=w, **options)
+        for w, options in (
+            (weights, {}),
+            (weights.sqrt(), {"power": 1.0}),
+            (weights, {"power": 1.0}),
+        )
+    )
+    assert error(plain, rooted) < 1e-3 * error(plain, truth)
+    assert error(plain, whole) > 1e-2 * error(plain, truth)
+
+
 def test_a_subset_with_little_light_moves_voxels_little(measurement):
     """One view has a hundredth of the weight of the others; SART would follow it all the same."""
     grid, scan, truth, _ = measurement
@@ -233,6 +249,7 @@ def test_a_subset_with_little_light_moves_voxels_little(measurement):
     weights[4] = 0.01
     options = {"iterations": 4, "initial": truth}
     followed = error(sart(wrong, grid, scan, **options), truth)
+    options["power"] = 1.0
     assert error(sart(wrong, grid, scan, weights=weights, **options), truth) < 0.1 * followed
 
 

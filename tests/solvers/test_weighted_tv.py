@@ -218,7 +218,7 @@ def test_refusals_say_what_was_expected(measurement):
     grid, scan, truth, projections = measurement
     for options, message in (
         ({"strength": -1.0}, "strength is -1"),
-        ({"power": float("nan")}, "power is nan"),
+        ({"weights": torch.ones_like(projections), "power": float("nan")}, "power is nan"),
         ({"noise": -2.0}, "noise is -2"),
         ({"iterations": 0}, "iterations is 0"),
         ({"subsets": 21}, "subsets is 21; a number from 1 to 20 views"),
