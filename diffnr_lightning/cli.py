@@ -23,7 +23,7 @@ COMMANDS = {
     "reconstruct": "Reconstruct the volume of a case.",
     "evaluate": "Print one table of finished runs under every metric protocol.",
     "sweep": (
-        "Scan volumes with several numbers of views and reconstruct each scan by several methods."
+        "Scan volumes in several ways and with several numbers of views, and reconstruct each scan by several methods."
     ),
     "curate": (
         "Scan volumes, stop reconstructions early, and keep what they look like beside the truth."
