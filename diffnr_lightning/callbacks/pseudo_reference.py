@@ -9,7 +9,6 @@ import lightning
 import torch
 from torch import Tensor
 
-from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors import Repairer
 
 logger = logging.getLogger("diffnr")
@@ -53,16 +52,11 @@ class PseudoReference(lightning.Callback):
         self.repairs = repairs
         self.made = 0
         self.first: Tensor | None = None
-        self._known: dict[str, Any] = {}
 
     def adapt(self, iterations: int) -> None:
         """Set the period to its share of a schedule of so many batches, if it is a share."""
         if self.every_share is not None:
             self.every = max(1, round(self.every_share * iterations))
-
-    def know(self, weights: Tensor | None, photons: PhotonCounts | None) -> None:
-        """Take what is known of the noise of the scan that comes next, see `Repairer.repair`."""
-        self._known = {"weights": weights, "photons": photons}
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -87,13 +81,15 @@ class PseudoReference(lightning.Callback):
             volume = pl_module.query_volume()
         if self.first is None:
             self.first = volume
+        scan = trainer.datamodule
         repaired = self.repairer.repair(
             volume,
-            trainer.datamodule.projections.to(volume.device),
+            scan.projections.to(volume.device),
             pl_module.grid,
             pl_module.scan,
-            features=trainer.datamodule.features,
-            **self._known,
+            weights=None if scan.weights is None else scan.weights.to(volume.device),
+            photons=None if scan.photons is None else scan.photons.to(volume.device),
+            features=scan.features,
         )
         pl_module.reference = repaired.volume
         self.made += 1

@@ -14,6 +14,7 @@ from diffnr_lightning.consistency.normalisation import (
     relative_weights,
 )
 from diffnr_lightning.consistency.simultaneous import simultaneous_steps
+from diffnr_lightning.consistency.smoothing import smoothed
 from diffnr_lightning.consistency.visible_part import VisiblePart, visible_part, with_unseen_of
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "normalise",
     "relative_weights",
     "simultaneous_steps",
+    "smoothed",
     "unresolved_variance",
     "visible_part",
     "with_unseen_of",

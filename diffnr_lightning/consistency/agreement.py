@@ -118,10 +118,7 @@ def agree(
     root, residual = found.root_weights, found.residual
     count = max(int((root > 0).sum()), 1)
     if detail:
-        slow = smoothed(root * residual, detail, (1, 2)) / smoothed(
-            root.square(), detail, (1, 2)
-        ).clamp_min(torch.finfo(root.dtype).tiny)
-        residual = residual - root * slow
+        residual = residual - root * _slow_part(root, residual, detail)
     before = _mean_square(residual, count)
     if before <= level:
         return Agreement(volume, True, before, before, math.inf, 0)
@@ -133,12 +130,7 @@ def agree(
         return smoothed(inside * backproject(root * of_rays, grid, scan), smoothing, _AXES, "zero")
 
     krylov = Bidiagonalisation(lambda u: root * project(change(u), grid, scan), adjoint, residual)
-    step = _Step(np.zeros(0), 0.0)
-    while len(krylov.directions) < directions and krylov.grow():
-        earlier, step = step, _smallest_step(krylov, level * count)
-        shortest = step.length > (1 - _SETTLED) * earlier.length
-        if earlier.stiffness > 0 and shortest:
-            break
+    step = _searched(krylov, directions, level * count)
     if not krylov.directions:  # no ray that says anything meets the support
         return Agreement(volume, False, before, before, 0.0, 0)
     reached = step.stiffness > 0
@@ -159,6 +151,14 @@ def agree(
     )
 
 
+def _slow_part(root: Tensor, residual: Tensor, deviation: float) -> Tensor:
+    """Return (V, H, W) what varies slowly over the detector of the line integrals that normalised residuals lack."""
+    known = smoothed(root.square(), deviation, (1, 2))
+    return smoothed(root * residual, deviation, (1, 2)) / known.clamp_min(
+        torch.finfo(root.dtype).tiny
+    )
+
+
 def _mean_square(residual: Tensor, count: int) -> float:
     return float(residual.double().square().sum()) / count
 
@@ -170,6 +170,16 @@ class _Step(NamedTuple):
     @property
     def length(self) -> float:
         return float(np.linalg.norm(self.coefficients))
+
+
+def _searched(krylov: Bidiagonalisation, directions: int, allowed: float) -> _Step:
+    """Grow directions until another one hardly makes the step shorter, and return the step along them."""
+    step = _Step(np.zeros(0), 0.0)
+    while len(krylov.directions) < directions and krylov.grow():
+        earlier, step = step, _smallest_step(krylov, allowed)
+        if earlier.stiffness > 0 and step.length > (1 - _SETTLED) * earlier.length:
+            break
+    return step
 
 
 def _smallest_step(krylov: Bidiagonalisation, allowed: float) -> _Step:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from diffnr_lightning.batches import ViewBatch
+from diffnr_lightning.photons import PhotonCounts, ray_factors
 
 
 class IterationSampler(Sampler[int]):
@@ -166,7 +167,9 @@ class ScanData(lightning.LightningDataModule):
         rays: which pixels a batch uses; None is all.
         features: (1, 2, F) features of two projections that came with the scan; the callback that calls the prior
             hands them on.
-        weights: (V, H, W) factors on the differences from the projections (`ray_factors`); None is 1.
+        weights: (V, H, W) statistical weights of the rays; batches bring the factors on differences that come of
+            them (`ray_factors`), the callback that calls the prior hands them on. None takes all rays alike.
+        photons: what was counted, which that callback hands on too; None where it is not known.
 
     Attributes:
         iteration: batches handed to the module so far; kept in checkpoints.
@@ -186,6 +189,7 @@ class ScanData(lightning.LightningDataModule):
         rays: RaySampling | None = None,
         features: Tensor | None = None,
         weights: Tensor | None = None,
+        photons: PhotonCounts | None = None,
     ) -> None:
         super().__init__()
         if projections.ndim != 3:
@@ -201,7 +205,7 @@ class ScanData(lightning.LightningDataModule):
                 f"weights have shape {tuple(weights.shape)}; {tuple(projections.shape)}, that of the "
                 "projections, is expected."
             )
-        self.projections, self.weights = projections, weights
+        self.projections, self.weights, self.photons = projections, weights, photons
         self.seed, self.iterations, self.batch_size = seed, iterations, batch_size
         self.rays = rays
         self.features = features
@@ -219,7 +223,7 @@ class ScanData(lightning.LightningDataModule):
             rank,
             world_size,
             self.rays,
-            self.weights,
+            None if self.weights is None else ray_factors(self.weights, self.projections),
         )
         sampler = IterationSampler(self.iterations, self.iteration)
         return DataLoader(views, sampler=sampler, batch_size=None, num_workers=0)

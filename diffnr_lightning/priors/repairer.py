@@ -168,6 +168,11 @@ class Repairer:
             if self.consistency == "null_space":
                 repaired = with_unseen_of(volume, repaired, grid, scan, weights).clamp(min=0)
             elif self.consistency == "agreement" and weights is None:
+                if number == 0:
+                    logger.warning(
+                        "the noise of the rays is not known: repairs are aligned with the projections instead of being "
+                        "made to agree with them to their noise"
+                    )
                 repaired = align(repaired, projections, grid, scan)
             elif self.consistency == "agreement":
                 measured = {"weights": weights, "photons": photons}

@@ -25,6 +25,8 @@ EDGE = 2.4
 THINNEST = 0.15
 BACKGROUND = "black"
 FOREGROUND = "0.85"
+# What `prior_panels` draws, in the folder of a run in which a prior took part.
+PRIOR_PICTURE = "prior_share.png"
 
 
 def full_window(
@@ -68,6 +70,7 @@ def slice_panels(
     error_window: float | None = None,
     position: tuple[int, int, int] | None = None,
     captions: Mapping[str, str] | None = None,
+    maps: Mapping[str, ShownVolume] | None = None,
 ) -> Path:
     """Draw methods in columns and planes in rows, each plane followed by its error map.
 
@@ -79,6 +82,7 @@ def slice_panels(
         error_window: error shown in the brightest colour; by default a tenth of the window.
         position: (z, y, x) index of the slices; the middle by default.
         captions: line below a method's name, for example its scores.
+        maps: further volumes on that grid, drawn in the colours and the window of errors.
 
     Returns:
         The path.
@@ -89,7 +93,8 @@ def slice_panels(
     """
     if not volumes:
         raise ValueError("there are no volumes to draw; name at least one method.")
-    columns = {**volumes, **({"truth": truth} if truth is not None else {})}
+    maps = maps or {}
+    columns = {**volumes, **({"truth": truth} if truth is not None else {}), **maps}
     shapes = {name: volume.values.shape for name, volume in columns.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the volumes to draw have shapes {shapes}; one shape is expected.")
@@ -129,11 +134,13 @@ def slice_panels(
             _bare(axes)
             image = image_of(volume.values, plane, position[plane.axis])
             if kind == "error" and truth is not None:
-                if volume is truth:
+                if volume is truth or name in maps:
                     axes.set_facecolor(BACKGROUND)
                     continue
                 error = np.abs(image - image_of(truth.values, plane, position[plane.axis]))
                 _show(axes, error, plane, voxel_mm, (0.0, error_high), ERROR_COLOURS)
+            elif name in maps:
+                _show(axes, image, plane, voxel_mm, (0.0, error_high), ERROR_COLOURS)
             else:
                 _show(axes, image, plane, voxel_mm, (low, high), "gray")
             if i == 0:
@@ -147,6 +154,8 @@ def slice_panels(
     note = f"window {low:.4g} to {high:.4g}{suffix}"
     if truth is not None:
         note += f"; error maps |volume - truth| from 0 to {error_high:.4g}{suffix}"
+    elif maps:
+        note += f"; maps from 0 to {error_high:.4g}{suffix}"
     figure.text(0.5, 0.01, note, color=FOREGROUND, fontsize=8, ha="center", va="bottom")
     return _save(figure, Path(path))
 
@@ -212,6 +221,19 @@ def preview(
         else ShownVolume(np.asarray(truth, dtype=np.float32), voxel_mm, None, "arbitrary"),
         path,
         window=window,
+    )
+
+
+def prior_panels(volume: ShownVolume, unseen: ShownVolume, path: str | Path) -> Path:
+    """Draw a volume beside the map of what a prior added to it that the projections do not see.
+
+    Args:
+        volume: the reconstruction.
+        unseen: on the same grid, not negative.
+        path: PNG file, which appears whole or not at all.
+    """
+    return slice_panels(
+        {"reconstruction": volume}, None, path, maps={"not seen by the projections": unseen}
     )
 
 

@@ -23,7 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffnr_lightning.files import write_bytes
-from diffnr_lightning.reports.figures import display_window, full_window, score_caption
+from diffnr_lightning.reports.figures import (
+    PRIOR_PICTURE,
+    display_window,
+    full_window,
+    score_caption,
+)
 from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
 from diffnr_lightning.reports.tables import (
     Column,
@@ -110,6 +115,7 @@ def write_page(
         "TITLE": html.escape(title),
         "STYLE": _asset("page.css"),
         "TABLES": _tables(table),
+        "PRIORS": _prior_pictures([run for run in runs if run.case in names[:max_cases]]),
         "LEFT_OUT": _left_out(left_out),
         "DATA": _json({"cases": cases, "levels": LEVELS}),
         "VOLUMES": "\n".join(blocks),
@@ -260,6 +266,28 @@ def _history(run: RunSummary) -> dict[str, list[float | None]]:
         name: [value if math.isfinite(value) else None for value in map(float, series)]
         for name, series in run.history.items()
     }
+
+
+def _prior_pictures(runs: Sequence[RunSummary]) -> str:
+    """Return the pictures of what priors added to runs, as the runs drew them; nothing where none took part."""
+    figures = []
+    for run in runs:
+        picture = run.folder / PRIOR_PICTURE
+        if not picture.is_file():
+            continue
+        title = html.escape(f"{run.case}: {run.method}")
+        content = base64.b64encode(picture.read_bytes()).decode("ascii")
+        figures.append(
+            f'<figure><img alt="{title}" src="data:image/png;base64,{content}">'
+            f"<figcaption>{title}</figcaption></figure>"
+        )
+    if not figures:
+        return ""
+    return (
+        "<section><h2>What the prior added</h2>"
+        '<p class="note">Bright is what the projections cannot confirm.</p>'
+        f'<div class="pictures">{"".join(figures)}</div></section>'
+    )
 
 
 def _left_out(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import smoothed
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers.fdk import filtered_views
@@ -101,7 +102,9 @@ def residual_evidence(
         return ResidualEvidence(averaged(missing), None)
     draw = torch.randn(missing.shape, generator=torch.Generator().manual_seed(0)).to(missing)
     noise = torch.where(weights > 0, draw * weights.to(missing).rsqrt(), 0.0)
-    return ResidualEvidence(averaged(missing), _smooth(averaged(noise).square()).sqrt())
+    return ResidualEvidence(
+        averaged(missing), smoothed(averaged(noise).square(), _SMOOTHING, (0, 1, 2)).sqrt()
+    )
 
 
 def _averaging(
@@ -154,13 +157,3 @@ def _checked(weights: Tensor, missing: Tensor) -> Tensor:
             "above it, are expected."
         )
     return weights.to(missing)
-
-
-def _smooth(volume: Tensor) -> Tensor:
-    """Return a volume (Z, Y, X) after a normal kernel; at its faces the kernel ends."""
-    for axis in range(3):
-        place = torch.arange(volume.shape[axis], device=volume.device, dtype=volume.dtype)
-        kernel = torch.exp(-0.5 * ((place[:, None] - place) / _SMOOTHING).square())
-        kernel = kernel / kernel.sum(dim=1, keepdim=True)
-        volume = torch.tensordot(kernel, volume, dims=([1], [axis])).movedim(0, axis)
-    return volume

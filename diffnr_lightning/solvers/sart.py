@@ -128,16 +128,13 @@ def ordered_subsets(
     """
     if count is None:
         count = min(len(scan), _MOST_SUBSETS)
-    if not 1 <= count <= len(scan):
-        raise ValueError(f"subsets is {count}; a number from 1 to {len(scan)} views is expected.")
-    by_angle = np.argsort(np.arctan2(-scan.direction[:, 1], -scan.direction[:, 0]), kind="stable")
+    dealt = deal_views(scan, count)
     average = None
     if weights is not None:
         weights = relative_weights(weights, scan, projections)
         average = count * normalise(grid, scan, projections, weights).voxels
     parts = []
-    for first in golden_order(count):
-        views = np.sort(by_angle[first::count])
+    for views in dealt:
         part = scan[views]
         chosen = torch.from_numpy(views).to(projections.device)
         if average is None:
@@ -192,6 +189,18 @@ def subset_pass(
         if nonnegative:
             volume.clamp_(min=0.0)
     return squares**0.5
+
+
+def deal_views(scan: ScanGeometry, count: int) -> list[np.ndarray]:
+    """Return the views of each of `count` subsets, neighbours in time as different as possible.
+
+    Raises:
+        ValueError: a count outside [1, V].
+    """
+    if not 1 <= count <= len(scan):
+        raise ValueError(f"subsets is {count}; a number from 1 to {len(scan)} views is expected.")
+    by_angle = np.argsort(np.arctan2(-scan.direction[:, 1], -scan.direction[:, 0]), kind="stable")
+    return [np.sort(by_angle[first::count]) for first in golden_order(count)]
 
 
 def golden_order(count: int) -> list[int]:

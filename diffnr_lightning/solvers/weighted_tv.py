@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from diffnr_lightning.projectors import backproject, project
 from diffnr_lightning.solvers.initial import initial_volume
 from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
-from diffnr_lightning.solvers.sart import golden_order
+from diffnr_lightning.solvers.sart import deal_views
 
 # More subsets converge in fewer passes, which take longer.
 _MOST_SUBSETS = 24
@@ -156,12 +155,8 @@ def _deal(
     """
     if count is None:
         count = len(scan) // math.ceil(len(scan) / _MOST_SUBSETS)
-    if not 1 <= count <= len(scan):
-        raise ValueError(f"subsets is {count}; a number from 1 to {len(scan)} views is expected.")
-    by_angle = np.argsort(np.arctan2(-scan.direction[:, 1], -scan.direction[:, 0]), kind="stable")
     parts = []
-    for first in golden_order(count):
-        views = np.sort(by_angle[first::count])
+    for views in deal_views(scan, count):
         chosen = torch.from_numpy(views).to(projections.device)
         weighed = weights[chosen].contiguous()
         parts.append(

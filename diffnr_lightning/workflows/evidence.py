@@ -92,18 +92,34 @@ def prior_part(
     return numbers, parts.unseen.abs()[inner].contiguous().cpu()
 
 
-def save_prior_map(path: Path, shown: Tensor, case: Case, scale: float) -> None:
-    """Write the map of `prior_part` in the unit of the volume; in HU it is a difference of HU, not an HU."""
-    from diffnr_lightning.data import save_volume
+def save_prior_map(folder: Path, volume: Tensor, unseen: Tensor, case: Case, scale: float) -> None:
+    """Write the map of `prior_part` as a volume and as a picture beside the reconstruction.
 
+    Both are in the unit of the volume; in HU the map is a difference of HU, not an HU.
+
+    Args:
+        folder: of the run.
+        volume: (Z, Y, X) the reconstruction, normalised.
+        unseen: (Z, Y, X) the map.
+        case: gives grid, window and frame.
+        scale: of the case's unit to the normalised one, where it has no window.
+    """
+    from diffnr_lightning.data import save_volume
+    from diffnr_lightning.files import replacing
+    from diffnr_lightning.reports.figures import PRIOR_PICTURE, prior_panels
+    from diffnr_lightning.reports.runs import ShownVolume
+
+    low, unit = 0.0, "arbitrary"
     if case.window_hu is not None:
         low, high = case.window_hu
-        scale = high - low
-    save_volume(
-        path,
-        (shown * scale).numpy(),
-        case.grid,
-        None,
-        case.frame_origin_mm,
-        case.frame_direction,
-    )
+        scale, unit = high - low, "HU"
+    shown = (unseen * scale).numpy()
+    frame = (case.frame_origin_mm, case.frame_direction)
+    save_volume(folder / PRIOR_MAP, shown, case.grid, None, *frame)
+    reconstructed = (low + scale * volume).numpy()
+    with replacing(folder / PRIOR_PICTURE) as part:
+        prior_panels(
+            ShownVolume(reconstructed, case.grid.voxel_mm, case.window_hu, unit),
+            ShownVolume(shown, case.grid.voxel_mm, None, unit),
+            part,
+        )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.evidence import PRIOR_MAP, chi_squares, prior_part, save_prior_map
+from diffnr_lightning.workflows.evidence import chi_squares, prior_part, save_prior_map
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
@@ -63,7 +63,7 @@ def reconstruct(
 
     Returns:
         The run folder: volume.nii.gz, metrics.json, preview.png, config.yaml, environment.json; and prior_share.nii.gz
-        where a prior took part: what the projections do not see of its changes, as an absolute difference.
+        and .png where a prior took part: what the projections do not see of its changes, as an absolute difference.
 
     Raises:
         ValueError: a case or checkpoint that does not fit, or a run of other settings in the folder.
@@ -127,13 +127,15 @@ def reconstruct(
                 features=stored_features(case),
             )
         volume = method.reconstruct(problem)
-        metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad}
+        # What a run says of its volume is not what the volume costs.
+        cost = run.use.as_metrics()
+        metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad, **cost}
         metrics["weights"] = counted.origin if weighted and method.weighs else "uniform"
         if counted is not None:
             metrics["chi_square"] = chi_squares(volume, problem, loaded, scale)
         if method.before_prior is not None:
             metrics["prior"], unseen = prior_part(volume, method.before_prior, problem, inner)
-            save_prior_map(run.path / PRIOR_MAP, unseen, loaded, scale)
+            save_prior_map(run.path, volume[inner].cpu(), unseen, loaded, scale)
         volume = volume.cpu()
         if isinstance(method, Scene):
             metrics |= {"iterations": method.iterations, "history": convergence.history}
@@ -185,7 +187,6 @@ def _write_result(
         "voxel_mm": list(case.grid.voxel_mm),
         "window_hu": case.window_hu,
         "intensity_scale": scale,
-        **run.use.as_metrics(),
     }
     if case.volume is not None:
         metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())

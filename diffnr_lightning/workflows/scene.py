@@ -12,7 +12,6 @@ from diffnr_lightning.callbacks import DensityControl, PseudoReference
 from diffnr_lightning.data import RaySampling, ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
-from diffnr_lightning.photons import ray_factors
 from diffnr_lightning.representations import GaussianCloud, Representation
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.solver import Solver
@@ -137,8 +136,6 @@ class Scene(Method):
         representation.initialise(first, problem.projections, problem.scan, problem.seed)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
         own = (self.density_control, self.pseudo_reference if prior else None)
-        if self.pseudo_reference is not None:
-            self.pseudo_reference.know(problem.weights, problem.photons)
         trainer = quiet_trainer(
             max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",
@@ -154,9 +151,8 @@ class Scene(Method):
             batch_size=min(self.views, len(problem.scan)),
             rays=self.rays,
             features=problem.features,
-            weights=None
-            if problem.weights is None
-            else ray_factors(problem.weights, problem.projections),
+            weights=problem.weights,
+            photons=problem.photons,
         )
         resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

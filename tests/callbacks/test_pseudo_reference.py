@@ -51,7 +51,7 @@ def callback(**options):
     return PseudoReference(repairer, **options)
 
 
-def run(made, steps=9):
+def run(made, steps=9, **noise):
     representation = VoxelGrid(GRID)
     representation.initialise(TRUTH, PROJECTIONS, SCAN, seed=0)
     module = SceneOptimization(representation, SCAN, GRID, rate_scale=0.0, lambda_tv=0.0)
@@ -65,7 +65,7 @@ def run(made, steps=9):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, datamodule=ScanData(PROJECTIONS, seed=0, iterations=steps))
+    trainer.fit(module, datamodule=ScanData(PROJECTIONS, seed=0, iterations=steps, **noise))
     return watch.references
 
 
@@ -102,8 +102,7 @@ def test_the_volume_before_the_first_repair_is_kept_until_the_next_scan():
 def test_the_noise_of_the_scan_goes_to_the_repairer():
     made = callback(every=4)
     made.repairer.consistency = "agreement"
-    made.know(torch.full_like(PROJECTIONS, 100.0), None)
-    (reference, *_) = run(made, steps=6).values()
+    (reference, *_) = run(made, steps=6, weights=torch.full_like(PROJECTIONS, 100.0)).values()
     assert (reference - TRUTH).norm() < 0.5 * (0.5 * TRUTH).norm()
 
 

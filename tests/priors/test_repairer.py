@@ -82,11 +82,12 @@ def test_a_repair_is_made_to_agree_with_the_projections():
     assert (held.volume - TRUTH).norm() < 0.5 * (plain.volume - TRUTH).norm()
 
 
-def test_without_weights_a_repair_is_aligned_instead():
+def test_without_weights_a_repair_is_aligned_instead_and_says_so(caplog):
     plain = repairer().repair(TRUTH, *MEASURED).volume
     held = repairer(consistency="agreement").repair(TRUTH, *MEASURED)
     torch.testing.assert_close(held.volume, align(plain, *MEASURED))
     assert held.agreement is None
+    assert caplog.text.count("the noise of the rays is not known") == 1
 
 
 def test_only_what_the_projections_do_not_see_of_a_repair_is_taken():

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.image import imread
 
 from diffnr_lightning.reports import ShownVolume, preview, read_runs, slice_panels, write_comparison
-from diffnr_lightning.reports.figures import display_window, full_window
+from diffnr_lightning.reports.figures import display_window, full_window, prior_panels
 
 
 def shown(values, unit="arbitrary", window=None):
@@ -20,6 +20,15 @@ def test_preview_with_and_without_truth(tmp_path, truth):
     equal = imread(preview(truth, truth, tmp_path / "equal.png"))
     assert np.ptp(equal[..., :3], axis=-1).max() < 0.05
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_prior_added_is_in_colour_beside_the_volume(tmp_path, truth):
+    nothing = imread(prior_panels(shown(truth), shown(0 * truth), tmp_path / "nothing.png"))
+    added = imread(prior_panels(shown(truth), shown(0.1 * truth), tmp_path / "added.png"))
+    assert np.ptp(nothing[..., :3], axis=-1).max() < 0.05
+    coloured = np.ptp(added[..., :3], axis=-1) > 0.2
+    columns = np.flatnonzero(coloured.any(axis=0))
+    assert columns.min() > 0.45 * added.shape[1]
 
 
 def test_comparison_has_one_column_per_method_and_the_truth(run_folders, tmp_path):

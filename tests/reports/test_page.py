@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from diffnr_lightning.reports import read_runs, write_page
+from diffnr_lightning.reports.figures import PRIOR_PICTURE, prior_panels
 from diffnr_lightning.reports.page import LEVELS, block_mean, pack_volume
+from diffnr_lightning.reports.runs import read_volume
 
 from .conftest import write_run
 
@@ -73,6 +76,17 @@ def test_page_is_self_contained_and_escapes_names(run_folders, tmp_path):
     assert "<head>" not in page.split("<main>")[1].split("<script>")[0].replace("\\u003chead>", "")
     assert "<script>alert" not in page
     assert title.replace("<", "&lt;").replace(">", "&gt;") in page
+
+
+def test_pictures_of_what_a_prior_added_stand_on_the_page(run_folders, tmp_path):
+    runs = read_runs(run_folders)
+    plain = write_page(runs, tmp_path / "plain.html").read_text()
+    assert "What the prior added" not in plain
+    volume = read_volume(runs[0])
+    prior_panels(volume, replace(volume, values=abs(volume.values)), runs[0].folder / PRIOR_PICTURE)
+    page = write_page(runs, tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert "What the prior added" in page
 
 
 def test_large_volumes_are_averaged_and_the_page_knows(run_folders, tmp_path, truth):

@@ -55,8 +55,9 @@ def test_the_part_of_the_prior(case, tmp_path):
     assert unseen.shape == (20, 20, 20) and unseen.min() >= 0
     whole = unseen.new_zeros(case.grid.shape)
     whole[INNER] = unseen
-    save_prior_map(tmp_path / "map.nii.gz", whole, case, 1.0)
-    image = SimpleITK.ReadImage(str(tmp_path / "map.nii.gz"))
+    save_prior_map(tmp_path, case.volume, whole, case, 1.0)
+    assert (tmp_path / "prior_share.png").stat().st_size > 1000
+    image = SimpleITK.ReadImage(str(tmp_path / "prior_share.nii.gz"))
     assert image.GetSpacing() == pytest.approx(case.grid.voxel_mm[::-1], rel=1e-4)
     low, high = case.window_hu
     written = SimpleITK.GetArrayFromImage(image)
