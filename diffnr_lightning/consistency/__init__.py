@@ -7,7 +7,7 @@ from diffnr_lightning.consistency.discrepancy import (
     noise_deviation,
     unresolved_variance,
 )
-from diffnr_lightning.consistency.misfit import best_share, misfit
+from diffnr_lightning.consistency.misfit import misfit
 from diffnr_lightning.consistency.normalisation import (
     Normalisation,
     normalise,
@@ -23,7 +23,6 @@ __all__ = [
     "VisiblePart",
     "agree",
     "align",
-    "best_share",
     "discrepancy",
     "misfit",
     "noise_deviation",

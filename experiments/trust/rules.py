@@ -13,8 +13,15 @@ import torch
 from starts import fitted_views
 from torch import Tensor
 
-from diffnr_lightning.consistency import agree, align, best_share, misfit, with_unseen_of
+from diffnr_lightning.consistency import (
+    agree,
+    align,
+    misfit,
+    relative_weights,
+    with_unseen_of,
+)
 from diffnr_lightning.data import Case
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.metrics import evaluate_volume
 from diffnr_lightning.projectors import project
 
@@ -38,6 +45,38 @@ class Repair(NamedTuple):
     def noise(self) -> dict:
         """What they take of the noise."""
         return {"photons": self.case.photons, "weights": self.case.photons.weights()}
+
+
+def best_share(
+    volume: Tensor,
+    changed: Tensor,
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    weights: Tensor | None = None,
+) -> float:
+    """Return the share of a change at which the projections are explained best.
+
+    A change that the projections support, or that they do not see, is taken whole; of one that
+    invents or removes things, only a part explains more than it contradicts.
+
+    Args:
+        volume: (Z, Y, X), such as a fit to the projections.
+        changed: (Z, Y, X), such as a repair of it.
+        projections: (V, H, W) measured, line integrals of the same quantity in mm.
+        grid: voxels of the volumes.
+        scan: geometry of the projections.
+        weights: as in `misfit`.
+
+    Returns:
+        s in [0, 1] that minimises the mean square of the residual of
+        ``volume + s (changed - volume)``; 1 for a change that the projections do not see.
+    """
+    residual = (projections - project(volume, grid, scan)).double()
+    change = project(changed - volume, grid, scan).double()
+    weighted = change if weights is None else change * relative_weights(weights, scan, change)
+    along, across = float((residual * weighted).sum()), float((change * weighted).sum())
+    return min(max(along / across, 0.0), 1.0) if across > 0 else 1.0
 
 
 def former_rule(given: Repair) -> Tensor:
