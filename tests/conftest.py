@@ -1,5 +1,6 @@
 """What all tests share: quiet threads, compiled kernels that are kept, real data, a GPU or none."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".numba_cache"))
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Triton's kernels run in its interpreter where no GPU is; they ask when their file is imported.
+if not importlib.import_module("torch").cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Workers and subcommands of tests find the stand-ins beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -30,6 +30,7 @@ EVERYTHING = {
     "reports",
     "representations",
     "solvers",
+    "triton_kernels",
 }
 MAY_IMPORT = {
     "assets": set(),
@@ -38,15 +39,24 @@ MAY_IMPORT = {
     "geometry": set(),
     "lazy": set(),
     "kernels": set(),
-    "losses": {"kernels"},
+    "losses": {"kernels", "triton_kernels"},
     "metrics": set(),
     "photons": set(),
     "planes": set(),
     "phantoms": set(),
-    "projectors": {"geometry", "kernels"},
-    "representations": {"geometry", "kernels", "projectors", "losses"},
+    "triton_kernels": set(),
+    "projectors": {"geometry", "kernels", "triton_kernels"},
+    "representations": {"geometry", "kernels", "triton_kernels", "projectors", "losses"},
     "consistency": {"photons", "geometry", "projectors"},
-    "solvers": {"photons", "consistency", "geometry", "kernels", "projectors", "losses"},
+    "solvers": {
+        "photons",
+        "consistency",
+        "geometry",
+        "kernels",
+        "triton_kernels",
+        "projectors",
+        "losses",
+    },
     "priors": {"photons", "consistency", "files", "geometry", "planes", "losses", "solvers"},
     "data": {"photons", "files", "planes", "batches", "geometry", "phantoms", "projectors"},
     "modules": {"photons", "batches", "geometry", "representations", "priors", "losses", "metrics"},
@@ -158,6 +168,21 @@ def test_optional_packages_are_imported_where_they_are_used(path):
         else:
             continue
         assert not roots & OPTIONAL, f"{relative(path)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_triton_is_imported_by_its_kernels_and_they_where_they_are_used(path):
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {node.module, *(alias.name for alias in node.names)}
+        else:
+            continue
+        of_kernels = any(
+            name.split(".")[0] == "triton" or name.endswith("_triton") for name in names
+        )
+        assert path.stem.endswith("_triton") or not of_kernels, f"{relative(path)}:{node.lineno}"
 
 
 def test_the_package_alone_loads_nothing_heavy():

@@ -1,0 +1,77 @@
+"""What all Triton kernels share: when they are taken, and how a launch at the paper's size is described.
+
+Triton compiles kernels for CUDA devices without nvcc; it comes with torch's CUDA wheels. A kernel lies
+in a file ``*_triton.py`` beside its numba kernel. Only that file imports ``triton``, and it is imported
+when a CUDA tensor comes (or a test that runs it in Triton's interpreter on the CPU).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from triton.runtime.jit import JITFunction
+
+_LOG = logging.getLogger("diffnr")
+
+__all__ = ["PaperLaunch", "takes_triton", "triton_modules"]
+
+
+class PaperLaunch(NamedTuple):
+    """One launch of a kernel at the paper's size, from which its cost is known without a GPU.
+
+    The paper's size is 256^3 voxels, 36 views of 256^2 pixels and 50,000 Gaussians.
+
+    Attributes:
+        name: what the launch does, such as "project".
+        kernel: the function under ``triton.jit``.
+        signature: Triton type of each argument, such as "*fp32", "i32" or "constexpr".
+        constants: values of the arguments that are "constexpr".
+        warps: warps of a program.
+        programs: programs of the launch.
+        bytes: that move between the chip and its memory, at least.
+        flops: float32 operations, with a fused multiply-add as two.
+        launches: how often the work is launched: once for each view, or once for all of them.
+    """
+
+    name: str
+    kernel: JITFunction
+    signature: dict[str, str]
+    constants: dict[str, int | float]
+    warps: int
+    programs: int
+    bytes: int
+    flops: int
+    launches: int = 1
+
+
+def takes_triton(tensor: Tensor) -> bool:
+    """Return whether the work on a tensor is done by Triton kernels: it lies on a CUDA device.
+
+    Where triton is not installed, one warning names it and the torch reference is taken.
+
+    Args:
+        tensor: of any shape and dtype; which dtypes a kernel serves is asked beside the kernel.
+    """
+    return tensor.device.type == "cuda" and _has_triton()
+
+
+def triton_modules() -> tuple[str, ...]:
+    """Return the modules that hold Triton kernels; each has a function ``paper_launches``."""
+    return ()
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    if importlib.util.find_spec("triton") is not None:
+        return True
+    _LOG.warning(
+        "the package triton is not installed, so CUDA tensors take the slow torch reference; "
+        "`pip install triton` (Linux)."
+    )
+    return False
