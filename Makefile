@@ -15,6 +15,8 @@ VENV := .venv
 BOOTSTRAP_PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+# Tests of one file share what they made; two processes keep two cores busy.
+PYTEST_WORKERS ?= 2
 
 ifeq ($(DIFFNR_NO_INSTALL),1)
 PYTHON ?= python3
@@ -59,7 +61,7 @@ demo: $(INSTALLED)
 	$(PYTHON) -m diffnr_lightning.cli demo --out runs/demo
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest $(PYTEST_FLAGS)
+	$(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
 test-gpu: $(INSTALLED)
 	$(PYTHON) -m pytest -m gpu $(PYTEST_FLAGS)
