@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "noise": ["Noise"],
         "scan_recipe": ["ScanRecipe"],
         "scanner": ["Scanner"],
+        "simulated_object": ["NoClearanceError"],
         "simulation": ["simulate_case"],
         "volumes": ["LoadedVolume", "load_volume", "save_volume"],
     },

@@ -17,6 +17,10 @@ OBJECT_FLOOR = 0.02
 MOST_FINE_VOXELS = 512**3
 
 
+class NoClearanceError(ValueError):
+    """Source or detector would run into the object."""
+
+
 def fine_grid(
     attenuation: np.ndarray,
     spacing_mm: tuple[float, float, float],
@@ -38,7 +42,7 @@ def fine_grid(
         attenuate_outside: whether the object goes on outside `grid`.
 
     Raises:
-        ValueError: the source or the detector would run into the object.
+        NoClearanceError: the source or the detector would run into the object.
     """
     low, high = (np.asarray(corner)[::-1] for corner in grid.corners_mm)
     if attenuate_outside:
@@ -183,7 +187,7 @@ def _check_clearance(
     to_detector = orbit.source_to_detector_mm - orbit.source_to_axis_mm
     for part, distance in (("source", orbit.source_to_axis_mm), ("detector", to_detector)):
         if reach >= distance:
-            raise ValueError(
+            raise NoClearanceError(
                 f"the {part} turns at {distance:.0f} mm from the axis, but the object reaches "
                 f"{reach:.0f} mm; enlarge the scanner or voxel_mm, or set attenuate_outside=false."
             )

@@ -38,6 +38,8 @@ FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
 # The fields of a recipe that are drawn for each scan, or have no use in one that is learned from.
 DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
 MOST_DB = 120.0
+# Attempts to draw a scan that can be made.
+DRAWS = 10
 BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch
 
 
@@ -203,9 +205,27 @@ def _drawn_case(
     loaded: LoadedVolume, name: str, seed: int, recipe: ScanRecipe, variation: Variation
 ) -> tuple[Case, bool]:
     """Scan a volume as drawn from the seed and the name of the scan, and draw whether its weights are used."""
-    from diffnr_lightning.data import simulate_case
+    from diffnr_lightning.data import NoClearanceError
 
     generator = np.random.default_rng([seed, _hash(name)])
+    for _ in range(DRAWS - 1):
+        try:
+            return _draw(loaded, name, generator, recipe, variation)
+        # A cube around a small body may lie in an object that the drawn scanner cannot turn around.
+        except NoClearanceError:
+            continue
+    return _draw(loaded, name, generator, recipe, variation)
+
+
+def _draw(
+    loaded: LoadedVolume,
+    name: str,
+    generator: np.random.Generator,
+    recipe: ScanRecipe,
+    variation: Variation,
+) -> tuple[Case, bool]:
+    from diffnr_lightning.data import simulate_case
+
     part = _zoomed(loaded, generator.uniform(*variation.zooms), generator)
     scale = float(np.exp(generator.uniform(*np.log(variation.scales))))
     part = replace(part, spacing_mm=tuple(scale * edge for edge in part.spacing_mm))

@@ -14,10 +14,12 @@ import torch
 import yaml
 
 from diffnr_lightning import cli
+from diffnr_lightning.data import LoadedVolume, NoClearanceError, ScanRecipe
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.phantoms import chest
-from diffnr_lightning.workflows.curation import shard_of
+from diffnr_lightning.workflows.curation import _drawn_case, shard_of
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
+from diffnr_lightning.workflows.variation import Variation
 from diffnr_lightning.workflows.volume_sources import volume_sources
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -301,6 +303,23 @@ def test_volumes_are_named_by_their_files(tmp_path):
     assert names["P2_data"] == f"{tmp_path}/P2/data.npy"
     # A file that two patterns match is one volume.
     assert len(volume_sources([f"{tmp_path}/pt*", f"{tmp_path}/*.gz"])) == 1
+
+
+def test_a_scan_that_cannot_be_made_is_drawn_again():
+    array = np.full((16, 16, 16), -1000, np.float32)
+    array[7:9, 7:9, 7:9] = 1000
+    array[7:9, 0, 0] = array[
+        7:9, -1, -1
+    ] = -945  # too thin for a body, and in the way of a source near to it
+    loaded = LoadedVolume(array, (1.0, 1.0, 1.0), "HU", "small")
+    recipe = ScanRecipe(size=8, test_views=0)
+    with pytest.raises(NoClearanceError, match="the source turns at 6 mm"):
+        _drawn_case(loaded, "small_0", 1, recipe, Variation(views=(4,), fits=("body",)))
+    drawn = Variation(views=(4,), fits=("body", "volume"))
+    edges = {
+        _drawn_case(loaded, "small_0", seed, recipe, drawn)[0].grid.voxel_mm for seed in range(4)
+    }
+    assert edges == {(2.0, 2.0, 2.0)}
 
 
 def test_two_volumes_of_one_name_are_refused(tmp_path):
