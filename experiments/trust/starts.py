@@ -52,6 +52,7 @@ STARTS = {
     "gaussians": gaussians,
     "asd_pocs": Solver("asd_pocs").reconstruct,
     "sirt": Solver("sirt", {"iterations": 40}).reconstruct,
+    "weighted_tv": Solver("weighted_tv").reconstruct,
 }
 
 
@@ -81,8 +82,16 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=24)
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     parser.add_argument("--noises", nargs="+", default=list(NOISES), choices=NOISES)
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="of the prior, in the place of those that come with the package",
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="leave the reconstructions without some views out"
+    )
     options = parser.parse_args()
-    repairer = Repairer(**REPAIRER)
+    repairer = Repairer(options.weights, **REPAIRER)
     for source in options.volumes:
         for noise in options.noises:
             name = f"{Path(source).name.split('.')[0].replace(':', '_')}-{noise}"
@@ -100,12 +109,14 @@ def main() -> None:
                 weights=case.photons.weights(),
             )
             for start in options.starts:
-                for views, given in (("all", problem), ("fewer", of_views(problem, remain))):
+                fewer = {} if options.whole else {"fewer": of_views(problem, remain)}
+                for views, given in ({"all": problem} | fewer).items():
                     file = folder / f"{start}-{views}.pt"
                     if file.exists():
                         continue
                     volume = STARTS[start](given)
-                    repaired = repairer.repair(volume, given.projections, given.grid, given.scan)
+                    measured = (given.projections, given.grid, given.scan)
+                    repaired = repairer.repair(volume, *measured, weights=given.weights)
                     torch.save({"start": volume, "repaired": repaired.volume}, file)
                     print(name, start, views, flush=True)
 
