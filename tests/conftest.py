@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,34 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def triton_device(request: pytest.FixtureRequest) -> str:
+    """Where a test of Triton kernels runs: on the CPU in the interpreter, or compiled on a GPU."""
+    if request.param == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton compiles for the GPU here; its interpreter is used where none is")
+    return request.param
+
+
+def _call_as_it_is(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Call a device function in Triton's interpreter.
+
+    The interpreter's own call wraps the whole language once more at each call and never unwraps it: a
+    kernel with many calls gets slower with every one of them, a hundredfold in a test.
+    """
+    interpreter = sys.modules["triton.runtime.interpreter"]
+    if function.fn.__module__ not in _wrapped:
+        _wrapped.add(function.fn.__module__)
+        interpreter._patch_lang(function.fn)
+    return function.rewrite()(*arguments, **options)
+
+
+_wrapped: set[str] = set()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `gpu` where there is none."""
+    """Skip what is marked `gpu` where there is none, and keep Triton's interpreter at its speed."""
+    if interpreter := sys.modules.get("triton.runtime.interpreter"):
+        interpreter.InterpretedFunction.__call__ = _call_as_it_is
     if item.get_closest_marker("gpu"):
         import torch
 
