@@ -63,7 +63,7 @@ def takes_triton(tensor: Tensor) -> bool:
 
 def triton_modules() -> tuple[str, ...]:
     """Return the modules that hold Triton kernels; each has a function ``paper_launches``."""
-    return ()
+    return ("diffnr_lightning.losses.ssim_triton",)
 
 
 @lru_cache(maxsize=1)

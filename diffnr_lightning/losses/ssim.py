@@ -10,6 +10,7 @@ IEEE Transactions on Image Processing, 2004.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diffnr_lightning.kernels import num_threads
-from diffnr_lightning.losses.ssim_kernels import RADIUS, similarity_of_slices
-
-WINDOW_SIGMA = 1.5
-K1 = 0.01
-K2 = 0.03
-
-
-def gaussian_window() -> np.ndarray:
-    """Return the 11 normalised filter taps (float64)."""
-    taps = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / WINDOW_SIGMA) ** 2)
-    return taps / taps.sum()
+from diffnr_lightning.losses.ssim_kernels import (
+    K1,
+    K2,
+    RADIUS,
+    gaussian_window,
+    similarity_of_slices,
+)
+from diffnr_lightning.triton_kernels import takes_triton
 
 
 def ssim_2d_reference(prediction: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
@@ -122,10 +120,13 @@ class _SliceSimilarity(torch.autograd.Function):
 
 
 def _fused(prediction: Tensor, reference: Tensor) -> bool:
-    """Whether the CPU kernel serves this pair: float32 only, and no gradient of the reference."""
+    """Whether a fused kernel serves this pair: float32 only, and no gradient of the reference."""
     tensors = (prediction, reference)
-    return not reference.requires_grad and all(
-        t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors
+    return (
+        not reference.requires_grad
+        and prediction.device == reference.device
+        and all(t.dtype == torch.float32 for t in tensors)
+        and (prediction.device.type == "cpu" or takes_triton(prediction))
     )
 
 
@@ -137,9 +138,9 @@ def _check_range(data_range: float) -> None:
 def ssim_2d(prediction: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
     """Structural similarity of N pairs of slices.
 
-    float32 tensors on the CPU are served by a fused kernel with a hand-written gradient for the
-    prediction; everything else (other devices and types, a reference that wants a gradient) by
-    `ssim_2d_reference`.
+    float32 tensors on the CPU and on CUDA devices are served by fused kernels with a hand-written
+    gradient for the prediction; everything else (other devices and types, a reference that wants a
+    gradient) by `ssim_2d_reference`.
 
     Args:
         prediction: (N, H, W).
@@ -159,6 +160,10 @@ def ssim_2d(prediction: Tensor, reference: Tensor, data_range: float = 1.0) -> T
         )
     _check_range(data_range)
     if _fused(prediction, reference):
+        if prediction.is_cuda:
+            from diffnr_lightning.losses.ssim_triton import slice_similarity
+
+            return slice_similarity(prediction, reference, data_range)
         return _SliceSimilarity.apply(prediction, reference, data_range)
     return ssim_2d_reference(prediction, reference, data_range)
 
@@ -166,26 +171,30 @@ def ssim_2d(prediction: Tensor, reference: Tensor, data_range: float = 1.0) -> T
 class SsimReference:
     """Prepare a fixed volume for many calls of `ssim_3d`.
 
-    It remembers which slices count, and keeps a copy of the sagittal slices with contiguous rows.
+    It remembers which slices count; the CPU's kernel has it copy the sagittal slices, for contiguous rows.
 
     Args:
         volume: (Z, Y, X); kept without gradient.
         skip_empty: leave out the slices without a value above zero, as R2-Gaussian and DiffNR do.
+        occupied: (Z, Y, X) bool on the CPU, where the volume is above zero; spares waiting for another device.
 
     Raises:
         ValueError: a volume that is not (Z, Y, X), or one of which no slice counts.
     """
 
-    def __init__(self, volume: Tensor, skip_empty: bool = True) -> None:
+    def __init__(
+        self, volume: Tensor, skip_empty: bool = True, occupied: Tensor | None = None
+    ) -> None:
         if volume.dim() != 3:
             raise ValueError(
                 f"the reference volume has shape {tuple(volume.shape)}; (Z, Y, X) is expected."
             )
         self.volume = volume.detach().contiguous()
         self.skip_empty = skip_empty
+        values = self.volume if occupied is None else occupied.byte()
         others = ((1, 2), (0, 2), (0, 1))
         self.slices = tuple(
-            torch.nonzero(self.volume.amax(dim) > 0).squeeze(1).cpu()
+            torch.nonzero(values.amax(dim) > 0).squeeze(1).cpu()
             if skip_empty
             else torch.arange(self.volume.shape[axis])
             for axis, dim in enumerate(others)
@@ -195,23 +204,32 @@ class SsimReference:
                 "the reference volume has no value above zero, so no slice counts in its "
                 "structural similarity; pass a volume that is not empty, or skip_empty=False."
             )
-        self.sagittal = self.volume.permute(2, 0, 1).contiguous()
+
+    @cached_property
+    def sagittal(self) -> Tensor:
+        """The slices along x, (X, Z, Y), with contiguous rows."""
+        return self.volume.permute(2, 0, 1).contiguous()
+
+    @cached_property
+    def _slices_on_device(self) -> tuple[Tensor, ...]:
+        return tuple(indices.to(self.volume.device, non_blocking=True) for indices in self.slices)
 
     def choose(
         self, slices_per_axis: int | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ascending indices of the slices to compare along z, y and x.
+        """Return ascending indices of the slices to compare along z, y and x, on the device of the volume.
 
         Args:
             slices_per_axis: how many to draw of those that count; None for all of them.
             generator: CPU generator that draws them.
         """
         if slices_per_axis is None:
-            return self.slices
+            return self._slices_on_device
         chosen = []
         for indices in self.slices:
             order = torch.randperm(len(indices), generator=generator)[:slices_per_axis]
-            chosen.append(indices[order.sort().values])
+            drawn = indices[order.sort().values]
+            chosen.append(drawn.to(self.volume.device, non_blocking=True))
         return tuple(chosen)
 
 
@@ -325,10 +343,13 @@ def ssim_3d(
     _check_range(data_range)
     chosen = reference.choose(slices_per_axis, generator)
     if _fused(prediction, reference.volume):
+        if prediction.is_cuda:
+            from diffnr_lightning.losses.ssim_triton import volume_similarity
+
+            return volume_similarity(prediction, reference.volume, chosen, data_range)
         return _VolumeSimilarity.apply(prediction, reference, chosen, data_range)
     means = []
     for axis, indices in enumerate(chosen):
-        indices = indices.to(prediction.device)
         x = prediction.index_select(axis, indices).movedim(axis, 0)
         y = reference.volume.index_select(axis, indices).movedim(axis, 0)
         means.append(ssim_2d_reference(x, y, data_range).mean())

@@ -13,6 +13,15 @@ import numpy as np
 from diffnr_lightning.kernels import RELAXED, kernel_part, parallel_kernel, prange
 
 RADIUS = 5
+WINDOW_SIGMA = 1.5
+K1 = 0.01
+K2 = 0.03
+
+
+def gaussian_window() -> np.ndarray:
+    """Return the 11 normalised filter taps (float64)."""
+    taps = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / WINDOW_SIGMA) ** 2)
+    return taps / taps.sum()
 
 
 @kernel_part(RELAXED)

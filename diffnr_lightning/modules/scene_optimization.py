@@ -102,7 +102,7 @@ class SceneOptimization(lightning.LightningModule):
         self.seed = seed
         self.iteration = 0
         self.reference: Tensor | None = None
-        self._prepared: tuple[Tensor, SsimReference] | None = None
+        self._prepared: tuple[Tensor, SsimReference | None, Tensor] | None = None
         # Projections in units of half the largest edge, the scale for which the weights were chosen.
         self.length_scale = 2.0 / max(grid.size_mm)
 
@@ -200,17 +200,29 @@ class SceneOptimization(lightning.LightningModule):
 
     def _distance(self, volume: Tensor) -> Tensor:
         """Return the distance of the part that is compared from the same part of the reference."""
-        reference = self.reference[self._compared_part()[1]]
-        if self.reference_loss == "l1" or not (reference > 0).any():
+        part = self._compared_part()[1]
+        reference = self.reference[part]
+        if self.reference_loss == "l1":
+            return l1(volume, reference)
+        prepared, occupied = self._prepared_reference()
+        if not occupied[part].any():
             # Where the reference shows nothing there is no structure to compare.
             return l1(volume, reference)
-        return 1 - ssim_3d(volume, reference if self.reference_size else self._prepared_reference())
+        if prepared is None:
+            prepared = SsimReference(reference, occupied=occupied[part])
+        return 1 - ssim_3d(volume, prepared)
 
-    def _prepared_reference(self) -> SsimReference:
-        """Return the reference with its SSIM moments, computed once for each reference."""
+    def _prepared_reference(self) -> tuple[SsimReference | None, Tensor]:
+        """Return the reference for SSIM, unless its cubes are compared, and where it is above zero, on the CPU.
+
+        Both are made once for each reference, since asking a device for the latter waits for it.
+        """
         if self._prepared is None or self._prepared[0] is not self.reference:
-            self._prepared = (self.reference, SsimReference(self.reference))
-        return self._prepared[1]
+            occupied = (self.reference > 0).cpu()
+            whole = not self.reference_size and bool(occupied.any())
+            prepared = SsimReference(self.reference, occupied=occupied) if whole else None
+            self._prepared = (self.reference, prepared, occupied)
+        return self._prepared[1:]
 
     def _random_cube(self, size: int) -> tuple[VolumeGrid, tuple[slice, ...]]:
         """Return the grid and the slices of a random cube of voxels, drawn from (seed, iteration)."""
