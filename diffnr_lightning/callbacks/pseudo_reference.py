@@ -22,15 +22,17 @@ class PseudoReference(lightning.Callback):
         every: batches between two repairs (ell).
         every_share: the same as a share of the batches of a schedule, which `adapt` is given; None keeps `every`.
         repairs: how many repairs at most; None is no limit.
+        start_share: share of the volume that the representation started from in what is repaired: that of a good solver
+            has other errors than the representation, and some of them cancel.
 
     Attributes:
         made: repairs so far.
         first: (Z, Y, X) the volume of this scan before the first of them, None before that.
 
     Raises:
-        ValueError: a period below one batch, or a share that is not positive.
+        ValueError: a period below one batch, or a share that is not positive or, of the start, outside [0, 1].
 
-    Source: Algorithm 1 of DiffNR (ell = 10,000).
+    Source: Algorithm 1 of DiffNR (ell = 10,000). Deviation: `start_share` is ours; with the default it does nothing.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class PseudoReference(lightning.Callback):
         every: int = 10_000,
         every_share: float | None = None,
         repairs: int | None = None,
+        start_share: float = 0.0,
     ) -> None:
         if every < 1:
             raise ValueError(
@@ -46,10 +49,13 @@ class PseudoReference(lightning.Callback):
             )
         if every_share is not None and not every_share > 0:
             raise ValueError(f"every_share is {every_share}; null or a positive share is expected.")
+        if not 0 <= start_share <= 1:
+            raise ValueError(f"start_share is {start_share}; a share in [0, 1] is expected.")
         self.repairer = repairer
         self.every_share = every_share
         self.every = every
         self.repairs = repairs
+        self.start_share = start_share
         self.made = 0
         self.first: Tensor | None = None
 
@@ -57,6 +63,12 @@ class PseudoReference(lightning.Callback):
         """Set the period to its share of a schedule of so many batches, if it is a share."""
         if self.every_share is not None:
             self.every = max(1, round(self.every_share * iterations))
+
+    @torch.no_grad()
+    def unrepaired(self, module: lightning.LightningModule) -> Tensor:
+        """Return what is repaired of a module: its volume (Z, Y, X), or the blend with its start."""
+        volume = module.query_volume()
+        return torch.lerp(volume, module.start, self.start_share) if self.start_share else volume
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -77,8 +89,7 @@ class PseudoReference(lightning.Callback):
         due = pl_module.iteration % self.every == 0 and pl_module.iteration < trainer.max_steps
         if not due or (self.repairs is not None and self.made >= self.repairs):
             return
-        with torch.no_grad():
-            volume = pl_module.query_volume()
+        volume = self.unrepaired(pl_module)
         if self.first is None:
             self.first = volume
         scan = trainer.datamodule

@@ -23,6 +23,7 @@ class SceneOptimization(lightning.LightningModule):
         grid: voxels of the volume that is wanted.
         iteration: number of the current batch, counted from 1; after a batch, the batches done.
         reference: pseudo-reference volume (Z, Y, X), or None; written by the callback `PseudoReference`.
+        start: volume (Z, Y, X) that the representation began with, if it is known; written by the workflow.
         query_volume(): the current volume (Z, Y, X).
 
     Args:
@@ -102,6 +103,7 @@ class SceneOptimization(lightning.LightningModule):
         self.seed = seed
         self.iteration = 0
         self.reference: Tensor | None = None
+        self.start: Tensor | None = None
         self._prepared: tuple[Tensor, SsimReference | None, Tensor] | None = None
         # Projections in units of half the largest edge, the scale for which the weights were chosen.
         self.length_scale = 2.0 / max(grid.size_mm)

@@ -100,12 +100,13 @@ class Scene(Method):
                 return self._without_prior(
                     problem, min(self.pseudo_reference.every, self.iterations)
                 )
-        volume = _volume_of(self.fit(problem))
+        module = self.fit(problem)
         if self.pseudo_reference is None:
-            return volume
+            return _volume_of(module)
         self.before_prior = self.pseudo_reference.first
         if self.finish == "query":
-            return volume
+            return _volume_of(module)
+        volume = self.pseudo_reference.unrepaired(module)
         if self.before_prior is None:
             self.before_prior = volume
         repaired = self.pseudo_reference.repairer.repair(
@@ -135,6 +136,7 @@ class Scene(Method):
         first = self.start.reconstruct(problem)
         representation.initialise(first, problem.projections, problem.scan, problem.seed)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
+        module.start = first
         own = (self.density_control, self.pseudo_reference if prior else None)
         trainer = quiet_trainer(
             max_steps=stop_at or self.iterations,
@@ -160,7 +162,7 @@ class Scene(Method):
 
     def _without_prior(self, problem: Problem, stop_at: int) -> Tensor:
         """Return the volume (Z, Y, X) after some iterations in which the prior has no part."""
-        return _volume_of(self.fit(problem, stop_at, prior=False))
+        return self.pseudo_reference.unrepaired(self.fit(problem, stop_at, prior=False))
 
 
 @torch.no_grad()

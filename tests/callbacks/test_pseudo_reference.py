@@ -51,10 +51,11 @@ def callback(**options):
     return PseudoReference(repairer, **options)
 
 
-def run(made, steps=9, **noise):
+def run(made, steps=9, start=None, **noise):
     representation = VoxelGrid(GRID)
     representation.initialise(TRUTH, PROJECTIONS, SCAN, seed=0)
     module = SceneOptimization(representation, SCAN, GRID, rate_scale=0.0, lambda_tv=0.0)
+    module.start = start
     watch = Watch()
     trainer = lightning.Trainer(
         max_steps=steps,
@@ -99,6 +100,13 @@ def test_the_volume_before_the_first_repair_is_kept_until_the_next_scan():
     assert made.first is None
 
 
+def test_the_start_has_its_share_in_what_is_repaired():
+    made = callback(every=4, start_share=0.25)
+    (reference, *_) = run(made, steps=6, start=torch.zeros_like(TRUTH)).values()
+    torch.testing.assert_close(made.first, 0.75 * TRUTH)
+    torch.testing.assert_close(reference, 0.375 * TRUTH)
+
+
 def test_the_noise_of_the_scan_goes_to_the_repairer():
     made = callback(every=4)
     made.repairer.consistency = "agreement"
@@ -116,3 +124,5 @@ def test_count_and_first_volume_survive_a_checkpoint():
 def test_a_period_that_makes_no_sense():
     with pytest.raises(ValueError, match="every is 0"):
         callback(every=0)
+    with pytest.raises(ValueError, match="start_share is 1.5"):
+        callback(start_share=1.5)
