@@ -108,6 +108,13 @@ class SceneOptimization(lightning.LightningModule):
         # Projections in units of half the largest edge, the scale for which the weights were chosen.
         self.length_scale = 2.0 / max(grid.size_mm)
 
+    def transfer_batch_to_device(
+        self, batch: ViewBatch, device: torch.device, dataloader_idx: int
+    ) -> ViewBatch:
+        """Bring a batch to a device but for its views: the geometry is on the host and asks for them."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(view=batch.view)
+
     def training_step(self, batch: ViewBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch of views."""
         self.iteration += 1

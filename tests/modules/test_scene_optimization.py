@@ -97,6 +97,13 @@ def test_a_window_is_compared_with_its_part_of_the_rendering(truth, projections)
     torch.testing.assert_close(loss, expected)
 
 
+def test_the_views_of_a_batch_stay_where_their_geometry_is(truth, projections):
+    batch = ViewBatch(torch.tensor([2]), projections[[2]])
+    moved = voxels(truth).transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved.projection.device.type == "meta"
+    assert moved.view.device.type == "cpu"
+
+
 def test_rarer_total_variation_counts_more(truth, projections):
     losses = {}
     for every in (1, 3):
