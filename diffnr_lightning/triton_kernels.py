@@ -63,7 +63,15 @@ def takes_triton(tensor: Tensor) -> bool:
 
 def triton_modules() -> tuple[str, ...]:
     """Return the modules that hold Triton kernels; each has a function ``paper_launches``."""
-    return ("diffnr_lightning.losses.ssim_triton",)
+    return (
+        "diffnr_lightning.losses.ssim_triton",
+        "diffnr_lightning.representations.gaussian_bins_triton",
+        "diffnr_lightning.representations.gaussian_ellipsoid_triton",
+        "diffnr_lightning.representations.gaussian_pinhole_triton",
+        "diffnr_lightning.representations.gaussian_shape_triton",
+        "diffnr_lightning.representations.gaussian_splat_triton",
+        "diffnr_lightning.representations.gaussian_voxel_triton",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -56,8 +56,8 @@ class DensityControl(lightning.Callback):
                 f"{type(cloud).__name__}; leave density_control out."
             )
         if self._restored is not None:
-            cloud.statistics.gradient = self._restored["gradient"].numpy().copy()
-            cloud.statistics.visible = self._restored["visible"].numpy().copy()
+            cloud.statistics.gradient = self._restored["gradient"].clone()
+            cloud.statistics.visible = self._restored["visible"].clone()
             self._restored = None
         self._cloud = cloud
 
@@ -73,13 +73,12 @@ class DensityControl(lightning.Callback):
         iteration, cloud = pl_module.iteration, pl_module.representation
         if not self.start < iteration < self.until or iteration % self.every:
             return
-        statistics = cloud.statistics
-        pull = torch.from_numpy(statistics.gradient / statistics.visible.clip(min=1))
+        pull = cloud.statistics.pull().to(cloud.positions.device)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
         optimizer = trainer.optimizers[0]
-        clone_and_split(cloud, optimizer, pull.to(cloud.positions.device), self.limits, generator)
+        clone_and_split(cloud, optimizer, pull, self.limits, generator)
         prune(cloud, optimizer, self.limits)
-        cloud.statistics = type(statistics)(cloud.num_gaussians)
+        cloud.statistics = type(cloud.statistics)(cloud.num_gaussians)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the statistics gathered since the last time; nothing before a run has started."""
@@ -87,8 +86,8 @@ class DensityControl(lightning.Callback):
             return {}
         statistics = self._cloud.statistics
         return {
-            "gradient": torch.from_numpy(statistics.gradient.copy()),
-            "visible": torch.from_numpy(statistics.visible.copy()),
+            "gradient": statistics.gradient.cpu().clone(),
+            "visible": statistics.visible.cpu().clone(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -95,6 +95,9 @@ class GaussianCloud(Representation):
         self.integral = integral
         self.edge_mm = max(grid.size_mm)
         self.scale_bounds_mm = tuple(bound * self.edge_mm for bound in scale_bounds)
+        # A buffer, since to bring it to a GPU in each iteration would wait for the GPU.
+        centre = torch.tensor(grid.centre_mm)
+        self.register_buffer("_centre_mm", centre, persistent=False)
         self.resize(num_gaussians)
 
     @property
@@ -116,9 +119,8 @@ class GaussianCloud(Representation):
     def activated(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return centres and scales (N, 3) in mm, unit quaternions (N, 4), densities (N,)."""
         low, high = self.scale_bounds_mm
-        centre = torch.tensor(self.grid.centre_mm, device=self.positions.device)
         return (
-            centre + 0.5 * self.edge_mm * self.positions,
+            self._centre_mm + 0.5 * self.edge_mm * self.positions,
             low + (high - low) * torch.sigmoid(self.raw_scales),
             F.normalize(self.raw_rotations, dim=1),
             F.softplus(self.raw_densities),

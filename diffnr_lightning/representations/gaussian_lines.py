@@ -196,6 +196,7 @@ class _Lines(torch.autograd.Function):
         gain, heights, cut2 = ctx.numbers
         gradients = [np.zeros_like(array) for array in (*ctx.shapes, heights)]
         statistics = ctx.statistics or ScreenStatistics(len(heights))
+        statistics.move_to(grad_outputs[0].device)
         lines, first, last = ctx.seen
         for k, view in enumerate(ctx.views):
             kernels.lines_backward(
@@ -211,8 +212,8 @@ class _Lines(torch.autograd.Function):
                 cut2,
                 gradient[k],
                 *gradients,
-                statistics.gradient,
-                statistics.visible,
+                statistics.gradient.numpy(),
+                statistics.visible.numpy(),
             )
         return (*(torch.from_numpy(g) for g in gradients), None, None, None)
 

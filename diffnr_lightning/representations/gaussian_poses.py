@@ -50,6 +50,15 @@ def pose_rows(scan: ScanGeometry) -> np.ndarray:
     return rows_of_views
 
 
+@lru_cache(maxsize=512)
+def poses_on(scan: ScanGeometry, device: torch.device) -> Tensor:
+    """Return `pose_rows` as float32 on a device; they are remembered, and not waited for."""
+    rows = torch.from_numpy(pose_rows(scan).astype(np.float32))
+    if device.type == "cuda":
+        rows = rows.pin_memory()
+    return rows.to(device, non_blocking=True)
+
+
 def rows_of_a_task(rows: int) -> int:
     """Return how many rows of an image make a task: two tasks a thread, since each has set-ups."""
     return min(BLOCK, max(8, -(-rows // (2 * num_threads()))))

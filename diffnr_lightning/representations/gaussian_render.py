@@ -1,4 +1,4 @@
-"""X-ray rendering and voxelisation of 3D Gaussians: torch reference and numba kernels.
+"""X-ray rendering and voxelisation of 3D Gaussians: torch reference, numba and Triton kernels.
 
 Letters: N Gaussians, V views, H rows, W columns. A Gaussian has a centre (x, y, z) in mm, standard
 deviations along its own axes in mm, a unit quaternion (w, x, y, z) and a peak density. It ends at
@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations import gaussian_splat_kernels as splatting
 from diffnr_lightning.representations import gaussian_voxel_kernels as voxels
+from diffnr_lightning.representations.gaussian_checks import check_finite, check_gaussians
 from diffnr_lightning.representations.gaussian_lines import (
     Integral,
     check_integral,
@@ -35,16 +36,18 @@ from diffnr_lightning.representations.gaussian_poses import (
     rotation_matrices,
     rows_of_a_task,
 )
-from diffnr_lightning.representations.gaussian_shape import check_cut, kept_mass
+from diffnr_lightning.representations.gaussian_shape import kept_mass
 from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
+from diffnr_lightning.triton_kernels import takes_triton
 
 logger = logging.getLogger("diffnr")
 
-Backend = Literal["auto", "numba", "reference"]
+Backend = Literal["auto", "numba", "triton", "reference"]
 
 CUT = 3.5
 REFERENCE_ELEMENTS = 2**24
 
+_DEVICES = {"numba": "CPU", "triton": "CUDA"}
 _named: set[str] = set()
 
 
@@ -69,7 +72,8 @@ def render_gaussians(
         densities: peak values.
         scan: any poses, cone or parallel beam.
         cut: where a Gaussian ends, in standard deviations, at most 4.
-        backend: numba for CPU tensors, the torch reference elsewhere; a name asks for one of them.
+        backend: numba for CPU tensors, Triton for CUDA tensors, both of float32, and the torch
+            reference elsewhere; a name asks for one of them.
         statistics: filled in the backward pass.
         integral: "affine" splats Gaussians with a perspective that is taken to first order around
             each centre; "exact" integrates along the ray of each pixel, which takes three times as
@@ -78,8 +82,9 @@ def render_gaussians(
             estimates the difference.
 
     Raises:
-        ValueError: shapes that disagree, numbers that are not finite, a cut outside (0, 4], a
-            backend that the device does not have, or another integral.
+        ValueError: shapes that disagree, numbers that are not finite (on a GPU known an iteration
+            or two later, see `check_finite_later`), a cut outside (0, 4], a backend that the device
+            does not have, or another integral.
     """
     tensors = (positions, scales, rotations, densities)
     check_integral(integral)
@@ -88,6 +93,10 @@ def render_gaussians(
         return render_lines(tensors, scan, cut, chosen == "numba", statistics)
     if chosen == "numba":
         return _Splat.apply(*tensors, scan, cut, statistics)
+    if chosen == "triton":
+        from diffnr_lightning.representations.gaussian_splat_triton import Splat
+
+        return Splat.apply(*tensors, scan, cut, statistics)
     views = [scan[view] for view in range(len(scan))]
     return torch.stack([_render_view(tensors, view, cut, statistics, len(views)) for view in views])
 
@@ -109,8 +118,13 @@ def voxelise_gaussians(
             backend that the device does not have.
     """
     tensors = (positions, scales, rotations, densities)
-    if _choose(tensors, cut, backend) == "numba":
+    chosen = _choose(tensors, cut, backend)
+    if chosen == "numba":
         return _Voxelise.apply(*tensors, grid, cut)
+    if chosen == "triton":
+        from diffnr_lightning.representations.gaussian_voxel_triton import Voxelise
+
+        return Voxelise.apply(*tensors, grid, cut)
     points = grid.points(positions.device, positions.dtype)
     return density_at(*tensors, points, cut=cut)
 
@@ -265,6 +279,7 @@ class _Splat(torch.autograd.Function):
         half_detector = 0.5 * num_views * np.array([columns, rows], np.float32)
         gradients = [np.zeros_like(array) for array in ctx.gaussians]
         statistics = ctx.statistics or ScreenStatistics(len(gradients[0]))
+        statistics.move_to(grad_outputs[0].device)
         moments = np.empty((len(gradients[0]), 6), np.float32)
         footprints, first, last = ctx.seen
         for k, view in enumerate(ctx.views):
@@ -278,8 +293,8 @@ class _Splat(torch.autograd.Function):
                 *seen,
                 moments,
                 *gradients,
-                statistics.gradient,
-                statistics.visible,
+                statistics.gradient.numpy(),
+                statistics.visible.numpy(),
             )
         return (*(torch.from_numpy(g) for g in gradients), None, None, None)
 
@@ -338,32 +353,23 @@ class _Voxelise(torch.autograd.Function):
 
 def _choose(tensors: tuple[Tensor, ...], cut: float, backend: Backend) -> str:
     """Check the Gaussians and name the backend for them."""
-    positions, scales, rotations, densities = tensors
-    count = len(positions)
-    shapes = [tuple(t.shape) for t in tensors]
-    if shapes != [(count, 3), (count, 3), (count, 4), (count,)]:
+    check_gaussians(tensors, cut)
+    able = "reference"
+    if all(t.dtype == torch.float32 for t in tensors):
+        if all(t.device.type == "cpu" for t in tensors):
+            able = "numba"
+        elif all(takes_triton(t) for t in tensors):
+            able = "triton"
+    if backend in ("numba", "triton") and backend != able:
         raise ValueError(
-            f"the Gaussians' tensors have shapes {shapes}; (N, 3), (N, 3), (N, 4) and (N,) are "
-            "expected."
+            f"backend {backend!r} needs float32 {_DEVICES[backend]} tensors, but positions are "
+            f"{tensors[0].dtype} on {tensors[0].device}; use 'auto' or 'reference'."
         )
-    check_cut(cut)
-    for name, tensor in zip(
-        ("positions", "scales", "rotations", "densities"), tensors, strict=True
-    ):
-        # A sum is finite where all its terms are, and a single pass without a mask.
-        if not bool(torch.isfinite(tensor.detach().sum())):
-            raise ValueError(
-                f"the Gaussians' {name} are not finite; lower the learning rates, or start again "
-                "from a checkpoint before they overflowed."
-            )
-    fast = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-    if backend == "numba" and not fast:
-        raise ValueError(
-            f"backend 'numba' needs float32 CPU tensors, but positions are {positions.dtype} on "
-            f"{positions.device}; use 'auto' or 'reference'."
-        )
-    chosen = ("numba" if fast else "reference") if backend == "auto" else backend
+    chosen = able if backend == "auto" else backend
+    if chosen != "triton":
+        # Triton's kernels look at what they read anyway, and nothing waits for their answer.
+        check_finite(tensors)
     if backend == "auto" and chosen not in _named:
         _named.add(chosen)
-        logger.info("3D Gaussians on %s: %s kernels", positions.device.type, chosen)
+        logger.info("3D Gaussians on %s: %s kernels", tensors[0].device.type, chosen)
     return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +13,21 @@ class ScreenStatistics:
         gradient: (N,) sum over views of the norm of d loss / d projected centre, in half detector
             widths, times the number of views that are rendered together: a loss is a mean over
             them, and the pull of a view must not depend on how many others share its batch.
-        visible: (N,) views that saw the Gaussian.
+        visible: (N,) views that saw the Gaussian. Both are float32, on the device of the
+            Gaussians since their first backward pass.
     """
 
     def __init__(self, count: int) -> None:
-        self.gradient = np.zeros(count, np.float32)
-        self.visible = np.zeros(count, np.float32)
+        self.gradient = torch.zeros(count)
+        self.visible = torch.zeros(count)
+
+    def move_to(self, device: torch.device) -> None:
+        """Gather on a device from now on, where a backward pass adds without waiting."""
+        self.gradient, self.visible = self.gradient.to(device), self.visible.to(device)
+
+    def pull(self) -> Tensor:
+        """Return the mean pull (N,) over the views that saw each Gaussian."""
+        return self.gradient / self.visible.clamp(min=1)
 
     def watch(
         self, centres: Tensor, seen: Tensor, detector_shape: tuple[int, int], num_views: int
@@ -32,11 +40,13 @@ class ScreenStatistics:
             detector_shape: (H, W).
             num_views: views that are rendered together, this one among them.
         """
-        half = num_views * torch.tensor(detector_shape[::-1]).to(centres) / 2
+        rows, columns = detector_shape
 
         def add(gradient: Tensor) -> None:
-            self.gradient += (gradient * half).norm(dim=1).float().cpu().numpy()
-            self.visible += seen.float().cpu().numpy()
+            self.move_to(gradient.device)
+            across, down = 0.5 * num_views * columns, 0.5 * num_views * rows
+            self.gradient += torch.hypot(across * gradient[:, 0], down * gradient[:, 1]).float()
+            self.visible += seen.float()
 
         if centres.requires_grad:
             centres.register_hook(add)

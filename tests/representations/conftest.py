@@ -63,6 +63,12 @@ SCANS = {
 }
 
 
+@pytest.fixture
+def scans():
+    """All scans by name."""
+    return SCANS
+
+
 @pytest.fixture(params=list(SCANS))
 def scan(request):
     return SCANS[request.param]
