@@ -71,6 +71,8 @@ def triton_modules() -> tuple[str, ...]:
         "diffnr_lightning.representations.gaussian_shape_triton",
         "diffnr_lightning.representations.gaussian_splat_triton",
         "diffnr_lightning.representations.gaussian_voxel_triton",
+        "diffnr_lightning.representations.hash_triton",
+        "diffnr_lightning.representations.network_triton",
     )
 
 

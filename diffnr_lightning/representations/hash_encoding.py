@@ -7,7 +7,6 @@ SIGGRAPH 2022. Cells, offsets, hash and the order of the table are those of tiny
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from functools import cached_property
@@ -20,10 +19,11 @@ from torch.autograd.function import once_differentiable
 
 from diffnr_lightning.kernels import num_threads
 from diffnr_lightning.representations import hash_kernels
+from diffnr_lightning.triton_kernels import takes_triton
 
 logger = logging.getLogger("diffnr")
 
-Backend = Literal["auto", "numba", "tinycudann", "reference"]
+Backend = Literal["auto", "numba", "triton", "tinycudann", "reference"]
 
 # NAF's: the first features are nearly nothing, so that all levels begin alike.
 START = 1e-4
@@ -62,8 +62,9 @@ class HashEncoding(nn.Module):
         base: vertices along an edge of the unit box at the coarsest level.
         growth: of the resolution from one level to the next.
         table: most entries of a level, as a power of two; finer levels share them by a hash.
-        backend: `numba` for float32 on the CPU and two features, `tinycudann` on CUDA where it is
-            installed, the torch reference elsewhere; a name asks for one of them.
+        backend: `numba` for float32 on the CPU and two features, `triton` for float32 on CUDA and a power of
+            two of features, the torch reference elsewhere; a name asks for one of them, or for `tinycudann`,
+            where it is installed.
 
     Attributes:
         table: (T, features) learnt; level after level, as in tiny-cuda-nn's flat `params`.
@@ -125,6 +126,10 @@ class HashEncoding(nn.Module):
         backend = self.choose(points)
         if backend == "numba":
             return _Encode.apply(points.detach(), self.table, self)
+        if backend == "triton":
+            from diffnr_lightning.representations import hash_triton
+
+            return hash_triton.encode(points, self.table, self.layout)
         if backend == "tinycudann":
             return self._native(points)
         return encode_reference(points, self.table, self.layout).T
@@ -140,14 +145,19 @@ class HashEncoding(nn.Module):
         device = points.device.type
         plain = points.dtype == self.table.dtype == torch.float32
         fast = device == "cpu" and plain and self.features == 2
+        compiled = plain and self.features.bit_count() == 1 and takes_triton(points)
         chosen: str = self.backend
         if chosen == "auto":
-            native = device == "cuda" and plain and importlib.util.find_spec("tinycudann")
-            chosen = "numba" if fast else "tinycudann" if native else "reference"
+            chosen = "numba" if fast else "triton" if compiled else "reference"
         if chosen == "numba" and not fast:
             raise ValueError(
                 f"backend 'numba' needs float32 CPU tensors and 2 features, but points are "
                 f"{points.dtype} on {device} and there are {self.features}; use 'reference'."
+            )
+        if chosen == "triton" and not compiled:
+            raise ValueError(
+                f"backend 'triton' needs float32 CUDA tensors, a power of two of features, and triton, but "
+                f"points are {points.dtype} on {device} and there are {self.features}; use 'reference'."
             )
         if chosen not in _named:
             _named.add(chosen)

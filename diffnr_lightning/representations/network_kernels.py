@@ -16,6 +16,9 @@ All of them pass through `_product`, since numba takes a second to compile each 
 from __future__ import annotations
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from diffnr_lightning.kernels import UNGROUPED, kernel_part, parallel_kernel, prange
 
@@ -23,6 +26,20 @@ f4 = np.float32
 SLOPE = f4(0.01)  # torch's, where LeakyReLU is negative
 TILE = 64
 BLOCK = 4096  # points of a task
+
+
+def network_reference(encoded: Tensor, *parameters: Tensor) -> Tensor:
+    """Return the output (N,) of the network for features in rows (C, N), in plain torch.
+
+    Args:
+        encoded: (C, N).
+        parameters: weights and bias of each of the four layers.
+    """
+    weights, biases = parameters[::2], [bias[:, None] for bias in parameters[1::2]]
+    values = F.leaky_relu(torch.addmm(biases[0], weights[0], encoded))
+    values = F.leaky_relu(torch.addmm(biases[1], weights[1], values))
+    values = F.leaky_relu(torch.addmm(biases[2], weights[2], torch.cat([values, encoded])))
+    return torch.addmm(biases[3], weights[3], values)[0]
 
 
 @kernel_part(UNGROUPED)

@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations import network_kernels
 from diffnr_lightning.representations.hash_encoding import Backend, HashEncoding
+from diffnr_lightning.representations.network_kernels import network_reference
 from diffnr_lightning.representations.ray_field import RayField
+from diffnr_lightning.triton_kernels import takes_triton
 
 # Of a step of the warm-up, which bears a rate at which rays would not agree.
 WARM_RATE, WARM_POINTS = 1e-2, 1 << 14
@@ -95,7 +97,7 @@ class NeuralField(RayField):
         if self.encoding.choose(points_in_row) == "numba":
             values = _Network.apply(encoded, *parameters)
         else:
-            values = network_reference(encoded, *parameters)
+            values = _on_device(encoded, parameters)
         return torch.sigmoid(values).view(points.shape[:2])
 
     def initialise(
@@ -140,18 +142,14 @@ class NeuralField(RayField):
         optimizer.zero_grad()
 
 
-def network_reference(encoded: Tensor, *parameters: Tensor) -> Tensor:
-    """Return the output (N,) of the network for features in rows (C, N), in plain torch.
+def _on_device(encoded: Tensor, parameters: list[Tensor]) -> Tensor:
+    """Return the output (N,) for features (C, N) by the Triton kernel where it serves them, else by torch."""
+    if takes_triton(encoded) and encoded.dtype == torch.float32:
+        from diffnr_lightning.representations import network_triton
 
-    Args:
-        encoded: (C, N).
-        parameters: weights and bias of each of the four layers.
-    """
-    weights, biases = parameters[::2], [bias[:, None] for bias in parameters[1::2]]
-    values = F.leaky_relu(torch.addmm(biases[0], weights[0], encoded))
-    values = F.leaky_relu(torch.addmm(biases[1], weights[1], values))
-    values = F.leaky_relu(torch.addmm(biases[2], weights[2], torch.cat([values, encoded])))
-    return torch.addmm(biases[3], weights[3], values)[0]
+        if network_triton.serves(len(encoded), len(parameters[0])):
+            return network_triton.network(encoded, *parameters)
+    return network_reference(encoded, *parameters)
 
 
 class _Network(torch.autograd.Function):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations.base import Representation
+
+# Points of a volume whose intermediate results are kept for the way back; of more, each part is computed again.
+KEPT = 1 << 20
 
 # Voxels over which the first reconstruction is averaged and from which matter reaches out, to each side.
 AVERAGED, REACH = 1, 2
@@ -68,6 +73,8 @@ class RayField(Representation):
         self.register_buffer("matter", everywhere)
         self.seed = 0
         self.register_buffer("draws", torch.zeros(1, dtype=torch.int64))
+        # The same on the host, which would wait for a device to read it; None asks once.
+        self._drawn: int | None = None
 
     @abstractmethod
     def field(self, points: Tensor) -> Tensor:
@@ -109,6 +116,12 @@ class RayField(Representation):
             rays.reshape(-1, 3) for rays in scan.rays(like.device, like.dtype)
         )  # (R, 3)
         entry, exit_ = self.span(origins, directions)  # (R,)
+        if like.is_cuda:
+            # To list the rays that meet the box is to wait for the device; the others get no length.
+            meets = exit_ > entry
+            entry, exit_ = (torch.where(meets, end, 0) for end in (entry, exit_))
+            sums = self._integrate(origins, directions, entry, exit_)
+            return sums.view(len(scan), *scan.detector_shape)
         met = torch.nonzero(exit_ > entry)[:, 0]
         sums = self._integrate(origins[met], directions[met], entry[met], exit_[met])
         image = torch.zeros(len(origins), device=sums.device, dtype=sums.dtype)
@@ -164,7 +177,10 @@ class RayField(Representation):
         if not (self.training and torch.is_grad_enabled()):
             return (strata + 0.5)[None]
         generator = torch.Generator(like.device)
-        generator.manual_seed(self.seed * 1_000_003 + int(self.draws))
+        if self._drawn is None:
+            self._drawn = int(self.draws)
+        generator.manual_seed(self.seed * 1_000_003 + self._drawn)
+        self._drawn += 1
         self.draws += 1
         size = (count, self.samples)
         return strata + torch.rand(size, generator=generator, device=like.device, dtype=like.dtype)
@@ -173,13 +189,24 @@ class RayField(Representation):
         """Return the density (R, S) at points (R, S, 3) in mm, 0 outside of the box."""
         low, high = (points.new_tensor(corner) for corner in self.grid.corners_mm)
         lines = max(1, self.chunk // max(points.shape[1], 1))
+        again = torch.is_grad_enabled() and points[..., 0].numel() > KEPT
         if torch.is_grad_enabled():
-            lines = max(len(points), 1)
+            lines = max(KEPT // max(points.shape[1], 1), 1) if again else max(len(points), 1)
         parts = []
         for part in points.split(lines):
             inside = ((part >= low) & (part <= high)).all(-1)
-            parts.append(torch.where(inside, self._density(part), 0))
+            if again:
+                density = checkpoint(
+                    self._density, part, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                density = self._density(part)
+            parts.append(torch.where(inside, density, 0))
         return torch.cat(parts)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._drawn = None
+        super()._load_from_state_dict(*arguments, **options)
 
     def _density(self, points: Tensor) -> Tensor:
         """Return the density (R, S) at points (R, S, 3) in mm, which is 0 where there is no matter."""

@@ -10,7 +10,8 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import NeuralField
-from diffnr_lightning.representations.neural_field import _Network, network_reference
+from diffnr_lightning.representations.network_kernels import network_reference
+from diffnr_lightning.representations.neural_field import _Network
 
 GRID = VolumeGrid((24, 20, 22), 2.0, (1.0, -2.0, 3.0))
 SCAN = ScanGeometry.cone(

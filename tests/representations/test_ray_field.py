@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.representations import RayField
+from diffnr_lightning.representations import RayField, ray_field
 
 GRID = VolumeGrid((18, 22, 20), (1.9, 1.5, 1.7), (3.0, -2.0, 1.0))
 HALF_MM = 17.1  # half of the largest edge
@@ -97,6 +97,25 @@ def test_chunks_change_nothing(cone_scan):
         assert torch.equal(chunked.query(GRID), kept[0])
         assert torch.equal(chunked.render(cone_scan), kept[1])
     assert max(points[..., 0].numel() for points in chunked.asked) <= 90
+
+
+def test_large_volumes_are_computed_again_on_the_way_back(monkeypatch):
+    gradients = []
+    for kept in (ray_field.KEPT, 500):
+        monkeypatch.setattr(ray_field, "KEPT", kept)
+        blob = Blob().double()
+        blob.query(GRID).square().sum().backward()
+        gradients.append((len(blob.asked), blob.peak.grad))
+    assert gradients[0][0] == 1
+    assert gradients[1][0] == 2 * -(-18 * 22 // (500 // 20))
+    torch.testing.assert_close(gradients[0][1], gradients[1][1])
+
+
+@pytest.mark.gpu
+def test_rays_that_miss_the_box_bring_nothing_on_a_gpu(cone_scan):
+    expected = Blob().eval().render(cone_scan)
+    image = Blob().eval().cuda().render(cone_scan)
+    torch.testing.assert_close(image.cpu(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_window_renders_as_the_window_of_the_rendering(scan):
