@@ -12,6 +12,7 @@ import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -50,21 +51,26 @@ class PaperLaunch(NamedTuple):
     launches: int = 1
 
 
-def takes_triton(tensor: Tensor) -> bool:
+def takes_triton(where: Tensor | torch.device) -> bool:
     """Return whether the work on a tensor is done by Triton kernels: it lies on a CUDA device.
 
     Where triton is not installed, one warning names it and the torch reference is taken.
 
     Args:
-        tensor: of any shape and dtype; which dtypes a kernel serves is asked beside the kernel.
+        where: the tensor, or its device; which dtypes a kernel serves is asked beside the kernel.
     """
-    return tensor.device.type == "cuda" and _has_triton()
+    device = where.device if isinstance(where, Tensor) else where
+    return device.type == "cuda" and _has_triton()
 
 
 def triton_modules() -> tuple[str, ...]:
     """Return the modules that hold Triton kernels; each has a function ``paper_launches``."""
     return (
         "diffnr_lightning.losses.ssim_triton",
+        "diffnr_lightning.losses.variation_triton",
+        "diffnr_lightning.projectors.rays_triton",
+        "diffnr_lightning.projectors.separable_triton",
+        "diffnr_lightning.projectors.voxel_driven_triton",
         "diffnr_lightning.representations.gaussian_bins_triton",
         "diffnr_lightning.representations.gaussian_ellipsoid_triton",
         "diffnr_lightning.representations.gaussian_pinhole_triton",
@@ -73,6 +79,7 @@ def triton_modules() -> tuple[str, ...]:
         "diffnr_lightning.representations.gaussian_voxel_triton",
         "diffnr_lightning.representations.hash_triton",
         "diffnr_lightning.representations.network_triton",
+        "diffnr_lightning.solvers.total_variation_triton",
     )
 
 

@@ -1,8 +1,8 @@
 """Forward projection and backprojection: an exactly adjoint, differentiable pair on every backend.
 
-``separable`` and ``rays`` are numba kernels for float32 CPU tensors, ``reference`` is torch for any
-device and dtype. They share one discretisation (`sampling`), so they agree to rounding wherever
-`choose_backend` would take them.
+``separable`` and ``rays`` are kernels for float32 tensors: numba on the CPU, Triton on a CUDA device.
+``reference`` is torch for any device and dtype. They share one discretisation (`sampling`), so they
+agree to rounding wherever `choose_backend` would take them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.autograd.function import FunctionCtx
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
 from diffnr_lightning.projectors import rays, reference, separable, voxel_driven
 from diffnr_lightning.projectors.sampling import steepest_climb
+from diffnr_lightning.triton_kernels import takes_triton
 
 BACKENDS: dict[str, ModuleType] = {"separable": separable, "rays": rays, "reference": reference}
 
@@ -125,15 +126,15 @@ def weighted_backproject(
         )
     if backend == "auto":
         fast = "separable" if scan.rows_along_axis else "rays"
-        numba_serves = filtered.device.type == "cpu" and filtered.dtype == torch.float32
-        backend = fast if numba_serves else "reference"
+        backend = fast if _kernels_serve(filtered.device, filtered.dtype) else "reference"
     shape = (len(scan), *scan.detector_shape)
     backend = _resolve(filtered, shape, "filtered", grid, scan, backend)
-    serves = {
-        "separable": voxel_driven.backproject_aligned,
-        "rays": voxel_driven.backproject_posed,
-        "reference": reference.weighted_backproject,
-    }
+    if backend == "reference":
+        return reference.weighted_backproject(filtered, grid, scan, weight)
+    kernels = voxel_driven
+    if takes_triton(filtered):
+        from diffnr_lightning.projectors import voxel_driven_triton as kernels
+    serves = {"separable": kernels.backproject_aligned, "rays": kernels.backproject_posed}
     return serves[backend](filtered, grid, scan, weight)
 
 
@@ -156,8 +157,8 @@ def choose_backend(
         dtype: of the tensors.
     """
     device_type = torch.device(device).type
-    fast = device_type == "cpu" and dtype == torch.float32
-    choice = _fast_cpu_backend(grid, scan) if fast else "reference"
+    fast = _kernels_serve(torch.device(device), dtype)
+    choice = _fast_backend(grid, scan) if fast else "reference"
     kind = (scan.beam, scan.rows_along_axis, device_type, dtype)
     if kind not in _ANNOUNCED:
         _ANNOUNCED.add(kind)
@@ -190,7 +191,7 @@ class _Projection(torch.autograd.Function):
         ctx: FunctionCtx, volume: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str
     ) -> Tensor:
         ctx.setup = (grid, scan, backend)
-        return BACKENDS[backend].project(volume, grid, scan)
+        return _operators(backend, volume).project(volume, grid, scan)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
@@ -203,15 +204,32 @@ class _Backprojection(torch.autograd.Function):
         ctx: FunctionCtx, projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str
     ) -> Tensor:
         ctx.setup = (grid, scan, backend)
-        return BACKENDS[backend].backproject(projections, grid, scan)
+        return _operators(backend, projections).backproject(projections, grid, scan)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         return _Projection.apply(gradient, *ctx.setup), None, None, None
 
 
+def _kernels_serve(device: torch.device, dtype: torch.dtype) -> bool:
+    return dtype == torch.float32 and (device.type == "cpu" or takes_triton(device))
+
+
+def _operators(backend: str, array: Tensor) -> ModuleType:
+    """Return the module that serves a tensor: that of the backend, or its kernels for CUDA."""
+    if backend == "separable" and takes_triton(array):
+        from diffnr_lightning.projectors import separable_triton
+
+        return separable_triton
+    if backend == "rays" and takes_triton(array):
+        from diffnr_lightning.projectors import rays_triton
+
+        return rays_triton
+    return BACKENDS[backend]
+
+
 @lru_cache(maxsize=256)
-def _fast_cpu_backend(grid: VolumeGrid, scan: ScanGeometry) -> str:
+def _fast_backend(grid: VolumeGrid, scan: ScanGeometry) -> str:
     if scan.rows_along_axis and steepest_climb(grid, scan) <= 1.0:
         return "separable"
     return "rays"
@@ -238,9 +256,10 @@ def _resolve(
         raise ValueError(
             f"backend is {backend!r}; one of {', '.join(BACKENDS)} or auto is expected."
         )
-    if backend != "reference" and array.device.type != "cpu":
+    if backend != "reference" and array.device.type != "cpu" and not takes_triton(array):
         raise ValueError(
-            f"backend {backend!r} runs on the CPU and {name} is on {array.device}; use 'reference'."
+            f"backend {backend!r} runs on the CPU, and with triton on a CUDA device, and {name} is on "
+            f"{array.device}; use 'reference'."
         )
     if backend != "reference" and array.dtype != torch.float32:
         raise TypeError(

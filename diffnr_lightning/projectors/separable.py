@@ -69,7 +69,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     Raises:
         ValueError: detector rows that do not run along z.
     """
-    fans = _fans(grid, scan)
+    fans = fans_of(grid, scan)
     out = np.zeros((len(scan), *scan.detector_shape), np.float32)
     columns = _voxel_columns(volume.detach().numpy())
     _project(columns, fans, out)
@@ -82,7 +82,7 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     Raises:
         ValueError: detector rows that do not run along z.
     """
-    fans = _fans(grid, scan)
+    fans = fans_of(grid, scan)
     nz, ny, nx = grid.shape
     out = np.zeros((ny + 2, nx + 2, nz), np.float32)
     rays = projections.detach().numpy().transpose(0, 2, 1).copy()
@@ -101,7 +101,12 @@ def _voxel_columns(volume: np.ndarray) -> np.ndarray:
     return columns
 
 
-def _fans(grid: VolumeGrid, scan: ScanGeometry) -> _Fans:
+def fans_of(grid: VolumeGrid, scan: ScanGeometry) -> _Fans:
+    """Return the rays of every view and column of a scan.
+
+    Raises:
+        ValueError: detector rows that do not run along z.
+    """
     require_rows_along_axis(scan)
     origin, origin_i, origin_j, ray, ray_i, ray_j = ray_bundle(grid, scan)
     nz, ny, nx = grid.shape

@@ -53,7 +53,7 @@ def backproject_aligned(
         ValueError: detector rows that do not run along z.
     """
     require_rows_along_axis(scan)
-    planes = _plane_maps(grid, scan, weight)
+    planes = plane_maps(grid, scan, weight)
     rows, columns = scan.detector_shape
     fans = np.zeros((len(scan), columns + 2, rows), np.float32)
     fans[:, 1:-1] = filtered.detach().numpy().transpose(0, 2, 1)
@@ -71,11 +71,11 @@ def backproject_posed(
     framed = np.zeros((len(scan), rows + 2, columns + 2), np.float32)
     framed[:, 1:-1, 1:-1] = filtered.detach().numpy()
     out = np.zeros(grid.shape, np.float32)
-    _backproject_posed(framed, _homography(grid, scan), weight, out)
+    _backproject_posed(framed, homography(grid, scan), weight, out)
     return torch.from_numpy(out)
 
 
-def _homography(grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
+def homography(grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
     """Return (V, 3, 4) maps of voxel indices (x, y, z, 1) to (row, column, 1) times depth.
 
     Depth is in mm along the detector's normal for a cone beam and 1 for a parallel one.
@@ -115,7 +115,8 @@ def _homography(grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
     return np.ascontiguousarray(np.stack(maps, axis=1))
 
 
-def _plane_maps(grid: VolumeGrid, scan: ScanGeometry, weight: np.ndarray) -> _Planes:
+def plane_maps(grid: VolumeGrid, scan: ScanGeometry, weight: np.ndarray) -> _Planes:
+    """Return where voxels fall on detectors whose columns run along z; weight (V,) as `weighted_backproject` has it."""
     edge_x, edge_y, edge_z = grid.voxel_mm[::-1]
     rows, columns = scan.detector_shape
     pitch = np.linalg.norm(scan.u_mm, axis=1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.kernels import RELAXED, parallel_kernel, prange
+from diffnr_lightning.triton_kernels import takes_triton
 
 _ZERO = np.float32(0.0)
 
@@ -41,13 +42,17 @@ def total_variation(
 def total_variation_gradient(
     volume: Tensor, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), smoothing: float = 1e-4
 ) -> Tensor:
-    """Return the gradient (Z, Y, X) of `total_variation`: a fused kernel for float32 on the CPU.
+    """Return the gradient (Z, Y, X) of `total_variation`: a fused kernel for float32 on CPU and CUDA.
 
     Args:
         volume: (Z, Y, X).
         spacing: voxel edges (z, y, x); only their ratios matter.
         smoothing: rounds the corner at zero gradient, in the unit of the volume; positive.
     """
+    if volume.dtype == torch.float32 and takes_triton(volume):
+        from diffnr_lightning.solvers import total_variation_triton
+
+        return total_variation_triton.total_variation_gradient(volume, spacing, smoothing)
     if volume.device.type != "cpu" or volume.dtype != torch.float32:
         with torch.enable_grad():
             leaf = volume.detach().requires_grad_()

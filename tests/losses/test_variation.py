@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffnr_lightning.losses import tv_3d, tv_3d_reference
+from diffnr_lightning.losses import tv_3d, tv_3d_reference, variation
 
 
 def test_ramp_has_the_mean_of_its_slopes():
@@ -43,3 +43,19 @@ def test_wrong_dimensions_are_refused():
         tv_3d(torch.zeros(4, 5))
     with pytest.raises(ValueError, match="two voxels"):
         tv_3d(torch.zeros(1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 11), (1, 6, 5), (1, 1, 2)])
+def test_triton_equals_reference_in_value_and_gradient(shape, triton_device):
+    pytest.importorskip("triton")
+    from diffnr_lightning.losses import variation_triton
+
+    volume = torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(0)).float()
+    want = volume.double().requires_grad_()
+    tv_3d_reference(want).backward()
+    volume, gradient = volume.to(triton_device), torch.empty(shape, device=triton_device)
+    scale = 1.0 / variation._count_differences(volume.shape)
+    value = variation_triton.variation(volume, scale, gradient)
+    assert value.item() == pytest.approx(tv_3d_reference(want).item(), rel=1e-5)
+    torch.testing.assert_close(gradient.cpu().double(), want.grad, rtol=1e-5, atol=1e-9)
+    assert torch.equal(variation_triton.variation(volume, scale, None), value)

@@ -281,10 +281,14 @@ def test_strided_input_is_read_as_it_is(backend, circle):
     assert torch.equal(strided, kept)
 
 
-def test_backend_follows_scan_and_device(circle):
+def test_backend_follows_scan_and_device(circle, monkeypatch):
     grid, scan = circle
     assert choose_backend(grid, scan, "cpu") == "separable"
-    assert choose_backend(grid, scan, "cuda") == "reference"
+    for installed, backend in ((True, "separable"), (False, "reference")):
+        monkeypatch.setattr(projectors, "takes_triton", lambda where, here=installed: here)
+        assert choose_backend(grid, scan, "cuda") == backend
+        assert choose_backend(grid, scan, "cuda", torch.float64) == "reference"
+    monkeypatch.undo()
     tilted = ScanGeometry(
         "cone",
         scan.detector_shape,

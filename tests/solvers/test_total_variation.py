@@ -36,3 +36,19 @@ def test_descent_lowers_it():
     volume = torch.rand(12, 12, 12, generator=torch.Generator().manual_seed(3))
     lower = volume - 0.01 * total_variation_gradient(volume)
     assert float(total_variation(lower)) < float(total_variation(volume))
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 11), (1, 1, 1), (4, 1, 3)])
+def test_triton_gradient_is_that_of_autograd(shape, triton_device):
+    pytest.importorskip("triton")
+    from diffnr_lightning.solvers import total_variation_triton
+
+    volume, spacing = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(2)),
+        (3.0, 1.0, 0.7),
+    )
+    expected = total_variation_gradient(volume.double(), spacing)
+    actual = total_variation_triton.total_variation_gradient(
+        volume.to(triton_device), spacing, 1e-4
+    )
+    torch.testing.assert_close(actual.cpu().double(), expected, rtol=1e-5, atol=1e-5)
