@@ -13,7 +13,7 @@ Sorting keys (tile, Gaussian), as renderers of Gaussians mostly do, makes lists 
 But their length is known to the device alone: it is either waited for, or the buffer is bounded by
 a guess and overflows now and then. Here 50,000 Gaussians and a view of 256^2 take 3.2 MB of lists
 and about 1 M tests in the first step, 3 M in the second (counted in `paper_launches` of the two
-files), less than one pass of a radix sort over the 700,000 keys. Sums run in the order of the
+files), less than one pass of a radix sort over the 460,000 keys. Sums run in the order of the
 Gaussians.
 
 Boxes (N, 6), int32: first and last column, row, slice; a first column NEVER says that a Gaussian
@@ -166,12 +166,13 @@ def bin_gaussians(boxes: Tensor, shape: tuple[int, int, int]) -> Bins:
     return Bins(lists, counts, cell, across)
 
 
-def splits_for(programs: int, segments: int, wanted: int = 4096) -> int:
-    """Return into how many parts the segments are dealt, so that few tiles make enough programs.
+def deal_segments(segments: int, programs: int, wanted: int = 4096) -> tuple[int, int]:
+    """Return in how many parts the segments are dealt so that few tiles make enough programs, and of how many.
 
     It follows from shapes alone: the order of a sum does not depend on the device.
     """
-    return max(1, min(segments, wanted // max(1, programs)))
+    of_a_part = -(-segments // max(1, wanted // max(1, programs)))
+    return -(-segments // of_a_part), of_a_part
 
 
 def _cells(shape: tuple[int, int, int], cell: int) -> int:

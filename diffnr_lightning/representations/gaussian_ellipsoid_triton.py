@@ -150,6 +150,7 @@ def voxelise_backward(
     edge_y,
     edge_z,
     gain,
+    SLAB: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Write the gradients of BLOCK Gaussians, given the moments in all slabs; programs (blocks,)."""
@@ -160,18 +161,21 @@ def voxelise_backward(
     peak = tl.load(ellipsoids + 10 * g + 9, mask=seen, other=0.0)
     m0, fx, fy, fz = 0.0 * peak, 0.0 * peak, 0.0 * peak, 0.0 * peak
     xx, xy, xz, yy, yz, zz = m0, m0, m0, m0, m0, m0
+    front = tl.load(boxes + 6 * g + 4, mask=seen, other=0)
+    back = tl.load(boxes + 6 * g + 5, mask=seen, other=-1)
     for slab in range(0, slabs):
+        met = seen & (front < (slab + 1) * SLAB) & (back >= slab * SLAB)
         m = moments + 10 * (tl.cast(slab, tl.int64) * count + g)
-        m0 += tl.load(m, mask=seen, other=0.0)
-        fx += tl.load(m + 1, mask=seen, other=0.0)
-        fy += tl.load(m + 2, mask=seen, other=0.0)
-        fz += tl.load(m + 3, mask=seen, other=0.0)
-        xx += tl.load(m + 4, mask=seen, other=0.0)
-        xy += tl.load(m + 5, mask=seen, other=0.0)
-        xz += tl.load(m + 6, mask=seen, other=0.0)
-        yy += tl.load(m + 7, mask=seen, other=0.0)
-        yz += tl.load(m + 8, mask=seen, other=0.0)
-        zz += tl.load(m + 9, mask=seen, other=0.0)
+        m0 += tl.load(m, mask=met, other=0.0)
+        fx += tl.load(m + 1, mask=met, other=0.0)
+        fy += tl.load(m + 2, mask=met, other=0.0)
+        fz += tl.load(m + 3, mask=met, other=0.0)
+        xx += tl.load(m + 4, mask=met, other=0.0)
+        xy += tl.load(m + 5, mask=met, other=0.0)
+        xz += tl.load(m + 6, mask=met, other=0.0)
+        yy += tl.load(m + 7, mask=met, other=0.0)
+        yz += tl.load(m + 8, mask=met, other=0.0)
+        zz += tl.load(m + 9, mask=met, other=0.0)
     tl.store(density_gradient + g, gain * m0, mask=within)
     # In mm and times the peak.
     fx, fy, fz = peak * edge_x * fx, peak * edge_y * fy, peak * edge_z * fz
@@ -215,8 +219,9 @@ def paper_launches() -> list[PaperLaunch]:
     Of each of 50,000 Gaussians 44 bytes are read and 64 written, with 230 operations counted in the
     source; then 32 bytes and 40 of each slab are read and 44 written, with 220 operations.
     """
-    count, block, constants = 50_000, 128, {"BLOCK": 128}
-    types = dict.fromkeys(("boxes", "flag"), "*i32") | {"BLOCK": "constexpr"}
+    count, block = 50_000, 128
+    types = dict.fromkeys(("boxes", "flag"), "*i32")
+    types |= dict.fromkeys(("SLAB", "BLOCK"), "constexpr")
     types |= dict.fromkeys(("count", "columns", "rows", "slices", "slabs"), "i32")
     lengths = [f"{kind}_{axis}" for kind in ("origin", "edge") for axis in "xyz"]
     types |= dict.fromkeys((*lengths, "cut", "gain"), "fp32")
@@ -225,7 +230,7 @@ def paper_launches() -> list[PaperLaunch]:
             name=name,
             kernel=kernel,
             signature={argument: types.get(argument, "*fp32") for argument in kernel.arg_names},
-            constants=constants,
+            constants={"BLOCK": block} | ({"SLAB": 64} if "SLAB" in kernel.arg_names else {}),
             warps=4,
             programs=-(-count // block),
             bytes=count * moved,

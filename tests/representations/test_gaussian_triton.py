@@ -32,7 +32,7 @@ def tight_lists(monkeypatch):
     for module in (gaussian_splat_triton, gaussian_voxel_triton):
         monkeypatch.setattr(module, "SEGMENT", 4)
         monkeypatch.setattr(module, "CANDIDATES", 2)
-        monkeypatch.setattr(module, "splits_for", lambda programs, segments: 2)
+        monkeypatch.setattr(module, "deal_segments", lambda segments, programs: (2, 1))
     monkeypatch.setattr(gaussian_voxel_triton, "SLAB", 8)
     monkeypatch.setattr(gaussian_voxel_triton, "PROGRAMS", 3)
 
@@ -186,6 +186,15 @@ def test_lists_stay_small_for_many_gaussians_in_large_grids():
         cells = math.prod(math.ceil(size / cell) for size in shape)
         assert 4 * count * cells <= bins_triton.LARGEST_LISTS
         assert bins_triton.views_at_once(count, *shape[1:]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("segments", "programs"), [(1, 1), (13, 512), (13, 64), (123, 5), (7, 9999)]
+)
+def test_every_segment_is_dealt_once(segments, programs):
+    parts, of_a_part = bins_triton.deal_segments(segments, programs)
+    assert (parts - 1) * of_a_part < segments <= parts * of_a_part
+    assert parts == 1 or parts * programs <= 4096
 
 
 @pytest.mark.gpu
