@@ -32,7 +32,8 @@ from diffnr_lightning.projectors.sampling import TIE, ray_bundle
 from diffnr_lightning.projectors.voxel_driven_triton import centred_maps
 from diffnr_lightning.triton_kernels import PaperLaunch
 
-_LANES = 256  # rays or voxels of a program, two for each thread of four warps
+# Rays or voxels of a program, one for each thread: two a thread would spill registers on sm_80.
+_LANES, _WARPS = 64, 2
 # One compiled kernel serves all sizes, also those of 1 and multiples of 16.
 _SIZES = ("views", "rows", "width", "count", "nz", "ny", "nx")
 _RAYS = 1 << 22  # rays traced at one time, at 32 bytes
@@ -54,7 +55,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
         target = out[views]
         count = target.numel()
         launch = (triton.cdiv(count, _LANES),)
-        _project[launch](padded, traces, target, count, nz, ny, nx, LANES=_LANES)
+        _project[launch](padded, traces, target, count, nz, ny, nx, LANES=_LANES, num_warps=_WARPS)
     return out.transpose(1, 2).contiguous()
 
 
@@ -70,7 +71,7 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
         part = values[views]
         _backproject[launch](
             part, traces, axes, maps[views], out, len(part), rows, width, part.numel(),
-            nz, ny, nx, LANES=_LANES,
+            nz, ny, nx, LANES=_LANES, num_warps=_WARPS,
         )  # fmt: skip
     return out.permute(2, 0, 1).contiguous()
 
@@ -92,7 +93,7 @@ def _traced(
         launch = (count, triton.cdiv(per_view, _LANES))
         _trace[launch](
             table[views], traces, axes, rows, width, count * per_view, nz, ny, nx,
-            CONE=scan.beam == "cone", LANES=_LANES,
+            CONE=scan.beam == "cone", LANES=_LANES, num_warps=_WARPS,
         )  # fmt: skip
         yield views, traces, axes
 
@@ -320,7 +321,7 @@ def paper_launches() -> list[PaperLaunch]:
             | {"CONE": "constexpr"}
             | lanes,
             constants={"CONE": 1, "LANES": _LANES},
-            warps=4,
+            warps=_WARPS,
             programs=rays // _LANES,
             bytes=32 * rays,
             flops=2 * 120 * rays,  # in double precision, of which a card for games does few
@@ -334,7 +335,7 @@ def paper_launches() -> list[PaperLaunch]:
             | dict.fromkeys(("count", "nz", "ny", "nx"), "i32")
             | lanes,
             constants={"LANES": _LANES},
-            warps=4,
+            warps=_WARPS,
             programs=rays // _LANES,
             bytes=4 * views * voxels + 36 * rays,
             flops=2 * 40 * views * voxels,
@@ -350,7 +351,7 @@ def paper_launches() -> list[PaperLaunch]:
             | traced
             | lanes,
             constants={"LANES": _LANES},
-            warps=4,
+            warps=_WARPS,
             programs=voxels // _LANES,
             bytes=8 * voxels + 36 * rays,
             flops=2 * 220 * views * voxels,
