@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.environment import cpu_name, environment, version
 
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
@@ -27,12 +29,70 @@ EXTRAS = {
 }
 
 
-def doctor() -> None:
-    """Show versions, devices and what will run where."""
+Method = deferred("diffnr_lightning.workflows.problem.Method")
+
+
+def doctor(
+    method: Method | None = None,
+    name: str | None = None,
+    variant: str | None = None,
+    weights: Literal["auto", "uniform"] = "auto",
+    size: int = 256,
+    num_views: int = 36,
+) -> None:
+    """Show versions, devices and what will run where.
+
+    With configs of `reconstruct` it shows what their method needs of a GPU instead.
+
+    Args:
+        method: whose memory and time are predicted, such as in configs/reconstruct/*.yaml.
+        name: of the method.
+        variant: what is added to the name.
+        weights: of the rays.
+        size: voxels along an edge of the volume, and pixels along an edge of the detector.
+        num_views: projections.
+
+    Raises:
+        ValueError: a size or number of views below one.
+    """
     # Wide enough to keep every line whole where the output goes to a file.
     console = Console(width=None if sys.stdout.isatty() else 110)
+    if method is not None:
+        if min(size, num_views) < 1:
+            raise ValueError(
+                f"size and num_views are {size} and {num_views}; at least 1 is expected."
+            )
+        label = " + ".join(filter(None, (name or method.name, variant)))
+        console.print(_needs(method, label, size, num_views, weights == "auto"))
+        return
     for table in (_versions(), _machine(), _kernels(), _extras()):
         console.print(table)
+
+
+def _needs(method: Method, label: str, size: int, views: int, weighted: bool) -> Table:
+    from diffnr_lightning.workflows.memory import CARDS, estimate
+
+    grid = VolumeGrid((size,) * 3, 1.0)
+    scan = ScanGeometry.cone(
+        angles_rad=np.linspace(0, 2 * np.pi, views, endpoint=False),
+        source_to_axis_mm=4.0 * size,
+        source_to_detector_mm=6.0 * size,
+        detector_shape=(size, size),
+        pixel_mm=1.6,
+    )
+    needed = estimate(method, grid, scan, weighted=weighted)
+    title = (
+        f"{label}, {size}^3 voxels, {views} views of {size}^2: predicted for a GPU, not measured"
+    )
+    table = _table(title, "what", "needs")
+    for part in needed.parts:
+        table.add_row(
+            part.name, f"{part.bytes / 2**30:.2f} GiB {'' if part.stays else 'at its moment'}"
+        )
+    table.add_row("peak, with CUDA's own", f"{needed.peak / 2**30:.1f} GiB")
+    for card in CARDS:
+        table.add_row(f"iterations on one {card}, roughly", f"{needed.seconds(card):.0f} s")
+    return table
 
 
 def _versions() -> Table:

@@ -66,7 +66,8 @@ def reconstruct(
         and .png where a prior took part: what the projections do not see of its changes, as an absolute difference.
 
     Raises:
-        ValueError: a case or checkpoint that does not fit, or a run of other settings in the folder.
+        ValueError: a case or checkpoint that does not fit, a run that a GPU has no room for, or one of other settings
+            in the folder.
     """
     from diffnr_lightning.data import load_case
     from diffnr_lightning.metrics import projection_error
@@ -82,6 +83,10 @@ def reconstruct(
     place = use_device(device)
     loaded = load_case(case)
     grid, inner = working_grid(loaded, pad)
+    if place.type == "cuda":
+        from diffnr_lightning.workflows.memory import refuse_what_cannot_fit
+
+        refuse_what_cannot_fit(method, grid, loaded.scan, place, weighted=weights == "auto")
     run = RunFolder(
         out,
         resolved or {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad},

@@ -1,0 +1,342 @@
+"""Memory and time that a reconstruction needs, known from shapes before it runs.
+
+Each operation has a formula: bytes alive at its worst moment beside what it is given. What stays through
+the run is added up, and the worst moment comes on top. The formulas are those of the kernels on a CUDA
+device; what these share with the CPU's is tested against measured peaks there. Nothing here was measured on
+a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.priors.memory import free_bytes
+from diffnr_lightning.representations import (
+    GaussianCloud,
+    LineTransformer,
+    NeuralField,
+    RayField,
+    Representation,
+    Siren,
+)
+from diffnr_lightning.workflows.scene import Scene
+from diffnr_lightning.workflows.solver import Solver
+
+if TYPE_CHECKING:
+    from diffnr_lightning.modules import SceneOptimization
+    from diffnr_lightning.workflows.problem import Method
+
+logger = logging.getLogger("diffnr")
+
+F32 = 4
+MIB = 2**20
+
+SOLVERS = {
+    "analytic": (1.9, 25),
+    "fdk": (1.9, 25),
+    "fbp": (1.9, 25),
+    "initial_volume": (6.1, 25),
+    "sirt": (6.1, 4.8),
+    "sart": (11, 11),
+    "asd_pocs": (11, 12),
+    "weighted_tv": (16.5, 4.5),
+}
+"""Volumes and sets of projections that a solver holds at its worst moment, beside its measured projections.
+
+Analytic ones hold 25 sets where the object reaches beyond the detector, since rows are continued, and 9 elsewhere."""
+
+OTHER_SOLVER = (16.5, 12)
+CONTEXT = 600 * MIB
+"""What CUDA, cuBLAS and the compiled kernels take of a device, beside all tensors."""
+MARGIN = 1.15
+"""For the gaps that torch's allocator leaves."""
+SLOPES = 12 * 2**24
+"""Of the 3D SSIM, slab by slab; see `losses.ssim_triton`."""
+BINS = 2**28
+"""At most, of the lists of Gaussians; see `representations.gaussian_bins_triton`."""
+
+CARDS = {"RTX 3090": (0.94e12, 36e12), "A100": (2.0e12, 19.5e12), "H100": (3.35e12, 67e12)}
+"""Bytes and float32 operations a second, by the makers."""
+SHARE = 0.25
+"""Of those that is expected to be had."""
+STEP_SECONDS = 1.5e-3
+"""Of an iteration however small: some hundred launches and Lightning's part."""
+
+
+class Part(NamedTuple):
+    """What one thing needs.
+
+    Attributes:
+        name: of the thing.
+        bytes: that it needs.
+        stays: whether through the run; else at its moment only.
+    """
+
+    name: str
+    bytes: int
+    stays: bool
+
+
+class Estimate(NamedTuple):
+    """What a reconstruction needs, as predicted.
+
+    Attributes:
+        parts: of the memory.
+        iterations: of an optimisation, or passes of a solver.
+        moved: bytes that an iteration moves.
+        operations: float32 operations of an iteration.
+    """
+
+    parts: tuple[Part, ...]
+    iterations: int
+    moved: float
+    operations: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the device at the worst moment."""
+        moments = [part.bytes for part in self.parts if not part.stays]
+        return int(MARGIN * (sum(p.bytes for p in self.parts if p.stays) + max(moments))) + CONTEXT
+
+    def seconds(self, card: str) -> float:
+        """Time on one of `CARDS`, roughly."""
+        bandwidth, speed = CARDS[card]
+        step = max(self.moved / bandwidth, self.operations / speed) / SHARE
+        return self.iterations * (STEP_SECONDS + step)
+
+
+def solver_bytes(name: str, voxels: int, rays: int) -> int:
+    """Return what a solver holds at its worst moment, beside its measured projections."""
+    volumes, projections = SOLVERS.get(name, OTHER_SOLVER)
+    return int(F32 * (volumes * voxels + projections * rays))
+
+
+def ssim_2d_bytes(pixels: int) -> int:
+    """Return what the SSIM of images takes with its gradient: two images, and three of slopes."""
+    return F32 * 2 * pixels + min(12 * pixels, SLOPES)
+
+
+def ssim_3d_bytes(voxels: int) -> int:
+    """Return what the SSIM of volumes takes with its gradient: two volumes, and the slopes of a slab."""
+    return F32 * 2 * voxels + min(12 * voxels, SLOPES)
+
+
+def variation_bytes(voxels: int) -> int:
+    """Return what the total variation of a volume takes with its gradient."""
+    return F32 * 2 * voxels
+
+
+def point_bytes(field: RayField) -> int:
+    """Return what a field keeps of each point for the way back, and what that takes."""
+    if isinstance(field, NeuralField):
+        # The features and their gradient; the network is computed again, chunk by chunk.
+        return 2 * F32 * field.encoding.width + 40
+    if isinstance(field, Siren):
+        return 11 * field.hidden[0].out_features * len(field.hidden) + 40
+    if isinstance(field, LineTransformer):
+        return 2 * F32 * field.encoding.width + 94 * field.enter.out_features * len(field.blocks)
+    return 4096
+
+
+def points_bytes(field: RayField, points: int) -> int:
+    """Return what points of a field take with gradients, at most `ray_field.KEPT` of them at one time."""
+    from diffnr_lightning.representations.ray_field import KEPT
+
+    network = 1536 * min(points, 2**18) if isinstance(field, NeuralField) else 0
+    # The gradient of the table as integers and as numbers.
+    table = 16 * field.encoding.table.numel() if hasattr(field, "encoding") else 0
+    return point_bytes(field) * min(points, KEPT) + network + table + 16 * points
+
+
+def gaussian_bytes(count: int, pixels: int) -> int:
+    """Return what Gaussians take with gradients on an image or grid of so many pixels or voxels."""
+    lists = min(F32 * count * (pixels // 64**2 + 1), BINS)
+    return 300 * count + lists + F32 * 3 * pixels
+
+
+def estimate(
+    method: Method,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    *,
+    weighted: bool = False,
+    changed: Mapping[str, int] = MappingProxyType({}),
+) -> Estimate:
+    """Return what a method needs for a case on a CUDA device.
+
+    Args:
+        method: as configured. A pseudo-reference's prior counts with its weights; what its slices take it
+            checks itself (`priors.memory`).
+        grid: of the volume.
+        scan: of the projections.
+        weighted: whether rays have weights.
+        changed: settings that are taken instead of the method's: reference_size, most_gaussians, batch_rays.
+    """
+    voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
+    rays = len(scan) * scan.detector_shape[0] * scan.detector_shape[1]
+    given = Part("projections", F32 * rays * (3 if weighted else 1), True)
+    if isinstance(method, Scene):
+        return _scene(method, grid, scan, given, changed)
+    name = method.path if isinstance(method, Solver) else ""
+    options = method.options if isinstance(method, Solver) else {}
+    parts = (given, Part(f"solver {name}", solver_bytes(name, voxels, rays), False))
+    passes = options.get("iterations") or {"analytic": 1}.get(name, 20)
+    # A pass reads and writes a few volumes and every ray samples each slice twice.
+    samples = rays * max(grid.shape)
+    return Estimate(parts, passes, 12 * F32 * voxels, 2 * 20 * samples)
+
+
+def _scene(
+    method: Scene, grid: VolumeGrid, scan: ScanGeometry, given: Part, changed: Mapping[str, int]
+) -> Estimate:
+    voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
+    rays = len(scan) * scan.detector_shape[0] * scan.detector_shape[1]
+    representation = method.representation(grid)
+    module = method.optimisation(representation, scan, grid, 0)
+    numbers = sum(p.numel() for p in representation.parameters())
+    count = getattr(representation, "num_gaussians", 0)
+    most = count
+    if count and method.density_control is not None:
+        most = max(
+            count, changed.get("most_gaussians", method.density_control.limits.most_gaussians)
+        )
+        numbers = numbers * most // count
+    pixels = scan.detector_shape[0] * scan.detector_shape[1]
+    if method.rays is not None:
+        pixels = min(pixels, method.rays.rows * method.rays.columns)
+    pixels = changed.get("batch_rays", pixels * min(method.views, len(scan)))
+    cube = min(module.tv_size**3, voxels) if module.lambda_tv else 0
+    edge = changed.get("reference_size", module.reference_size)
+    compared = min(edge**3, voxels) if edge else voxels
+    if method.pseudo_reference is None:
+        compared = 0
+    parts = [
+        given,
+        Part("first volume", F32 * voxels, True),
+        Part("parameters, gradients and Adam", 4 * F32 * numbers, True),
+        Part(f"start: {method.start.name}", solver_bytes(method.start.name, voxels, rays), False),
+        _step(representation, most, pixels, cube, compared, module),
+        Part("query of the volume", F32 * 3 * voxels, False),
+    ]
+    if method.pseudo_reference is not None:
+        weights = sum(p.numel() for p in method.pseudo_reference.repairer.prior.parameters())
+        parts += [
+            Part("prior", F32 * weights, True),
+            Part("pseudo-reference and what it was made of", 3 * F32 * voxels, True),
+            Part("repair, beside the prior's slices", 8 * F32 * voxels + 12 * F32 * rays, False),
+        ]
+    asked = cube + compared / module.reference_every
+    moved = 7 * F32 * numbers + 48 * 3 * asked + 60 * pixels
+    return Estimate(
+        tuple(parts), method.iterations, moved, _operations(representation, count, pixels, asked)
+    )
+
+
+def _step(
+    representation: Representation,
+    count: int,
+    pixels: int,
+    cube: int,
+    compared: int,
+    module: SceneOptimization,
+) -> Part:
+    """Return what an iteration takes at most: a batch of rays, a cube and what is compared, kept together."""
+    losses = ssim_2d_bytes(pixels) if module.lambda_ssim else 2 * F32 * pixels
+    losses += variation_bytes(cube) + (ssim_3d_bytes(compared) if compared else 0)
+    if isinstance(representation, GaussianCloud):
+        views = gaussian_bytes(count, pixels)
+        volumes = sum(gaussian_bytes(count, n) for n in (cube, compared) if n)
+        return Part("iteration", views + volumes + losses, False)
+    if isinstance(representation, RayField):
+        points = pixels * representation.samples
+        # Of rays everything is kept.
+        views = point_bytes(representation) * points + points_bytes(representation, 0)
+        volumes = sum(points_bytes(representation, n) for n in (cube, compared) if n)
+        return Part("iteration", views + volumes + losses, False)
+    voxels = sum(parameter.numel() for parameter in representation.parameters())
+    return Part("iteration", F32 * 4 * voxels + losses, False)
+
+
+def _operations(representation: Representation, count: int, pixels: int, asked: float) -> float:
+    """Return the float32 operations of an iteration, forward and back."""
+    if isinstance(representation, GaussianCloud):
+        # At scales by the nearest neighbours, 50,000 Gaussians put 220 on a pixel and 10 on a voxel of 128^3.
+        crowd = (count / 50_000) ** (1 / 3)
+        return 60 * (220 * crowd * pixels + 10 * asked)
+    if isinstance(representation, RayField):
+        weights = sum(p.numel() for n, p in representation.named_parameters() if "table" not in n)
+        return 6 * weights * (pixels * representation.samples + 2 * asked)
+    return 40 * pixels * max(representation.grid.shape)
+
+
+def refuse_what_cannot_fit(
+    method: Method,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    device: torch.device,
+    *,
+    weighted: bool = False,
+) -> None:
+    """Say what a run needs of a CUDA device, and refuse it where that is not free.
+
+    Args:
+        method: as configured.
+        grid: of the volume.
+        scan: of the projections.
+        device: of the run; on a CPU nothing is refused.
+        weighted: whether rays have weights.
+
+    Raises:
+        ValueError: more is needed than is free; names the setting that would fit.
+    """
+    free = free_bytes(device) if device.type == "cuda" else None
+    if free is None:
+        return
+    needed = estimate(method, grid, scan, weighted=weighted)
+    logger.info("about %.1f GiB of %s will be needed (predicted)", needed.peak / 2**30, device)
+    if needed.peak > free:
+        raise ValueError(
+            f"the run needs about {needed.peak / 2**30:.1f} GiB and {device} has {free / 2**30:.1f} GiB "
+            f"free; {what_fits(method, grid, scan, free, weighted=weighted)}."
+        )
+
+
+def what_fits(
+    method: Method, grid: VolumeGrid, scan: ScanGeometry, free: int, *, weighted: bool = False
+) -> str:
+    """Name the mildest change of settings with which a run needs no more than is free, in words."""
+    for name, value in _changes(method, scan):
+        if estimate(method, grid, scan, weighted=weighted, changed={name: value}).peak <= free:
+            words = {
+                "batch_rays": "rays",
+                "most_gaussians": "density_control.limits.most_gaussians",
+            }
+            return f"it would fit with {words.get(name, f'optimisation.{name}')} = {value}"
+    for share in (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1):
+        shape = tuple(max(1, round(share * edge)) for edge in grid.shape)
+        if estimate(method, VolumeGrid(shape, 1.0), scan, weighted=weighted).peak <= free:
+            return f"it would fit with a case of {max(shape)} voxels an edge (simulate --size)"
+    return "expected a device with more memory"
+
+
+def _changes(method: Method, scan: ScanGeometry) -> Iterator[tuple[str, int]]:
+    """Yield settings that need less, the mildest first."""
+    if not isinstance(method, Scene):
+        return
+    if method.pseudo_reference is not None:
+        yield "reference_size", 96
+        yield "reference_size", 64
+    if method.density_control is not None:
+        for count in (250_000, 125_000, 60_000):
+            if count < method.density_control.limits.most_gaussians:
+                yield "most_gaussians", count
+    if method.rays is not None:
+        for rays in (1024, 512, 256):
+            if rays < method.rays.rows * method.rays.columns * min(method.views, len(scan)):
+                yield "batch_rays", rays

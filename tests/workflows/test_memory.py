@@ -1,0 +1,173 @@
+"""What a run is predicted to need: formulas against measured peaks on the CPU, refusals, and the paper's presets."""
+
+import tracemalloc
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from diffnr_lightning import solvers
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
+from diffnr_lightning.representations import GaussianCloud, LineTransformer, NeuralField, Siren
+from diffnr_lightning.workflows import Scene, Solver, doctor, memory
+from diffnr_lightning.workflows.config_files import config_files
+from diffnr_lightning.workflows.settings import configured
+
+CUDA = torch.device("cuda")
+
+
+def peak(work):
+    """Bytes alive at the worst moment of some work: torch's, and numpy's at theirs."""
+    work()  # compiles, and makes what is kept
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    tracemalloc.start(1)
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    work()
+    after = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most + after - before
+
+
+def scan_of(size, views):
+    return ScanGeometry.cone(
+        angles_rad=uniform_angles(views),
+        source_to_axis_mm=4.0 * size,
+        source_to_detector_mm=6.0 * size,
+        detector_shape=(size, size),
+        pixel_mm=1.6,
+    )
+
+
+@pytest.mark.parametrize(("size", "views"), [(32, 8), (40, 20)])
+@pytest.mark.parametrize("name", ["analytic", "sirt", "sart", "weighted_tv"])
+def test_solvers_hold_what_is_predicted(name, size, views):
+    grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, views)
+    projections = torch.rand(views, size, size)
+    options = {} if name == "analytic" else {"iterations": 2}
+    found = peak(lambda: getattr(solvers, name)(projections, grid, scan, **options))
+    predicted = memory.solver_bytes(name, size**3, views * size**2)
+    assert 0.7 < predicted / found < 1.4
+
+
+@pytest.mark.parametrize("size", [24, 32])
+@pytest.mark.parametrize(
+    ("loss", "predicted"),
+    [
+        (ssim_2d, memory.ssim_2d_bytes),
+        (ssim_3d, memory.ssim_3d_bytes),
+        (tv_3d, memory.variation_bytes),
+    ],
+)
+def test_losses_hold_no_more_than_is_predicted(loss, predicted, size):
+    volume = torch.rand(size, size, size, requires_grad=True)
+    others = [] if loss is tv_3d else [torch.rand(size, size, size)]
+
+    def work():
+        volume.grad = None
+        loss(volume, *others).sum().backward()
+
+    # The slopes of a slab of slices are the GPU's alone.
+    assert 0.95 < predicted(size**3) / peak(work) < 2.6
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda grid: NeuralField(grid, table=8),
+        lambda grid: Siren(grid, width=48),
+        lambda grid: LineTransformer(grid, table=8, levels=8),
+    ],
+)
+def test_fields_keep_what_is_predicted_of_a_point(made):
+    field = made(VolumeGrid((16, 16, 16), 1.0))
+    found = []
+    for rays in (32, 128):
+        points = 2 * torch.rand(rays, 32, 3) - 1
+
+        def work(points=points):
+            field.zero_grad()
+            field.field(points).sum().backward()
+
+        found.append(peak(work))
+    measured = (found[1] - found[0]) / (96 * 32)
+    assert 0.9 < memory.point_bytes(field) / measured < 1.4
+
+
+@pytest.mark.parametrize("count", [1000, 3000])
+def test_gaussians_hold_no_more_than_is_predicted(count):
+    grid, scan = VolumeGrid((24, 24, 24), 1.0), scan_of(24, 1)
+    cloud = GaussianCloud(grid, num_gaussians=count)
+    cloud.place(
+        24 * (torch.rand(count, 3) - 0.5), 0.5 + torch.rand(count, 3), torch.rand(count) + 0.1
+    )
+
+    def work():
+        cloud.zero_grad()
+        rendered, (volume,) = cloud.evaluate(scan, [grid])
+        (rendered.square().mean() + volume.square().mean()).backward()
+
+    predicted = memory.gaussian_bytes(count, 24**2) + memory.gaussian_bytes(count, 24**3)
+    # The lists of those that meet a cell are the GPU's alone.
+    assert 0.95 < predicted / peak(work) < 3.5
+
+
+PAPER = {
+    "reconstruct/r2gaussian_paper.yaml": 4,
+    "reconstruct/r2gaussian_paper.yaml+diffnr/paper.yaml": 8,
+    "reconstruct/naf_paper.yaml+diffnr/paper.yaml": 8,
+    "reconstruct/saxnerf_paper.yaml": 8,
+    "reconstruct/weighted_tv.yaml": 8,
+}
+
+
+@pytest.mark.parametrize("names", PAPER)
+def test_the_papers_settings_are_predicted_to_fit_a_card(names):
+    files = [file for name in names.split("+") for file in config_files(name)]
+    method = configured(doctor, files, {}).arguments["method"]
+    needed = memory.estimate(method, VolumeGrid((256,) * 3, 1.0), scan_of(256, 36))
+    assert memory.CONTEXT < needed.peak < PAPER[names] * 2**30
+    assert 0 < needed.seconds("H100") < needed.seconds("RTX 3090")
+
+
+def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
+    grid, scan = VolumeGrid((256,) * 3, 1.0), scan_of(256, 36)
+    method = Solver("weighted_tv")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**30)
+    with pytest.raises(
+        ValueError, match=r"needs about .* GiB .* a case of (\d+) voxels"
+    ) as refused:
+        memory.refuse_what_cannot_fit(method, grid, scan, CUDA)
+    edge = int(str(refused.value).split("a case of ")[1].split()[0])
+    assert memory.estimate(method, VolumeGrid((edge,) * 3, 1.0), scan).peak <= 2**30
+    memory.refuse_what_cannot_fit(method, grid, scan, torch.device("cpu"))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**33)
+    memory.refuse_what_cannot_fit(method, grid, scan, CUDA)
+
+
+def test_the_mildest_setting_that_fits_is_named():
+    grid, scan = VolumeGrid((128,) * 3, 1.0), scan_of(128, 24)
+    files = config_files("reconstruct/r2gaussian_paper.yaml") + config_files("diffnr/paper.yaml")
+    method = configured(doctor, files, {}).arguments["method"]
+    assert isinstance(method, Scene)
+    whole = memory.estimate(method, grid, scan).peak
+    part = memory.estimate(method, grid, scan, changed={"reference_size": 96}).peak
+    assert part < whole
+    assert "reference_size = 96" in memory.what_fits(method, grid, scan, part)
+    assert "more memory" in memory.what_fits(method, grid, scan, 0)
+
+
+def test_doctor_shows_what_a_method_needs(capsys):
+    doctor(Solver("sirt"), size=64)
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("64^3 voxels", "solver sirt", "peak", "H100", "not measured"):
+        assert words in shown
+    with pytest.raises(ValueError, match="size and num_views are 0 and 36"):
+        doctor(Solver("sirt"), size=0)
