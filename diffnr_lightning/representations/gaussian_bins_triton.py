@@ -28,17 +28,23 @@ Not yet run on a GPU; tested in Triton's interpreter.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from diffnr_lightning.triton_kernels import PaperLaunch
 
+if TYPE_CHECKING:
+    from triton.runtime.jit import JITFunction
+
 # Gaussians of a list, and of those how many a program takes at once.
 SEGMENT, BLOCK = 4096, 1024
 SMALLEST_CELL = 64
+# A tile of an image, and how many candidates its program tests at once.
+TILE_ROWS, TILE_COLUMNS, CANDIDATES = 8, 16, 256
 # Lists are made for larger cells where they would take more than this.
 LARGEST_LISTS = 2**28
 NEVER = tl.constexpr(2**30)
@@ -173,6 +179,78 @@ def deal_segments(segments: int, programs: int, wanted: int = 4096) -> tuple[int
     """
     of_a_part = -(-segments // max(1, wanted // max(1, programs)))
     return -(-segments // of_a_part), of_a_part
+
+
+def sum_tiles(
+    kernel: JITFunction, footprints: Tensor, boxes: Tensor, cut2: float, images: Tensor
+) -> None:
+    """Write the images (V, H, W) that a kernel sums tile by tile from the Gaussians that meet a tile.
+
+    Args:
+        kernel: `splat` or `sum_lines`, which have the same arguments.
+        footprints: (V, N, ...) what the kernel reads of each Gaussian.
+        boxes: (V, N, 6) int32.
+        cut2: square of the cut.
+        images: written.
+    """
+    views, rows, columns = images.shape
+    tiles = -(-rows // TILE_ROWS) * -(-columns // TILE_COLUMNS)
+    bins = bin_gaussians(boxes, (1, rows, columns))
+    splits, of_a_split = deal_segments(bins.segments, tiles * views)
+    parts = images if splits == 1 else images.new_empty((views, splits, rows, columns))
+    kernel[(tiles, splits, views)](
+        footprints,
+        boxes,
+        bins.lists,
+        bins.counts,
+        boxes.new_empty((views * splits * tiles, CANDIDATES)),
+        parts,
+        boxes.shape[1],
+        rows,
+        columns,
+        bins.segments,
+        of_a_split,
+        *bins.across,
+        bins.cell,
+        cut2,
+        TILE_ROWS=TILE_ROWS,
+        TILE_COLUMNS=TILE_COLUMNS,
+        SEGMENT=SEGMENT,
+        BLOCK=CANDIDATES,
+        num_warps=1,
+    )
+    if splits > 1:
+        torch.sum(parts, dim=1, out=images)
+
+
+def tiles_of_a_paper_view(
+    name: str, kernel: JITFunction, bytes_of_a_gaussian: int, flops_of_a_pixel: int
+) -> PaperLaunch:
+    """Return the launch of such a kernel for one view of 256^2.
+
+    50,000 Gaussians of a first reconstruction have 392 pixels each (benchmarks: 3.6 M pairs of
+    Gaussian and pixel in a view of 128^2 with a cut of 3), so a footprint is 22.4 pixels wide and
+    meets (22.4 + 8) / 8 * (22.4 + 16) / 16 = 9.1 tiles: 456,000 hits of 128 pixels. What is read of a
+    Gaussian comes from memory once; again, and the lists, from the L2 cache.
+    """
+    count, splits = 50_000, 7
+    constants = {"TILE_ROWS": TILE_ROWS, "TILE_COLUMNS": TILE_COLUMNS}
+    constants |= {"SEGMENT": SEGMENT, "BLOCK": CANDIDATES}
+    types = dict.fromkeys(("boxes", "lists", "counts", "scratch"), "*i32")
+    sizes = ("count", "rows", "columns", "segments", "segments_of_a_split")
+    types |= dict.fromkeys((*sizes, "cells_x", "cells_y", "cell"), "i32")
+    types |= {"cut2": "fp32"} | dict.fromkeys(constants, "constexpr")
+    return PaperLaunch(
+        name=name,
+        kernel=kernel,
+        signature={argument: types.get(argument, "*fp32") for argument in kernel.arg_names},
+        constants=constants,
+        warps=1,
+        programs=32 * 16 * splits,
+        bytes=count * (bytes_of_a_gaussian + 16) + int(1.8 * count) * 4 + splits * 256**2 * 4,
+        flops=456_000 * 128 * flops_of_a_pixel,
+        launches=36,
+    )
 
 
 def _cells(shape: tuple[int, int, int], cell: int) -> int:

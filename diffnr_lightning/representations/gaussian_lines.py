@@ -46,7 +46,7 @@ def render_lines(
     gaussians: Gaussians,
     scan: ScanGeometry,
     cut: float,
-    fast: bool,
+    backend: str,
     statistics: ScreenStatistics | None,
 ) -> Tensor:
     """Return the line integrals (V, H, W) of Gaussians, differentiable.
@@ -55,11 +55,15 @@ def render_lines(
         gaussians: centres (N, 3), deviations (N, 3), unit quaternions (N, 4), densities (N,).
         scan: cone beam, any poses.
         cut: where a Gaussian ends, in deviations.
-        fast: whether the numba kernels compute, for float32 on the CPU, or torch.
+        backend: "numba" for float32 on the CPU, "triton" on a GPU, or "reference".
         statistics: filled in the backward pass.
     """
-    if fast:
+    if backend == "numba":
         return _Lines.apply(*gaussians, scan, cut, statistics)
+    if backend == "triton":
+        from diffnr_lightning.representations.gaussian_lines_triton import Lines
+
+        return Lines.apply(*gaussians, scan, cut, statistics)
     views = [scan[view] for view in range(len(scan))]
     return torch.stack(
         [_render_view(gaussians, view, cut, statistics, len(views)) for view in views]

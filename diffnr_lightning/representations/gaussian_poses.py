@@ -53,10 +53,20 @@ def pose_rows(scan: ScanGeometry) -> np.ndarray:
 @lru_cache(maxsize=512)
 def poses_on(scan: ScanGeometry, device: torch.device) -> Tensor:
     """Return `pose_rows` as float32 on a device; they are remembered, and not waited for."""
-    rows = torch.from_numpy(pose_rows(scan).astype(np.float32))
+    return _sent(pose_rows(scan), device)
+
+
+@lru_cache(maxsize=512)
+def across_on(scan: ScanGeometry, device: torch.device) -> Tensor:
+    """Return u and v (V, 2, 3) in mm as float32 on a device, likewise."""
+    return _sent(np.stack([scan.u_mm, scan.v_mm], axis=1), device)
+
+
+def _sent(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array.astype(np.float32))
     if device.type == "cuda":
-        rows = rows.pin_memory()
-    return rows.to(device, non_blocking=True)
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def rows_of_a_task(rows: int) -> int:

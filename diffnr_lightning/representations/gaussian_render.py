@@ -90,7 +90,7 @@ def render_gaussians(
     check_integral(integral)
     chosen = _choose(tensors, cut, backend)
     if integral == "exact" and scan.beam == "cone":
-        return render_lines(tensors, scan, cut, chosen == "numba", statistics)
+        return render_lines(tensors, scan, cut, chosen, statistics)
     if chosen == "numba":
         return _Splat.apply(*tensors, scan, cut, statistics)
     if chosen == "triton":

@@ -31,11 +31,10 @@ from torch.autograd.function import once_differentiable
 from diffnr_lightning.geometry import ScanGeometry
 from diffnr_lightning.representations.gaussian_bins_triton import (
     NEVER,
-    SEGMENT,
-    bin_gaussians,
-    deal_segments,
     keep,
     meets,
+    sum_tiles,
+    tiles_of_a_paper_view,
     views_at_once,
 )
 from diffnr_lightning.representations.gaussian_checks import check_finite_later, finite_flag
@@ -49,9 +48,6 @@ from diffnr_lightning.representations.gaussian_shape_triton import HALF_LOG2_E
 from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
 from diffnr_lightning.triton_kernels import PaperLaunch
 
-TILE_ROWS, TILE_COLUMNS = 8, 16
-# Candidates that a program tests at once.
-CANDIDATES = 256
 # Gaussians of a program that projects.
 GAUSSIANS = 128
 # On the way back: pixels that a program takes at once, Gaussians that it takes one after the other.
@@ -225,7 +221,8 @@ class Splat(torch.autograd.Function):
                 footprints, boxes = _project(
                     gaussians, poses[views], cone, cut, scan.detector_shape, wait=not trained
                 )
-                _splat(footprints, boxes, cut, images[views])
+                with torch.cuda.device_of(images):
+                    sum_tiles(splat, footprints, boxes, cut * cut, images[views])
                 if trained:
                     seen.append((views, footprints, boxes))
         ctx.gaussians, ctx.poses, ctx.cone, ctx.cut = gaussians, poses, cone, cut
@@ -313,82 +310,32 @@ def _project(
     return footprints, boxes
 
 
-def _splat(footprints: Tensor, boxes: Tensor, cut: float, images: Tensor) -> None:
-    """Write the images (V, H, W) of footprints."""
-    views, rows, columns = images.shape
-    tiles = triton.cdiv(rows, TILE_ROWS) * triton.cdiv(columns, TILE_COLUMNS)
-    with torch.cuda.device_of(images):
-        bins = bin_gaussians(boxes, (1, rows, columns))
-        splits, of_a_split = deal_segments(bins.segments, tiles * views)
-        parts = images if splits == 1 else images.new_empty((views, splits, rows, columns))
-        splat[(tiles, splits, views)](
-            footprints,
-            boxes,
-            bins.lists,
-            bins.counts,
-            boxes.new_empty((views * splits * tiles, CANDIDATES)),
-            parts,
-            boxes.shape[1],
-            rows,
-            columns,
-            bins.segments,
-            of_a_split,
-            *bins.across,
-            bins.cell,
-            cut * cut,
-            TILE_ROWS=TILE_ROWS,
-            TILE_COLUMNS=TILE_COLUMNS,
-            SEGMENT=SEGMENT,
-            BLOCK=CANDIDATES,
-            num_warps=1,
-        )
-        if splits > 1:
-            torch.sum(parts, dim=1, out=images)
-
-
 def paper_launches() -> list[PaperLaunch]:
-    """Return the launches for one view of 256^2.
+    """Return the launches for one view of 256^2, see `tiles_of_a_paper_view`.
 
-    50,000 Gaussians of a first reconstruction have 392 pixels each (benchmarks: 3.6 M pairs of
-    Gaussian and pixel in a view of 128^2 with a cut of 3), so a footprint is 22.4 pixels wide and
-    meets (22.4 + 8) / 8 * (22.4 + 16) / 16 = 9.1 tiles: 456,000 hits of 128 pixels, of which each
-    takes 13 operations. On the way back 3 blocks of 8 rows by 2 of 16 columns are 768 pixels with
-    14 operations. Parameters, footprints and boxes are read from memory once; again, and the lists,
-    they come from the L2 cache.
+    A pixel of a hit takes 13 operations. On the way back 3 blocks of 8 rows by 2 of 16 columns are
+    768 pixels of a Gaussian with 14 operations.
 
     Instructions count more than either. The H100 issues 0.93e12 a second, for a warp each. Of its
     code for sm_90 a hit takes 76, 35 M or 37 us in all; a Gaussian on the way back 3 x (156 + 2 x 62)
     and 250 for its sums, 55 M or 59 us. With half of the slots filled, and 25 us for projecting, for
     lists and for the launches, a view is rendered forwards and backwards in 0.22 ms.
     """
-    count, tiles, splits = 50_000, 32 * 16, 7
-    constants = {"TILE_ROWS": TILE_ROWS, "TILE_COLUMNS": TILE_COLUMNS, "SEGMENT": SEGMENT}
-    constants |= {"BLOCK": CANDIDATES, "ROWS": ROWS, "COLUMNS": COLUMNS}
-    types = dict.fromkeys(("boxes", "lists", "counts", "scratch"), "*i32")
-    sizes = ("count", "rows", "columns", "segments", "segments_of_a_split")
-    types |= dict.fromkeys((*sizes, "cells_x", "cells_y", "cell"), "i32")
-    types |= dict.fromkeys(("cut", "cut2"), "fp32") | dict.fromkeys(constants, "constexpr")
-    read = count * (24 + 16) + int(1.8 * count) * 4
+    count = 50_000
+    pointers = {"footprints": "*fp32", "boxes": "*i32", "gradient": "*fp32", "moments": "*fp32"}
+    numbers = {"count": "i32", "rows": "i32", "columns": "i32", "cut": "fp32"}
+    constants = {"ROWS": ROWS, "COLUMNS": COLUMNS}
     return [
+        tiles_of_a_paper_view("splat", splat, 24, 13),
         PaperLaunch(
-            name=name,
-            kernel=kernel,
-            signature={argument: types.get(argument, "*fp32") for argument in kernel.arg_names},
-            constants={key: value for key, value in constants.items() if key in kernel.arg_names},
+            name="splat backward",
+            kernel=splat_moments,
+            signature={**pointers, **numbers, **dict.fromkeys(constants, "constexpr")},
+            constants=constants,
             warps=1,
-            programs=programs,
-            bytes=moved,
-            flops=flops,
+            programs=count // IN_TURN,
+            bytes=count * (20 + 16 + 24) + 256**2 * 4,
+            flops=count * 768 * 14,
             launches=36,
-        )
-        for name, kernel, programs, moved, flops in (
-            ("splat", splat, tiles * splits, read + splits * 256**2 * 4, 456_000 * 128 * 13),
-            (
-                "splat backward",
-                splat_moments,
-                count // IN_TURN,
-                count * (20 + 16 + 24) + 256**2 * 4,
-                count * 768 * 14,
-            ),
-        )
+        ),
     ]

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from triton.runtime.jit import JITFunction
 
 EDGE = 8
-# Candidates that a program tests at once, and programs, whose scratches take 8 MB.
-CANDIDATES, PROGRAMS = 512, 4096
+# Candidates that a program tests at once, and programs, whose scratches take 4 MB.
+CANDIDATES, PROGRAMS = 256, 4096
 # Gaussians of a program that places.
 GAUSSIANS = 128
 # On the way back: voxels that a program takes at once, slices of a slab, Gaussians that a program

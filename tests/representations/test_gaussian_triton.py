@@ -10,15 +10,22 @@ from diffnr_lightning.representations import render_gaussians, voxelise_gaussian
 from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
 
 bins_triton = pytest.importorskip("diffnr_lightning.representations.gaussian_bins_triton")
-from diffnr_lightning.representations import gaussian_splat_triton, gaussian_voxel_triton  # noqa: E402
+from diffnr_lightning.representations import (  # noqa: E402
+    gaussian_lines_triton,
+    gaussian_splat_triton,
+    gaussian_voxel_triton,
+)
+
+SPLATTING = {"affine": gaussian_splat_triton, "exact": gaussian_lines_triton}
 
 
 @pytest.fixture(autouse=True)
 def few_programs(triton_device, monkeypatch):
     """The interpreter takes as long for one pixel as for a hundred, so programs are made large."""
     if triton_device == "cpu":
-        monkeypatch.setattr(gaussian_splat_triton, "ROWS", 32)
-        monkeypatch.setattr(gaussian_splat_triton, "COLUMNS", 32)
+        for module in SPLATTING.values():
+            monkeypatch.setattr(module, "ROWS", 32)
+            monkeypatch.setattr(module, "COLUMNS", 32)
         monkeypatch.setattr(gaussian_voxel_triton, "ROWS", 256)
         monkeypatch.setattr(gaussian_voxel_triton, "COLUMNS", 32)
 
@@ -26,10 +33,9 @@ def few_programs(triton_device, monkeypatch):
 @pytest.fixture
 def tight_lists(monkeypatch):
     """Lists, scratches, cells and slabs so small that a few Gaussians need several of each."""
-    monkeypatch.setattr(bins_triton, "SEGMENT", 4)
     monkeypatch.setattr(bins_triton, "BLOCK", 2)
     monkeypatch.setattr(bins_triton, "SMALLEST_CELL", 16)
-    for module in (gaussian_splat_triton, gaussian_voxel_triton):
+    for module in (bins_triton, gaussian_voxel_triton):
         monkeypatch.setattr(module, "SEGMENT", 4)
         monkeypatch.setattr(module, "CANDIDATES", 2)
         monkeypatch.setattr(module, "deal_segments", lambda segments, programs: (2, 1))
@@ -37,7 +43,9 @@ def tight_lists(monkeypatch):
     monkeypatch.setattr(gaussian_voxel_triton, "PROGRAMS", 3)
 
 
-def splatted(tensors, scan, statistics=None, cut=3.5):
+def splatted(tensors, scan, statistics=None, cut=3.5, integral="affine"):
+    if integral == "exact":
+        return gaussian_lines_triton.Lines.apply(*tensors, scan, cut, statistics)
     return gaussian_splat_triton.Splat.apply(*tensors, scan, cut, statistics)
 
 
@@ -69,27 +77,21 @@ def assert_equals_reference(render, reference, tensors, device):
     return actual.detach()
 
 
-@pytest.fixture(params=["cone, wobbling", "parallel, oblique"])
-def small_scan(request, scans):
-    """Two views of 13 x 19 pixels: four tiles, of which three hang over."""
-    scan = scans[request.param]
-    return ScanGeometry(
-        scan.beam,
-        (13, 19),
-        scan.source_mm[:2],
-        scan.detector_mm[:2],
-        2 * scan.u_mm[:2],
-        2 * scan.v_mm[:2],
-    )
-
-
 @pytest.mark.usefixtures("tight_lists")
-def test_views_equal_the_reference(gaussians, small_scan, triton_device):
+@pytest.mark.parametrize(
+    ("name", "integral"),
+    [("cone, wobbling", "affine"), ("parallel, oblique", "affine"), ("cone, wobbling", "exact")],
+)
+def test_views_equal_the_reference(gaussians, scans, name, integral, triton_device):
+    """Two views of 13 x 19 pixels: four tiles, of which three hang over."""
+    scan = scans[name]
+    vectors = (scan.source_mm, scan.detector_mm, 2 * scan.u_mm, 2 * scan.v_mm)
+    scan = ScanGeometry(scan.beam, (13, 19), *(vector[:2] for vector in vectors))
     ours, theirs = ScreenStatistics(6), ScreenStatistics(6)
     assert_equals_reference(
-        lambda tensors: splatted(tensors, small_scan, ours),
+        lambda tensors: splatted(tensors, scan, ours, integral=integral),
         lambda tensors: render_gaussians(
-            *tensors, small_scan, backend="reference", statistics=theirs
+            *tensors, scan, backend="reference", statistics=theirs, integral=integral
         ),
         gaussians(6, spread=1.6),
         triton_device,
@@ -98,6 +100,23 @@ def test_views_equal_the_reference(gaussians, small_scan, triton_device):
     assert 0 < theirs.visible.sum() < 12
     assert torch.equal(ours.visible.cpu(), theirs.visible)
     assert_same(ours.gradient, theirs.gradient, 1e-4)
+
+
+def test_gaussians_that_reach_to_the_source(gaussians, triton_device):
+    """Their exact images have no edge: all pixels count."""
+    scan = ScanGeometry.cone(
+        angles_rad=[0.3],
+        source_to_axis_mm=20.0,
+        source_to_detector_mm=40.0,
+        detector_shape=(5, 9),
+        pixel_mm=6.0,
+    )
+    assert_equals_reference(
+        lambda tensors: splatted(tensors, scan, integral="exact"),
+        lambda tensors: render_gaussians(*tensors, scan, backend="reference", integral="exact"),
+        gaussians(2, smallest=7.0, largest=9.0, spread=0.1),
+        triton_device,
+    )
 
 
 @pytest.mark.usefixtures("tight_lists")
@@ -154,28 +173,29 @@ def test_what_is_not_seen(gaussians, scans, where, triton_device):
     }[where]
     grid = VolumeGrid((6, 5, 4), 2.0)
     tensors, statistics = leaves((positions, *shape), triton_device), ScreenStatistics(3)
-    image, volume = splatted(tensors, view, statistics), voxelised(tensors, grid)
-    (image.sum() + volume.sum()).backward()
-    assert not image.any()
-    assert not volume.any()
+    shown = [splatted(tensors, view, statistics, integral=kind) for kind in SPLATTING]
+    shown.append(voxelised(tensors, grid))
+    sum(values.sum() for values in shown).backward()
+    assert not any(values.any() for values in shown)
     assert not any(t.grad.any() for t in tensors)
     assert not statistics.visible.any()
 
 
 def test_no_gaussians_are_an_empty_scene(gaussians, scans, grid, triton_device):
     tensors = leaves(gaussians(0), triton_device)
-    image, volume = splatted(tensors, scans["cone"]), voxelised(tensors, grid)
-    assert not image.any()
-    assert not volume.any()
-    (image.sum() + volume.sum()).backward()
+    shown = [splatted(tensors, scans["cone"], integral=kind) for kind in SPLATTING]
+    shown.append(voxelised(tensors, grid))
+    assert not any(values.any() for values in shown)
+    sum(values.sum() for values in shown).backward()
 
 
 @pytest.mark.parametrize("broken", range(4))
 def test_what_is_no_number_is_refused(gaussians, scans, grid, broken, triton_device):
     some = [t.to(triton_device) for t in gaussians(5)]
     some[broken][2] = math.nan
-    with pytest.raises(ValueError, match="not finite"):
-        splatted(some, scans["cone"])
+    for kind in SPLATTING:
+        with pytest.raises(ValueError, match="not finite"):
+            splatted(some, scans["cone"], integral=kind)
     with pytest.raises(ValueError, match="not finite"):
         voxelised(some, grid)
 
@@ -204,9 +224,10 @@ def test_every_run_gives_the_same_bits(gaussians, scans, grid):
     for _ in range(2):
         tensors = leaves(gaussians(20_000), "cuda")
         image = render_gaussians(*tensors, scans["cone"], backend="triton")
+        exact = render_gaussians(*tensors, scans["cone"], backend="triton", integral="exact")
         volume = voxelise_gaussians(*tensors, grid, backend="triton")
-        (image.square().sum() + volume.square().sum()).backward()
-        found.append([image, volume, *(t.grad for t in tensors)])
+        (image.square().sum() + exact.square().sum() + volume.square().sum()).backward()
+        found.append([image, volume, exact, *(t.grad for t in tensors)])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
     some = gaussians(20_000)
