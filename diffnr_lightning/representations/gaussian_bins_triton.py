@@ -133,15 +133,17 @@ def cell_edge(count: int, shape: tuple[int, int, int]) -> int:
         shape: slices, rows, columns; 1 slice for an image.
     """
     cell = SMALLEST_CELL
-    while cell < max(shape) and 4 * count * _cells(shape, cell) > LARGEST_LISTS:
+    while cell < max(shape) and 4 * _places(count, shape, cell) > LARGEST_LISTS:
         cell *= 2
     return cell
 
 
 def views_at_once(count: int, rows: int, columns: int) -> int:
-    """Return how many views have room for their lists together."""
+    """Return how many views have room for their lists and scratches together."""
     shape = (1, rows, columns)
-    return max(1, LARGEST_LISTS // max(1, 4 * count * _cells(shape, cell_edge(count, shape))))
+    scratches = _tiles(rows, columns) * CANDIDATES
+    of_a_view = 4 * (_places(count, shape, cell_edge(count, shape)) + scratches)
+    return max(1, LARGEST_LISTS // max(1, of_a_view))
 
 
 def bin_gaussians(boxes: Tensor, shape: tuple[int, int, int]) -> Bins:
@@ -194,7 +196,7 @@ def sum_tiles(
         images: written.
     """
     views, rows, columns = images.shape
-    tiles = -(-rows // TILE_ROWS) * -(-columns // TILE_COLUMNS)
+    tiles = _tiles(rows, columns)
     bins = bin_gaussians(boxes, (1, rows, columns))
     splits, of_a_split = deal_segments(bins.segments, tiles * views)
     parts = images if splits == 1 else images.new_empty((views, splits, rows, columns))
@@ -255,6 +257,15 @@ def tiles_of_a_paper_view(
 
 def _cells(shape: tuple[int, int, int], cell: int) -> int:
     return math.prod(-(-size // cell) for size in shape)
+
+
+def _places(count: int, shape: tuple[int, int, int], cell: int) -> int:
+    """Return how many Gaussians have room in the lists of a view or a grid."""
+    return -(-count // SEGMENT) * SEGMENT * _cells(shape, cell)
+
+
+def _tiles(rows: int, columns: int) -> int:
+    return -(-rows // TILE_ROWS) * -(-columns // TILE_COLUMNS)
 
 
 def paper_launches() -> list[PaperLaunch]:

@@ -441,5 +441,6 @@ def test_arguments_are_checked(gaussians, cone_scan, grid):
     for cut in (0.0, 4.5):
         with pytest.raises(ValueError, match=f"cut is {cut}"):
             render_gaussians(positions, scales, rotations, densities, cone_scan, cut=cut)
-    with pytest.raises(ValueError, match="'numba' needs float32"):
-        render_gaussians(*gaussians(5, dtype=torch.float64), cone_scan, backend="numba")
+    for backend, device in (("numba", "CPU"), ("triton", "CUDA")):
+        with pytest.raises(ValueError, match=f"'{backend}' needs float32 {device} tensors"):
+            render_gaussians(*gaussians(5, dtype=torch.float64), cone_scan, backend=backend)
