@@ -81,6 +81,7 @@ def triton_modules() -> tuple[str, ...]:
         "diffnr_lightning.representations.gaussian_voxel_triton",
         "diffnr_lightning.representations.hash_triton",
         "diffnr_lightning.representations.network_triton",
+        "diffnr_lightning.solvers.primal_dual_triton",
         "diffnr_lightning.solvers.total_variation_triton",
     )
 

@@ -19,7 +19,6 @@ Not yet run on a GPU; tested in Triton's interpreter.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors.device_tables import device_table
 from diffnr_lightning.projectors.sampling import TIE, ray_bundle
 from diffnr_lightning.projectors.voxel_driven_triton import centred_maps
 from diffnr_lightning.triton_kernels import PaperLaunch
@@ -64,7 +64,7 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     nz, ny, nx = grid.shape
     rows, width = scan.detector_shape
     values = projections.detach().transpose(1, 2).contiguous()
-    maps = centred_maps(grid, scan, projections.device)
+    maps = device_table(centred_maps, grid, scan, projections.device)
     out = projections.new_zeros(ny, nx, nz)
     launch = (triton.cdiv(out.numel(), _LANES),)
     for views, traces, axes in _traced(grid, scan, projections.device):
@@ -82,7 +82,7 @@ def _traced(
     """Yield views, their traces (8, rays of the piece) and their main axes (V,), a bit for each axis."""
     rows, width = scan.detector_shape
     per_view = rows * width
-    table = _bundle(grid, scan, device)
+    table = device_table(_bundle, grid, scan, device)
     views_at_once = max(1, _RAYS // per_view)
     nz, ny, nx = grid.shape
     for begin in range(0, len(scan), views_at_once):
@@ -98,11 +98,10 @@ def _traced(
         yield views, traces, axes
 
 
-@lru_cache(maxsize=64)
-def _bundle(grid: VolumeGrid, scan: ScanGeometry, device: torch.device) -> Tensor:
-    """Return `sampling.ray_bundle` and the voxel edges (x, y, z) as (V, 21) float64 on a device."""
+def _bundle(grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
+    """Return `sampling.ray_bundle` and the voxel edges (x, y, z) as (V, 21) float64."""
     edges = np.broadcast_to(np.asarray(grid.voxel_mm[::-1]), (len(scan), 3))
-    return torch.from_numpy(np.concatenate([*ray_bundle(grid, scan), edges], axis=1)).to(device)
+    return np.concatenate([*ray_bundle(grid, scan), edges], axis=1)
 
 
 @triton.jit(do_not_specialize=_SIZES)

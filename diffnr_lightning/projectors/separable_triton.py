@@ -18,20 +18,17 @@ Not yet run on a GPU; tested in Triton's interpreter.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors.device_tables import device_table
 from diffnr_lightning.projectors.separable import fans_of
 from diffnr_lightning.projectors.voxel_driven import plane_maps
 from diffnr_lightning.triton_kernels import PaperLaunch
 
-_FIELDS = 12  # numbers of a fan, see `separable._Fans`
 _MAP_FIELDS = 6  # numbers of a view that say which detector column sees a voxel column
 _LANES = 128  # rows or voxels of a program, four for each thread of one warp
 # One compiled kernel serves all sizes, also those of 1 and multiples of 16.
@@ -46,7 +43,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     Raises:
         ValueError: detector rows that do not run along z.
     """
-    fans, _ = _tables(grid, scan, volume.device)
+    fans = device_table(_fans, grid, scan, volume.device)
     nz, ny, nx = grid.shape
     rows, width = scan.detector_shape
     # Zeros around instead of bounds checks; the second one behind z is read with weight zero.
@@ -64,7 +61,8 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     Raises:
         ValueError: detector rows that do not run along z.
     """
-    fans, maps = _tables(grid, scan, projections.device)
+    fans = device_table(_fans, grid, scan, projections.device)
+    maps = device_table(_maps, grid, scan, projections.device)
     nz, ny, nx = grid.shape
     rows, width = scan.detector_shape
     rays = projections.detach().transpose(1, 2).contiguous()
@@ -78,13 +76,15 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     return out.permute(2, 0, 1).contiguous()
 
 
-@lru_cache(maxsize=64)
-def _tables(grid: VolumeGrid, scan: ScanGeometry, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the fans (V, W, 12) and the maps of voxel columns to detector columns (V, 6) on a device."""
-    fans = np.stack(fans_of(grid, scan), axis=-1).astype(np.float32)
+def _fans(grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
+    """Return the numbers of every view and column (V, W, 12), as the kernels read them."""
+    return np.stack(fans_of(grid, scan), axis=-1).astype(np.float32)
+
+
+def _maps(grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
+    """Return (V, 6) maps of voxel columns to detector columns: depth and depth times column, linear in x, y."""
     planes = plane_maps(grid, scan, np.ones(len(scan)))
-    maps = np.stack(planes[:_MAP_FIELDS], axis=-1).astype(np.float32)
-    return torch.from_numpy(fans).to(device), torch.from_numpy(maps).to(device)
+    return np.stack(planes[:_MAP_FIELDS], axis=-1).astype(np.float32)
 
 
 @triton.jit

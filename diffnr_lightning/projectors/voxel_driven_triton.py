@@ -13,8 +13,6 @@ Not yet run on a GPU; tested in Triton's interpreter.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 import triton
@@ -22,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors.device_tables import device_table
 from diffnr_lightning.projectors.sampling import require_rows_along_axis
 from diffnr_lightning.projectors.voxel_driven import homography
 from diffnr_lightning.triton_kernels import PaperLaunch
@@ -56,15 +55,14 @@ def backproject_posed(
     out = filtered.new_empty(ny, nx, nz)
     launch = (triton.cdiv(out.numel(), _LANES),)
     _backproject[launch](
-        framed, centred_maps(grid, scan, filtered.device), weights, out,
+        framed, device_table(centred_maps, grid, scan, filtered.device), weights, out,
         len(scan), rows, width, nz, ny, nx, LANES=_LANES,
     )  # fmt: skip
     return out.permute(2, 0, 1).contiguous()
 
 
-@lru_cache(maxsize=64)
-def centred_maps(grid: VolumeGrid, scan: ScanGeometry, device: torch.device) -> Tensor:
-    """Return `homography` (V, 3, 4) in float32 on a device, from the middle of the grid to that of the detector.
+def centred_maps(grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
+    """Return `homography` (V, 3, 4) in float32, from the middle of the grid to that of the detector.
 
     Row and column count from the middle of the detector and voxels from that of the grid, where
     float32 is finest.
@@ -73,7 +71,7 @@ def centred_maps(grid: VolumeGrid, scan: ScanGeometry, device: torch.device) -> 
     middle = 0.5 * (np.asarray(scan.detector_shape) - 1.0)
     maps[:, :2] -= middle[:, None] * maps[:, 2:]
     maps[:, :, 3] += maps[:, :, :3] @ (0.5 * (np.asarray(grid.shape[::-1]) - 1.0))
-    return torch.from_numpy(maps.astype(np.float32)).to(device)
+    return maps.astype(np.float32)
 
 
 @triton.jit(do_not_specialize=_SIZES)

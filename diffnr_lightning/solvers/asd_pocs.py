@@ -101,7 +101,8 @@ def asd_pocs(
         before.copy_(volume)
         for _ in range(tv_iterations):
             gradient = total_variation_gradient(volume, grid.voxel_mm, smoothing)
-            volume.sub_(gradient, alpha=length / max(float(gradient.norm()), 1e-30))
+            share = length / gradient.norm().double().clamp_min(1e-30)
+            volume.addcmul_(gradient, share.to(volume.dtype), value=-1.0)
         tv_step = float((volume - before).norm())
         if tv_step > _LARGEST * data_step and misfit > allowed:
             length *= _SHRINK

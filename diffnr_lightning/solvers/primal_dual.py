@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.kernels import UNGROUPED, parallel_kernel, prange
+from diffnr_lightning.triton_kernels import takes_triton
 
 Ratios = tuple[float, float, float]
 
@@ -34,6 +35,11 @@ def descend(
     if volume.device.type == "cpu" and volume.dtype == torch.float32:
         arrays = (a.numpy() for a in (volume, ahead, drift, dual, step))
         _descend(*arrays, *map(np.float32, ratios))
+        return
+    if takes_triton(volume) and volume.dtype == torch.float32:
+        from diffnr_lightning.solvers import primal_dual_triton
+
+        primal_dual_triton.descend(volume, ahead, drift, dual, step, ratios)
         return
     slope = drift.clone()
     for axis, ratio in enumerate(ratios):
@@ -62,6 +68,11 @@ def ascend(
     if dual.device.type == "cpu" and dual.dtype == torch.float32:
         arrays = (a.numpy() for a in (dual, ahead, step, bound))
         _ascend(*arrays, np.float32(scale), *map(np.float32, ratios))
+        return
+    if takes_triton(dual) and dual.dtype == torch.float32:
+        from diffnr_lightning.solvers import primal_dual_triton
+
+        primal_dual_triton.ascend(dual, ahead, step, bound, scale, ratios)
         return
     for axis, ratio in enumerate(ratios):
         last = ahead.shape[axis] - 1

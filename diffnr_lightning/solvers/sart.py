@@ -177,18 +177,18 @@ def subset_pass(
         The norm of the residuals, each taken before its own update, in unit times mm; with statistical weights the
         weighted one.
     """
-    squares = 0.0
+    squares = volume.new_zeros((), dtype=torch.float64)  # on the device, which is waited for once
     for part in parts:
         residual = part.projections - project(volume, grid, part.scan)
         weighted = residual * part.ray_weights
-        squares += float((residual * (weighted if part.statistical else residual)).sum())
+        squares += (residual * (weighted if part.statistical else residual)).sum()
         update = backproject(weighted, grid, part.scan)
         volume.addcmul_(
             update, part.voxel_weights.to(volume.dtype), value=relaxation * part.voxel_scale
         )
         if nonnegative:
             volume.clamp_(min=0.0)
-    return squares**0.5
+    return float(squares) ** 0.5
 
 
 def deal_views(scan: ScanGeometry, count: int) -> list[np.ndarray]:

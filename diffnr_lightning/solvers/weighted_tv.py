@@ -124,19 +124,21 @@ def weighted_tv(
     # The first pass goes without total variation where nothing is known of the noise yet.
     scale, least = noise or 0.0, math.inf
     for done in range(1, iterations + 1):
-        squares = 0.0
+        squares = volume.new_zeros(
+            (), dtype=torch.float64
+        )  # on the device, which is waited for once
         for part in parts:
             descend(volume, ahead, drift, dual, volume_step, ratios)
             ascend(dual, ahead, dual_step, bound, scale, ratios)
             residual = project(volume, grid, part.scan) - part.projections
             force = part.weights * residual
-            squares += float((force * residual).sum())
+            squares += (force * residual).sum()
             change = (force - part.dual) * (_DATA_STEP / (1.0 + _DATA_STEP))
             part.dual.add_(change)
             moved = backproject(change, grid, part.scan)
             slope.add_(moved)
             torch.add(slope, moved, alpha=count, out=drift)
-        left = (squares / projections.numel()) ** 0.5
+        left = (float(squares) / projections.numel()) ** 0.5
         # Smoothing by the residual that smoothing has left would feed itself.
         least = min(least, left)
         scale = least if noise is None else noise

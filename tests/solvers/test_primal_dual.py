@@ -49,3 +49,23 @@ def test_the_dual_variable_goes_up_the_differences_and_stays_in_its_balls(drawn)
     ascend(dual, ahead, step, bound, 1.5, RATIOS)
     torch.testing.assert_close(dual, wanted)
     assert (dual[:, 0] == 0).all()
+
+
+def test_triton_steps_equal_those_of_torch(triton_device):
+    pytest.importorskip("triton")
+    from diffnr_lightning.solvers import primal_dual_triton
+
+    generator = torch.Generator().manual_seed(1)
+    wanted = [torch.rand(SHAPE, generator=generator).double() for _ in range(5)]
+    dual = torch.randn(3, *SHAPE, generator=generator).double()
+    dual[0, -1] = dual[1, :, -1] = dual[2, :, :, -1] = 0.0
+    found = [a.float().to(triton_device) for a in wanted]
+    found_dual = dual.float().to(triton_device)
+    volume, ahead, drift, step, bound = wanted
+    descend(volume, ahead, drift, dual, step, RATIOS)
+    ascend(dual, ahead, step, bound, 1.5, RATIOS)
+    volume, ahead, drift, step, bound = found
+    primal_dual_triton.descend(volume, ahead, drift, found_dual, step, RATIOS)
+    primal_dual_triton.ascend(found_dual, ahead, step, bound, 1.5, RATIOS)
+    for actual, expected in zip([volume, ahead, found_dual], [*wanted[:2], dual], strict=True):
+        torch.testing.assert_close(actual.cpu().double(), expected, rtol=1e-5, atol=1e-6)
