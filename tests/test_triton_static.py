@@ -29,13 +29,7 @@ def described(repository, architecture):
         "90",
         pytest.param("80", marks=pytest.mark.slow),
         pytest.param("86", marks=pytest.mark.slow),
-        pytest.param(
-            "100",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.xfail(reason="the 3D SSIM spills nine registers there"),
-            ],
-        ),
+        pytest.param("100", marks=pytest.mark.slow),
     ],
 )
 def test_kernels_compile_without_spills(repository, architecture):

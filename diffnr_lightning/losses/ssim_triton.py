@@ -126,7 +126,8 @@ def _similarity(
     at = line * batch_stride + column
     at_slope = b.to(tl.int64) * slope_batch + n
     tap = b if ON_LANES else n
-    taps = batches if ON_LANES else lanes
+    # Unsigned, what lies before the first one is beyond the last.
+    taps = tl.cast(batches if ON_LANES else lanes, tl.uint32)
     next_tap = batch_stride if ON_LANES else 1
     first = tl.program_id(2) * segment
     places = tl.zeros([BATCH * LANE], tl.int32)
@@ -142,7 +143,7 @@ def _similarity(
         near = at + row.to(tl.int64) * row_stride
         a, c, s, p = none, none, none, none
         for k in tl.static_range(-5, 6):
-            exists = inside & (tap + k >= 0) & (tap + k < taps)
+            exists = inside & ((tap + k).to(tl.uint32) < taps)
             u = tl.load(x + near + k * next_tap, mask=exists, other=0.0)
             v = tl.load(y + near + k * next_tap, mask=exists, other=0.0)
             weight = _W0 * _RATIO ** (k * k)
@@ -191,7 +192,8 @@ def _add_gradient(
     at = line * batch_stride + column
     at_slope = b.to(tl.int64) * slope_batch + n
     tap = b if ON_LANES else n
-    taps = batches if ON_LANES else lanes
+    # Unsigned, what lies before the first one is beyond the last.
+    taps = tl.cast(batches if ON_LANES else lanes, tl.uint32)
     next_tap = slope_batch if ON_LANES else 1
     first = tl.program_id(2) * segment
     places = tl.zeros([BATCH * LANE], tl.int32)
@@ -205,7 +207,7 @@ def _add_gradient(
         near = slopes + at_slope + row.to(tl.int64) * slope_row
         m, s, p = none, none, none
         for k in tl.static_range(-5, 6):
-            exists = inside & (tap + k >= 0) & (tap + k < taps)
+            exists = inside & ((tap + k).to(tl.uint32) < taps)
             source = near + k * next_tap
             weight = _W0 * _RATIO ** (k * k)
             m += weight * tl.load(source, mask=exists, other=0.0)

@@ -160,10 +160,15 @@ def _kernels() -> Table:
     }
     for name, scan in scans.items():
         table.add_row(name, *(_kernel(choose_backend(grid, scan, device)) for device in devices))
-    numba_on_cpu = [
-        _kernel("fused") if device == "cpu" else _kernel("reference") for device in devices
+    fused = [
+        "fused (numba)"
+        if device == "cpu"
+        else "fused (triton)"
+        if find_spec("triton")
+        else "reference (torch)"
+        for device in devices
     ]
-    table.add_row("3D Gaussians, 3D SSIM, total variation", *numba_on_cpu)
+    table.add_row("3D Gaussians, hash encoding, SSIM, total variation", *fused)
     table.add_row("SliceFixer (the compact one)", _prior(), *["torch"] * (len(devices) - 1))
     return table
 

@@ -10,7 +10,7 @@ from diffnr_lightning import solvers
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.representations import GaussianCloud, LineTransformer, NeuralField, Siren
-from diffnr_lightning.workflows import Scene, Solver, doctor, memory
+from diffnr_lightning.workflows import Scene, Solver, doctor, memory, reconstruct, simulate
 from diffnr_lightning.workflows.config_files import config_files
 from diffnr_lightning.workflows.settings import configured
 
@@ -150,6 +150,16 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     memory.refuse_what_cannot_fit(method, grid, scan, torch.device("cpu"))
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**33)
     memory.refuse_what_cannot_fit(method, grid, scan, CUDA)
+
+
+def test_nothing_is_written_of_a_run_that_cannot_fit(monkeypatch, tmp_path):
+    size = {"volume": "phantom:1", "num_views": 4, "size": 16, "out": tmp_path / "case"}
+    simulate(**configured(simulate, [], size).arguments)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr("diffnr_lightning.workflows.reconstruction.use_device", lambda name: CUDA)
+    with pytest.raises(ValueError, match="expected a device with more memory"):
+        reconstruct(tmp_path / "case", tmp_path / "run", Solver("sirt"), device="cuda")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_mildest_setting_that_fits_is_named():
