@@ -193,8 +193,10 @@ def test_an_overlay_keeps_the_base_and_adds_the_prior(base, tmp_path):
     plain = parse(workflow, [f"--config={base}", *where])
     whole = parse(workflow, [f"--config={base}+diffnr/align", *where])
     before, after = (s.resolved["method"]["init_args"] for s in (plain, whole))
-    for key in ("representation", "start", "rays", "views", "iterations"):
+    for key in ("representation", "rays", "views", "iterations"):
         assert after[key] == before[key]
+    # Nothing is left of the options of the solver that the base starts from.
+    assert after["start"]["init_args"] == {"name": "weighted_tv", "options": {"iterations": None}}
     schedule, longer = plain.arguments["method"].iterations, whole.arguments["method"].iterations
     assert longer == 1.5 * schedule
     assert whole.arguments["method"].pseudo_reference.every == schedule

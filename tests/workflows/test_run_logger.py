@@ -1,6 +1,7 @@
 """What arrives at the loggers: one run each, with settings, curves, final scores and a picture."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,14 @@ def read_wandb(run):
     return found
 
 
+def finished_wandb(run):
+    """Return what `read_wandb` finds once wandb's own process has written the end of the run."""
+    until = time.monotonic() + 60
+    while "exit" not in (found := read_wandb(run)) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     pytest.importorskip("wandb")
@@ -154,7 +163,7 @@ def test_wandb_gets_one_run_for_each_of_a_sweep(offline, tmp_path):
     runs = sorted(path.parent for path in Path("table").rglob("metrics.json"))
     assert len(runs) == 2
     for run in runs:
-        found = read_wandb(run)
+        found = finished_wandb(run)
         assert (found["name"], found["group"], found["exit"]) == (str(run), "table", 0)
         assert found["settings"]["case"] == str(run.parent / "case")
         for protocol, numbers in scores_of(run).items():
