@@ -3,6 +3,7 @@
 #   make demo       a generated chest reconstructed four ways, into runs/demo
 #   make test       the tests that need neither GPU nor network
 #   make test-gpu   the tests that need a CUDA device
+#   make bench-gpu  the same on a CUDA device: kernels, peers, whole reconstructions, into benchmarks/results
 #   make bench      speed, as ratios against peers measured in the same run
 #   make lint       ruff, format check included; `make format` applies the format
 #   make docs       the documentation site, into site/
@@ -35,7 +36,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.numba_cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-gpu bench lint format docs clean
+.PHONY: install demo test test-gpu bench bench-gpu lint format docs clean
 
 install: $(INSTALLED)
 
@@ -68,6 +69,9 @@ test-gpu: $(INSTALLED)
 
 bench: $(BENCH_INSTALLED)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script; done
+
+bench-gpu: $(INSTALLED)
+	$(PYTHON) benchmarks/gpu/everything.py
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .

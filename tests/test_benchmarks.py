@@ -1,6 +1,10 @@
 """The contenders of a benchmark compute the same thing."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,3 +48,15 @@ def test_torch_windows_and_kernels_have_the_same_gradients(gaussians):
         wanted = torch.autograd.grad(expected, leaves, weights)
         for ours, theirs in zip(found, wanted, strict=True):
             assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
+
+
+@pytest.mark.slow
+def test_everything_for_a_gpu_runs_without_one(repository, tmp_path):
+    out = tmp_path / "found.json"
+    command = [sys.executable, "benchmarks/gpu/everything.py", "--device", "cpu", "--size", "16"]
+    command += ["--views", "6", "--only", "card,kernels,gaussians,naf,repair", "--out", str(out)]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(repository)
+    subprocess.run(command, cwd=repository, env=environment, check=True, timeout=900)
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert not [name for name, found in record.items() if "error" in str(found)]

@@ -24,13 +24,7 @@ def described(repository, architecture):
 
 
 @pytest.mark.parametrize(
-    "architecture",
-    [
-        "90",
-        pytest.param("80", marks=pytest.mark.slow),
-        pytest.param("86", marks=pytest.mark.slow),
-        pytest.param("100", marks=pytest.mark.slow),
-    ],
+    "architecture", ["90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("80", "86", "100"))]
 )
 def test_kernels_compile_without_spills(repository, architecture):
     done = described(repository, architecture)
