@@ -3,8 +3,8 @@
 #   make demo       a generated chest reconstructed four ways, into runs/demo
 #   make test       the tests that need neither GPU nor network
 #   make test-gpu   the tests that need a CUDA device
-#   make bench-gpu  the same on a CUDA device: kernels, peers, whole reconstructions, into benchmarks/results
 #   make bench      speed, as ratios against peers measured in the same run
+#   make bench-gpu  the same on a CUDA device: kernels, peers, whole reconstructions, into benchmarks/results
 #   make lint       ruff, format check included; `make format` applies the format
 #   make docs       the documentation site, into site/
 #   make clean      remove build products and caches (not .venv, not runs)

@@ -20,7 +20,24 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("diffnr")
 
-__all__ = ["PaperLaunch", "takes_triton", "triton_modules"]
+__all__ = ["CARDS", "Card", "PaperLaunch", "takes_triton", "triton_modules"]
+
+
+class Card(NamedTuple):
+    """Peak rates of a card as its vendor states them."""
+
+    name: str
+    bytes_per_s: float
+    flops_per_s: float  # float32 outside of tensor cores, a fused multiply-add as two
+    source: str
+
+
+CARDS = (
+    Card("RTX 3090", 936e9, 35.6e12, "NVIDIA Ampere GA102 whitepaper, table 2"),
+    Card("A100", 2039e9, 19.5e12, "NVIDIA A100 data sheet, 80 GB SXM"),
+    Card("H100", 3350e9, 66.9e12, "NVIDIA H100 data sheet, SXM"),
+)
+"""Cards for which times are predicted."""
 
 
 class PaperLaunch(NamedTuple):

@@ -1,6 +1,5 @@
-"""Every Triton kernel compiles for GPUs that are not here, and none spills registers."""
+"""Every Triton kernel compiles for GPUs that are not here without spills, and what is predicted is what is stated."""
 
-import json
 import os
 import subprocess
 import sys
@@ -30,13 +29,13 @@ def test_kernels_compile_without_spills(repository, architecture):
     done = described(repository, architecture)
     assert done.returncode == 0, done.stderr
     assert "spill registers: none" in done.stdout
-
-
-def test_predictions_are_within_what_is_wanted(repository):
-    """The numbers that the page of benchmarks states; `static.py --write` renews them."""
-    record = json.loads((repository / "benchmarks/results/static.json").read_text(encoding="utf-8"))
-    for entry in record["sums"]:
-        assert entry["expected_ms"]["H100"] <= entry["wanted_ms"], entry["name"]
+    # What is predicted follows from shapes; `static.py --write` renews the page.
+    rows = done.stdout.partition("One launch of each kernel")[0].splitlines()
+    rows = [row for row in rows if row.startswith("|")]
+    assert rows
+    assert set(rows) <= set((repository / "benchmarks/README.md").read_text("utf-8").splitlines())
+    for _, name, *_, h100, wanted, _ in (map(str.strip, row.split("|")) for row in rows[2:]):
+        assert float(h100.split(",")[1]) <= float(wanted), name
 
 
 def test_the_interpreter_is_refused(repository):

@@ -5,7 +5,8 @@
 Every part runs in a process of its own with a limit of time, so that a part that fails, hangs or breaks
 the device does not lose the others, whose results are written as they come, to
 ``benchmarks/results/gpu_<card>.json``. ASTRA and RTK are compared with where they are installed
-(``pip install astra-toolbox``, ``pip install itk-rtk-cuda124``). About eight minutes on an H100.
+(``pip install astra-toolbox``, ``pip install itk-rtk-cuda124``). The limits add up to
+16 minutes; it has not run on a GPU yet.
 
 ``--device cpu --size 16`` tries the script itself where no GPU is.
 """

@@ -35,28 +35,12 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from diffnr_lightning.triton_kernels import PaperLaunch, triton_modules  # noqa: E402
+from diffnr_lightning.triton_kernels import CARDS, Card, PaperLaunch, triton_modules  # noqa: E402
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE.parent / "results" / "static.json"
 BEGIN, END = "<!-- static: begin -->", "<!-- static: end -->"
-
-
-class Card(NamedTuple):
-    """Peak rates of a card as its vendor states them."""
-
-    name: str
-    bytes_per_s: float
-    flops_per_s: float  # float32 outside of tensor cores, a fused multiply-add as two
-    source: str
-
-
-CARDS = (
-    Card("RTX 3090", 936e9, 35.6e12, "NVIDIA Ampere GA102 whitepaper, table 2"),
-    Card("A100", 2039e9, 19.5e12, "NVIDIA A100 data sheet, 80 GB SXM"),
-    Card("H100", 3350e9, 66.9e12, "NVIDIA H100 data sheet, SXM"),
-)
 
 
 class Multiprocessor(NamedTuple):

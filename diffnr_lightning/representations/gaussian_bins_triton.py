@@ -28,6 +28,7 @@ Not yet run on a GPU; tested in Triton's interpreter.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -48,6 +49,11 @@ TILE_ROWS, TILE_COLUMNS, CANDIDATES = 8, 16, 256
 # Lists are made for larger cells where they would take more than this.
 LARGEST_LISTS = 2**28
 NEVER = tl.constexpr(2**30)
+
+
+# (views, whether to wait for the device) -> footprints and boxes.
+Project = Callable[[slice, bool], tuple[Tensor, Tensor]]
+Seen = tuple[slice, Tensor, Tensor]
 
 
 class Bins(NamedTuple):
@@ -181,6 +187,36 @@ def deal_segments(segments: int, programs: int, wanted: int = 4096) -> tuple[int
     """
     of_a_part = -(-segments // max(1, wanted // max(1, programs)))
     return -(-segments // of_a_part), of_a_part
+
+
+def sum_views(
+    kernel: JITFunction, project: Project, count: int, cut: float, images: Tensor, trained: bool
+) -> list[Seen]:
+    """Write the images (V, H, W) of N Gaussians, as many views at once as have room.
+
+    Args:
+        kernel: as `sum_tiles` has it.
+        project: returns what the kernel reads of the Gaussians in some views, and their boxes.
+        count: N.
+        cut: where a Gaussian ends, in standard deviations.
+        images: zeros; written.
+        trained: whether what was projected is needed again; else its numbers are waited for and checked now.
+
+    Returns:
+        For each part its views and what was projected, if it is needed again.
+    """
+    seen: list[Seen] = []
+    if not count:
+        return seen
+    together = views_at_once(count, *images.shape[1:])
+    for first in range(0, len(images), together):
+        views = slice(first, first + together)
+        with torch.cuda.device_of(images):
+            footprints, boxes = project(views, not trained)
+            sum_tiles(kernel, footprints, boxes, cut * cut, images[views])
+        if trained:
+            seen.append((views, footprints, boxes))
+    return seen
 
 
 def sum_tiles(

@@ -26,9 +26,8 @@ from diffnr_lightning.representations.gaussian_bins_triton import (
     NEVER,
     keep,
     meets,
-    sum_tiles,
+    sum_views,
     tiles_of_a_paper_view,
-    views_at_once,
 )
 from diffnr_lightning.representations.gaussian_checks import check_finite_later, finite_flag
 from diffnr_lightning.representations.gaussian_poses import across_on, poses_on
@@ -246,20 +245,17 @@ class Lines(torch.autograd.Function):
     ) -> Tensor:
         """Return the images (V, H, W); arguments as in `render_gaussians`."""
         gaussians = [t.detach().contiguous() for t in (positions, scales, rotations, densities)]
-        count, trained = len(positions), any(ctx.needs_input_grad)
         images = positions.new_zeros((len(scan), *scan.detector_shape))
         views = poses_on(scan, positions.device), across_on(scan, positions.device)
-        together, seen = views_at_once(max(1, count), *scan.detector_shape), []
-        for first in range(0, len(scan) if count else 0, together):
-            part = slice(first, first + together)
-            with torch.cuda.device_of(images):
-                traced = _trace(gaussians, views, part, cut, scan.detector_shape, wait=not trained)
-                sum_tiles(sum_lines, *traced, cut * cut, images[part])
-            if trained:
-                seen.append((part, *traced))
+
+        def trace(part: slice, wait: bool) -> tuple[Tensor, Tensor]:
+            return _trace(gaussians, views, part, cut, scan.detector_shape, wait=wait)
+
+        trained = any(ctx.needs_input_grad)
+        ctx.seen = sum_views(sum_lines, trace, len(positions), cut, images, trained)
         lengths = _ray_lengths(*views, scan.detector_shape)
         ctx.gaussians, ctx.views, ctx.cut, ctx.lengths = gaussians, views, cut, lengths
-        ctx.seen, ctx.statistics = seen, statistics
+        ctx.statistics = statistics
         return images.mul_(lengths)
 
     @staticmethod

@@ -33,9 +33,8 @@ from diffnr_lightning.representations.gaussian_bins_triton import (
     NEVER,
     keep,
     meets,
-    sum_tiles,
+    sum_views,
     tiles_of_a_paper_view,
-    views_at_once,
 )
 from diffnr_lightning.representations.gaussian_checks import check_finite_later, finite_flag
 from diffnr_lightning.representations.gaussian_pinhole_triton import (
@@ -212,21 +211,14 @@ class Splat(torch.autograd.Function):
         count, cone = len(positions), scan.beam == "cone"
         images = positions.new_zeros((len(scan), *scan.detector_shape))
         poses = poses_on(scan, positions.device)
+
+        def project(views: slice, wait: bool) -> tuple[Tensor, Tensor]:
+            return _project(gaussians, poses[views], cone, cut, scan.detector_shape, wait=wait)
+
         trained = any(ctx.needs_input_grad)
-        seen = []
-        if count:
-            together = views_at_once(count, *scan.detector_shape)
-            for first in range(0, len(scan), together):
-                views = slice(first, first + together)
-                footprints, boxes = _project(
-                    gaussians, poses[views], cone, cut, scan.detector_shape, wait=not trained
-                )
-                with torch.cuda.device_of(images):
-                    sum_tiles(splat, footprints, boxes, cut * cut, images[views])
-                if trained:
-                    seen.append((views, footprints, boxes))
+        ctx.seen = sum_views(splat, project, count, cut, images, trained)
         ctx.gaussians, ctx.poses, ctx.cone, ctx.cut = gaussians, poses, cone, cut
-        ctx.seen, ctx.statistics = seen, statistics
+        ctx.statistics = statistics
         return images
 
     @staticmethod
@@ -291,21 +283,20 @@ def _project(
     boxes = gaussians[0].new_empty((views, count, 6), dtype=torch.int32)
     programs = triton.cdiv(count, GAUSSIANS)
     flag = finite_flag(poses.device)
-    with torch.cuda.device_of(poses):
-        project_gaussians[(programs, views)](
-            *gaussians,
-            poses,
-            footprints,
-            boxes,
-            flag,
-            count,
-            *shape,
-            cut,
-            1 / kept_mass(cut, 2),
-            CONE=cone,
-            BLOCK=GAUSSIANS,
-            num_warps=4,
-        )
+    project_gaussians[(programs, views)](
+        *gaussians,
+        poses,
+        footprints,
+        boxes,
+        flag,
+        count,
+        *shape,
+        cut,
+        1 / kept_mass(cut, 2),
+        CONE=cone,
+        BLOCK=GAUSSIANS,
+        num_warps=4,
+    )
     check_finite_later(flag, wait=wait)
     return footprints, boxes
 

@@ -7,7 +7,8 @@ leaves an error of float32's size.
 
 The way back is torch's, over chunks of points that are computed again. A fused one needs the sums of four
 matrices beside both parts of its operands in TF32: every variant that was compiled for sm_90 (tiles of 16
-to 128 points, four or eight warps, with tensor cores or without) spilled one kilobyte a thread or more.
+to 128 points, four or eight warps, with tensor cores or without) spilled, from half a kilobyte to tens of
+kilobytes a thread.
 
 Not yet run on a GPU; tested in Triton's interpreter.
 """

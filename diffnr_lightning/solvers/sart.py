@@ -177,7 +177,8 @@ def subset_pass(
         The norm of the residuals, each taken before its own update, in unit times mm; with statistical weights the
         weighted one.
     """
-    squares = volume.new_zeros((), dtype=torch.float64)  # on the device, which is waited for once
+    # On the device, which is waited for once.
+    squares = volume.new_zeros((), dtype=torch.float64)
     for part in parts:
         residual = part.projections - project(volume, grid, part.scan)
         weighted = residual * part.ray_weights

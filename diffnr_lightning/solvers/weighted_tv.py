@@ -124,9 +124,8 @@ def weighted_tv(
     # The first pass goes without total variation where nothing is known of the noise yet.
     scale, least = noise or 0.0, math.inf
     for done in range(1, iterations + 1):
-        squares = volume.new_zeros(
-            (), dtype=torch.float64
-        )  # on the device, which is waited for once
+        # On the device, which is waited for once.
+        squares = volume.new_zeros((), dtype=torch.float64)
         for part in parts:
             descend(volume, ahead, drift, dual, volume_step, ratios)
             ascend(dual, ahead, dual_step, bound, scale, ratios)

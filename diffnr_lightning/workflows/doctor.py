@@ -70,7 +70,8 @@ def doctor(
 
 
 def _needs(method: Method, label: str, size: int, views: int, weighted: bool) -> Table:
-    from diffnr_lightning.workflows.memory import CARDS, estimate
+    from diffnr_lightning.triton_kernels import CARDS
+    from diffnr_lightning.workflows.memory import estimate
 
     grid = VolumeGrid((size,) * 3, 1.0)
     scan = ScanGeometry.cone(
@@ -91,7 +92,7 @@ def _needs(method: Method, label: str, size: int, views: int, weighted: bool) ->
         )
     table.add_row("peak, with CUDA's own", f"{needed.peak / 2**30:.1f} GiB")
     for card in CARDS:
-        table.add_row(f"iterations on one {card}, roughly", f"{needed.seconds(card):.0f} s")
+        table.add_row(f"iterations on one {card.name}, roughly", f"{needed.seconds(card):.0f} s")
     return table
 
 

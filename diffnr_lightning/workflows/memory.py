@@ -25,6 +25,7 @@ from diffnr_lightning.representations import (
     Representation,
     Siren,
 )
+from diffnr_lightning.triton_kernels import Card
 from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.solver import Solver
 
@@ -61,10 +62,8 @@ SLOPES = 12 * 2**24
 BINS = 2**28
 """At most, of the lists of Gaussians; see `representations.gaussian_bins_triton`."""
 
-CARDS = {"RTX 3090": (0.94e12, 36e12), "A100": (2.0e12, 19.5e12), "H100": (3.35e12, 67e12)}
-"""Bytes and float32 operations a second, by the makers."""
 SHARE = 0.25
-"""Of those that is expected to be had."""
+"""Of a card's peak rates that is expected to be had."""
 STEP_SECONDS = 1.5e-3
 """Of an iteration however small: some hundred launches and Lightning's part."""
 
@@ -104,10 +103,9 @@ class Estimate(NamedTuple):
         moments = [part.bytes for part in self.parts if not part.stays]
         return int(MARGIN * (sum(p.bytes for p in self.parts if p.stays) + max(moments))) + CONTEXT
 
-    def seconds(self, card: str) -> float:
-        """Time on one of `CARDS`, roughly."""
-        bandwidth, speed = CARDS[card]
-        step = max(self.moved / bandwidth, self.operations / speed) / SHARE
+    def seconds(self, card: Card) -> float:
+        """Time on a card, roughly."""
+        step = max(self.moved / card.bytes_per_s, self.operations / card.flops_per_s) / SHARE
         return self.iterations * (STEP_SECONDS + step)
 
 

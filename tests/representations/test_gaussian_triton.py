@@ -151,7 +151,7 @@ def test_awkward_detectors(gaussians, shape, triton_device):
 def test_groups_of_views_with_their_own_lists(gaussians, scans, triton_device, monkeypatch):
     some, found = gaussians(3), []
     for at_once in (2, 1):
-        monkeypatch.setattr(gaussian_splat_triton, "views_at_once", lambda *_, n=at_once: n)
+        monkeypatch.setattr(bins_triton, "views_at_once", lambda *_, n=at_once: n)
         tensors = leaves(some, triton_device)
         image = splatted(tensors, scans["cone"][:2])
         image.square().sum().backward()

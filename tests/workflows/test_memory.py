@@ -1,5 +1,6 @@
 """What a run is predicted to need: formulas against measured peaks on the CPU, refusals, and the paper's presets."""
 
+import re
 import tracemalloc
 
 import pytest
@@ -10,6 +11,7 @@ from diffnr_lightning import solvers
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.representations import GaussianCloud, LineTransformer, NeuralField, Siren
+from diffnr_lightning.triton_kernels import CARDS
 from diffnr_lightning.workflows import Scene, Solver, doctor, memory, reconstruct, simulate
 from diffnr_lightning.workflows.config_files import config_files
 from diffnr_lightning.workflows.settings import configured
@@ -119,22 +121,36 @@ def test_gaussians_hold_no_more_than_is_predicted(count):
     assert 0.95 < predicted / peak(work) < 3.5
 
 
-PAPER = {
-    "reconstruct/r2gaussian_paper.yaml": 4,
-    "reconstruct/r2gaussian_paper.yaml+diffnr/paper.yaml": 8,
-    "reconstruct/naf_paper.yaml+diffnr/paper.yaml": 8,
-    "reconstruct/saxnerf_paper.yaml": 8,
-    "reconstruct/weighted_tv.yaml": 8,
-}
+def rows_of_the_page(repository):
+    """Yield configs and the GiB that docs/gpu.md states for them, at 256^3 and at 512^3."""
+    base = ""
+    for line in (repository / "docs/gpu.md").read_text(encoding="utf-8").splitlines():
+        what, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        names = re.findall("`([^`]+)`", what)
+        if line.startswith("| the same with"):
+            yield f"{base}+{names[0]}", *cells[:2]
+        elif line.startswith("| `"):
+            base = names[-1]
+            yield from ((name, *cells[:2]) for name in names)
 
 
-@pytest.mark.parametrize("names", PAPER)
-def test_the_papers_settings_are_predicted_to_fit_a_card(names):
-    files = [file for name in names.split("+") for file in config_files(name)]
-    method = configured(doctor, files, {}).arguments["method"]
-    needed = memory.estimate(method, VolumeGrid((256,) * 3, 1.0), scan_of(256, 36))
-    assert memory.CONTEXT < needed.peak < PAPER[names] * 2**30
-    assert 0 < needed.seconds("H100") < needed.seconds("RTX 3090")
+def test_the_page_states_what_is_predicted(repository):
+    rows = list(rows_of_the_page(repository))
+    assert len(rows) > 12
+    for names, *stated in rows:
+        files = [file for name in names.split("+") for file in config_files(name)]
+        given = configured(doctor, files, {}).arguments
+        for size, gib in zip((256, 512), stated, strict=True):
+            needed = memory.estimate(
+                given["method"],
+                VolumeGrid((size,) * 3, 1.0),
+                scan_of(size, 36),
+                weighted=given["weights"] == "auto",
+            )
+            assert f"{needed.peak / 2**30:.1f}" == gib, (names, size)
+            # The paper's settings fit a card of 24 GB.
+            assert memory.CONTEXT < needed.peak < 24e9
+            assert 0 < needed.seconds(CARDS[2]) < needed.seconds(CARDS[0])
 
 
 def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
