@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "scan_recipe": ["ScanRecipe"],
         "scanner": ["Scanner"],
         "simulated_object": ["NoClearanceError"],
-        "simulation": ["simulate_case"],
+        "simulation": ["planned_geometry", "simulate_case"],
         "volumes": ["LoadedVolume", "load_volume", "save_volume"],
     },
 )

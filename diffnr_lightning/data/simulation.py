@@ -104,6 +104,15 @@ def simulate_case(
     )
 
 
+def planned_geometry(recipe: ScanRecipe) -> tuple[VolumeGrid, ScanGeometry]:
+    """Return voxels and training views of a scan before its volume is read, of which the shapes will be true.
+
+    Voxels are 1 mm where the recipe leaves their edge to the volume.
+    """
+    edge = recipe.voxel_mm or 1.0
+    return VolumeGrid((recipe.size,) * 3, edge), _scans(recipe, recipe.size * edge, 0)[0][0]
+
+
 def stable_seed(name: str, num_views: int) -> int:
     """Return a seed that depends on the name and number of views alone, on every machine."""
     digest = hashlib.sha256(f"{name}/{num_views}".encode()).digest()

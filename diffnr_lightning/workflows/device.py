@@ -9,6 +9,23 @@ if TYPE_CHECKING:
     import torch
 
 
+ALL_GPUS = "cuda:all"
+
+
+def all_gpus() -> list[str]:
+    """Return every GPU that torch finds, as cuda:N.
+
+    Raises:
+        ValueError: it finds none.
+    """
+    import torch
+
+    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if not found:
+        raise ValueError(f"device is {ALL_GPUS!r} but torch finds no GPU; use --device cpu.")
+    return found
+
+
 def use_device(name: str) -> torch.device:
     """Check a device and make a GPU the current one, on which kernels run.
 

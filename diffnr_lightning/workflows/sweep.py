@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import shard_of
-from diffnr_lightning.workflows.device import use_device
+from diffnr_lightning.workflows.device import ALL_GPUS, all_gpus, use_device
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.scanned_case import scanned_case
@@ -18,6 +20,9 @@ from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import Settings, configured
 from diffnr_lightning.workflows.signature import folder_to_be
 from diffnr_lightning.workflows.volume_sources import volume_sources
+from diffnr_lightning.workflows.workers import Worker, run_workers
+
+Device = deferred("torch.device")
 
 logger = logging.getLogger("diffnr")
 
@@ -53,12 +58,14 @@ def sweep(
         curves: config file of a Lightning logger, such as `loggers/wandb.yaml`; each run gets a logger of its own,
             and the sweep is their group where the logger has groups.
         seed: of the methods; null takes the cases'.
-        device: where to compute: cpu, cuda or cuda:N.
+        device: where to compute: cpu, cuda or cuda:N; cuda:all shares the scans among all GPUs of the machine, one
+            process each.
         shard: `K/N` takes every Nth scan, beginning with scan K.
 
     Raises:
-        ValueError: a shard or device that does not exist, two volumes, scans or methods of one name, or a folder that
-            holds a case or run of other settings.
+        ValueError: a shard or device that does not exist, two volumes, scans or methods of one name, a folder that
+            holds a case or run of other settings, or a method that a GPU has no room for.
+        ChildProcessError: the process of a GPU failed; the others have done their shares.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
     if not methods:
@@ -67,10 +74,9 @@ def sweep(
         raise ValueError("scans is empty; at least one config of `simulate` is expected.")
     sources = volume_sources(volumes)
     part, parts = shard_of(shard)
-    use_device(device)
-
-    from diffnr_lightning.data import load_case
-
+    devices = all_gpus() if device == ALL_GPUS else [device]
+    # A GPU that is made the current one holds memory for this process.
+    place = use_device(devices[0]) if len(devices) == 1 else None
     loggers = [] if curves is None else config_files(curves)
     named = {name: [*files, *loggers] for name, files in _named("methods", methods).items()}
     if CASE in named:
@@ -78,22 +84,110 @@ def sweep(
             f"methods has a file called {CASE}, whose folder would be that of the case; rename the file."
         )
     recipes = _named("scans", scans)
+    common: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if place is None:
+        options = {"out": out, "curves": curves, **common}
+        lists = {"volumes": volumes, "methods": methods, "views": views, "scans": scans}
+        lists |= {name: [value] for name, value in options.items() if value is not None}
+        run_workers(_workers(devices, lists, part, parts))
+        return out
+    table = _Table(out, sources, recipes, named, {**common, "device": devices[0]})
     wanted = list(product(recipes, views, sources))[part::parts]
-    common: dict[str, Any] = {"device": device, **({} if seed is None else {"seed": seed})}
-    for scan, count, name in wanted:
-        folder = out / scan / f"{count}_views" / name
-        case = {"volume": sources[name], "num_views": count, "out": folder / CASE}
-        scanning = configured(simulate, recipes[scan], case)
+    if place.type == "cuda":
+        table.refuse_what_cannot_fit(wanted, place)
+    for number, key in enumerate(wanted, 1):
+        logger.info("scan %d of %d: %s, %d views, %s", number, len(wanted), *key)
+        table.fill(*key)
+    return out
+
+
+class _Table(NamedTuple):
+    """What a sweep reconstructs: every scan, number of views and volume by every method."""
+
+    out: Path
+    sources: dict[str, str]
+    recipes: dict[str, list[Path]]
+    methods: dict[str, list[Path]]
+    common: dict[str, Any]
+
+    def folder(self, scan: str, count: int, name: str) -> Path:
+        return self.out / scan / f"{count}_views" / name
+
+    def scanning(self, scan: str, count: int, name: str) -> Settings:
+        case = {"volume": self.sources[name], "num_views": count}
+        folder = self.folder(scan, count, name) / CASE
+        return configured(simulate, self.recipes[scan], {**case, "out": folder})
+
+    def run(self, scan: str, count: int, name: str, method: str) -> Settings:
+        """Return the settings of a run; a logger that has groups is put into that of the sweep."""
+        folder = self.folder(scan, count, name)
+        overrides = {**self.common, "case": folder / CASE, "out": folder / method}
+        settings = configured(reconstruct, self.methods[method], overrides)
+        options = (settings.resolved.get("curves") or {}).get("init_args", {})
+        if "group" in options and options["group"] is None:
+            group = {"curves.init_args.group": str(self.out)}
+            return configured(reconstruct, self.methods[method], overrides | group)
+        return settings
+
+    def fill(self, scan: str, count: int, name: str) -> None:
+        """Scan one volume, where that has not been done, and reconstruct it by every method."""
+        from diffnr_lightning.data import load_case
+
+        scanning = self.scanning(scan, count, name)
         # Before the case is written: what is wrong with a method is known then.
-        runs = [
-            _run(configs, out, {**common, "case": case["out"], "out": folder / method})
-            for method, configs in named.items()
-        ]
+        runs = [self.run(scan, count, name, method) for method in self.methods]
         fingerprint = load_case(scanned_case(scanning)).fingerprint()
         for run in runs:
             if not _is_finished(run, fingerprint):
                 reconstruct(**run.arguments)
-    return out
+
+    def refuse_what_cannot_fit(self, wanted: Sequence[tuple[str, int, str]], place: Device) -> None:
+        """Refuse methods for which a GPU has no room, before anything is written.
+
+        The need follows from shapes: of the runs that differ in their volume alone, one tells for all.
+        """
+        from diffnr_lightning.data import planned_geometry
+        from diffnr_lightning.workflows import memory
+
+        left = {
+            (scan, count, method): name
+            for scan, count, name in wanted
+            for method in self.methods
+            if not (self.folder(scan, count, name) / method / "metrics.json").is_file()
+        }
+        for (scan, count, method), name in left.items():
+            given = self.run(scan, count, name, method).arguments
+            recipe = self.scanning(scan, count, name).arguments["recipe"]
+            grid, views = planned_geometry(recipe)
+            grid, _ = grid.enlarged(given["pad"])
+            weighted = given["weights"] == "auto"
+            try:
+                memory.refuse_what_cannot_fit(
+                    given["method"], grid, views, place, weighted=weighted
+                )
+            except ValueError as error:
+                raise ValueError(f"{method} at {count} views of {scan}: {error}") from None
+
+
+def _workers(
+    devices: Sequence[str], lists: Mapping[str, Sequence[Any]], part: int, parts: int
+) -> list[Worker]:
+    """Return a sweep for each device, of every so-manieth of the scans of this one."""
+    words = [word for name, values in lists.items() for word in (f"--{name}", *map(str, values))]
+    command = [sys.executable, "-m", "diffnr_lightning.cli", "sweep", *words]
+    return [
+        Worker(
+            device,
+            [
+                *command,
+                "--device",
+                device,
+                "--shard",
+                f"{part + number * parts}/{parts * len(devices)}",
+            ],
+        )
+        for number, device in enumerate(devices)
+    ]
 
 
 def _named(what: str, entries: Sequence[str]) -> dict[str, list[Path]]:
@@ -107,15 +201,6 @@ def _named(what: str, entries: Sequence[str]) -> dict[str, list[Path]]:
             )
         named[name] = config_files(entry)
     return named
-
-
-def _run(configs: list[Path], out: Path, overrides: dict[str, Any]) -> Settings:
-    """Return the settings of a run; a logger that has groups is put into that of the sweep."""
-    settings = configured(reconstruct, configs, overrides)
-    options = (settings.resolved.get("curves") or {}).get("init_args", {})
-    if "group" in options and options["group"] is None:
-        return configured(reconstruct, configs, {**overrides, "curves.init_args.group": str(out)})
-    return settings
 
 
 def _is_finished(settings: Settings, fingerprint: str) -> bool:

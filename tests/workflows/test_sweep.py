@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from diffnr_lightning import cli
 from diffnr_lightning.workflows import Solver
@@ -104,6 +105,36 @@ def test_shards_share_the_scans(whole, tmp_path):
         assert scores[0]["protocols"] == scores[1]["protocols"]
 
 
+def test_all_gpus_share_the_scans(tmp_path, capsys, monkeypatch):
+    """Two processes on the CPU stand for two GPUs; a scan that one of them cannot take stops no other."""
+    module = importlib.import_module("diffnr_lightning.workflows.sweep")
+    monkeypatch.setattr(module, "all_gpus", lambda: ["cpu", "cpu"])
+    few = ["--methods", "fdk", "--views", "6", "--volumes", "phantom:3", "phantom:4", "phantom:5"]
+    taken = tmp_path / "simulate/6_views/phantom_4/case"
+    taken.parent.mkdir(parents=True)
+    taken.write_text("a file where a case would lie")
+    assert sweep(tmp_path, *few, "--device", "cuda:all", "--seed", "1") == cli.USAGE_ERROR
+    assert runs(tmp_path) == [f"simulate/6_views/phantom_{seed}/fdk" for seed in (3, 5)]
+    lines = capsys.readouterr().err.splitlines()
+    assert "cpu: scan 2 of 2: simulate, 6 views, phantom_5" in lines
+    assert any(line.startswith("cpu: diffnr sweep: error") for line in lines)
+    assert "1 of 2 workers ended with an error (cpu (2))" in lines[-1]
+
+
+def test_nothing_is_written_of_a_sweep_that_cannot_fit(whole, tmp_path, capsys, monkeypatch):
+    from diffnr_lightning.workflows import memory
+
+    module = importlib.import_module("diffnr_lightning.workflows.sweep")
+    monkeypatch.setattr(module, "use_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    assert sweep(tmp_path / "out", "--device", "cuda") == cli.USAGE_ERROR
+    words = "fdk at 6 views of simulate: the run needs about"
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    # What is finished needs nothing.
+    assert sweep(whole, "--device", "cuda") == 0
+
+
 def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
     """The first scan comes first, and is that of a sweep of one scan."""
     order = []
@@ -136,6 +167,7 @@ def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
         (["--methods", "reconstruct/none.yaml"], "none.yaml"),
         (["--shard", "2/2"], "shard is '2/2'"),
         (["--device", "cuda:99"], "device is 'cuda:99' but torch finds"),
+        (["--device", "cuda:all"], "device is 'cuda:all' but torch finds no GPU; use --device cpu"),
         (["--device", "tpu"], "cpu, cuda or cuda:N is expected"),
         (["--scans", "data/none.yaml"], "none.yaml"),
         (["--curves", "loggers/none.yaml"], "none.yaml"),

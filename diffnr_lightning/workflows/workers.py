@@ -1,0 +1,116 @@
+"""Processes that work at the same time, one for each device, and end together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NamedTuple
+
+logger = logging.getLogger("diffnr")
+
+SECONDS_TO_END = 15.0
+"""That a worker has after an interruption; what it leaves behind then is gone on with as after any kill."""
+
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class Worker(NamedTuple):
+    """One process.
+
+    Attributes:
+        name: of the worker, such as its device; stands before its lines.
+        command: words of its command line.
+    """
+
+    name: str
+    command: list[str]
+
+
+def run_workers(workers: Sequence[Worker]) -> None:
+    """Run workers at the same time, and show what they say line by line; one that fails stops no other.
+
+    The cores of the machine are divided among them where the environment says no number of threads.
+
+    Args:
+        workers: what to run.
+
+    Raises:
+        ChildProcessError: some ended with an error; names them.
+        KeyboardInterrupt: the command was interrupted, and all workers are at their end.
+    """
+    cores = max(1, (os.cpu_count() or 1) // len(workers))
+    environment = {**dict.fromkeys(THREADS, str(cores)), **os.environ, "PYTHONUNBUFFERED": "1"}
+    processes: list[subprocess.Popen[str]] = []
+    with _ended_by_signals():
+        try:
+            for worker in workers:
+                # A session of its own: Ctrl-C reaches the worker once, from here.
+                process = subprocess.Popen(
+                    worker.command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,
+                )
+                processes.append(process)
+            shown = [
+                threading.Thread(target=_show, args=pair, daemon=True)
+                for pair in zip(workers, processes, strict=True)
+            ]
+            for thread in shown:
+                thread.start()
+            codes = [process.wait() for process in processes]
+            for thread in shown:
+                thread.join()
+        finally:
+            _end(processes)
+    failed = [f"{w.name} ({code})" for w, code in zip(workers, codes, strict=True) if code]
+    if failed:
+        raise ChildProcessError(
+            f"{len(failed)} of {len(workers)} workers ended with an error ({', '.join(failed)}); what they said stands "
+            "above, and the same command goes on with what is left."
+        )
+
+
+def _show(worker: Worker, process: subprocess.Popen[str]) -> None:
+    for line in process.stdout:
+        logger.info("%s: %s", worker.name, line.rstrip())
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the workers too, as Ctrl-C does; the default would leave them alone in their sessions."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Interrupt what still runs, and kill with its children what does not end soon."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,97 @@
+"""Processes that work at the same time: what they say, the failure of one, and an interruption."""
+
+import logging
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from diffnr_lightning.workflows.workers import Worker, run_workers
+
+
+class Heard(logging.Handler):
+    """Keep lines, and act on one that is waited for."""
+
+    def __init__(self, awaited="", act=lambda: None):
+        super().__init__()
+        self.lines, self.awaited, self.act = [], awaited, act
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+        if self.awaited and self.lines[-1].endswith(self.awaited):
+            self.act()
+
+
+@pytest.fixture
+def hear():
+    logger, handlers = logging.getLogger("diffnr"), []
+    level = logger.level
+    logger.setLevel(logging.INFO)
+
+    def listen(*arguments):
+        handlers.append(Heard(*arguments))
+        logger.addHandler(handlers[-1])
+        return handlers[-1]
+
+    yield listen
+    logger.setLevel(level)
+    for handler in handlers:
+        logger.removeHandler(handler)
+
+
+def worker(name, script):
+    return Worker(name, [sys.executable, "-c", script])
+
+
+def test_one_that_fails_stops_no_other(hear, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    heard = hear()
+    late = (
+        f"import time, os; time.sleep(0.3); open({str(tmp_path / 'late')!r}, 'w'); "
+        "print(os.environ['OMP_NUM_THREADS'])"
+    )
+    with pytest.raises(ChildProcessError, match=r"1 of 2 workers .* \(cuda:1 \(2\)\)"):
+        run_workers(
+            [
+                worker("cuda:0", late),
+                worker("cuda:1", "import sys; print('no room', file=sys.stderr); sys.exit(2)"),
+            ]
+        )
+    assert (tmp_path / "late").exists()
+    cores = max(1, os.cpu_count() // 2)
+    assert sorted(heard.lines) == [f"cuda:0: {cores}", "cuda:1: no room"]
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_an_interruption_ends_all(hear, tmp_path, number, error, monkeypatch):
+    """The second one ignores Ctrl-C and is killed with the process that it started."""
+    monkeypatch.setattr("diffnr_lightning.workflows.workers.SECONDS_TO_END", 0.2)
+    hear("ready", lambda: os.kill(os.getpid(), number))
+    begins = time.monotonic()
+    stubborn = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid)); print('ready'); time.sleep(60)"
+    )
+    with pytest.raises(error):
+        run_workers([worker("cpu", "import time; time.sleep(60)"), worker("stubborn", stubborn)])
+    assert time.monotonic() - begins < 20
+    child = int((tmp_path / "child").read_text())
+    for _ in range(50):
+        if not is_alive(child):
+            break
+        time.sleep(0.02)
+    assert not is_alive(child)
+
+
+def is_alive(pid):
+    """Whether a process runs; one that nobody has buried yet does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
