@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors import backproject, project
+from diffnr_lightning.projectors.slabs import Slabs, Whole
 
 # Rays that graze a corner of the grid, and voxels that only such rays meet, have sums near zero;
 # their reciprocals would amplify noise without bound. Below this fraction of the largest sum they
@@ -30,7 +30,11 @@ class Normalisation(NamedTuple):
 
 
 def normalise(
-    grid: VolumeGrid, scan: ScanGeometry, like: Tensor, weights: Tensor | None = None
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    like: Tensor,
+    weights: Tensor | None = None,
+    slabs: Slabs | None = None,
 ) -> Normalisation:
     """Return the normalisation of a scan, in the dtype and on the device of ``like``.
 
@@ -43,6 +47,7 @@ def normalise(
         scan: all views of the scan, or a subset of them.
         like: any tensor of the reconstruction.
         weights: (V, H, W) statistical weights of the rays, not negative, of which only the ratios matter.
+        slabs: of the grid, where this process has one of them; the voxels of the normalisation are that one's.
 
     Raises:
         ValueError: weights of another shape, or that are negative or not finite, or all zero.
@@ -50,15 +55,18 @@ def normalise(
     Source: H. Erdogan, J. A. Fessler, "Ordered subsets algorithms for transmission tomography", Phys. Med. Biol. 1999,
     eq. 18: separable quadratic surrogates.
     """
-    lengths = project(like.new_ones(grid.shape), grid, scan)
-    sums = backproject(torch.ones_like(lengths), grid, scan)
+    pair = slabs or Whole(grid, scan)
+    lengths = pair.project(like.new_ones(pair.grid.shape))
+    sums = pair.backproject(torch.ones_like(lengths))
     if weights is None:
-        return Normalisation(_reciprocal(lengths), _reciprocal(sums))
+        return Normalisation(
+            _reciprocal(lengths, lengths.max()), _reciprocal(sums, pair.largest(sums))
+        )
     rays = relative_weights(weights, scan, like)
-    curvature = backproject(rays * lengths, grid, scan)
+    curvature = pair.backproject(rays * lengths)
     # Voxels behind starved rays alone have a small curvature and are measured all the same: only those that no ray
     # meets properly are left out.
-    curvature[sums <= _GRAZING * sums.max()] = 0.0
+    curvature[sums <= _GRAZING * pair.largest(sums)] = 0.0
     return Normalisation(rays, torch.where(curvature > 0, 1.0 / curvature, 0.0))
 
 
@@ -96,6 +104,6 @@ def relative_weights(
     return relative.to(like)
 
 
-def _reciprocal(sums: Tensor) -> Tensor:
-    seen = sums > _GRAZING * sums.max()
+def _reciprocal(sums: Tensor, largest: Tensor) -> Tensor:
+    seen = sums > _GRAZING * largest
     return torch.where(seen, 1.0 / sums.clamp_min(torch.finfo(sums.dtype).tiny), 0.0)

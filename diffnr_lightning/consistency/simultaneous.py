@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffnr_lightning.consistency.normalisation import Normalisation, normalise
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors import backproject, project
+from diffnr_lightning.projectors.slabs import Slabs, Whole
 
 
 @torch.no_grad()
@@ -24,6 +24,7 @@ def simultaneous_steps(
     nonnegative: bool = True,
     weights: Tensor | None = None,
     normalisation: Normalisation | None = None,
+    slabs: Slabs | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
     """Iterate ``x <- x + relaxation * C A^T R (b - A x)`` in place, C and R from `normalise`.
@@ -39,6 +40,7 @@ def simultaneous_steps(
         weights: (V, H, W) statistical weights of the rays, such as `PhotonCounts.weights()`; only their ratios matter.
             None weighs them as SIRT does, by one over their length inside the grid.
         normalisation: `normalise(grid, scan, projections, weights)` if it is known from an earlier call.
+        slabs: of the grid, where this process has one of them: the volume is that one.
         progress: called with (done, total, text) after every iteration.
 
     Returns:
@@ -49,11 +51,12 @@ def simultaneous_steps(
 
     Source: J. Gregor, T. Benson, "Computational analysis and improvement of SIRT", IEEE TMI 2008.
     """
-    normalisation = normalisation or normalise(grid, scan, projections, weights)
+    pair = slabs or Whole(grid, scan)
+    normalisation = normalisation or normalise(grid, scan, projections, weights, slabs)
     step = relaxation * normalisation.voxels
     for done in range(1, iterations + 1):
-        residual = projections - project(volume, grid, scan)
-        volume.addcmul_(step, backproject(residual * normalisation.rays, grid, scan))
+        residual = projections - pair.project(volume)
+        volume.addcmul_(step, pair.backproject(residual * normalisation.rays))
         if nonnegative:
             volume.clamp_(min=0.0)
         if progress is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffnr_lightning.consistency import Normalisation, relative_weights, simultaneous_steps
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors.slabs import Slabs
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
 
 
@@ -24,6 +25,7 @@ def sirt(
     weights: Tensor | None = None,
     power: float = 0.5,
     normalisation: Normalisation | None = None,
+    slabs: Slabs | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Iterate ``x <- x + relaxation * C A^T R (b - A x)``, C and R from `consistency.normalise`.
@@ -45,6 +47,7 @@ def sirt(
             are explained no better than voxels can.
         normalisation: `normalise(grid, scan, projections)` if it is known from an earlier call; with weights, that of
             the weights to their power.
+        slabs: of the grid, where this process has one of them: `initial` and the volume are that one.
         progress: called with (done, total, text) after every iteration.
 
     Returns:
@@ -55,7 +58,7 @@ def sirt(
         TypeError: input that is not a tensor of floats.
     """
     check_iterations(iterations, relaxation)
-    volume = start_volume(projections, grid, scan, initial)
+    volume = start_volume(projections, slabs.grid if slabs else grid, scan, initial)
     if weights is not None:
         weights = relative_weights(weights, scan, projections, power)
     return simultaneous_steps(
@@ -68,5 +71,6 @@ def sirt(
         nonnegative=nonnegative,
         weights=weights,
         normalisation=normalisation,
+        slabs=slabs,
         progress=progress,
     )

@@ -84,7 +84,7 @@ def _is_solver(thing: Any) -> bool:
 def _check_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
     """Refuse options that the solver does not have, and values of another type."""
     parser = ArgumentParser(exit_on_error=False)
-    skip = {*GIVEN, *OFFERED, "initial", "normalisation"}
+    skip = {*GIVEN, *OFFERED, "initial", "normalisation", "slabs"}
     known = parser.add_function_arguments(function, skip=skip, fail_untyped=False)
     for key, value in options.items():
         if key not in known:

@@ -96,6 +96,12 @@ def case(request):
     return grid, scan, ["reference", "rays"] + ["separable"] * separable
 
 
+@pytest.fixture(scope="session")
+def all_cases():
+    """All of them by name."""
+    return CASES
+
+
 @pytest.fixture
 def circle():
     """The plain circular scan: (grid, scan)."""
