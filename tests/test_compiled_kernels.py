@@ -15,7 +15,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.projectors import backproject, project
 from diffnr_lightning.representations import GaussianCloud, NeuralField
-from diffnr_lightning.solvers import analytic, asd_pocs, sart, sirt, weighted_tv
+from diffnr_lightning.solvers import analytic, asd_pocs, cgls, fista_tv, mbir, sart, sbtv, sirt, weighted_tv
 
 
 def show(name, *tensors):
@@ -38,7 +38,7 @@ for name, scan in {"cone": cone, "parallel": parallel}.items():
     p = project(volume, grid, scan)
     first = analytic(p, grid, scan)
     show(name + " analytic", first)
-    for solver in (sirt, sart, asd_pocs, weighted_tv):
+    for solver in (sirt, sart, asd_pocs, weighted_tv, cgls, fista_tv, sbtv, mbir):
         show(f"{name} {solver.__name__}", solver(p, grid, scan, iterations=2))
     cloud = GaussianCloud(grid, num_gaussians=700)
     cloud.initialise(first, p, scan, 3)

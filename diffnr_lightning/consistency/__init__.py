@@ -2,6 +2,7 @@
 
 from diffnr_lightning.consistency.agreement import Agreement, agree
 from diffnr_lightning.consistency.alignment import align
+from diffnr_lightning.consistency.conjugate_gradients import conjugate_gradients
 from diffnr_lightning.consistency.discrepancy import (
     discrepancy,
     noise_deviation,
@@ -23,6 +24,7 @@ __all__ = [
     "VisiblePart",
     "agree",
     "align",
+    "conjugate_gradients",
     "discrepancy",
     "misfit",
     "noise_deviation",

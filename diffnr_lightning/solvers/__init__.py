@@ -1,9 +1,12 @@
 """Classical reconstruction as plain functions of (projections, grid, scan)."""
 
 from diffnr_lightning.solvers.asd_pocs import asd_pocs
+from diffnr_lightning.solvers.cgls import cgls
 from diffnr_lightning.solvers.circular import near_circle
 from diffnr_lightning.solvers.fdk import analytic, fbp, fdk
+from diffnr_lightning.solvers.fista_tv import fista_tv
 from diffnr_lightning.solvers.initial import initial_volume
+from diffnr_lightning.solvers.mbir import mbir
 from diffnr_lightning.solvers.ramp import ramp_filter
 from diffnr_lightning.solvers.residual import (
     ResidualEvidence,
@@ -11,6 +14,7 @@ from diffnr_lightning.solvers.residual import (
     residual_evidence,
 )
 from diffnr_lightning.solvers.sart import sart
+from diffnr_lightning.solvers.sbtv import sbtv
 from diffnr_lightning.solvers.sirt import sirt
 from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
 from diffnr_lightning.solvers.truncation import object_radius, scan_truncation
@@ -21,14 +25,18 @@ __all__ = [
     "analytic",
     "asd_pocs",
     "backprojected_residual",
+    "cgls",
     "fbp",
     "fdk",
+    "fista_tv",
     "initial_volume",
+    "mbir",
     "near_circle",
     "object_radius",
     "ramp_filter",
     "residual_evidence",
     "sart",
+    "sbtv",
     "scan_truncation",
     "sirt",
     "total_variation",

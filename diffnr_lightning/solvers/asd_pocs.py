@@ -11,7 +11,12 @@ from torch import Tensor
 
 from diffnr_lightning.consistency import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
+from diffnr_lightning.solvers.problem import (
+    Progress,
+    check_amounts,
+    check_iterations,
+    start_volume,
+)
 from diffnr_lightning.solvers.sart import ordered_subsets, subset_pass
 from diffnr_lightning.solvers.total_variation import total_variation_gradient
 
@@ -75,9 +80,7 @@ def asd_pocs(
         TypeError: input that is not a tensor of floats.
     """
     check_iterations(iterations, relaxation)
-    for name, value in (("tv_weight", tv_weight), ("tolerance", tolerance)):
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}; a finite number of at least 0 is expected.")
+    check_amounts(tv_weight=tv_weight, tolerance=tolerance)
     if tv_iterations < 0:
         raise ValueError(f"tv_iterations is {tv_iterations}; at least 0 is expected.")
     if not 0.0 < decay <= 1.0:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.kernels import UNGROUPED, parallel_kernel, prange
+from diffnr_lightning.solvers.total_variation import differences, differences_adjoint
 from diffnr_lightning.triton_kernels import takes_triton
 
 Ratios = tuple[float, float, float]
@@ -41,12 +42,7 @@ def descend(
 
         primal_dual_triton.descend(volume, ahead, drift, dual, step, ratios)
         return
-    slope = drift.clone()
-    for axis, ratio in enumerate(ratios):
-        flow = ratio * dual[axis]
-        slope -= flow
-        last = flow.shape[axis] - 1
-        slope.narrow(axis, 1, last).add_(flow.narrow(axis, 0, last))
+    slope = differences_adjoint(dual, ratios).add_(drift)
     ahead.copy_(volume).neg_()
     volume.addcmul_(step, slope, value=-1.0).clamp_(min=0.0)
     ahead.add_(volume, alpha=2.0)
@@ -74,13 +70,23 @@ def ascend(
 
         primal_dual_triton.ascend(dual, ahead, step, bound, scale, ratios)
         return
-    for axis, ratio in enumerate(ratios):
-        last = ahead.shape[axis] - 1
-        rise = ratio * torch.diff(ahead, dim=axis) * step.narrow(axis, 0, last)
-        dual[axis].narrow(axis, 0, last).add_(rise)
+    dual.addcmul_(differences(ahead, ratios), step)
     most = scale * bound
     length = torch.maximum(dual.norm(dim=0), most)
     dual *= torch.where(length > 0, most / length, 0.0)
+
+
+def least_of_neighbours(values: Tensor) -> Tensor:
+    """Return (Z, Y, X) the least of every voxel and the next ones along each axis.
+
+    A twelfth of it, of one over the steps of a volume, is a step of the dual variable with which both converge.
+    """
+    least = values.clone()
+    for axis in range(3):
+        last = values.shape[axis] - 1
+        inner = least.narrow(axis, 0, last)
+        torch.minimum(inner, values.narrow(axis, 1, last), out=inner)
+    return least
 
 
 @parallel_kernel(UNGROUPED)

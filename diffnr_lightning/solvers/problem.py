@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -57,3 +58,14 @@ def check_iterations(iterations: int, relaxation: float) -> None:
         raise ValueError(f"iterations is {iterations}; at least one is expected.")
     if not 0.0 < relaxation < 2.0:
         raise ValueError(f"relaxation is {relaxation}; a number between 0 and 2 is expected.")
+
+
+def check_amounts(**amounts: float) -> None:
+    """Refuse amounts that are negative or not finite.
+
+    Raises:
+        ValueError: naming the first such one.
+    """
+    for name, value in amounts.items():
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; a finite number of at least 0 is expected.")

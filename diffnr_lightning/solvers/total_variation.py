@@ -30,13 +30,35 @@ def total_variation(
         spacing: voxel edges (z, y, x); only their ratios matter.
         smoothing: rounds the corner at zero gradient, in the unit of the volume.
     """
-    squares = torch.full_like(volume, smoothing**2)
-    for axis in range(3):
-        step = torch.diff(volume, dim=axis) * (min(spacing) / spacing[axis])
+    ratios = tuple(min(spacing) / edge for edge in spacing)
+    squares = differences(volume, ratios).square().sum(dim=0) + smoothing**2
+    return squares.sqrt().sum()
+
+
+def differences(volume: Tensor, ratios: tuple[float, float, float]) -> Tensor:
+    """Return the forward differences (3, Z, Y, X) along z, y and x, zero across the far faces.
+
+    Args:
+        volume: (Z, Y, X).
+        ratios: what differences along z, y and x are multiplied by.
+    """
+    steps = []
+    for axis, ratio in enumerate(ratios):
         pad = [0, 0, 0, 0, 0, 0]
         pad[2 * (2 - axis) + 1] = 1
-        squares = squares + torch.nn.functional.pad(step, pad).square()
-    return squares.sqrt().sum()
+        steps.append(torch.nn.functional.pad(ratio * torch.diff(volume, dim=axis), pad))
+    return torch.stack(steps)
+
+
+def differences_adjoint(vectors: Tensor, ratios: tuple[float, float, float]) -> Tensor:
+    """Return the adjoint (Z, Y, X) of `differences` applied to vectors (3, Z, Y, X)."""
+    total = torch.zeros_like(vectors[0])
+    for axis, ratio in enumerate(ratios):
+        last = total.shape[axis] - 1
+        flow = ratio * vectors[axis].narrow(axis, 0, last)
+        total.narrow(axis, 0, last).sub_(flow)
+        total.narrow(axis, 1, last).add_(flow)
+    return total
 
 
 def total_variation_gradient(

@@ -19,8 +19,13 @@ from diffnr_lightning.consistency import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
 from diffnr_lightning.solvers.initial import initial_volume
-from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend
-from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
+from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend, least_of_neighbours
+from diffnr_lightning.solvers.problem import (
+    Progress,
+    check_amounts,
+    check_iterations,
+    start_volume,
+)
 from diffnr_lightning.solvers.sart import deal_views
 
 # More subsets converge in fewer passes, which take longer.
@@ -99,9 +104,7 @@ def weighted_tv(
     total variation grows with the noise and not with its square.
     """
     check_iterations(1 if iterations is None else iterations, 1.0)
-    for name, value in (("strength", strength), ("noise", noise or 0.0)):
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}; a finite number of at least 0 is expected.")
+    check_amounts(strength=strength, noise=noise or 0.0)
     volume = start_volume(projections, grid, scan, initial)
     if initial is None:
         volume = initial_volume(projections, grid, scan)
@@ -116,7 +119,7 @@ def weighted_tv(
     certainty, largest = _curvatures(volume, grid, parts)
     steepest = _DATA_STEP * count * largest
     volume_step = 1.0 / ((1.0 + _VARIATION_SHARE) * steepest)
-    dual_step = _VARIATION_SHARE / 12.0 * _least_of_neighbours(steepest)
+    dual_step = _VARIATION_SHARE / 12.0 * least_of_neighbours(steepest)
     bound = strength * certainty.sqrt()
     ratios: Ratios = tuple(min(grid.voxel_mm) / edge for edge in grid.voxel_mm)
     dual = volume.new_zeros(3, *grid.shape)
@@ -177,13 +180,3 @@ def _curvatures(like: Tensor, grid: VolumeGrid, parts: list[_Subset]) -> tuple[T
         total += curvature
         torch.maximum(largest, curvature, out=largest)
     return tuple(c.clamp_(min=_LEAST_CURVATURE * float(c.max())) for c in (total, largest))
-
-
-def _least_of_neighbours(values: Tensor) -> Tensor:
-    """Return (Z, Y, X) the least of every voxel and the next ones along each axis."""
-    least = values.clone()
-    for axis in range(3):
-        last = values.shape[axis] - 1
-        inner = least.narrow(axis, 0, last)
-        torch.minimum(inner, values.narrow(axis, 1, last), out=inner)
-    return least

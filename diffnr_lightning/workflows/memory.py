@@ -47,6 +47,10 @@ SOLVERS = {
     "sart": (11, 11),
     "asd_pocs": (11, 12),
     "weighted_tv": (16.5, 4.5),
+    "cgls": (8.3, 6.7),
+    "fista_tv": (21, 6.3),
+    "sbtv": (28, 4.2),
+    "mbir": (12.5, 6.8),
 }
 """Volumes and sets of projections that a solver holds at its worst moment, beside its measured projections.
 

@@ -117,7 +117,9 @@ def test_runs_become_a_table_and_a_page(gaussians, repaired, tmp_path, capsys, m
     assert (tmp_path / "slices.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("method", ["fdk", "sirt", "sart", "asd_pocs", "weighted_tv"])
+@pytest.mark.parametrize(
+    "method", ["fdk", "sirt", "sart", "asd_pocs", "weighted_tv", "cgls", "fista_tv", "sbtv", "mbir"]
+)
 def test_classical_solvers(case, method, tmp_path):
     config = f"configs/reconstruct/{method}.yaml"
     assert diffnr("reconstruct", "--case", case, "--config", config, "--out", tmp_path) == 0

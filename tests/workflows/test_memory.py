@@ -49,7 +49,9 @@ def scan_of(size, views):
 
 
 @pytest.mark.parametrize(("size", "views"), [(32, 8), (40, 20)])
-@pytest.mark.parametrize("name", ["analytic", "sirt", "sart", "weighted_tv"])
+@pytest.mark.parametrize(
+    "name", ["analytic", "sirt", "sart", "weighted_tv", "cgls", "fista_tv", "sbtv", "mbir"]
+)
 def test_solvers_hold_what_is_predicted(name, size, views):
     grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, views)
     projections = torch.rand(views, size, size)

@@ -62,7 +62,9 @@ def test_solvers_are_given_weights_and_photons_where_they_ask_for_them():
     assert torch.equal(Solver(f"{__name__}.constant").reconstruct(problem), torch.ones(4, 4, 4))
 
 
-@pytest.mark.parametrize("name", ["sirt", "sart", "asd_pocs", "weighted_tv"])
+@pytest.mark.parametrize(
+    "name", ["sirt", "sart", "asd_pocs", "weighted_tv", "cgls", "fista_tv", "sbtv", "mbir"]
+)
 def test_classical_solvers_use_the_weights_of_a_problem(name):
     grid = VolumeGrid((4, 4, 4), 1.0)
     scan = ScanGeometry.parallel(
