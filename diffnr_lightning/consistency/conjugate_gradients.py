@@ -58,4 +58,4 @@ def _scaled(array: Tensor, scaling: Tensor | None) -> Tensor:
 
 
 def _inner(first: Tensor, second: Tensor) -> float:
-    return float(torch.dot(first.flatten(), second.flatten()))
+    return float((first * second).sum(dtype=torch.float64))

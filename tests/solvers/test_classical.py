@@ -192,7 +192,7 @@ def test_mbir_is_the_dense_solution_where_the_prior_is_quadratic(tiny, system):
         power=1.0,
         p=2.0,
         q=2.0,
-        iterations=500,
+        iterations=200,
         tolerance=1e-9,
         nonnegative=False,
         **scales,
