@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "biplanar_conditioning",
             "biplanar_pair",
         ],
+        "denoiser": ["Denoiser"],
         "discriminator": ["PatchDiscriminator"],
         "frozen_shards": [
             "average_gradients",
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         ],
         "fusion_adapter": ["CrossAttnFusionAdapter"],
         "network_classes": ["network_name"],
+        "noise_schedule": ["NoiseSchedule"],
         "prior": ["Prior"],
         "repairer": ["RepairedVolume", "Repairer"],
         "slicefixer": ["SliceFixer"],

@@ -1,0 +1,51 @@
+"""What every prior of several steps promises: a noisy image and its step in, the noise in it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from diffnr_lightning.priors.noise_schedule import NoiseSchedule
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network (or function) that predicts noise; the samplers of `solvers.diffusion` know nothing else of it.
+
+    A prior of one step, see `Prior`, repairs; a denoiser is asked many times, at falling levels of noise.
+
+    Attributes:
+        channels: slices of a stack, which are the channels of one image; 1 for patches.
+        dimensions: 2 for slices, 3 for patches of volumes.
+        gaps: how many gaps between the slices of a stack it tells apart: 0, a slice alone, which is accepted as one
+            channel even where `channels` is more, then 1, the neighbours, and so on; 0 where it is not told.
+        schedule: what its steps mean.
+        scale: its values for attenuation 0 and 1.
+    """
+
+    channels: int
+    dimensions: int
+    gaps: int
+    schedule: NoiseSchedule
+    scale: tuple[float, float]
+
+    def predict(
+        self, noisy: Tensor, step: Tensor | int, told: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """Return the noise in images; differentiable where the denoiser is.
+
+        Args:
+            noisy: (N, C, *size) ``signal * clean + deviation * noise`` of the schedule, on the denoiser's scale; two
+                or three sizes, as `dimensions` says.
+            step: of the schedule, one or (N,); 0 is the least noisy.
+            told: what else is known, by name; what a denoiser does not use it passes over. ``gap``: slices from one
+                channel to the next, one or (N,), 1 where it is missing. ``coordinates``: (N, dimensions, *size) places
+                of the pixels, slowest axis first, -1 and 1 at the borders of the whole slice or volume, which is meant
+                where they are missing. ``context``: (N, C, *size) the whole noisy volume, at the size of a patch.
+
+        Returns:
+            (N, C, *size) of variance 1, on the denoiser's scale.
+        """
+        ...
