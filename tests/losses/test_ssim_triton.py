@@ -15,15 +15,15 @@ def pair(*shape):
 
 
 def hollow_pair():
-    prediction, reference = pair(3, 4, 12)
+    prediction, reference = pair(2, 3, 12)
     reference[:1] = 0
-    reference[:, 3] = 0
+    reference[:, 2] = 0
     reference[:, :, [4, 11]] = 0
     return prediction, reference
 
 
 def assert_close(value, gradient, oracle, expected):
-    torch.testing.assert_close(value.double().cpu(), oracle, rtol=0, atol=1e-5)
+    assert (value.double().cpu() - oracle).abs().max() < 1e-5
     assert (gradient.double().cpu() - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -34,10 +34,10 @@ def few_programs(triton_device, monkeypatch):
         monkeypatch.setattr(ssim_triton._Plane, "tile", (4, 16))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 6, 9)])
-def test_slices_equal_the_reference(shape, triton_device, monkeypatch):
+def test_slices_equal_the_reference(triton_device, monkeypatch):
+    """The second segment of the rows holds one."""
     monkeypatch.setattr(ssim_triton, "_SEGMENTS", (4, 4))
-    prediction, reference = pair(*shape)
+    prediction, reference = pair(2, 5, 9)
     ours = prediction.to(triton_device, copy=True).requires_grad_()
     theirs = prediction.double().requires_grad_()
     value = ssim_triton.slice_similarity(ours, reference.to(triton_device), 1.5)
@@ -63,10 +63,10 @@ def test_volumes_equal_the_reference_slab_by_slab(triton_device, monkeypatch):
 
 
 def test_no_gradient_no_slopes(triton_device):
-    prediction, reference = (volume.to(triton_device) for volume in pair(1, 3, 4))
+    prediction, reference = (volume.to(triton_device) for volume in pair(1, 1, 1))
     value = ssim_triton.slice_similarity(prediction, reference)
     assert not value.requires_grad
-    torch.testing.assert_close(value, ssim_2d_reference(prediction, reference))
+    assert (value - ssim_2d_reference(prediction, reference)).abs() < 1e-5
 
 
 @pytest.mark.gpu
