@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "biplanar_pair",
         ],
         "denoiser": ["Denoiser"],
+        "denoiser_folders": ["load_denoiser", "save_denoiser"],
         "discriminator": ["PatchDiscriminator"],
         "frozen_shards": [
             "average_gradients",
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "repairer": ["RepairedVolume", "Repairer"],
         "slicefixer": ["SliceFixer"],
         "turbo_backbone": ["TurboBackbone"],
+        "unet_denoiser": ["CompactDenoiser", "UNetDenoiser"],
         "volume_repair": ["repair_volume"],
         "weight_average": ["WeightAverage"],
     },

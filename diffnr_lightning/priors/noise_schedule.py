@@ -162,7 +162,7 @@ class NoiseSchedule(NamedTuple):
         if self.prediction == "sample":
             return self.noise(noisy, output, step)
         signal, deviation = self._at(step, noisy)
-        return (signal * output + deviation * noisy) / (signal.square() + deviation.square())
+        return (signal * output + deviation * noisy) / (signal**2 + deviation**2)
 
     def ddim_step(
         self, estimate: Tensor, noise: Tensor, after: int | None, fresh: Tensor | None, eta: float
