@@ -70,3 +70,30 @@ class VolumePair(NamedTuple):
     views: Tensor
     residual: Tensor
     noise: Tensor
+
+
+class CleanSlices(NamedTuple):
+    """Neighbouring slices of clean volumes, from which a denoiser learns.
+
+    Attributes:
+        clean: (B, C, H, W) float32 in [0, 1], slices `gap` apart.
+        gap: (B,) int64 slices from one channel to the next; 0 where all channels are the same slice.
+        coordinates: (B, 2, H, W) float32 row and column of every pixel in its slice, -1 at the centre of the first
+            and 1 at that of the last.
+    """
+
+    clean: Tensor
+    gap: Tensor
+    coordinates: Tensor
+
+
+class CleanPatches(NamedTuple):
+    """A clean volume and patches in it, from which a denoiser learns.
+
+    Attributes:
+        clean: (Z, Y, X) float32 in [0, 1].
+        corner: (B, 3) int64 first voxel (z, y, x) of each patch.
+    """
+
+    clean: Tensor
+    corner: Tensor

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     {
         "case_files": ["load_case"],
         "cases": ["Case", "read_case", "write_case"],
+        "clean_slices": ["CleanPatchData", "CleanSliceData"],
         "datamodules": ["IterationSampler", "RaySampling", "ScanData"],
         "generated": ["generate", "generated_seeds", "is_generated"],
         "measured": ["measured_case"],

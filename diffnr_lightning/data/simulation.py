@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,17 +66,8 @@ def simulate_case(
     record = simulation_record(recipe, loaded.source, name, seed)
     name = name or loaded.name
     seed = stable_seed(name, recipe.num_views) if seed is None else int(seed)
-    density, window = _normalised(loaded, recipe.window_hu)
-    centre, side = fit_cube(loaded, recipe.fit, recipe.margin)  # relative to the volume's centre
-    if recipe.voxel_mm is not None:
-        side = recipe.size * recipe.voxel_mm
-    grid = VolumeGrid((recipe.size,) * 3, side / recipe.size)
-    truth = resample(density, loaded.spacing_mm, grid.shape, grid.voxel_mm, centre)
-    if float(truth.max()) < OBJECT_FLOOR:
-        raise ValueError(
-            f"{name}: the reconstructed cube of {side:.0f} mm holds nothing but air; check fit, "
-            "voxel_mm and the window."
-        )
+    truth, grid, density, window, centre = normalised_cube(loaded, recipe)
+    side = recipe.size * grid.voxel_mm[0]
     scans, span = _scans(recipe, side, seed)
     views, photons, fine = _scanned(loaded, density, window, centre, grid, scans, recipe, seed)
     offset = np.reshape(loaded.direction, (3, 3)) @ centre[::-1] + loaded.centre_mm
@@ -111,6 +103,48 @@ def planned_geometry(recipe: ScanRecipe) -> tuple[VolumeGrid, ScanGeometry]:
     """
     edge = recipe.voxel_mm or 1.0
     return VolumeGrid((recipe.size,) * 3, edge), _scans(recipe, recipe.size * edge, 0)[0][0]
+
+
+class NormalisedCube(NamedTuple):
+    """What a recipe reconstructs of a volume.
+
+    Attributes:
+        truth: (Z, Y, X) float32 in [0, 1], the cube.
+        grid: its voxels.
+        density: (Z, Y, X) float32 in [0, 1], the whole volume on its own voxels.
+        window: values of the volume that became 0 and 1.
+        centre_mm: centre of the cube (z, y, x) relative to that of the volume.
+    """
+
+    truth: np.ndarray
+    grid: VolumeGrid
+    density: np.ndarray
+    window: tuple[float, float]
+    centre_mm: tuple[float, float, float]
+
+
+def normalised_cube(loaded: LoadedVolume, recipe: ScanRecipe) -> NormalisedCube:
+    """Return the true volume of the scans that a recipe makes.
+
+    Args:
+        loaded: the volume.
+        recipe: its `size`, `fit`, `margin`, `voxel_mm` and `window_hu` are used.
+
+    Raises:
+        ValueError: nothing lies above the window, or in the cube.
+    """
+    density, window = _normalised(loaded, recipe.window_hu)
+    centre, side = fit_cube(loaded, recipe.fit, recipe.margin)  # relative to the volume's centre
+    if recipe.voxel_mm is not None:
+        side = recipe.size * recipe.voxel_mm
+    grid = VolumeGrid((recipe.size,) * 3, side / recipe.size)
+    truth = resample(density, loaded.spacing_mm, grid.shape, grid.voxel_mm, centre)
+    if float(truth.max()) < OBJECT_FLOOR:
+        raise ValueError(
+            f"{loaded.name}: the reconstructed cube of {side:.0f} mm holds nothing but air; check fit, "
+            "voxel_mm and the window."
+        )
+    return NormalisedCube(truth, grid, density, window, centre)
 
 
 def stable_seed(name: str, num_views: int) -> int:

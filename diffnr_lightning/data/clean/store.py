@@ -1,0 +1,93 @@
+"""Normalised volumes of one size, made once and mapped into memory afterwards."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffnr_lightning.data.generated import generate, is_generated
+from diffnr_lightning.data.scan_recipe import ScanRecipe
+from diffnr_lightning.data.simulation import normalised_cube
+from diffnr_lightning.data.volumes import load_volume
+from diffnr_lightning.files import write_bytes
+
+FORMAT = "diffnr clean volume 1"
+# What a recipe says of a volume; views, scanner and noise do not change it.
+DECISIVE = ("size", "fit", "voxel_mm", "margin", "window_hu", "unit", "spacing_mm")
+# Volumes between two messages: reading and resampling take a second or more each.
+BETWEEN_MESSAGES = 20
+
+logger = logging.getLogger("diffnr")
+
+
+def clean_volumes(
+    sources: Mapping[str, str], recipe: ScanRecipe, store: Path | None = None
+) -> dict[str, Tensor]:
+    """Return volumes as the truth of a scan shows them.
+
+    Args:
+        sources: name -> file, `phantom:SEED` or `specimen:SEED`.
+        recipe: its cube and its window.
+        store: folder in which the volumes are kept, one file each, and found again by the next training; None keeps
+            them in memory alone.
+
+    Returns:
+        Name -> (Z, Y, X) float16 in [0, 1], mapped where there is a store.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no volume, or a store that holds something else under a name.
+    """
+    described = recipe.describe()
+    settings = {key: described[key] for key in DECISIVE}
+    volumes = {}
+    for done, (name, source) in enumerate(sources.items()):
+        if done % BETWEEN_MESSAGES == 0 and done:
+            logger.info("%d of %d volumes are ready", done, len(sources))
+        if store is None:
+            volumes[name] = _normalised(source, recipe)
+            continue
+        header = {"source": source if is_generated(source) else Path(source).name, **settings}
+        path = Path(store) / f"{name}.safetensors"
+        if not path.is_file():
+            text = json.dumps(header, sort_keys=True)
+            content = save({"clean": _normalised(source, recipe)}, {"format": FORMAT, "made": text})
+            write_bytes(path, content)
+        volumes[name] = _opened(path, header)
+    return volumes
+
+
+def _normalised(source: str, recipe: ScanRecipe) -> Tensor:
+    loaded = (
+        generate(source, recipe.size)
+        if is_generated(source)
+        else load_volume(source, recipe.unit, recipe.spacing_mm)
+    )
+    return torch.from_numpy(normalised_cube(loaded, recipe).truth).half()
+
+
+def _opened(path: Path, header: dict[str, object]) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = file.metadata() or {}
+            if found.get("format") != FORMAT:
+                raise ValueError("it was not written by this program")
+            made = json.loads(found["made"])
+            volume = file.get_tensor("clean")
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} is no volume of a store or is damaged ({error}); delete it, and it is made anew."
+        ) from error
+    if made != header:
+        differs = next(key for key in {**header, **made} if header.get(key) != made.get(key))
+        raise ValueError(
+            f"{path} was made with {differs} {made.get(differs)!r}, not {header.get(differs)!r}; give another store."
+        )
+    return volume

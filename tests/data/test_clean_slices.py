@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.data import (
+    CleanPatchData,
+    CleanSliceData,
+    ScanRecipe,
+    load_volume,
+    simulate_case,
+)
+from diffnr_lightning.data.clean.store import clean_volumes
+
+NAMES = ("a_1", "a_2", "b_1")
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Three bodies of boxes, as files."""
+    (tmp_path / "volumes").mkdir()
+    for place, name in enumerate(NAMES):
+        volume = np.full((12, 14, 16), -1000, np.float32)
+        volume[2:10, 3:11, 2 : 12 + place] = 100
+        np.save(tmp_path / "volumes" / f"{name}.npy", volume)
+    return {name: str(tmp_path / "volumes" / f"{name}.npy") for name in NAMES}
+
+
+def test_volumes_are_the_truth_of_a_scan_and_are_kept(sources, tmp_path, monkeypatch, one_sentence):
+    recipe = ScanRecipe(size=16, fit="body", num_views=2, test_views=0)
+    store = tmp_path / "store"
+    volumes = clean_volumes(sources, recipe, store)
+    truth = simulate_case(load_volume(sources["a_2"]), recipe).volume
+    assert torch.equal(volumes["a_2"], truth.half())
+    assert volumes["a_2"].max() > 0.5
+    monkeypatch.setattr("diffnr_lightning.data.clean.store.load_volume", None)
+    assert torch.equal(clean_volumes(sources, recipe, store)["a_2"], volumes["a_2"])
+    with pytest.raises(ValueError, match="made with size 16, not 8") as error:
+        clean_volumes(sources, ScanRecipe(size=8, fit="body"), store)
+    one_sentence(error)
+    (store / "a_1.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="is no volume of a store or is damaged") as error:
+        clean_volumes(sources, recipe, store)
+    one_sentence(error)
+
+
+def test_volumes_are_split_once(sources):
+    data = CleanSliceData(sources, iterations=3, crops=(8, 16), size=16, held_out=["b_*"])
+    data.setup("fit")
+    assert data.held_out_volumes == list(data.validation) == ["b_1"]
+    assert set(data.training) == {"a_1", "a_2"}
+    assert data.draws(0, 1)[0].clean.shape[1] == 3
+    assert len(data.held_out_batches()) == 3
+    patches = CleanPatchData(sources, patch=8, iterations=3, batch_size=2, size=16)
+    patches.setup("fit")
+    assert patches.draws(0, 1)[0].corner.shape == (2, 3)
+    assert len(patches.held_out_volumes) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"crops": (256,)}, "crops is"),
+        ({"channels": 1}, "gaps is .* with 1 channels"),
+        ({"gaps": ()}, "gaps is"),
+        ({"zoom": (0.0, 1.0)}, "zoom is"),
+        ({"planes": ()}, "planes"),
+        ({"iterations": 0}, "iterations is 0"),
+        ({"held_out_share": 1.0}, "held_out_share is 1"),
+    ],
+)
+def test_options_are_checked(options, words, one_sentence):
+    with pytest.raises(ValueError, match=words) as error:
+        CleanSliceData({}, **options)
+    one_sentence(error)
+    with pytest.raises(ValueError, match="patch is 200"):
+        CleanPatchData({}, patch=200)
