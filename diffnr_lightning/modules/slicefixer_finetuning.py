@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from diffnr_lightning.modules.held_out_scores import (
     conditioning_of,
     score_held_out,
 )
+from diffnr_lightning.modules.learning_rate import warmed_cosine
 from diffnr_lightning.modules.repair_objective import RepairObjective
 from diffnr_lightning.priors import (
     PatchDiscriminator,
@@ -229,11 +229,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
 
     def rate_factor(self, iteration: int) -> float:
         """Share of the peak learning rates at a batch: linear warm-up, then cosine decay."""
-        if iteration < self.warmup:
-            return (iteration + 1) / self.warmup
-        done = (iteration - self.warmup) / max(self.iterations - self.warmup, 1)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        return self.final_rate + (1 - self.final_rate) * cosine
+        return warmed_cosine(iteration, self.iterations, self.warmup, self.final_rate)
 
     def training_step(self, batch: SlicePair, batch_idx: int) -> None:
         """Step the prior, then the discriminator, then the average."""

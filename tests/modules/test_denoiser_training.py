@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+from diffnr_lightning.data.clean_slices import CleanSliceData
+from diffnr_lightning.modules import DenoiserTraining
+from diffnr_lightning.modules.denoiser_training import linear_error
+from diffnr_lightning.priors import CompactDenoiser, load_denoiser
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two bodies of boxes, as files."""
+    return bodies(tmp_path_factory.mktemp("volumes"))
+
+
+def bodies(folder):
+    """Write two volumes in HU; return their names and files."""
+    generator = np.random.default_rng(0)
+    for name in ("one", "two"):
+        volume = np.full((16, 16, 16), -1000, np.float32)
+        volume[2:14, 2:14, 2:14] = 0
+        for _ in range(6):
+            z, y, x = generator.integers(3, 9, 3)
+            volume[z : z + 4, y : y + 4, x : x + 4] = generator.uniform(-700, 900)
+        np.save(folder / f"{name}.npy", volume)
+    return {name: str(folder / f"{name}.npy") for name in ("one", "two")}
+
+
+def training(iterations=8, **changed) -> DenoiserTraining:
+    torch.manual_seed(3)
+    network = CompactDenoiser(
+        widths=(8, 16), fold=1, prediction=changed.pop("prediction", "v_prediction")
+    )
+    options = {"rate": 3e-3, "warmup": 2, "log_every": 1, "average_decay": 0.9, "levels": 4}
+    return DenoiserTraining(network, iterations, **{**options, **changed})
+
+
+def fit(module, sources, *callbacks, checkpoint=None, **options) -> lightning.Trainer:
+    data = CleanSliceData(
+        sources,
+        iterations=module.iterations,
+        batch_size=4,
+        size=16,
+        crops=(8, 16),
+        held_out=["two"],
+    )
+    trainer = lightning.Trainer(
+        **{
+            "accelerator": "cpu",
+            "max_steps": module.optimizer_steps,
+            "max_epochs": 1,
+            "logger": False,
+            "callbacks": list(callbacks),
+            "val_check_interval": module.iterations,
+            "num_sanity_val_steps": 0,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+            **options,
+        }
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+class StopAt(lightning.Callback):
+    """Saves after a batch and leaves the run, as a kill after the checkpoint would."""
+
+    def __init__(self, iteration, path):
+        self.iteration, self.path = iteration, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if pl_module.iteration == self.iteration:
+            trainer.save_checkpoint(self.path)
+            raise Killed
+
+
+def test_it_learns_and_is_judged_by_noise_level(sources, tmp_path):
+    module = training(60, rate=1e-2)
+    before = fit(training(1, rate=1e-9), sources).callback_metrics
+    after = fit(module, sources).callback_metrics
+    assert after["val_noise"] < 0.7 * before["val_noise"]
+    levels = [float(after[f"val_noise_{step:04d}"]) for step in (125, 375, 625, 875)]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[-1] < 0.2
+    assert 0 < after["val_linear_0875"] < after["val_linear_0125"] < 1
+    module.export(tmp_path / "out", {"data": "phantoms"})
+    exported = load_denoiser(tmp_path / "out")
+    average = module.average.state_dict()["unet/conv_in/weight"]
+    torch.testing.assert_close(exported.unet.conv_in.weight, average.half().float())
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(sources, tmp_path):
+    whole, first, second = training(), training(), training()
+    fit(whole, sources)
+    with pytest.raises(Killed):
+        fit(first, sources, StopAt(3, tmp_path / "kept.ckpt"))
+    fit(second, sources, checkpoint=tmp_path / "kept.ckpt")
+    assert second.iteration == 8
+    for (name, tensor), other in zip(
+        whole.state_dict().items(), second.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other), name
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_weights_are_those_of_the_loss_of_the_clean_image(prediction):
+    module = training(prediction=prediction)
+    step = torch.tensor([50, 300, 900])
+    a = module.denoiser.schedule.alpha_bar[step].float()
+    snr = a / (1 - a)
+    # The squared error of the clean image, of which that of what the network returns is a multiple.
+    multiple = {"epsilon": 1 / snr, "v_prediction": 1 - a, "sample": torch.ones(3)}[prediction]
+    torch.testing.assert_close(module._weights(step), snr.clamp(max=5) * multiple)
+    module.min_snr = 0
+    assert torch.equal(module._weights(step), torch.ones(3))
+
+
+def test_the_linear_filter_is_the_best_of_its_kind():
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(64, 1, 16, 16, generator=generator)
+    # Of white noise in white noise nothing can be told but the share of each.
+    assert float(linear_error(white, (0.3 / 0.7) ** 0.5)) == pytest.approx(0.3, abs=0.02)
+    assert float(linear_error(torch.full((4, 1, 8, 8), 0.7), 0.3)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_slice_that_fills_its_stack_has_one_noise(sources):
+    module = training()
+    data = CleanSliceData(sources, batch_size=4, size=16, crops=(16,))
+    data.setup("fit")
+    batch = data.draws(0, 1)[0]._replace(gap=torch.tensor([0, 1, 3, 0]))
+    noise = module._noise(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(noise[0, 0], noise[0, 2])
+    assert not torch.equal(noise[1, 0], noise[1, 2])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"iterations": 0}, {"rate": 0.0}, {"min_snr": -1.0}, {"levels": 0}]
+)
+def test_options_are_checked(wrong):
+    with pytest.raises(ValueError, match="expected iterations and levels >= 1"):
+        training(**wrong)
+
+
+@pytest.mark.slow
+def test_two_processes_hold_equal_weights(sources, tmp_path):
+    script = Path(__file__).with_name("denoiser_training_on_two_processes.py")
+    package = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, script, tmp_path, *sources.values()],
+        check=True,
+        timeout=300,
+        env=environment,
+        capture_output=True,
+    )
+    ends = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    assert ends[0]["items"] != ends[1]["items"]
+    for name, tensor in ends[0]["state"].items():
+        assert torch.equal(tensor, ends[1]["state"][name]), name
