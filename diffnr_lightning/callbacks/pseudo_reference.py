@@ -9,7 +9,8 @@ import lightning
 import torch
 from torch import Tensor
 
-from diffnr_lightning.priors import Repairer
+from diffnr_lightning.photons import PhotonCounts
+from diffnr_lightning.priors import RepairedVolume, Repairer
 
 logger = logging.getLogger("diffnr")
 
@@ -22,8 +23,8 @@ class PseudoReference(lightning.Callback):
         every: batches between two repairs (ell).
         every_share: the same as a share of the batches of a schedule, which `adapt` is given; None keeps `every`.
         repairs: how many repairs at most; None is no limit.
-        start_share: share of the volume that the representation started from in what is repaired: that of a good solver
-            has other errors than the representation, and some of them cancel.
+        start_share: share of the volume that the representation started from in what is repaired, and in what comes of
+            a repair that the projections contradict: that of a good solver has other errors, and some of them cancel.
 
     Attributes:
         made: repairs so far.
@@ -65,6 +66,26 @@ class PseudoReference(lightning.Callback):
             self.every = max(1, round(self.every_share * iterations))
 
     @torch.no_grad()
+    def repair(
+        self,
+        module: lightning.LightningModule,
+        projections: Tensor,
+        weights: Tensor | None = None,
+        photons: PhotonCounts | None = None,
+        features: Tensor | None = None,
+    ) -> RepairedVolume:
+        """Return what the repairer makes of `unrepaired`; the arguments are those of `Repairer.repair`."""
+        volume = self.unrepaired(module)
+        if self.first is None:
+            self.first = volume
+        given = {"weights": weights, "photons": photons, "features": features}
+        repaired = self.repairer.repair(volume, projections, module.grid, module.scan, **given)
+        if repaired.contradicted and self.start_share:
+            blend = torch.lerp(repaired.volume, module.start, self.start_share)
+            return repaired._replace(volume=blend)
+        return repaired
+
+    @torch.no_grad()
     def unrepaired(self, module: lightning.LightningModule) -> Tensor:
         """Return what is repaired of a module: its volume (Z, Y, X), or the blend with its start."""
         volume = module.query_volume()
@@ -89,18 +110,13 @@ class PseudoReference(lightning.Callback):
         due = pl_module.iteration % self.every == 0 and pl_module.iteration < trainer.max_steps
         if not due or (self.repairs is not None and self.made >= self.repairs):
             return
-        volume = self.unrepaired(pl_module)
-        if self.first is None:
-            self.first = volume
-        scan = trainer.datamodule
-        repaired = self.repairer.repair(
-            volume,
-            scan.projections.to(volume.device),
-            pl_module.grid,
-            pl_module.scan,
-            weights=None if scan.weights is None else scan.weights.to(volume.device),
-            photons=None if scan.photons is None else scan.photons.to(volume.device),
-            features=scan.features,
+        scan, device = trainer.datamodule, pl_module.device
+        repaired = self.repair(
+            pl_module,
+            scan.projections.to(device),
+            None if scan.weights is None else scan.weights.to(device),
+            None if scan.photons is None else scan.photons.to(device),
+            scan.features,
         )
         pl_module.reference = repaired.volume
         self.made += 1

@@ -1,13 +1,9 @@
 """How far a volume agrees with measured projections, and steps that bring it nearer to them."""
 
-from diffnr_lightning.consistency.agreement import Agreement, agree
+from diffnr_lightning.consistency.agreement import Agreement, agree, unexplained
 from diffnr_lightning.consistency.alignment import align
 from diffnr_lightning.consistency.conjugate_gradients import conjugate_gradients
-from diffnr_lightning.consistency.discrepancy import (
-    discrepancy,
-    noise_deviation,
-    unresolved_variance,
-)
+from diffnr_lightning.consistency.discrepancy import discrepancy, unresolved_variance
 from diffnr_lightning.consistency.misfit import misfit
 from diffnr_lightning.consistency.normalisation import (
     Normalisation,
@@ -27,11 +23,11 @@ __all__ = [
     "conjugate_gradients",
     "discrepancy",
     "misfit",
-    "noise_deviation",
     "normalise",
     "relative_weights",
     "simultaneous_steps",
     "smoothed",
+    "unexplained",
     "unresolved_variance",
     "visible_part",
     "with_unseen_of",

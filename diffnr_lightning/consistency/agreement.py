@@ -28,19 +28,29 @@ class Agreement(NamedTuple):
 
     Attributes:
         volume: (Z, Y, X).
-        reached: whether the mean square of the normalised residuals came down to the level.
-        before: that mean square before, over the rays through the volume's support.
+        level: mean square of the normalised residuals that was allowed.
+        reached: whether it came down to that.
+        before: mean square before, over the rays through the volume's support.
         after: the same afterwards.
         stiffness: lambda, in the unit of the inverse variances times mm^2; infinite where nothing was changed.
         directions: how many the search went along.
     """
 
     volume: Tensor
+    level: float
     reached: bool
     before: float
     after: float
     stiffness: float
     directions: int
+
+    def __str__(self) -> str:
+        """Say what was unexplained before and after."""
+        fault = "" if self.reached else ", with these voxels"
+        return (
+            f"normalised residuals of mean square {self.before:.3g} come to {self.after:.3g}, allowed are "
+            f"{self.level:.3g}{fault}"
+        )
 
     def findings(self) -> dict[str, Any]:
         """Return everything but the volume, as JSON holds it: an infinite stiffness is None."""
@@ -56,13 +66,12 @@ def agree(
     grid: VolumeGrid,
     scan: ScanGeometry,
     *,
-    weights: Tensor | None = None,
+    weights: Tensor,
     photons: PhotonCounts | None = None,
     level: float = 1.0,
     directions: int = 15,
     smoothing: float = 0.5,
     support: float = 0.02,
-    detail: float = 0.0,
     resolution: bool = True,
 ) -> Agreement:
     """Change a volume as little as is needed for it to explain its projections.
@@ -80,15 +89,12 @@ def agree(
         projections: (V, H, W) measured, line integrals of the same quantity in mm.
         grid: voxels of the volume.
         scan: geometry of the projections.
-        weights: (V, H, W) inverse variances of the projections, see `PhotonCounts.weights`; None takes all rays for
-            alike, with the noise that `noise_deviation` estimates.
+        weights: (V, H, W) inverse variances of the projections, see `PhotonCounts.weights`.
         photons: counts, with which the comparison is not biased behind thick objects; see `discrepancy`.
         level: mean square of the normalised residuals that is aimed at; noise alone gives 1.
         directions: of the search at most. Each takes a projection and a backprojection, and memory of a volume.
         smoothing: standard deviation of the Gaussian that smooths the change, in voxels; 0 leaves it.
         support: voxels at or below this value stay as they are; a negative number moves all.
-        detail: residuals smoothed by a Gaussian of this standard deviation, in pixels, are left out, since what varies
-            slowly over the detector may come from outside of the grid; 0 takes the whole residual.
         resolution: whether the noise is taken together with what voxels do not resolve, see `unresolved_variance`.
             Without it even the true volume fails to explain the projections where there are many photons.
 
@@ -96,32 +102,24 @@ def agree(
         The volume, not negative where it was moved, and how it came about.
 
     Raises:
-        ValueError: a level that is not positive, no direction, or a negative smoothing or detail.
+        ValueError: a level that is not positive, no direction, or a negative smoothing.
 
     Source: V. Morozov's discrepancy principle; J. Chung, J. Nagy, D. O'Leary, "A weighted-GCV method for Lanczos-hybrid
     regularization", ETNA 2008, for Tikhonov's problem within the directions of LSQR. Deviation: lambda by discrepancy.
     """
-    if not level > 0 or directions < 1 or min(smoothing, detail) < 0:
+    if not level > 0 or directions < 1 or smoothing < 0:
         raise ValueError(
-            f"agree got level={level}, directions={directions}, smoothing={smoothing} and detail={detail}; a positive "
-            "level, at least one direction, and numbers of at least 0 are expected."
+            f"agree got level={level}, directions={directions} and smoothing={smoothing}; a positive level, at least "
+            "one direction, and a smoothing of at least 0 are expected."
         )
-    measured = (projections, weights, photons)
     inside = (volume > support).to(volume.dtype)
-    rays = project(inside, grid, scan) > 0
-    found = discrepancy(
-        project(volume, grid, scan),
-        *measured,
-        rays=rays,
-        unresolved=unresolved_variance(volume, grid, scan) if resolution else None,
+    root, residual = _compared(
+        volume, inside, projections, grid, scan, weights, photons, resolution=resolution
     )
-    root, residual = found.root_weights, found.residual
-    count = max(int((root > 0).sum()), 1)
-    if detail:
-        residual = residual - root * _slow_part(root, residual, detail)
+    count = _counted(root)
     before = _mean_square(residual, count)
     if before <= level:
-        return Agreement(volume, True, before, before, math.inf, 0)
+        return Agreement(volume, level, True, before, before, math.inf, 0)
 
     def change(unknown: Tensor) -> Tensor:
         return inside * smoothed(unknown, smoothing, _AXES, "zero")
@@ -132,7 +130,7 @@ def agree(
     krylov = Bidiagonalisation(lambda u: root * project(change(u), grid, scan), adjoint, residual)
     step = _searched(krylov, directions, level * count)
     if not krylov.directions:  # no ray that says anything meets the support
-        return Agreement(volume, False, before, before, 0.0, 0)
+        return Agreement(volume, level, False, before, before, 0.0, 0)
     reached = step.stiffness > 0
     if not reached:
         # Geometric mean: half of the excess, in logarithms.
@@ -143,6 +141,7 @@ def agree(
     left = residual - root * project(moved - volume, grid, scan)
     return Agreement(
         moved,
+        level,
         reached,
         before,
         _mean_square(left, count),
@@ -151,12 +150,59 @@ def agree(
     )
 
 
-def _slow_part(root: Tensor, residual: Tensor, deviation: float) -> Tensor:
-    """Return (V, H, W) what varies slowly over the detector of the line integrals that normalised residuals lack."""
-    known = smoothed(root.square(), deviation, (1, 2))
-    return smoothed(root * residual, deviation, (1, 2)) / known.clamp_min(
-        torch.finfo(root.dtype).tiny
+@torch.no_grad()
+def unexplained(
+    volume: Tensor,
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    *,
+    weights: Tensor,
+    photons: PhotonCounts | None = None,
+    support: float = 0.02,
+) -> float:
+    """Return the mean square of the normalised residuals that a volume leaves, as `agree` judges it.
+
+    Args:
+        volume: (Z, Y, X), normalised attenuation.
+        projections: (V, H, W) measured, line integrals of it in mm.
+        grid: voxels of the volume.
+        scan: geometry of the projections.
+        weights: (V, H, W) inverse variances of the projections.
+        photons: what was counted.
+        support: rays through voxels above this value count.
+    """
+    inside = (volume > support).to(volume.dtype)
+    root, residual = _compared(volume, inside, projections, grid, scan, weights, photons)
+    return _mean_square(residual, _counted(root))
+
+
+def _compared(
+    volume: Tensor,
+    inside: Tensor,
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    weights: Tensor,
+    photons: PhotonCounts | None,
+    *,
+    resolution: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Return root weights and normalised residuals (V, H, W) of the rays that meet the support `inside`."""
+    found = discrepancy(
+        project(volume, grid, scan),
+        projections,
+        weights,
+        photons,
+        rays=project(inside, grid, scan) > 0,
+        unresolved=unresolved_variance(volume, grid, scan) if resolution else None,
     )
+    return found.root_weights, found.residual
+
+
+def _counted(root: Tensor) -> int:
+    """Return how many rays say something, at least one."""
+    return max(int((root > 0).sum()), 1)
 
 
 def _mean_square(residual: Tensor, count: int) -> float:

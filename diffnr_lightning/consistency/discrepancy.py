@@ -15,13 +15,6 @@ from diffnr_lightning.projectors import project
 # square of the normalised residuals of the truth is 1.18, 0.92, 1.00 and 0.83; with the noise alone, 46, 12, 20 and 5.
 UNRESOLVED = 0.03
 
-# Edge of the blocks of pixels in which the noise is taken for constant.
-_BLOCK = 8
-# Pixels along an edge below which there is no second difference.
-_LEAST = 3
-# Median of the square of a standard normal number.
-_MEDIAN_SQUARE = 0.4549
-
 
 class Discrepancy(NamedTuple):
     """Normalised residuals and how they follow the line integrals.
@@ -39,7 +32,7 @@ class Discrepancy(NamedTuple):
 def discrepancy(
     shown: Tensor,
     projections: Tensor,
-    weights: Tensor | None = None,
+    weights: Tensor,
     photons: PhotonCounts | None = None,
     *,
     rays: Tensor | None = None,
@@ -47,16 +40,15 @@ def discrepancy(
 ) -> Discrepancy:
     """Compare the projections of a volume with the measured ones.
 
-    With photons and weights the counts are compared with those that the volume predicts: to first order in a change of
-    the volume that is the weighted comparison of line integrals, but without the bias of the logarithm of few counts,
-    and with the variance that the volume predicts. With weights alone the line integrals are compared. Without weights
-    all rays are alike and their noise is that of `noise_deviation`.
+    With photons the counts are compared with those that the volume predicts: to first order in a change of the volume
+    that is the weighted comparison of line integrals, but without the bias of the logarithm of few counts, and with the
+    variance that the volume predicts. With weights alone the line integrals are compared.
 
     Args:
         shown: (V, H, W) projections of the volume.
         projections: (V, H, W) measured.
-        weights: (V, H, W) inverse variances of the measured projections; None takes all rays for alike.
-        photons: what was counted; rays whose weight is 0 are left out all the same. Of no use without weights.
+        weights: (V, H, W) inverse variances of the measured projections.
+        photons: what was counted; rays whose weight is 0 are left out all the same.
         rays: (V, H, W) those that count; None is all.
         unresolved: (V, H, W) variance of the line integrals beside the noise, see `unresolved_variance`; None is 0.
     """
@@ -65,21 +57,15 @@ def discrepancy(
         if unresolved is None
         else unresolved
     )
-    seen = torch.ones_like(shown, dtype=torch.bool) if rays is None else rays
-    if weights is not None:
-        seen = seen & (weights > 0)
-    if weights is not None and photons is not None:
+    seen = weights > 0 if rays is None else rays & (weights > 0)
+    if photons is not None:
         expected = photons.air * torch.exp(-photons.scale * shown)
         slope = photons.scale * expected
         variance = expected + photons.electronic**2 + slope.square() * unresolved
         residual = expected - photons.counts
     else:
         residual, slope = projections - shown, torch.ones_like(shown)
-        if weights is None:
-            unresolved = unresolved.expand_as(shown)[seen].mean() if seen.any() else 0.0
-            variance = slope * (noise_deviation(residual, seen) ** 2 + unresolved)
-        else:
-            variance = 1 / weights + unresolved  # infinite for rays that say nothing
+        variance = 1 / weights + unresolved  # infinite for rays that say nothing
     deviation = variance.clamp_min(torch.finfo(shown.dtype).tiny).sqrt()
     residual, root = residual / deviation, slope / deviation
     return Discrepancy(torch.where(seen, residual, 0.0), torch.where(seen, root, 0.0))
@@ -107,33 +93,3 @@ def unresolved_variance(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) ->
             steps.narrow(axis, 1, length - 2).add_((0.5 * (next(ends) - next(ends))).square())
     edge = sum(grid.voxel_mm) / 3
     return UNRESOLVED * edge * project(steps, grid, scan).clamp_min(0)
-
-
-def noise_deviation(residual: Tensor, rays: Tensor | None = None) -> float:
-    """Estimate the noise of projections from what is left of them, as if all rays were alike.
-
-    A second difference along rows of one along columns keeps white noise and hardly anything of what a volume lacks;
-    the median in blocks of pixels ignores the edges that it does keep. Noise that neighbours share is underestimated.
-
-    Args:
-        residual: (V, H, W) measured projections less those of a volume.
-        rays: (V, H, W) those that count; a block counts by the share of them in it. None is all.
-
-    Returns:
-        Root of the mean variance over all blocks; 0 where no ray counts.
-
-    Source: J. Immerkaer, "Fast noise variance estimation", CVIU 1996. Deviation: medians in blocks of 8 pixels.
-    """
-    rays = torch.ones_like(residual, dtype=torch.bool) if rays is None else rays
-    if min(residual.shape[1:]) < _LEAST:
-        return float(residual[rays].square().mean().sqrt()) if rays.any() else 0.0
-    fine = residual.diff(n=2, dim=1).diff(n=2, dim=2).square() / 36
-    variances = _blocks(fine).median(dim=1).values / _MEDIAN_SQUARE
-    shares = _blocks(rays[:, 1:-1, 1:-1].to(fine.dtype)).mean(dim=1)
-    return float(((variances * shares).sum() / shares.sum().clamp_min(1e-30)).sqrt())
-
-
-def _blocks(pixels: Tensor) -> Tensor:
-    """Cut the views of (V, H, W) into blocks, (N, pixels of a block)."""
-    rows, columns = (min(_BLOCK, edge) for edge in pixels.shape[1:])
-    return pixels.unfold(1, rows, rows).unfold(2, columns, columns).reshape(-1, rows * columns)

@@ -103,23 +103,16 @@ class Scene(Method):
         module = self.fit(problem)
         if self.pseudo_reference is None:
             return _volume_of(module)
-        self.before_prior = self.pseudo_reference.first
         if self.finish == "query":
+            self.before_prior = self.pseudo_reference.first
             return _volume_of(module)
-        volume = self.pseudo_reference.unrepaired(module)
-        if self.before_prior is None:
-            self.before_prior = volume
-        repaired = self.pseudo_reference.repairer.repair(
-            volume,
-            problem.projections,
-            problem.grid,
-            problem.scan,
-            weights=problem.weights,
-            photons=problem.photons,
-            features=problem.features,
+        repaired = self.pseudo_reference.repair(
+            module, problem.projections, problem.weights, problem.photons, problem.features
         )
+        self.before_prior = self.pseudo_reference.first
         if repaired.agreement is not None:
-            self.findings["agreement"] = repaired.agreement.findings()
+            contradicted = {"contradicted": repaired.contradicted}
+            self.findings["agreement"] = repaired.agreement.findings() | contradicted
         return repaired.volume
 
     def fit(

@@ -172,7 +172,7 @@ class _Table(NamedTuple):
 def _workers(
     devices: Sequence[str], lists: Mapping[str, Sequence[Any]], part: int, parts: int
 ) -> list[Worker]:
-    """Return a sweep for each device, of every so-manieth of the scans of this one."""
+    """Return a sweep for each device, of its share of the scans of this one."""
     words = [word for name, values in lists.items() for word in (f"--{name}", *map(str, values))]
     command = [sys.executable, "-m", "diffnr_lightning.cli", "sweep", *words]
     return [

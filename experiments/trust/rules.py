@@ -18,6 +18,7 @@ from diffnr_lightning.consistency import (
     align,
     misfit,
     relative_weights,
+    unexplained,
     with_unseen_of,
 )
 from diffnr_lightning.data import Case
@@ -105,6 +106,11 @@ def agreement(given: Repair, **options: float) -> Tensor:
     return agree(given.repaired, *given.scan, **given.noise, **options).volume
 
 
+def as_the_start(given: Repair) -> Tensor:
+    """Return the nearest volume that explains the projections as well as the start does."""
+    return agreement(given, level=unexplained(given.start, *given.scan, **given.noise))
+
+
 def null_space(given: Repair) -> Tensor:
     """Return the start with what the projections do not see of the repair."""
     unseen = with_unseen_of(given.start, given.repaired, *given.scan[1:], given.noise["weights"])
@@ -131,8 +137,7 @@ RULES: dict[str, Callable[[Repair], Tensor]] = {
     "agreement, noise alone": lambda given: agreement(given, resolution=False),
     "agreement, not smoothed": lambda given: agreement(given, smoothing=0.0),
     "agreement, air moves too": lambda given: agreement(given, support=-1.0),
-    "agreement, detail alone": lambda given: agreement(given, detail=4.0),
-    "agreement, all alike": lambda given: agree(given.repaired, *given.scan).volume,
+    "agreement, as the start": as_the_start,
     "left-out views: share": by_left_out_views,
     "left-out views: yes or no": yes_or_no,
     "left-out views: share, agreement": lambda given: agreement(

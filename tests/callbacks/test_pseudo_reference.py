@@ -114,6 +114,16 @@ def test_the_noise_of_the_scan_goes_to_the_repairer():
     assert (reference - TRUTH).norm() < 0.5 * (0.5 * TRUTH).norm()
 
 
+def test_the_start_has_its_share_in_what_the_projections_contradict():
+    made = callback(every=4, start_share=0.25)
+    made.repairer.consistency = "agreement"
+    weights = torch.full_like(PROJECTIONS, 100.0)
+    (reference, *_) = run(made, steps=6, start=TRUTH, weights=weights).values()
+    repaired = made.repairer.repair(made.first, PROJECTIONS, GRID, SCAN, weights=weights)
+    assert repaired.contradicted
+    torch.testing.assert_close(reference, torch.lerp(repaired.volume, TRUTH, 0.25))
+
+
 def test_count_and_first_volume_survive_a_checkpoint():
     made, resumed = callback(repairs=2), callback(repairs=2)
     made.made, made.first = 2, TRUTH

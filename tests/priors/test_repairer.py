@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffnr_lightning.consistency import agree, align, with_unseen_of
+from diffnr_lightning.consistency import agree, align, unexplained, with_unseen_of
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.projectors import project
@@ -21,6 +21,12 @@ SCAN = ScanGeometry.cone(
 TRUTH = torch.exp(-0.5 * (GRID.points() / torch.tensor([6.0, 4.0, 5.0])).square().sum(-1))
 PROJECTIONS = project(TRUTH, GRID, SCAN)
 MEASURED = (PROJECTIONS, GRID, SCAN)
+WEIGHTS = torch.full_like(PROJECTIONS, 100.0)
+
+
+def noisy() -> tuple:
+    noise = torch.randn(PROJECTIONS.shape, generator=torch.Generator().manual_seed(6))
+    return PROJECTIONS + noise / WEIGHTS.sqrt(), GRID, SCAN
 
 
 class Halving(torch.nn.Module):
@@ -72,14 +78,26 @@ def test_an_aligned_repair_fits_the_projections_better():
     assert residuals[1] < 0.9 * residuals[0]
 
 
-def test_a_repair_is_made_to_agree_with_the_projections():
-    weights = torch.full_like(PROJECTIONS, 100.0)
-    plain = repairer().repair(TRUTH, *MEASURED, weights=weights)
-    held = repairer(consistency="agreement").repair(TRUTH, *MEASURED, weights=weights)
-    expected = agree(plain.volume, *MEASURED, weights=weights)
+def test_a_repair_explains_the_projections_as_well_as_what_it_repaired():
+    measured = noisy()
+    plain = repairer().repair(TRUTH, *measured, weights=WEIGHTS)
+    held = repairer(consistency="agreement").repair(TRUTH, *measured, weights=WEIGHTS)
+    level = unexplained(TRUTH, *measured, weights=WEIGHTS)
+    expected = agree(plain.volume, *measured, weights=WEIGHTS, level=level)
     torch.testing.assert_close(held.volume, expected.volume)
+    assert held.agreement.level == level
     assert held.agreement.after < 0.2 * held.agreement.before
     assert (held.volume - TRUTH).norm() < 0.5 * (plain.volume - TRUTH).norm()
+
+
+def test_a_repair_that_the_projections_contradict_is_the_last(caplog):
+    caplog.set_level("INFO", "diffnr")
+    halving = repairer(consistency="agreement", passes=3)
+    assert len(list(halving.each_pass(TRUTH, *noisy(), weights=WEIGHTS))) == 1
+    assert "contradict" in caplog.text
+    # One that leaves volumes as they are is never contradicted.
+    harmless = repairer(Adding(), consistency="agreement", passes=3)
+    assert len(list(harmless.each_pass(TRUTH, *noisy(), weights=WEIGHTS))) == 3
 
 
 def test_without_weights_a_repair_is_aligned_instead_and_says_so(caplog):
