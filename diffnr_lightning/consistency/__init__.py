@@ -3,7 +3,9 @@
 from diffnr_lightning.consistency.agreement import Agreement, agree, unexplained
 from diffnr_lightning.consistency.alignment import align
 from diffnr_lightning.consistency.conjugate_gradients import conjugate_gradients
+from diffnr_lightning.consistency.data_step import DataStep
 from diffnr_lightning.consistency.discrepancy import discrepancy, unresolved_variance
+from diffnr_lightning.consistency.least_squares import LeastSquares
 from diffnr_lightning.consistency.misfit import misfit
 from diffnr_lightning.consistency.normalisation import (
     Normalisation,
@@ -16,6 +18,8 @@ from diffnr_lightning.consistency.visible_part import VisiblePart, visible_part,
 
 __all__ = [
     "Agreement",
+    "DataStep",
+    "LeastSquares",
     "Normalisation",
     "VisiblePart",
     "agree",

@@ -177,7 +177,7 @@ class NoiseSchedule(NamedTuple):
             eta: share of the fresh noise, in [0, 1]: the variance is ``eta^2`` fresh and ``1 - eta^2`` old.
 
         Source: H. Chung, S. Lee, J. C. Ye, "Decomposed diffusion sampler for accelerating large-scale inverse
-        problems", ICLR 2024, eq. 16. In J. Song, C. Meng, S. Ermon, "Denoising diffusion implicit models", ICLR 2021,
+        problems", ICLR 2024. In J. Song, C. Meng, S. Ermon, "Denoising diffusion implicit models", ICLR 2021,
         eta scales the variance of an ancestral step instead, which is less.
         """
         if after is None:

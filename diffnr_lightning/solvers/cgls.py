@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from diffnr_lightning.consistency import discrepancy, unresolved_variance
+from diffnr_lightning.consistency import LeastSquares, discrepancy, unresolved_variance
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.solvers.least_squares import LeastSquares
 from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
 
 

@@ -12,11 +12,11 @@ import math
 import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.accelerated import accelerated_descent
 from diffnr_lightning.solvers.cgls import conjugate_steps
 from diffnr_lightning.solvers.initial import initial_volume
-from diffnr_lightning.solvers.least_squares import LeastSquares
 from diffnr_lightning.solvers.primal_dual import ascend, descend, least_of_neighbours
 from diffnr_lightning.solvers.problem import (
     Progress,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.accelerated import accelerated_descent
 from diffnr_lightning.solvers.initial import initial_volume
-from diffnr_lightning.solvers.least_squares import LeastSquares
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,

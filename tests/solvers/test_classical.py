@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffnr_lightning.consistency import conjugate_gradients
+from diffnr_lightning.consistency import LeastSquares, conjugate_gradients
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import analytic, cgls, fista_tv, mbir, sbtv, total_variation
-from diffnr_lightning.solvers.least_squares import LeastSquares
 from diffnr_lightning.solvers.qggmrf import QGGMRF, automatic_sigmas
 from diffnr_lightning.solvers.total_variation import differences, differences_adjoint
 

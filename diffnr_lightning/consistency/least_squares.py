@@ -1,4 +1,4 @@
-"""The data term that the solvers of whole scans share: weighted least squares."""
+"""The data term that solvers and samplers of whole scans share: weighted least squares."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffnr_lightning.consistency import relative_weights
+from diffnr_lightning.consistency.normalisation import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
 
 # Voxels that hardly any ray meets are moved as if they had this share of the largest curvature.
 _LEAST_CURVATURE = 1e-4
+# Steps of the power method; the matrix has no negative entry, so that few of them suffice.
+_POWER_STEPS = 8
 
 
 class LeastSquares(NamedTuple):
@@ -78,3 +80,16 @@ class LeastSquares(NamedTuple):
         """
         found = self.pull(self.shown(self.projections.new_ones(self.grid.shape)))
         return found.clamp_(min=_LEAST_CURVATURE * float(found.max()))
+
+    def largest(self) -> float:
+        """Return the largest eigenvalue of ``A^T W A``, at most a few percent too small; 0 where no ray meets the grid.
+
+        Source: R. von Mises, H. Pollaczek-Geiringer, "Praktische Verfahren der Gleichungsaufloesung", 1929.
+        """
+        volume, found = self.projections.new_ones(self.grid.shape), 0.0
+        for _ in range(_POWER_STEPS):
+            volume = volume / volume.norm().clamp_min(torch.finfo(volume.dtype).tiny)
+            shown = self.shown(volume)
+            found = self.squares(shown)
+            volume = self.pull(shown)
+        return found

@@ -1,0 +1,5 @@
+"""Reconstruction by sampling with a denoiser of several steps, as functions of (projections, grid, scan, denoiser)."""
+
+from diffnr_lightning.solvers.diffusion.dds import dds
+
+__all__ = ["dds"]

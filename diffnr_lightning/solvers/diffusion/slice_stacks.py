@@ -1,0 +1,94 @@
+"""Which slices of a volume a denoiser sees together, and what it says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class SliceStacks(NamedTuple):
+    """Stacks of slices of a volume, and the place in them that speaks for each slice.
+
+    Attributes:
+        members: (G, C) slices of each stack.
+        owners: (Z,) places in the flattened members.
+        gap: slices from one channel to the next; 0 for single slices.
+    """
+
+    members: Tensor
+    owners: Tensor
+    gap: int
+
+
+def single_slices(count: int) -> SliceStacks:
+    """Return every slice alone."""
+    slices = torch.arange(count)
+    return SliceStacks(slices[:, None], slices, 0)
+
+
+def centred_stacks(count: int, channels: int) -> SliceStacks:
+    """Return every slice in the centre of its neighbours, where border slices are repeated.
+
+    Source: B. Song et al., "DiffusionBlend: learning 3D image prior through position-aware diffusion score blending
+    for 3D computed tomography reconstruction", NeurIPS 2024.
+    """
+    slices = torch.arange(count)
+    members = slices[:, None] + torch.arange(channels) - channels // 2
+    return SliceStacks(members.clamp(0, count - 1), slices * channels + channels // 2, 1)
+
+
+def adjacent_stacks(count: int, channels: int, offset: int) -> SliceStacks:
+    """Return stacks of neighbours side by side, the first of which begins at an offset.
+
+    Slices before and behind them are spoken for by the first and the last stack of the volume.
+
+    Source: as `centred_stacks`, DiffusionBlend++ (adjacent partition).
+    """
+    starts = [0, count - channels, *range(offset, count - channels + 1, channels)]
+    return _stacks((range(start, start + channels) for start in starts), count, 1)
+
+
+def jumping_stacks(count: int, channels: int) -> SliceStacks:
+    """Return stacks of slices that lie as many slices apart as a stack has, each slice in one.
+
+    The last slice is repeated where the slices do not fill their blocks.
+
+    Source: as `centred_stacks`, DiffusionBlend++ (cross-slice partition).
+    """
+    block = channels**2
+    firsts = (base + lane for base in range(0, count, block) for lane in range(channels))
+    return _stacks((range(f, f + block, channels) for f in firsts), count, channels)
+
+
+def predicted_noise(
+    noisy: Tensor, step: int, denoiser: nn.Module, stacks: SliceStacks, batch_size: int
+) -> Tensor:
+    """Return the noise (Z, Y, X) that a denoiser finds in the slices of a volume.
+
+    Args:
+        noisy: (Z, Y, X), on the denoiser's scale.
+        step: of the schedule.
+        denoiser: see `priors.Denoiser`.
+        stacks: what it sees together.
+        batch_size: stacks at once.
+    """
+    told = {"gap": stacks.gap}
+    parts = [
+        denoiser.predict(noisy[members], step, told)
+        for members in stacks.members.to(noisy.device).split(batch_size)
+    ]
+    return torch.cat(parts).flatten(0, 1)[stacks.owners.to(noisy.device)]
+
+
+def _stacks(rows: Iterable[range], count: int, gap: int) -> SliceStacks:
+    """Return stacks of which the later ones speak, and whose slices beyond the last are the last."""
+    members = torch.tensor([list(row) for row in rows])
+    owners = torch.empty(count, dtype=torch.long)
+    places = torch.arange(members.numel()).reshape(members.shape)
+    for row, place in zip(members, places, strict=True):
+        real = (row >= 0) & (row < count)
+        owners[row[real]] = place[real]
+    return SliceStacks(members.clamp(0, count - 1), owners, gap)
