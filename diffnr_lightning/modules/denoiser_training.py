@@ -1,4 +1,4 @@
-"""DenoiserTraining: teaches a denoiser to tell noise from what clean slices look like."""
+"""DenoiserTraining: teaches a denoiser to tell noise from what clean slices and volumes look like."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffnr_lightning.batches import CleanSlices
+from diffnr_lightning.batches import CleanPatches, CleanSlices
 from diffnr_lightning.modules.learning_rate import warmed_cosine
+from diffnr_lightning.modules.noise_examples import noise_example
 from diffnr_lightning.priors import WeightAverage, save_denoiser
 
 # Which of the held-out noise levels pictures show: most of the signal is covered, but not all.
@@ -19,9 +20,9 @@ SHOWN_LEVEL = 0.3
 
 
 class DenoiserTraining(lightning.LightningModule):
-    """Training of a denoiser on clean slices.
+    """Training of a denoiser on clean slices, or on patches of clean volumes.
 
-    Noise of a random step of the schedule is added to every stack, and the loss is the mean squared error of what the
+    Noise of a random step of the schedule is added to every image, and the loss is the mean squared error of what the
     network is to return, weighted by the step. The steps of a batch are spread evenly over the schedule. Noise and
     steps are drawn from (seed, iteration, process).
 
@@ -31,7 +32,7 @@ class DenoiserTraining(lightning.LightningModule):
         iteration: batches done.
 
     Args:
-        denoiser: network with trainable parameters, see `UNetDenoiser`.
+        denoiser: network with trainable parameters, see `UNetDenoiser` and `PatchDenoiser`.
         iterations: batches of the whole run, over which the rate decays.
         rate: peak learning rate.
         warmup: batches over which the rate rises linearly.
@@ -108,7 +109,7 @@ class DenoiserTraining(lightning.LightningModule):
             fused=fused,
         )
 
-    def training_step(self, batch: CleanSlices, batch_idx: int) -> None:
+    def training_step(self, batch: CleanSlices | CleanPatches, batch_idx: int) -> None:
         """Step the denoiser, then the average."""
         optimizer = self.optimizers()
         optimizer.param_groups[0]["lr"] = self.rate * warmed_cosine(
@@ -116,12 +117,8 @@ class DenoiserTraining(lightning.LightningModule):
         )
         entropy = [self.seed, self.iteration, self.global_rank]
         number = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        generator = torch.Generator(self.device).manual_seed(number)
         self.iteration += 1
-        count = len(batch.gap)
-        places = torch.rand(count, generator=generator, device=self.device)
-        places = (places + torch.arange(count, device=self.device)) / count
-        loss = self._loss(batch, self._steps_at(places), generator)
+        loss = self._loss(batch, torch.Generator(self.device).manual_seed(number))
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
@@ -131,11 +128,17 @@ class DenoiserTraining(lightning.LightningModule):
             for logger in self.loggers:
                 logger.log_metrics({"train_loss": float(loss.detach())}, step=self.iteration - 1)
 
-    def _loss(self, batch: CleanSlices, step: Tensor, generator: torch.Generator) -> Tensor:
+    def _loss(self, batch: CleanSlices | CleanPatches, generator: torch.Generator) -> Tensor:
         schedule = self.denoiser.schedule
-        clean, noise = self._clean(batch), self._noise(batch, generator)
-        output = self._output(batch, schedule.add_noise(clean, noise, step), step).float()
-        error = (output - schedule.target(clean, noise, step)).square().flatten(1).mean(dim=1)
+        example = noise_example(batch, self.denoiser, generator)
+        count = len(example.clean)
+        places = torch.rand(count, generator=generator, device=self.device)
+        places = (places + torch.arange(count, device=self.device)) / count
+        step = (places * schedule.steps).long().clamp(max=schedule.steps - 1)
+        noisy, told = example.noisy(schedule, step)
+        output = self.denoiser(noisy, step, **told).float()
+        target = schedule.target(example.clean, example.noise, step)
+        error = (output - target).square().flatten(1).mean(dim=1)
         return (self._weights(step) * error).mean()
 
     def _weights(self, step: Tensor) -> Tensor:
@@ -147,50 +150,33 @@ class DenoiserTraining(lightning.LightningModule):
         divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
         return snr.clamp(max=self.min_snr) / divisor[schedule.prediction]
 
-    def _steps_at(self, places: Tensor) -> Tensor:
-        """Steps at shares of the schedule in [0, 1)."""
-        steps = self.denoiser.schedule.steps
-        return (places * steps).long().clamp(max=steps - 1)
-
-    def _clean(self, batch: CleanSlices) -> Tensor:
-        low, high = self.denoiser.scale
-        return low + (high - low) * batch.clean
-
-    def _noise(self, batch: CleanSlices, generator: torch.Generator) -> Tensor:
-        """Noise of the shape of the stacks; a slice that fills its stack brings one noise with it."""
-        shape = batch.clean.shape
-        noise = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
-        return torch.where(_per_item(batch.gap == 0, noise), noise[:, :1], noise)
-
-    def _output(self, batch: CleanSlices, noisy: Tensor, step: Tensor | int) -> Tensor:
-        return self.denoiser(noisy, step, batch.gap, batch.coordinates)
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients; under float16 they are unscaled only now."""
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], self.gradient_norm)
 
-    def validation_step(self, batch: CleanSlices, batch_idx: int) -> dict[str, Tensor]:
-        """Denoise held-out slices with the averaged weights at every level.
+    def validation_step(
+        self, batch: CleanSlices | CleanPatches, batch_idx: int
+    ) -> dict[str, Tensor]:
+        """Denoise what is held out with the averaged weights at every level.
 
         `val_noise_STEP` is the mean squared error of the noise (of variance 1) at a step of the schedule,
-        `val_linear_STEP` what the best linear filter that knows the mean power spectrum of these very slices would
+        `val_linear_STEP` what the best linear filter that knows the mean power spectrum of these very images would
         leave, and `val_noise` and `val_linear` are the means over the steps.
 
         Returns:
             degraded, repaired and clean slices, (N, H, W) in [0, 1], at one of the steps.
         """
         schedule = self.denoiser.schedule
-        clean = self._clean(batch)
         scores, shown = {}, {}
         for level in range(self.levels):
             step = int((level + 0.5) / self.levels * schedule.steps)
             # On the CPU, so that scores do not depend on the device.
             generator = torch.Generator().manual_seed(1000 * batch_idx + level)
-            noise = self._noise(batch, generator)
-            noisy = schedule.add_noise(clean, noise, step)
+            clean, noise, *_ = example = noise_example(batch, self.denoiser, generator)
+            noisy, told = example.noisy(schedule, step)
             with self.average.applied(self.denoiser):
-                output = self._output(batch, noisy, step).float()
+                output = self.denoiser(noisy, step, **told).float()
             found = schedule.noise_of(output, noisy, step)
             scores[f"val_noise_{step:04d}"] = (found - noise).square().mean()
             signal, deviation = float(schedule.signal[step]), float(schedule.deviation[step])
@@ -205,9 +191,10 @@ class DenoiserTraining(lightning.LightningModule):
         return {name: self._picture(images) for name, images in shown.items()}
 
     def _picture(self, images: Tensor) -> Tensor:
-        """Middle slices (N, H, W) of stacks, as attenuation in [0, 1]."""
+        """Middle slices (N, H, W) of stacks and patches, as attenuation in [0, 1]."""
         low, high = self.denoiser.scale
         middle = images[:, images.shape[1] // 2]
+        middle = middle[:, middle.shape[1] // 2] if middle.ndim == 4 else middle
         return ((middle - low) / (high - low)).clamp(0, 1)
 
     def export(self, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
@@ -238,7 +225,3 @@ def linear_error(clean: Tensor, contrast: float) -> Tensor:
     power = torch.fft.fftn(clean - mean, dim=axes, norm="ortho").abs().square().mean(dim=(0, 1))
     signal = contrast**2 * power
     return (signal / (signal + 1)).mean()
-
-
-def _per_item(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.ndim - 1))

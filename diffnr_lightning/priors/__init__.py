@@ -5,6 +5,7 @@ from diffnr_lightning import lazy
 __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
+        "adm_checkpoints": ["read_adm_checkpoint"],
         "biplanar_features": ["BiplanarFeatures", "read_biplanar_features", "stored_features"],
         "checkpoints": [
             "export_turbo_checkpoint",
@@ -35,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "fusion_adapter": ["CrossAttnFusionAdapter"],
         "network_classes": ["network_name"],
         "noise_schedule": ["NoiseSchedule"],
+        "patch_denoiser": ["PatchDenoiser"],
         "prior": ["Prior"],
         "repairer": ["RepairedVolume", "Repairer"],
         "slicefixer": ["SliceFixer"],

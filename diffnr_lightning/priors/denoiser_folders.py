@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffnr_lightning.files import replacing_folder
+from diffnr_lightning.files import replacing_folder, write_json
+from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
 from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
 
 FORMAT = "diffnr denoiser 1"
 EXTRAS = "denoiser.json"
+PATCHES = "PatchDenoiser"
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Parts of pipelines whose U-Net does not see images.
@@ -23,25 +25,29 @@ LATENT = ("vqvae", "vae")
 
 
 def save_denoiser(
-    folder: str | Path, denoiser: UNetDenoiser, metadata: dict[str, Any] | None = None
+    folder: str | Path,
+    denoiser: UNetDenoiser | PatchDenoiser,
+    metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Write a denoiser so that `load_denoiser` and diffusers' `DDPMPipeline` read it; weights are float16.
+    """Write a denoiser so that `load_denoiser` reads it; weights are float16.
+
+    That of slices is a pipeline that diffusers' `DDPMPipeline` reads too, if it neither folds images nor is told
+    coordinates.
 
     Args:
-        folder: of the pipeline; it appears whole or not at all, in the place of an older one.
+        folder: it appears whole or not at all, in the place of an older one.
         denoiser: the network.
         metadata: anything JSON can hold: iterations, data, scores.
 
     Raises:
         ValueError: weights that are inf or NaN in float16, or a folder that cannot be written.
     """
-    from diffusers import DDPMScheduler, __version__
-
+    of_slices = isinstance(denoiser, UNetDenoiser)
     state = {
         name: tensor.detach().to("cpu", torch.float16).contiguous()
-        for name, tensor in denoiser.unet.state_dict().items()
+        for name, tensor in (denoiser.unet if of_slices else denoiser).state_dict().items()
     }
-    broken = [n for n, tensor in state.items() if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(
             f"weight {broken[0]} of the denoiser is not finite in float16; do not export a run that diverged: lower "
@@ -49,25 +55,34 @@ def save_denoiser(
         )
     extras = {
         "format": FORMAT,
-        "network": "UNetDenoiser",
+        "network": "UNetDenoiser" if of_slices else PATCHES,
         "architecture": denoiser.architecture,
         "metadata": metadata or {},
     }
+    with replacing_folder(Path(folder)) as part:
+        write_json(part / EXTRAS, extras)
+        if of_slices:
+            _write_pipeline(part, denoiser, state)
+        else:
+            save_file(state, part / WEIGHTS, {"format": "pt"})
+
+
+def _write_pipeline(folder: Path, denoiser: UNetDenoiser, state: dict[str, Tensor]) -> None:
+    from diffusers import DDPMScheduler, __version__
+
+    denoiser.unet.save_config(folder / "unet")
+    save_file(state, folder / "unet" / WEIGHTS, {"format": "pt"})
+    DDPMScheduler.from_config(denoiser.scheduler).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "DDPMPipeline",
         "_diffusers_version": __version__,
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
-    with replacing_folder(Path(folder)) as part:
-        denoiser.unet.save_config(part / "unet")
-        save_file(state, part / "unet" / WEIGHTS, {"format": "pt"})
-        DDPMScheduler.from_config(denoiser.scheduler).save_pretrained(part / "scheduler")
-        for name, content in ((EXTRAS, extras), ("model_index.json", index)):
-            (part / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "model_index.json", index)
 
 
-def load_denoiser(folder: str | Path) -> UNetDenoiser:
+def load_denoiser(folder: str | Path) -> UNetDenoiser | PatchDenoiser:
     """Build the denoiser of a folder and load its weights, ready to predict.
 
     Args:
@@ -80,34 +95,54 @@ def load_denoiser(folder: str | Path) -> UNetDenoiser:
             fit.
     """
     folder = Path(folder)
-    _refuse_others(folder)
-    extras = _read_json(folder / EXTRAS) if (folder / EXTRAS).is_file() else {}
-    scheduler = _read_json(folder / SCHEDULER)
-    config = _read_json(folder / "unet" / "config.json")
-    name = config.get("_class_name")
-    if name != "UNet2DModel":
-        raise ValueError(
-            f"{folder}/unet is a {name}; a UNet2DModel is expected, which needs no text."
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} does not exist or is a file; the folder of a denoiser is expected, as `diffnr train-denoiser` "
+            "writes it or diffusers does."
         )
-    from diffusers import UNet2DModel
-
-    options = extras.get("architecture", {})
+    extras = _read_json(folder / EXTRAS) if (folder / EXTRAS).is_file() else {}
+    build = _patches if extras.get("network") == PATCHES else _pipeline
     try:
-        with torch.device("meta"):
-            unet = UNet2DModel.from_config(config)
-        state = _weights(folder / "unet")
-        expected = {n: t.shape for n, t in unet.state_dict().items()}
-        if expected != {n: t.shape for n, t in state.items()}:
-            raise ValueError("its weights do not have the names and shapes of its config")
-        unet = UNet2DModel.from_config(config)
-        unet.load_state_dict(state)
-        denoiser = UNetDenoiser(unet, scheduler, **options)
+        denoiser = build(folder, extras.get("architecture", {}))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
             f"{folder} holds no usable denoiser ({reason}); train, convert or copy it anew."
         ) from error
     return denoiser.eval().requires_grad_(False)
+
+
+def _patches(folder: Path, architecture: dict[str, Any]) -> PatchDenoiser:
+    denoiser = PatchDenoiser(**architecture)
+    denoiser.load_state_dict(_weights(folder, denoiser))
+    return denoiser
+
+
+def _pipeline(folder: Path, options: dict[str, Any]) -> UNetDenoiser:
+    for name in LATENT:
+        if (folder / name).is_dir():
+            raise ValueError(
+                f"it is a latent prior ({name}/), whose network sees no images; a pixel prior is expected"
+            )
+    for name in (Path("unet") / "config.json", SCHEDULER):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}; a folder with unet/ and scheduler/ is expected, as diffusers writes it."
+            )
+    scheduler = _read_json(folder / SCHEDULER)
+    config = _read_json(folder / "unet" / "config.json")
+    if config.get("_class_name") != "UNet2DModel":
+        raise ValueError(
+            f"its unet/ is a {config.get('_class_name')}; a UNet2DModel is expected, which needs no text"
+        )
+    from diffusers import UNet2DModel
+
+    with torch.device("meta"):
+        outline = UNet2DModel.from_config(config)
+    state = _weights(folder / "unet", outline)
+    unet = UNet2DModel.from_config(config)
+    unet.load_state_dict(state)
+    return UNetDenoiser(unet, scheduler, **options)
 
 
 def read_metadata(folder: str | Path) -> dict[str, Any]:
@@ -120,25 +155,6 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
     return _read_json(path).get("metadata", {}) if path.is_file() else {}
 
 
-def _refuse_others(folder: Path) -> None:
-    """Say what a folder lacks that a denoiser has, or has that none does."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} does not exist or is a file; the folder of a denoiser is expected, as `diffnr train-denoiser` "
-            "writes it or diffusers does."
-        )
-    for name in LATENT:
-        if (folder / name).is_dir():
-            raise ValueError(
-                f"{folder} holds a latent prior ({name}/), whose network sees no images; a pixel prior is expected."
-            )
-    for name in (Path("unet") / "config.json", SCHEDULER):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {name}; a folder with unet/ and scheduler/ is expected, as diffusers writes it."
-            )
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -149,19 +165,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a U-Net, float32."""
+def _weights(folder: Path, outline: nn.Module) -> dict[str, Tensor]:
+    """Read the weights of a network, float32, whose names and shapes `outline` has."""
     found = sorted(folder.glob("*.safetensors"))
     path = folder / WEIGHTS if folder / WEIGHTS in found or not found else found[0]
     if not found:
         pickled = sorted(folder.glob("*.bin"))
         more = f"{pickled[0].name} is a pickle, which may run code, and " if pickled else ""
-        raise ValueError(f"{more}{path.name} is missing in unet/")
+        raise ValueError(f"{more}{path.name} is missing in {folder.name}/")
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name).float() for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is damaged: {error}") from error
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    if shapes != {name: tensor.shape for name, tensor in outline.state_dict().items()}:
+        raise ValueError("its weights do not have the names and shapes of its config")
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
         raise ValueError("it holds weights that are not finite")
     return state

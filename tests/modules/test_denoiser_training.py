@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffnr_lightning.data.clean_slices import CleanSliceData
+from diffnr_lightning.data.clean_slices import CleanPatchData, CleanSliceData
 from diffnr_lightning.modules import DenoiserTraining
 from diffnr_lightning.modules.denoiser_training import linear_error
-from diffnr_lightning.priors import CompactDenoiser, load_denoiser
+from diffnr_lightning.priors import CompactDenoiser, PatchDenoiser, load_denoiser
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,16 @@ def training(iterations=8, **changed) -> DenoiserTraining:
 
 
 def fit(module, sources, *callbacks, checkpoint=None, **options) -> lightning.Trainer:
-    data = CleanSliceData(
-        sources,
-        iterations=module.iterations,
-        batch_size=4,
-        size=16,
-        crops=(8, 16),
-        held_out=["two"],
-    )
+    data = sources
+    if isinstance(sources, dict):
+        data = CleanSliceData(
+            sources,
+            iterations=module.iterations,
+            batch_size=4,
+            size=16,
+            crops=(8, 16),
+            held_out=["two"],
+        )
     trainer = lightning.Trainer(
         **{
             "accelerator": "cpu",
@@ -138,14 +140,14 @@ def test_the_linear_filter_is_the_best_of_its_kind():
     assert float(linear_error(torch.full((4, 1, 8, 8), 0.7), 0.3)) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_slice_that_fills_its_stack_has_one_noise(sources):
-    module = training()
-    data = CleanSliceData(sources, batch_size=4, size=16, crops=(16,))
-    data.setup("fit")
-    batch = data.draws(0, 1)[0]._replace(gap=torch.tensor([0, 1, 3, 0]))
-    noise = module._noise(batch, torch.Generator().manual_seed(0))
-    assert torch.equal(noise[0, 0], noise[0, 2])
-    assert not torch.equal(noise[1, 0], noise[1, 2])
+def test_patches_are_learned_too(sources):
+    torch.manual_seed(3)
+    module = DenoiserTraining(PatchDenoiser(8, (8, 16), embedding=16), 3, warmup=1, levels=2)
+    data = CleanPatchData(sources, iterations=3, batch_size=2, size=16, patch=8, held_out=["two"])
+    before = module.denoiser.conv_in.weight.detach().clone()
+    scores = fit(module, data).callback_metrics
+    assert 0 < scores["val_noise_0750"] < scores["val_noise_0250"] < 1.2
+    assert not torch.equal(before, module.denoiser.conv_in.weight)
 
 
 @pytest.mark.parametrize(

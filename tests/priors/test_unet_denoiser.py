@@ -97,7 +97,7 @@ def change(path, **changed):
 SPOILED = {
     "nothing": (lambda f: shutil.rmtree(f), "does not exist or is a file"),
     "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "has no scheduler"),
-    "latent": (lambda f: (f / "vqvae").mkdir(), "holds a latent prior"),
+    "latent": (lambda f: (f / "vqvae").mkdir(), "is a latent prior"),
     "text": (
         lambda f: change(f / "unet" / "config.json", _class_name="UNet2DConditionModel"),
         "is a UNet2DConditionModel",

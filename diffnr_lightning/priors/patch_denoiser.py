@@ -1,0 +1,249 @@
+"""PatchDenoiser: predicts the noise in patches of volumes, which it sees with the whole volume and their places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffnr_lightning.priors.noise_schedule import NoiseSchedule, Prediction
+
+GROUPS = 8
+
+
+def whole_in_patch(volume: Tensor, size: int) -> Tensor:
+    """Return a volume (N, C, Z, Y, X) on the grid of a patch, (N, C, size, size, size)."""
+    return F.interpolate(volume, size=(size,) * 3, mode="trilinear", align_corners=False)
+
+
+def cut_patches(volume: Tensor, corner: Tensor, size: int) -> Tensor:
+    """Cut patches out of a volume.
+
+    Args:
+        volume: (Z, Y, X).
+        corner: (N, 3) int64 first voxel (z, y, x) of each patch.
+        size: their edge in voxels.
+
+    Returns:
+        (N, 1, size, size, size).
+    """
+    z, y, x = (
+        corner[:, axis, None] + torch.arange(size, device=corner.device) for axis in range(3)
+    )
+    return volume[z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]][:, None]
+
+
+def patch_coordinates(corner: Tensor, shape: Sequence[int], size: int) -> Tensor:
+    """Return where the voxels of patches lie, -1 at the centre of the first voxel of the volume and 1 at the last.
+
+    Args:
+        corner: (N, 3) first voxel (z, y, x) of each patch.
+        shape: voxels (Z, Y, X) of the volume.
+        size: edge of a patch in voxels.
+
+    Returns:
+        (N, 3, size, size, size) float32, z, y and x.
+    """
+    along = torch.arange(size, device=corner.device, dtype=torch.float32)
+    places = []
+    for axis, count in enumerate(shape):
+        place = 2 * (corner[:, axis, None] + along) / max(count - 1, 1) - 1
+        view = [len(corner), 1, 1, 1]
+        view[axis + 1] = size
+        places.append(place.view(view).expand(-1, size, size, size))
+    return torch.stack(places, dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions of 3^3 beside the identity; the step scales and shifts between them.
+
+    Args:
+        width: channels in and out, a multiple of 8.
+        embedding: length of the vector that says the step.
+    """
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm_in = nn.GroupNorm(GROUPS, width)
+        self.conv_in = nn.Conv3d(width, width, 3, padding=1)
+        self.step = nn.Linear(embedding, 2 * width)
+        self.norm_out = nn.GroupNorm(GROUPS, width)
+        self.conv_out = nn.Conv3d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return (N, width, D, H, W) of x (N, width, D, H, W) and the embedding (N, E)."""
+        scale, shift = self.step(F.silu(embedding))[:, :, None, None, None].chunk(2, dim=1)
+        change = self.norm_out(self.conv_in(F.silu(self.norm_in(x))))
+        return x + self.conv_out(F.silu(change * (1 + scale) + shift))
+
+
+class PatchDenoiser(nn.Module):
+    """Predict the noise in patches by a small 3D U-Net.
+
+    Args:
+        patch: edge of a patch in voxels; a quarter or an eighth of that of the volumes.
+        widths: channels of the levels, finest first; each level halves the size. Multiples of 8.
+        blocks: residual blocks on each side of each level.
+        fold: edge in voxels of the cubes that are turned into channels before the network and back after it.
+        embedding: length of the vector that says the step.
+        prediction: what its output stands for.
+        beta_schedule: of diffusers' `DDPMScheduler`.
+        steps: of the schedule.
+        scale: values for attenuation 0 and 1.
+
+    Attributes:
+        channels: 1.
+        dimensions: 3.
+        gaps: 0.
+        schedule: what its steps mean, and what its output stands for.
+
+    Raises:
+        ValueError: widths that are no multiples of 8, or a patch that cannot be halved as often as there are levels.
+
+    Source: B. Yang et al., "Local Patches Meet Global Context: Scalable 3D Diffusion Priors for Computed Tomography
+        Reconstruction", arXiv 2512.18161: patch, whole volume on the patch's grid and three coordinates as channels.
+        Deviations: small; patches are folded, levels joined by addition, no attention.
+    """
+
+    channels = 1
+    dimensions = 3
+    gaps = 0
+
+    def __init__(
+        self,
+        patch: int = 32,
+        widths: Sequence[int] = (32, 64, 96),
+        blocks: int = 1,
+        fold: int = 2,
+        embedding: int = 128,
+        prediction: Prediction = "v_prediction",
+        beta_schedule: str = "linear",
+        steps: int = 1000,
+        scale: tuple[float, float] = (-1.0, 1.0),
+    ) -> None:
+        from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+
+        super().__init__()
+        widths = tuple(widths)
+        if min(blocks, fold) < 1 or not widths or any(w < GROUPS or w % GROUPS for w in widths):
+            raise ValueError(
+                f"blocks is {blocks}, fold {fold} and widths {widths}; numbers of at least 1 and widths that are "
+                f"multiples of {GROUPS} are expected."
+            )
+        multiple = fold * 2 ** (len(widths) - 1)
+        if patch < multiple or patch % multiple:
+            raise ValueError(f"patch is {patch}; a multiple of {multiple} is expected.")
+        self.architecture = {
+            "patch": patch,
+            "widths": list(widths),
+            "blocks": blocks,
+            "fold": fold,
+            "embedding": embedding,
+            "prediction": prediction,
+            "beta_schedule": beta_schedule,
+            "steps": steps,
+            "scale": list(scale),
+        }
+        self.patch, self.fold, self.scale = patch, fold, tuple(scale)
+        self.schedule = NoiseSchedule.from_scheduler(
+            {
+                "num_train_timesteps": steps,
+                "beta_schedule": beta_schedule,
+                "prediction_type": prediction,
+            }
+        )
+        self.time = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.embed = TimestepEmbedding(widths[0], embedding)
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.conv_in = nn.Conv3d(2 * fold**3 + 3, widths[0], 3, padding=1)
+        self.down, self.up = (
+            nn.ModuleList(
+                nn.ModuleList(ResidualBlock(width, embedding) for _ in range(blocks))
+                for width in widths
+            )
+            for _ in range(2)
+        )
+        self.shrink = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in pairs
+        )
+        self.norm_out = nn.GroupNorm(GROUPS, widths[0])
+        self.conv_out = nn.Conv3d(widths[0], fold**3, 3, padding=1)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        step: Tensor | int,
+        context: Tensor | None = None,
+        coordinates: Tensor | None = None,
+    ) -> Tensor:
+        """Return the network's output, of which `schedule.prediction` says what it is.
+
+        Args:
+            noisy: (N, 1, P, P, P) patches, on the scale of the network.
+            step: of the schedule, one or (N,).
+            context: (N, 1, P, P, P) the whole noisy volume on the grid of a patch (`whole_in_patch`); None takes the
+                patches for whole volumes.
+            coordinates: (N, 3, P, P, P) places of the voxels (`patch_coordinates`); None takes the patches for whole
+                volumes.
+
+        Returns:
+            (N, 1, P, P, P).
+
+        Raises:
+            ValueError: patches of another size than those that it was trained on.
+        """
+        expected = (1, self.patch, self.patch, self.patch)
+        if noisy.shape[1:] != expected:
+            raise ValueError(
+                f"noisy has shape {tuple(noisy.shape)}; patches (N, {', '.join(map(str, expected))}) are expected."
+            )
+        if coordinates is None:
+            first = torch.zeros(1, 3, dtype=torch.long, device=noisy.device)
+            coordinates = patch_coordinates(first, expected[1:], self.patch)
+        context = noisy if context is None else context
+        images = [_folded(part.to(noisy).expand_as(noisy), self.fold) for part in (noisy, context)]
+        places = F.avg_pool3d(coordinates.to(noisy).expand(len(noisy), -1, -1, -1, -1), self.fold)
+        x = self.conv_in(torch.cat([*images, places], dim=1))
+        steps = torch.as_tensor(step, device=noisy.device).long().expand(len(noisy))
+        embedding = self.embed(self.time(steps).to(x))
+        skips = []
+        for level, stage in enumerate(self.down):
+            if level:
+                x = self.shrink[level - 1](x)
+            for block in stage:
+                x = block(x, embedding)
+            skips.append(x)
+        for level in reversed(range(len(self.up))):
+            if level < len(self.grow):
+                x = self.grow[level](x) + skips[level]
+            for block in self.up[level]:
+                x = block(x, embedding)
+        return _unfolded(self.conv_out(F.silu(self.norm_out(x))), self.fold)
+
+    def predict(
+        self, noisy: Tensor, step: Tensor | int, told: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """Return the noise in patches (N, 1, P, P, P), see `Denoiser.predict`; `context` and `coordinates` are told."""
+        told = told or {}
+        output = self(noisy, step, told.get("context"), told.get("coordinates"))
+        return self.schedule.noise_of(output, noisy, step)
+
+
+def _folded(x: Tensor, fold: int) -> Tensor:
+    """Turn cubes of voxels into channels: (N, 1, D, H, W) -> (N, fold^3, D / fold, H / fold, W / fold)."""
+    count, _, depth, height, width = x.shape
+    x = x.reshape(count, depth // fold, fold, height // fold, fold, width // fold, fold)
+    return x.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 3)
+
+
+def _unfolded(x: Tensor, fold: int) -> Tensor:
+    """Undo `_folded`."""
+    count, _, depth, height, width = x.shape
+    x = x.reshape(count, fold, fold, fold, depth, height, width).permute(0, 4, 1, 5, 2, 6, 3)
+    return x.reshape(count, 1, depth * fold, height * fold, width * fold)
