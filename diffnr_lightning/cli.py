@@ -29,6 +29,7 @@ COMMANDS = {
         "Scan volumes, stop reconstructions early, and keep what they look like beside the truth."
     ),
     "finetune": "Train a SliceFixer on curated pairs.",
+    "train-denoiser": "Train a denoiser, the prior of diffusion solvers, on clean volumes.",
     "report": "Write one self-contained HTML page that compares runs.",
     "submit": (
         "Hand a command over to SLURM, as one job or as an array of jobs that share the work."
@@ -36,7 +37,7 @@ COMMANDS = {
     "demo": "Reconstruct a generated chest in several ways and compare them.",
     "doctor": "Show versions, devices and what will run where.",
 }
-RESUMABLE = {"reconstruct", "sweep", "curate", "finetune", "demo"}
+RESUMABLE = {"reconstruct", "sweep", "curate", "finetune", "train-denoiser", "demo"}
 
 EXPECTED_ERRORS = (ValueError, TypeError, OSError)
 USAGE_ERROR = 2
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: list[str], prog: str) -> None:
-    function = getattr(importlib.import_module(WORKFLOWS), command)
+    function = getattr(importlib.import_module(WORKFLOWS), command.replace("-", "_"))
     from diffnr_lightning.workflows.settings import parse
 
     _set_up_messages()

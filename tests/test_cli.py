@@ -281,7 +281,9 @@ def test_shipped_configs_are_found_from_every_folder(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_is_a_workflow_and_says_what_it_does(command):
-    function = getattr(importlib.import_module("diffnr_lightning.workflows"), command)
+    function = getattr(
+        importlib.import_module("diffnr_lightning.workflows"), command.replace("-", "_")
+    )
     assert inspect.getdoc(function).splitlines()[0] == cli.COMMANDS[command]
 
 

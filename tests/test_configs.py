@@ -26,6 +26,7 @@ COMMANDS = {
     "reconstruct": ("reconstruct", ["--case=case", "--out=run"]),
     "curate": ("curate", ["--volumes=[phantom:0]", "--out=pairs"]),
     "finetune": ("finetune", ["--data.folders=[pairs]", "--out=run"]),
+    "denoisers": ("train-denoiser", ["--volumes=[phantom:100]", "--out=run"]),
     "loggers": (
         "reconstruct",
         [f"--config={CONFIGS / 'reconstruct' / 'fdk.yaml'}", "--case=case", "--out=run"],
@@ -40,7 +41,7 @@ def command_of(path):
     """A tiny config carries its command at the front of its name."""
     if path.parent.name != "tiny":
         return COMMANDS[path.parent.name]
-    return next(entry for folder, entry in COMMANDS.items() if path.name.startswith(entry[0]))
+    return next(entry for entry in COMMANDS.values() if path.name.startswith(entry[0]))
 
 
 def bases_of(path):
@@ -55,7 +56,8 @@ def bases_of(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_config_is_accepted(path):
     command, options = command_of(path)
-    workflow = getattr(importlib.import_module("diffnr_lightning.workflows"), command)
+    workflows = importlib.import_module("diffnr_lightning.workflows")
+    workflow = getattr(workflows, command.replace("-", "_"))
     parser = settings_parser(workflow)
     bases = [f"--config={CONFIGS / 'reconstruct' / base}.yaml" for base in bases_of(path)]
     for base in bases or [None]:

@@ -36,7 +36,9 @@ MARKED = [text for marked, text in blocks() if marked]
 def test_commands_and_options_exist(line):
     _, command, *words = shlex.split(line, comments=True)
     assert command in cli.COMMANDS
-    workflow = getattr(importlib.import_module("diffnr_lightning.workflows"), command)
+    workflow = getattr(
+        importlib.import_module("diffnr_lightning.workflows"), command.replace("-", "_")
+    )
     known = {o for action in settings_parser(workflow)._actions for o in action.option_strings}
     for word in words:
         if word.startswith("--"):

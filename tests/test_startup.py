@@ -33,6 +33,8 @@ MISSING = [
     "curate --config tiny/curate --volumes none.mha --out pairs",
     "curate --config tiny/curate --volumes phantom:1 --shard 3/2 --out pairs",
     "finetune --data.folders pairs --start none --out run",
+    "train-denoiser --config tiny/train-denoiser --volumes none.mha --out run",
+    "train-denoiser --volumes phantom:100 --start none --out run",
     "submit --command nothing",
 ]
 

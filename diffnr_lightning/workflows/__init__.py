@@ -7,6 +7,7 @@ the functions that do it, and the classes of a signature are `lazy.deferred`.
 from diffnr_lightning import lazy
 from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.demo import demo
+from diffnr_lightning.workflows.denoiser_training import train_denoiser
 from diffnr_lightning.workflows.doctor import doctor
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.reconstruction import reconstruct
@@ -36,4 +37,5 @@ __all__ = [
     "simulate",
     "submit",
     "sweep",
+    "train_denoiser",
 ]

@@ -23,6 +23,8 @@ FREE_KEYS = (
     "checkpoint_every",
     "config",
     "curves",
+    "data.init_args.store",
+    "data.init_args.workers",
     "data.workers",
     "device",
     "out",

@@ -13,7 +13,7 @@ from rich.console import Console
 SHARDED = ("curate", "sweep")
 """Commands of which several jobs share the work."""
 
-SUBMITTED = (*SHARDED, "finetune", "reconstruct")
+SUBMITTED = (*SHARDED, "finetune", "reconstruct", "train-denoiser")
 
 
 class CommandLine:
@@ -59,7 +59,8 @@ def submit(
     A job that is preempted or runs out of time goes back into the queue and takes up its work there.
 
     Args:
-        command: what would stand behind `diffnr`, in quotes: curate, sweep, finetune or reconstruct with their options.
+        command: what would stand behind `diffnr`, in quotes: curate, sweep, finetune, reconstruct or
+            train-denoiser with their options.
         folder: of scripts and logs.
         jobs: into which a `curate` or `sweep` is divided, each with its own `--shard`.
         cluster: slurm, or local, which runs the jobs as processes of this machine.

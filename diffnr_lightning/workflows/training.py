@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +21,6 @@ SliceFixerFinetuning = deferred(
 )
 SlicePairData = deferred("diffnr_lightning.data.slice_pairs.SlicePairData")
 Strategy = deferred("lightning.pytorch.strategies.strategy.Strategy")
-Trainer = deferred("lightning.pytorch.trainer.trainer.Trainer")
 
 logger = logging.getLogger("diffnr")
 
@@ -88,15 +86,11 @@ def finetune(
     import lightning
     from lightning.pytorch.strategies import ModelParallelStrategy
 
-    from diffnr_lightning.callbacks.curve_file import CurveFile
-    from diffnr_lightning.callbacks.run_record import RunRecord
     from diffnr_lightning.priors import frozen_backbone, load_prior, network_name
-    from diffnr_lightning.workflows.progress import progress_bar
-    from diffnr_lightning.workflows.run_logger import logged_run
-    from diffnr_lightning.workflows.trainer import quiet_trainer
+    from diffnr_lightning.workflows.training_run import train_in_folder
 
     if device is not None:
-        accelerator, devices = _trainer_device(device, devices)
+        accelerator, devices = trainer_device(device, devices)
     lightning.seed_everything(seed, verbose=False)
     network = (
         prior()
@@ -120,42 +114,26 @@ def finetune(
     if run.finished:
         logger.info("%s is finished already", out)
         return out
-    with progress_bar("finetuning") as progress:
-        record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
-        trainer = quiet_trainer(
-            max_steps=task.optimizer_steps,
-            max_epochs=1,
-            accelerator=accelerator,
-            devices=devices,
-            strategy=distribution,
-            num_nodes=num_nodes,
-            precision=precision,
-            logger=curves or CurveFile(out / "curves" / "metrics.csv"),
-            callbacks=[*(callbacks or {}).values(), record],
-            val_check_interval=min(validate_every, iterations),
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            use_distributed_sampler=False,
-        )
-        with (
-            run.claim() if trainer.is_global_zero else nullcontext(),
-            logged_run(curves, run.settings),
-        ):
-            trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
-            scores = _final_scores(trainer, task, data)
-            if trainer.is_global_zero:
-                _finish(run, task, {"validation": scores, "held_out": data.held_out_volumes})
+    train_in_folder(
+        run,
+        task,
+        data,
+        lambda scores: _finish(
+            run, task, {"validation": scores, "held_out": data.held_out_volumes}
+        ),
+        title="finetuning",
+        iterations=iterations,
+        validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+        curves=curves,
+        callbacks=callbacks,
+        accelerator=accelerator,
+        devices=devices,
+        strategy=distribution,
+        num_nodes=num_nodes,
+        precision=precision,
+    )
     return out
-
-
-def _final_scores(
-    trainer: Trainer, task: SliceFixerFinetuning, data: SlicePairData
-) -> dict[str, float]:
-    """Return the scores of the held-out slices; none where nothing is held out."""
-    if not data.validation:
-        return {}
-    found = trainer.validate(task, datamodule=data, verbose=False)[0]
-    return {name: float(value) for name, value in found.items()}
 
 
 def _finish(run: RunFolder, task: SliceFixerFinetuning, found: dict[str, Any]) -> None:
@@ -171,8 +149,16 @@ def _finish(run: RunFolder, task: SliceFixerFinetuning, found: dict[str, Any]) -
     logger.info("%s: %s", weights, scores or "not validated, as nothing is held out")
 
 
-def _trainer_device(device: str, devices: int | str) -> tuple[str, int | list[int]]:
-    """Return accelerator and devices of a Trainer for one device by its word."""
+def trainer_device(device: str, devices: int | str) -> tuple[str, int | list[int]]:
+    """Return accelerator and devices of a Trainer for one device by its word.
+
+    Args:
+        device: cpu, cuda or cuda:N.
+        devices: what was asked for beside it.
+
+    Raises:
+        ValueError: several devices beside it, or a device that does not exist.
+    """
     if devices != 1:
         raise ValueError(
             f"device is {device!r} and devices {devices!r}; give device for one, or devices for several."

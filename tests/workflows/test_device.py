@@ -3,12 +3,13 @@ import torch
 
 from diffnr_lightning import cli
 from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.training import _trainer_device
+from diffnr_lightning.workflows.training import trainer_device
 
 COMMANDS = {
     "reconstruct": ["--case", ".", "--config", "fdk"],
     "sweep": ["--volumes", "phantom:1", "--methods", "fdk", "--views", "8"],
     "curate": ["--volumes", "phantom:1", "--config", "configs/tiny/curate.yaml"],
+    "train-denoiser": ["--config", "configs/tiny/train-denoiser.yaml"],
     "finetune": ["--config", "configs/tiny/finetune.yaml", "--data.folders", "."],
 }
 
@@ -21,12 +22,12 @@ def test_the_words_of_a_device(monkeypatch):
     assert use_device("cuda") == torch.device("cuda", 0)
     assert use_device("cuda:1") == torch.device("cuda", 1)
     assert chosen == [0, 1]
-    assert _trainer_device("cuda:1", 1) == ("gpu", [1])
-    assert _trainer_device("cpu", 1) == ("cpu", 1)
+    assert trainer_device("cuda:1", 1) == ("gpu", [1])
+    assert trainer_device("cpu", 1) == ("cpu", 1)
     with pytest.raises(ValueError, match="a number below 2"):
         use_device("cuda:2")
     with pytest.raises(ValueError, match="give device for one, or devices for several"):
-        _trainer_device("cuda:1", 2)
+        trainer_device("cuda:1", 2)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,165 @@
+"""Train a denoiser on clean volumes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from diffnr_lightning.lazy import deferred
+from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.signature import Checked, exists, folder_to_be
+from diffnr_lightning.workflows.training import trainer_device, trainer_strategy
+from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
+
+Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
+CleanSliceData = deferred("diffnr_lightning.data.clean_slices.CleanSliceData")
+CleanVolumeData = deferred("diffnr_lightning.data.clean_slices.CleanVolumeData")
+CompactDenoiser = deferred("diffnr_lightning.priors.unet_denoiser.CompactDenoiser")
+DenoiserTraining = deferred("diffnr_lightning.modules.denoiser_training.DenoiserTraining")
+Logger = deferred("lightning.pytorch.loggers.logger.Logger")
+Module = deferred("torch.nn.modules.module.Module")
+
+logger = logging.getLogger("diffnr")
+
+
+def train_denoiser(
+    out: Annotated[Path, folder_to_be("run")],
+    volumes: Annotated[list[str], Checked(volume_sources)],
+    exclude: list[str] | None = None,
+    data: Callable[[dict[str, str]], CleanVolumeData] = CleanSliceData,
+    denoiser: Callable[[], Module] = CompactDenoiser,
+    module: Callable[[Module], DenoiserTraining] = DenoiserTraining,
+    iterations: int = 10_000,
+    start: Annotated[Path | None, exists("start")] = None,
+    validate_every: int = 1000,
+    checkpoint_every: int = 250,
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    device: str | None = None,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    strategy: str = "auto",
+    num_nodes: int = 1,
+    curves: Logger | None = None,
+    callbacks: dict[str, Callback] | None = None,
+    seed: int = 0,
+    resolved: dict[str, Any] | None = None,
+) -> Path:
+    """Train a denoiser, the prior of diffusion solvers, on clean volumes.
+
+    A finished run is left alone; an interrupted one goes on to the same weights.
+
+    Args:
+        out: run folder: denoiser/ (a pipeline as diffusers writes it), curves, checkpoint, config and environment.
+        volumes: files, glob patterns, sets of a split (`split:train[kind=head,limb]`), or generated objects:
+            `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST. What a split keeps for development or test is
+            refused.
+        exclude: names of volumes, patterns of names, or sets of a split (`split:test`) that must not be learned from.
+        data: what is drawn of the volumes: stacks of slices (CleanSliceData) or patches (CleanPatchData).
+        denoiser: the network.
+        module: loss and learning rates.
+        iterations: batches; `data` and `module` have to be given the same number.
+        start: folder of a denoiser to start from instead.
+        validate_every: batches between two validations.
+        checkpoint_every: batches between two checkpoints.
+        precision: of the computation.
+        device: where to compute: cpu, cuda or cuda:N, as of the other commands; null leaves it to `accelerator` and
+            `devices`, which also name several.
+        accelerator: of Lightning's Trainer.
+        devices: of Lightning's Trainer.
+        strategy: of Lightning's Trainer, such as ddp.
+        num_nodes: of Lightning's Trainer.
+        curves: Lightning logger; it is given the settings too. null writes curves/metrics.csv.
+        callbacks: further Lightning callbacks, by name.
+        seed: of the first weights.
+        resolved: filled in by the command line.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        FileNotFoundError: a file or pattern that names no volume, or no denoiser to start from.
+        ValueError: a volume that a split keeps, data that the denoiser cannot take, numbers of iterations that
+            disagree, a strategy that splits the weights, or a run of other settings in the folder.
+    """
+    sources = volume_sources(volumes)
+    unwanted = left_out(sources, exclude or [])
+    sources = {name: source for name, source in sources.items() if name not in unwanted}
+    if not sources:
+        raise ValueError("exclude leaves no volume to learn from; shorten it.")
+    refuse_held_back(sources.values())
+    if strategy == "fsdp":
+        raise ValueError("strategy is 'fsdp', but a denoiser has no frozen weights; use ddp.")
+    if device is not None:
+        accelerator, devices = trainer_device(device, devices)
+    distribution = trainer_strategy(strategy, devices, num_nodes, precision)
+
+    import lightning
+
+    from diffnr_lightning.priors import load_denoiser
+    from diffnr_lightning.workflows.training_run import train_in_folder
+
+    lightning.seed_everything(seed, verbose=False)
+    network = denoiser() if start is None else load_denoiser(start)
+    network.train().requires_grad_(True)
+    task, batches = module(network), data(sources)
+    if not iterations == batches.iterations == task.iterations:
+        raise ValueError(
+            f"iterations are {iterations}, data.iterations {batches.iterations} and module.iterations "
+            f"{task.iterations}; the three have to agree."
+        )
+    batches.check_denoiser(network)
+    batches.split()
+    plain = {"iterations": iterations, "seed": seed, "volumes": list(sources)}
+    run = RunFolder(out, resolved or plain)
+    run.open()
+    if run.finished:
+        logger.info("%s is finished already", out)
+        return out
+    batches.setup("fit")
+
+    def finish(scores: dict[str, float]) -> None:
+        """Write the denoiser and, last, metrics; both say which volumes were held out."""
+        metrics = {
+            "iterations": task.iteration,
+            "volumes": len(sources),
+            "held_out": batches.held_out_volumes,
+            "validation": scores,
+        }
+        task.export(run.path / "denoiser", metrics)
+        run.finish(metrics)
+        logger.info("%s: %s", run.path / "denoiser", by_level(scores))
+
+    train_in_folder(
+        run,
+        task,
+        batches,
+        finish,
+        title="training",
+        iterations=iterations,
+        validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+        curves=curves,
+        callbacks=callbacks,
+        accelerator=accelerator,
+        devices=devices,
+        strategy=distribution,
+        num_nodes=num_nodes,
+        precision=precision,
+    )
+    return out
+
+
+def by_level(scores: dict[str, float]) -> str:
+    """Say how much of the noise was left at every step, and how much the best linear filter leaves."""
+    steps = [name.removeprefix("val_noise_") for name in scores if name.startswith("val_noise_")]
+    if not steps:
+        return "not validated, as nothing is held out"
+    parts = [
+        f"{int(step)}: {scores[f'val_noise_{step}']:.3g} ({scores[f'val_linear_{step}']:.3g})"
+        for step in steps
+    ]
+    return "share of the noise that is left by step (by the best linear filter): " + ", ".join(
+        parts
+    )

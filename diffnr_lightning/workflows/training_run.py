@@ -1,0 +1,73 @@
+"""One training in its run folder, whatever is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from diffnr_lightning.callbacks.curve_file import CurveFile
+from diffnr_lightning.callbacks.run_record import RunRecord
+from diffnr_lightning.workflows.progress import progress_bar
+from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.run_logger import logged_run
+from diffnr_lightning.workflows.trainer import quiet_trainer
+
+
+def train_in_folder(
+    run: RunFolder,
+    task: LightningModule,
+    data: LightningDataModule,
+    finish: Callable[[dict[str, float]], None],
+    *,
+    title: str,
+    iterations: int,
+    validate_every: int,
+    checkpoint_every: int,
+    curves: Logger | None,
+    callbacks: dict[str, Callback] | None,
+    **trainer_options: Any,
+) -> None:
+    """Train in a run folder, from its checkpoint on if it has one, and validate at the end.
+
+    Args:
+        run: the folder, opened.
+        task: what is trained; it has `optimizer_steps` and counts `iteration`.
+        data: its batches, one epoch of them.
+        finish: called by the first process with the final scores of what is held out, by name.
+        title: of the progress bar.
+        iterations: batches of the run.
+        validate_every: batches between two validations.
+        checkpoint_every: batches between two checkpoints.
+        curves: Lightning logger; None writes curves/metrics.csv.
+        callbacks: further Lightning callbacks, by name.
+        **trainer_options: accelerator, devices and the like.
+    """
+    with progress_bar(title) as progress:
+        record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
+        trainer = quiet_trainer(
+            max_steps=task.optimizer_steps,
+            max_epochs=1,
+            logger=curves or CurveFile(run.path / "curves" / "metrics.csv"),
+            callbacks=[*(callbacks or {}).values(), record],
+            val_check_interval=min(validate_every, iterations),
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            use_distributed_sampler=False,
+            **trainer_options,
+        )
+        with (
+            run.claim() if trainer.is_global_zero else nullcontext(),
+            logged_run(curves, run.settings),
+        ):
+            trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
+            scores = {}
+            if data.validation:
+                found = trainer.validate(task, datamodule=data, verbose=False)[0]
+                scores = {name: float(value) for name, value in found.items()}
+            if trainer.is_global_zero:
+                finish(scores)
