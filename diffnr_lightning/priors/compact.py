@@ -219,6 +219,17 @@ class CompactSliceFixer(nn.Module):
         correction = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), FOLD)
         return slices[:, self.context] + correction[:, 0, :height, :width]
 
+    def repair_bytes(self, slices: int, height: int, width: int) -> int:
+        """Bytes that so many slices take at the worst moment, beside the weights and themselves.
+
+        That is the last block: the outputs of all levels of the way down, what enters the block, and the three tensors
+        of its second normalisation.
+        """
+        pixels = slices * (height + -height % self.multiple) * (width + -width % self.multiple)
+        channels = self.architecture["channels"]
+        kept = sum(width / 4**level for level, width in enumerate(channels))
+        return int(4 * pixels * ((kept + 4 * channels[0]) / FOLD**2 + self.noise))
+
     def with_residual(self) -> CompactSliceFixer:
         """The same network with inputs for the residual, whose weights are zero before training."""
         return self._widened(residual=True)

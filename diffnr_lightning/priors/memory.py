@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
+
+from diffnr_lightning.planes import plane_axis
+
+if TYPE_CHECKING:
+    from diffnr_lightning.priors.prior import Prior
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -51,7 +57,11 @@ class Load(NamedTuple):
     width: int = SD_TURBO_WIDTH
 
     def bytes(self) -> int:
-        """Bytes needed beside the weights."""
+        """Bytes needed beside the weights, with a margin."""
+        return int(MARGIN * self.counted_bytes())
+
+    def counted_bytes(self) -> int:
+        """Bytes of the tensors alive at the worst moment, beside the weights."""
         if not self.training:
             kind = "repair"
         else:
@@ -60,7 +70,28 @@ class Load(NamedTuple):
         if self.tile is not None and not self.training and self.tile**2 < self.pixels:
             numbers = NUMBERS_PER_PIXEL[kind] * self.tile**2 + NUMBERS_OUTSIDE_TILES * self.pixels
         share = self.width / SD_TURBO_WIDTH
-        return int(MARGIN * share * self.batch * numbers * BYTES[self.precision])
+        return int(share * self.batch * numbers * BYTES[self.precision])
+
+
+def slices_bytes(
+    prior: Prior, shape: tuple[int, int, int], planes: Sequence[str], most: int
+) -> int:
+    """Bytes that a prior takes, beside its weights, of the slices of a volume that it repairs at once.
+
+    Args:
+        prior: 0 is returned of one that does not tell.
+        shape: of the volume (Z, Y, X).
+        planes: that are repaired, one after the other.
+        most: slices at once.
+    """
+    if not hasattr(prior, "repair_bytes"):
+        return 0
+    needed = []
+    for axis in map(plane_axis, planes):
+        edges = (*shape[:axis], *shape[axis + 1 :])
+        height, width = edges if prior.size is None else (prior.size, prior.size)
+        needed.append(prior.repair_bytes(min(most, shape[axis]), height, width))
+    return max(needed)
 
 
 def free_bytes(device: torch.device) -> int | None:

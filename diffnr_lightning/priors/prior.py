@@ -25,7 +25,8 @@ class Prior(Protocol):
         residual: whether the prior takes the backprojected residual.
 
     A prior whose attribute `noise` is true takes the standard deviation of the noise in it as well; one
-    without this attribute does not.
+    without this attribute does not. One with a method ``repair_bytes(slices, height, width)`` says what it needs of a
+    device beside its weights; what another one needs is not known before it runs.
     """
 
     context: int

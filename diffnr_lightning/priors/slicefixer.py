@@ -261,6 +261,10 @@ class SliceFixer(nn.Module):
         """Repaired slices in [0, 1]; see `Prior.repair`."""
         return self(slices, conditioning).clamp(0, 1)
 
+    def repair_bytes(self, slices: int, height: int, width: int) -> int:
+        """Bytes that so many slices take at the worst moment, beside the weights; see `priors.memory`."""
+        return self._load(slices, height, width, self.precision != "float32").counted_bytes()
+
     def _turned(self, images: Tensor) -> Tensor:
         """Images (..., H, W) from our orientation to the network's, or back."""
         return images.mT if self.orientation == "xyz" else images
@@ -320,17 +324,22 @@ class SliceFixer(nn.Module):
         key = (tuple(slices.shape), training, half, slices.device)
         if key in self._fitting:
             return
-        load = Load(
-            batch=len(slices),
-            pixels=slices.shape[-2] * slices.shape[-1],
+        count, _, height, width = slices.shape
+        refuse_too_large(self._load(count, height, width, half, training), slices.device)
+        self._fitting.add(key)
+
+    def _load(
+        self, slices: int, height: int, width: int, half: bool, training: bool = False
+    ) -> Load:
+        return Load(
+            batch=slices,
+            pixels=height * width,
             training=training,
             precision="bfloat16" if half else "float32",
             gradient_checkpointing=self.gradient_checkpointing,
             tile=self.tile,
             width=self.backbone.vae.config.block_out_channels[0],
         )
-        refuse_too_large(load, slices.device)
-        self._fitting.add(key)
 
 
 def _refuse_unknown(**options: str) -> None:

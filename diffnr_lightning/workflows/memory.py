@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.priors.memory import free_bytes
+from diffnr_lightning.priors.memory import free_bytes, slices_bytes
 from diffnr_lightning.representations import (
     GaussianCloud,
     LineTransformer,
@@ -31,6 +31,7 @@ from diffnr_lightning.workflows.solver import Solver
 
 if TYPE_CHECKING:
     from diffnr_lightning.modules import SceneOptimization
+    from diffnr_lightning.priors import Repairer
     from diffnr_lightning.workflows.problem import Method
 
 logger = logging.getLogger("diffnr")
@@ -65,6 +66,8 @@ SLOPES = 12 * 2**24
 """Of the 3D SSIM, slab by slab; see `losses.ssim_triton`."""
 BINS = 2**28
 """At most, of the lists of Gaussians; see `representations.gaussian_bins_triton`."""
+DIRECTIONS = 15
+"""Of `consistency.agree`, at most."""
 
 SHARE = 0.25
 """Of a card's peak rates that is expected to be had."""
@@ -129,6 +132,11 @@ def ssim_3d_bytes(voxels: int) -> int:
     return F32 * 2 * voxels + min(12 * voxels, SLOPES)
 
 
+def agreement_bytes(directions: int, voxels: int, rays: int) -> int:
+    """Return what `consistency.agree` takes with so many directions, each of which is a volume."""
+    return F32 * ((directions + 7) * voxels + 9 * rays)
+
+
 def variation_bytes(voxels: int) -> int:
     """Return what the total variation of a volume takes with its gradient."""
     return F32 * 2 * voxels
@@ -173,18 +181,19 @@ def estimate(
     """Return what a method needs for a case on a CUDA device.
 
     Args:
-        method: as configured. A pseudo-reference's prior counts with its weights; what its slices take it
-            checks itself (`priors.memory`).
+        method: as configured. A prior that does not tell what its slices take (`repair_bytes`) counts with its weights
+            alone.
         grid: of the volume.
         scan: of the projections.
         weighted: whether rays have weights.
-        changed: settings that are taken instead of the method's: reference_size, most_gaussians, batch_rays.
+        changed: settings that are taken instead of the method's: reference_size, most_gaussians, batch_rays,
+            batch_size.
     """
     voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
     rays = len(scan) * scan.detector_shape[0] * scan.detector_shape[1]
     given = Part("projections", F32 * rays * (3 if weighted else 1), True)
     if isinstance(method, Scene):
-        return _scene(method, grid, scan, given, changed)
+        return _scene(method, grid, scan, given, weighted, changed)
     name = method.path if isinstance(method, Solver) else ""
     options = method.options if isinstance(method, Solver) else {}
     parts = (given, Part(f"solver {name}", solver_bytes(name, voxels, rays), False))
@@ -195,7 +204,12 @@ def estimate(
 
 
 def _scene(
-    method: Scene, grid: VolumeGrid, scan: ScanGeometry, given: Part, changed: Mapping[str, int]
+    method: Scene,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    given: Part,
+    weighted: bool,
+    changed: Mapping[str, int],
 ) -> Estimate:
     voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
     rays = len(scan) * scan.detector_shape[0] * scan.detector_shape[1]
@@ -227,17 +241,37 @@ def _scene(
         Part("query of the volume", F32 * 3 * voxels, False),
     ]
     if method.pseudo_reference is not None:
-        weights = sum(p.numel() for p in method.pseudo_reference.repairer.prior.parameters())
-        parts += [
-            Part("prior", F32 * weights, True),
-            Part("pseudo-reference and what it was made of", 3 * F32 * voxels, True),
-            Part("repair, beside the prior's slices", 8 * F32 * voxels + 12 * F32 * rays, False),
-        ]
+        repairer = method.pseudo_reference.repairer
+        most = changed.get("batch_size", repairer.batch_size)
+        parts.append(Part("pseudo-reference and what it was made of", 3 * F32 * voxels, True))
+        parts += _repair(repairer, grid, rays, weighted, most)
     asked = cube + compared / module.reference_every
     moved = 7 * F32 * numbers + 48 * 3 * asked + 60 * pixels
     return Estimate(
         tuple(parts), method.iterations, moved, _operations(representation, count, pixels, asked)
     )
+
+
+def _repair(
+    repairer: Repairer, grid: VolumeGrid, rays: int, weighted: bool, most: int
+) -> list[Part]:
+    """Return what a repair takes of at most so many slices at once."""
+    voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
+    prior = repairer.prior
+    weights = sum(p.numel() * p.element_size() for p in prior.parameters())
+    slices = slices_bytes(prior, grid.shape, repairer.planes, most)
+    held = 0
+    if repairer.consistency == "agreement" and weighted:
+        held = agreement_bytes(DIRECTIONS, voxels, rays)
+    elif repairer.consistency != "none" or repairer.align_iterations:
+        held = solver_bytes("sirt", voxels, rays)
+    # The volume before and after, the residual and its noise stay through a pass.
+    return [
+        Part("prior", weights, True),
+        Part("repair: residual", 8 * F32 * voxels + 12 * F32 * rays, False),
+        Part("repair: slices at once", 8 * F32 * voxels + slices, False),
+        Part("repair: held to the projections", 4 * F32 * voxels + held, False),
+    ]
 
 
 def _step(
@@ -317,6 +351,7 @@ def what_fits(
         if estimate(method, grid, scan, weighted=weighted, changed={name: value}).peak <= free:
             words = {
                 "batch_rays": "rays",
+                "batch_size": "pseudo_reference.repairer.batch_size",
                 "most_gaussians": "density_control.limits.most_gaussians",
             }
             return f"it would fit with {words.get(name, f'optimisation.{name}')} = {value}"
@@ -332,6 +367,9 @@ def _changes(method: Method, scan: ScanGeometry) -> Iterator[tuple[str, int]]:
     if not isinstance(method, Scene):
         return
     if method.pseudo_reference is not None:
+        for count in (4, 1):
+            if count < method.pseudo_reference.repairer.batch_size:
+                yield "batch_size", count
         yield "reference_size", 96
         yield "reference_size", 64
     if method.density_control is not None:

@@ -1,5 +1,6 @@
 """What a run is predicted to need: formulas against measured peaks on the CPU, refusals, and the paper's presets."""
 
+import inspect
 import re
 import tracemalloc
 
@@ -8,8 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from diffnr_lightning import solvers
+from diffnr_lightning.consistency import agree
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
+from diffnr_lightning.priors import biplanar_conditioning, load_default
+from diffnr_lightning.priors.memory import Load
 from diffnr_lightning.representations import GaussianCloud, LineTransformer, NeuralField, Siren
 from diffnr_lightning.triton_kernels import CARDS
 from diffnr_lightning.workflows import Scene, Solver, doctor, memory, reconstruct, simulate
@@ -123,6 +127,59 @@ def test_gaussians_hold_no_more_than_is_predicted(count):
     assert 0.95 < predicted / peak(work) < 3.5
 
 
+@pytest.mark.parametrize("shape", [(4, 64, 64), (2, 90, 120)])
+def test_the_shipped_prior_takes_what_is_predicted_of_slices(shape):
+    prior = load_default()
+    count, height, width = shape
+    scan = scan_of(16, 2)
+    directions = torch.tensor(scan.direction, dtype=torch.float32)
+    told = biplanar_conditioning(torch.rand(2, 16, 16), directions, size=prior.biplanar_size)
+    slices = torch.rand(count, 2 * prior.context + 1, height, width)
+    noise = torch.rand(count, 1, height, width)
+    told = told.for_slices("axial", torch.zeros(count), torch.rand_like(slices), noise)
+    found = peak(lambda: prior.repair(slices, told))
+    assert 0.95 < prior.repair_bytes(count, height, width) / found < 1.1
+
+
+@pytest.mark.parametrize("size", [24, 32])
+def test_agreement_holds_what_is_predicted(size):
+    grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, 8)
+    volume, projections = torch.rand(size, size, size), torch.rand(8, size, size)
+    # Counts that no volume explains, so that every direction is gone along.
+    weights = torch.full_like(projections, 1e6)
+
+    def work():
+        return agree(volume, projections, grid, scan, weights=weights, directions=6)
+
+    assert work().directions == 6
+    assert 0.8 < memory.agreement_bytes(6, size**3, 8 * size**2) / peak(work) < 1.25
+    assert inspect.signature(agree).parameters["directions"].default == memory.DIRECTIONS
+
+
+def rows_of_slices(repository):
+    """Yield words of docs/gpu.md for a prior and the GiB that it states at 256^2 and at 512^2."""
+    page = (repository / "docs/gpu.md").read_text(encoding="utf-8")
+    table = page.partition("| slices at once |")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        what, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        yield what, *cells
+
+
+def test_the_page_states_what_slices_take(repository):
+    rows = list(rows_of_slices(repository))
+    assert len(rows) == 4
+    for what, *stated in rows:
+        count, words = int(what.split(",")[0]), what.split("`")
+        for edge, gib in zip((256, 512), stated, strict=True):
+            needed = load_default().repair_bytes(count, edge, edge)
+            if "compact" not in what:
+                options = dict(word.split(": ") for word in words[1::2])
+                tile = int(options["tile"]) if "tile" in options else None
+                load = Load(count, edge**2, precision=options["precision"], tile=tile)
+                needed = load.counted_bytes()
+            assert f"{memory.MARGIN * needed / 2**30:.1f}" == gib, (what, edge)
+
+
 def rows_of_the_page(repository):
     """Yield configs and the GiB that docs/gpu.md states for them, at 256^3 and at 512^3."""
     base = ""
@@ -131,7 +188,7 @@ def rows_of_the_page(repository):
         names = re.findall("`([^`]+)`", what)
         if line.startswith("| the same with"):
             yield f"{base}+{names[0]}", *cells[:2]
-        elif line.startswith("| `"):
+        elif line.startswith("| `reconstruct"):
             base = names[-1]
             yield from ((name, *cells[:2]) for name in names)
 
@@ -180,7 +237,7 @@ def test_nothing_is_written_of_a_run_that_cannot_fit(monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_mildest_setting_that_fits_is_named():
+def test_the_mildest_setting_that_fits_is_named(monkeypatch):
     grid, scan = VolumeGrid((128,) * 3, 1.0), scan_of(128, 24)
     files = config_files("reconstruct/r2gaussian_paper.yaml") + config_files("diffnr/paper.yaml")
     method = configured(doctor, files, {}).arguments["method"]
@@ -190,6 +247,11 @@ def test_the_mildest_setting_that_fits_is_named():
     assert part < whole
     assert "reference_size = 96" in memory.what_fits(method, grid, scan, part)
     assert "more memory" in memory.what_fits(method, grid, scan, 0)
+    # A prior of the size of the paper's.
+    monkeypatch.setattr(memory, "slices_bytes", lambda prior, shape, planes, most: most * 2**30)
+    part = memory.estimate(method, grid, scan, changed={"batch_size": 4}).peak
+    assert part < memory.estimate(method, grid, scan).peak - 12 * 2**30
+    assert "repairer.batch_size = 4" in memory.what_fits(method, grid, scan, part)
 
 
 def test_doctor_shows_what_a_method_needs(capsys):
