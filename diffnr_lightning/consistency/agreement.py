@@ -46,11 +46,8 @@ class Agreement(NamedTuple):
 
     def __str__(self) -> str:
         """Say what was unexplained before and after."""
-        fault = "" if self.reached else ", with these voxels"
-        return (
-            f"normalised residuals of mean square {self.before:.3g} come to {self.after:.3g}, allowed are "
-            f"{self.level:.3g}{fault}"
-        )
+        allowed = f"{self.level:.3g} {'are allowed' if self.reached else 'cannot be reached'}"
+        return f"normalised residuals of mean square {self.before:.3g} come to {self.after:.3g}; {allowed}"
 
     def findings(self) -> dict[str, Any]:
         """Return everything but the volume, as JSON holds it: an infinite stiffness is None."""
