@@ -18,11 +18,12 @@ from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.training import finetune
 
 __getattr__, __dir__, _ = lazy.attributes(
-    __name__, {"scene": ["Scene"], "solver": ["Solver"], "trial": ["Trial"]}
+    __name__, {"sampler": ["Sampler"], "scene": ["Scene"], "solver": ["Solver"], "trial": ["Trial"]}
 )
 __all__ = [
     "Method",
     "Problem",
+    "Sampler",
     "Scene",
     "Solver",
     "Trial",

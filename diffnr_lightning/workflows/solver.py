@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -41,7 +41,7 @@ class Solver(Method):
         self.name = name.rpartition(".")[2]
         self.findings = {}
         self.options = options or {}
-        _check_options(name, self.function, self.options)
+        check_options(f"solver {name}", self.function, self.options)
         self.offered = OFFERED & set(inspect.signature(self.function).parameters)
         self.weighs = "weights" in self.offered
 
@@ -81,16 +81,31 @@ def _is_solver(thing: Any) -> bool:
     return GIVEN <= needed <= GIVEN | OFFERED
 
 
-def _check_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> None:
-    """Refuse options that the solver does not have, and values of another type."""
+def check_options(
+    what: str,
+    function: Callable[..., Tensor],
+    options: dict[str, Any],
+    handed: Collection[str] = (),
+) -> None:
+    """Refuse options that the function of a method does not have, and values of another type.
+
+    Args:
+        what: kind and name of the function, for messages.
+        function: takes projections, grid, scan and what a problem offers beside the options.
+        options: name -> value.
+        handed: further parameters that the method gives.
+
+    Raises:
+        ValueError: an unknown name, or a value that does not fit.
+    """
     parser = ArgumentParser(exit_on_error=False)
-    skip = {*GIVEN, *OFFERED, "initial", "normalisation", "slabs"}
+    skip = {*GIVEN, *OFFERED, "initial", "normalisation", "slabs", *handed}
     known = parser.add_function_arguments(function, skip=skip, fail_untyped=False)
     for key, value in options.items():
         if key not in known:
-            raise ValueError(f"solver {name} has no option {key!r}; it has {', '.join(known)}.")
+            raise ValueError(f"{what} has no option {key!r}; it has {', '.join(known)}.")
         try:
             parser.parse_object({key: value})
         except ArgumentError as error:
             reason = refusal(parser, str(error), []).removeprefix(f"--{key} ")
-            raise ValueError(f"option {key} of solver {name} {reason}") from None
+            raise ValueError(f"option {key} of {what} {reason}") from None

@@ -1,5 +1,6 @@
 """Reconstruction by sampling with a denoiser of several steps, as functions of (projections, grid, scan, denoiser)."""
 
+from diffnr_lightning.solvers.diffusion.blend import blend
 from diffnr_lightning.solvers.diffusion.dds import dds
 
-__all__ = ["dds"]
+__all__ = ["blend", "dds"]

@@ -1,0 +1,75 @@
+"""The method that samples a volume with a denoiser of several steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffnr_lightning.priors import load_denoiser
+from diffnr_lightning.solvers import diffusion
+from diffnr_lightning.workflows.problem import Method, Problem
+from diffnr_lightning.workflows.solver import Solver, check_options
+
+HANDED = ("denoiser", "seed", "state")
+
+
+class Sampler(Method):
+    """Sample a volume that a prior of several steps and the projections agree on.
+
+    Args:
+        name: a function of `diffnr_lightning.solvers.diffusion`.
+        denoiser: folder of the prior, as `diffnr train-denoiser` writes it or diffusers does.
+        options: further keyword arguments of the function.
+        start: solver whose volume the sampling starts from, with noise; options then say by `start` at which share of
+            the schedule. None starts from noise alone.
+
+    Raises:
+        ValueError: a name that is no sampler, or an option that it does not have.
+    """
+
+    def __init__(
+        self,
+        name: str = "dds",
+        denoiser: Path | None = None,
+        options: dict[str, Any] | None = None,
+        start: Solver | None = None,
+    ) -> None:
+        if name not in diffusion.__all__:
+            raise ValueError(
+                f"{name!r} is no sampler; one of {', '.join(diffusion.__all__)} is expected."
+            )
+        self.function = getattr(diffusion, name)
+        self.name = self.path = name
+        self.options = options or {}
+        check_options(f"sampler {name}", self.function, self.options, HANDED)
+        self.denoiser = denoiser
+        self.start = start
+        self.findings = {}
+
+    def reconstruct(self, problem: Problem) -> Tensor:
+        """Return the sampled volume.
+
+        Raises:
+            ValueError: no denoiser, or one that the sampler cannot use.
+        """
+        if self.denoiser is None:
+            raise ValueError(
+                f"the sampler {self.name} has no denoiser; give its folder by --method.init_args.denoiser."
+            )
+        denoiser = load_denoiser(self.denoiser).to(problem.projections.device)
+        initial = None
+        if self.start is not None:
+            initial = self.start.reconstruct(problem._replace(progress=None))
+        return self.function(
+            problem.projections,
+            problem.grid,
+            problem.scan,
+            denoiser,
+            initial=initial,
+            weights=problem.weights,
+            seed=problem.seed,
+            progress=problem.progress,
+            **self.options,
+        )
