@@ -41,7 +41,7 @@ class Bidiagonalisation:
         target: Tensor,
     ) -> None:
         self._forward, self._adjoint = forward, adjoint
-        self.length = _norm(target)
+        self.length = float(_norm(target))
         self.directions: list[Tensor] = []
         self._left = target / self.length
         self._diagonal: list[float] = []
@@ -54,17 +54,20 @@ class Bidiagonalisation:
         direction = self._adjoint(self._left)
         for _ in range(2):  # twice is enough (Parlett)
             for earlier in self.directions:
-                direction = direction - earlier * _inner(earlier, direction)
-        size = _norm(direction)
+                inner = torch.dot(earlier.flatten(), direction.flatten())
+                direction = direction - earlier * inner
+        lengths = [_norm(direction)]
+        direction = direction / _divisor(lengths[0])
+        left = self._forward(direction) - lengths[0] * self._left
+        lengths.append(_norm(left))
+        # A device is waited for here alone.
+        size, below = torch.stack(lengths).tolist()
         if size <= _EXHAUSTED * max(self._diagonal, default=0.0) or size == 0:
             return False
-        direction = direction / size
-        left = self._forward(direction) - size * self._left
-        below = _norm(left)
         self.directions.append(direction)
         self._diagonal.append(size)
         self._below.append(below)
-        self._left = left / below if below > 0 else left
+        self._left = left / _divisor(lengths[1])
         pivot = math.hypot(self._rotated * size, below)
         self._rotated, sine = self._rotated * size / pivot, below / pivot
         self.left_over *= sine
@@ -87,9 +90,10 @@ class Bidiagonalisation:
         return total
 
 
-def _inner(first: Tensor, second: Tensor) -> float:
-    return float(torch.dot(first.flatten(), second.flatten()))
+def _norm(array: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(array, dtype=torch.float64)
 
 
-def _norm(array: Tensor) -> float:
-    return float(torch.linalg.vector_norm(array, dtype=torch.float64))
+def _divisor(length: Tensor) -> Tensor:
+    """Return a length, or 1 in the place of 0."""
+    return torch.where(length > 0, length, 1.0)
