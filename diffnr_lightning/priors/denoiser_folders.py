@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from diffnr_lightning.files import replacing_folder, write_json
+from diffnr_lightning.files import replacing_folder, write_bytes, write_json
 from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
 from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
 
@@ -64,14 +64,14 @@ def save_denoiser(
         if of_slices:
             _write_pipeline(part, denoiser, state)
         else:
-            save_file(state, part / WEIGHTS, {"format": "pt"})
+            write_bytes(part / WEIGHTS, save(state, {"format": "pt"}))
 
 
 def _write_pipeline(folder: Path, denoiser: UNetDenoiser, state: dict[str, Tensor]) -> None:
     from diffusers import DDPMScheduler, __version__
 
     denoiser.unet.save_config(folder / "unet")
-    save_file(state, folder / "unet" / WEIGHTS, {"format": "pt"})
+    write_bytes(folder / "unet" / WEIGHTS, save(state, {"format": "pt"}))
     DDPMScheduler.from_config(denoiser.scheduler).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "DDPMPipeline",

@@ -117,7 +117,7 @@ class PatchDenoiser(nn.Module):
     def __init__(
         self,
         patch: int = 32,
-        widths: Sequence[int] = (32, 64, 96),
+        widths: Sequence[int] = (32, 64, 128),
         blocks: int = 1,
         fold: int = 2,
         embedding: int = 128,
