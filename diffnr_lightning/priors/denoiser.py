@@ -42,8 +42,8 @@ class Denoiser(Protocol):
             step: of the schedule, one or (N,); 0 is the least noisy.
             told: what else is known, by name; what a denoiser does not use it passes over. ``gap``: slices from one
                 channel to the next, one or (N,), 1 where it is missing. ``coordinates``: (N, dimensions, *size) places
-                of the pixels, slowest axis first, -1 and 1 at the borders of the whole slice or volume, which is meant
-                where they are missing. ``context``: (N, C, *size) the whole noisy volume, at the size of a patch.
+                of the pixels, slowest axis first, -1 and 1 at the first and the last of the slice or volume, which is
+                meant where they are missing. ``context``: (N, C, *size) the whole noisy volume, at the size of a patch.
 
         Returns:
             (N, C, *size) of variance 1, on the denoiser's scale.
