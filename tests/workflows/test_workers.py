@@ -25,6 +25,14 @@ class Heard(logging.Handler):
 
 
 @pytest.fixture
+def interruptible():
+    """Ctrl-C raises, even where a shell has started the tests in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def hear():
     logger, handlers = logging.getLogger("diffnr"), []
     level = logger.level
@@ -67,7 +75,7 @@ def test_one_that_fails_stops_no_other(hear, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
-def test_an_interruption_ends_all(hear, tmp_path, number, error, monkeypatch):
+def test_an_interruption_ends_all(interruptible, hear, tmp_path, number, error, monkeypatch):
     """The second one ignores Ctrl-C and is killed with the process that it started."""
     monkeypatch.setattr("diffnr_lightning.workflows.workers.SECONDS_TO_END", 0.2)
     hear("ready", lambda: os.kill(os.getpid(), number))
