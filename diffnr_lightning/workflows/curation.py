@@ -25,6 +25,7 @@ from diffnr_lightning.workflows.volume_sources import (
 )
 
 Case = deferred("diffnr_lightning.data.cases.Case")
+Device = deferred("torch.device")
 LoadedVolume = deferred("diffnr_lightning.data.volumes.LoadedVolume")
 PairsFolder = deferred("diffnr_lightning.workflows.pairs_folder.PairsFolder")
 Method = deferred("diffnr_lightning.workflows.problem.Method")
@@ -122,8 +123,8 @@ def curate(
 
     Raises:
         FileNotFoundError: a file or pattern that names no volume.
-        ValueError: no volume, one that a split keeps, no method, a shard or device that does not exist, or a folder of
-            other settings.
+        ValueError: no volume, one that a split keeps, no method, a shard or device that does not exist, a method that a
+            GPU has no room for, or a folder of other settings.
     """
     if not methods:
         raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
@@ -142,7 +143,9 @@ def curate(
 
     from diffnr_lightning.workflows.progress import progress_bar
 
-    use_device(device)
+    place = use_device(device)
+    if place.type == "cuda":
+        _refuse_what_cannot_fit(methods, recipe, variation, place)
     plain = {**recipe.describe(), "runs": runs, "fractions": list(fractions), "seed": seed}
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
     folder = PairsFolder(out, settings, list(sources))
@@ -179,6 +182,21 @@ def curate(
         progress(len(jobs), len(jobs), "done")
     folder.finish()
     return out
+
+
+def _refuse_what_cannot_fit(
+    methods: list[Method], recipe: ScanRecipe, variation: Variation, place: Device
+) -> None:
+    """Refuse methods for which a GPU has no room with the most views that are drawn, before anything is written."""
+    from diffnr_lightning.data import planned_geometry
+    from diffnr_lightning.workflows import memory
+
+    grid, scan = planned_geometry(replace(recipe, num_views=max(variation.views)))
+    for number, method in enumerate(methods, 1):
+        try:
+            memory.refuse_what_cannot_fit(method, grid, scan, place, weighted=True)
+        except ValueError as error:
+            raise ValueError(f"methods, number {number}: {error}") from None
 
 
 def _jobs(

@@ -1,5 +1,6 @@
 """Curation: shards share a folder, kills cost nothing, settings are never mixed, pairs say how they were made."""
 
+import importlib
 import json
 import os
 import shutil
@@ -53,6 +54,17 @@ def config(tmp_path_factory):
 def curate(config, out, *options):
     arguments = ["curate", "--config", config, "--out", out, *options]
     return cli.main([str(argument) for argument in arguments])
+
+
+def test_nothing_is_written_of_a_curation_that_cannot_fit(config, tmp_path, capsys, monkeypatch):
+    from diffnr_lightning.workflows import memory
+
+    module = importlib.import_module("diffnr_lightning.workflows.curation")
+    monkeypatch.setattr(module, "use_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    assert curate(config, tmp_path / "pairs", "--device", "cuda") == cli.USAGE_ERROR
+    assert "methods, number 1: the run needs about" in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
 
 
 def started(config, out, *options):
