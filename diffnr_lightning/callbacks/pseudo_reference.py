@@ -74,7 +74,10 @@ class PseudoReference(lightning.Callback):
         photons: PhotonCounts | None = None,
         features: Tensor | None = None,
     ) -> RepairedVolume:
-        """Return what the repairer makes of `unrepaired`; the arguments are those of `Repairer.repair`."""
+        """Return what the repairer makes of `unrepaired`, blended with the start where it is contradicted.
+
+        The arguments are those of `Repairer.repair`; the agreement is told as it was before the blend.
+        """
         volume = self.unrepaired(module)
         if self.first is None:
             self.first = volume

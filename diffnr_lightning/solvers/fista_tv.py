@@ -16,13 +16,12 @@ from diffnr_lightning.consistency import LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.accelerated import accelerated_descent
 from diffnr_lightning.solvers.cgls import conjugate_steps
-from diffnr_lightning.solvers.initial import initial_volume
+from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.primal_dual import ascend, descend, least_of_neighbours
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
     check_iterations,
-    start_volume,
 )
 from diffnr_lightning.solvers.total_variation import total_variation
 
@@ -77,9 +76,7 @@ def fista_tv(
     """
     check_iterations(min(iterations, inner_iterations), 1.0)
     check_amounts(strength=strength, noise=noise or 0.0, tolerance=tolerance)
-    volume = start_volume(projections, grid, scan, initial)
-    if initial is None:
-        volume = initial_volume(projections, grid, scan)
+    volume = first_volume(projections, grid, scan, initial)
     volume.clamp_(min=0.0)
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     curvature = fit.curvature()

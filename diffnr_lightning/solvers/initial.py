@@ -9,7 +9,7 @@ from torch import Tensor
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
 from diffnr_lightning.solvers.circular import near_circle
 from diffnr_lightning.solvers.fdk import analytic
-from diffnr_lightning.solvers.problem import Progress
+from diffnr_lightning.solvers.problem import Progress, start_volume
 from diffnr_lightning.solvers.sirt import sirt
 
 _LOG = logging.getLogger("diffnr")
@@ -50,3 +50,22 @@ def initial_volume(
         "FDK" if scan.beam == "cone" else "filtered backprojection",
     )
     return sirt(projections, grid, scan, iterations=iterations, progress=progress)
+
+
+def first_volume(
+    projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, initial: Tensor | None
+) -> Tensor:
+    """Check the input of a solver and return a volume that it may overwrite: a copy, or that of `initial_volume`.
+
+    Args:
+        projections: (V, H, W).
+        grid: voxels of the volume that is wanted.
+        scan: the views.
+        initial: (Z, Y, X), or None for `initial_volume`.
+
+    Raises:
+        ValueError: shapes that disagree, or projections that are not finite.
+        TypeError: something that is not a tensor of floats.
+    """
+    volume = start_volume(projections, grid, scan, initial)
+    return volume if initial is not None else initial_volume(projections, grid, scan)

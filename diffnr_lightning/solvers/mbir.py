@@ -14,12 +14,11 @@ from torch import Tensor
 from diffnr_lightning.consistency import LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.accelerated import accelerated_descent
-from diffnr_lightning.solvers.initial import initial_volume
+from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
     check_iterations,
-    start_volume,
 )
 from diffnr_lightning.solvers.qggmrf import QGGMRF, automatic_sigmas
 
@@ -82,9 +81,7 @@ def mbir(
     check_amounts(tolerance=tolerance)
     if not 1.0 <= q <= p <= 2.0:
         raise ValueError(f"p is {p} and q is {q}; 1 <= q <= p <= 2 is expected.")
-    volume = start_volume(projections, grid, scan, initial)
-    if initial is None:
-        volume = initial_volume(projections, grid, scan)
+    volume = first_volume(projections, grid, scan, initial)
     if nonnegative:
         volume.clamp_(min=0.0)
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)

@@ -12,12 +12,11 @@ from torch import Tensor
 from diffnr_lightning.consistency import LeastSquares, conjugate_gradients
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.fista_tv import variation_bound
-from diffnr_lightning.solvers.initial import initial_volume
+from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
     check_iterations,
-    start_volume,
 )
 from diffnr_lightning.solvers.total_variation import differences, differences_adjoint
 
@@ -73,9 +72,7 @@ def sbtv(
     check_amounts(strength=strength, noise=noise or 0.0)
     if not 0.0 < coupling < float("inf"):
         raise ValueError(f"coupling is {coupling}; a positive finite number is expected.")
-    volume = start_volume(projections, grid, scan, initial)
-    if initial is None:
-        volume = initial_volume(projections, grid, scan)
+    volume = first_volume(projections, grid, scan, initial)
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     ratios = tuple(min(grid.voxel_mm) / edge for edge in grid.voxel_mm)
     curvature = fit.curvature()

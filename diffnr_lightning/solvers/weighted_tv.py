@@ -18,13 +18,12 @@ from torch import Tensor
 from diffnr_lightning.consistency import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
-from diffnr_lightning.solvers.initial import initial_volume
+from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend, least_of_neighbours
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
     check_iterations,
-    start_volume,
 )
 from diffnr_lightning.solvers.sart import deal_views
 
@@ -105,9 +104,7 @@ def weighted_tv(
     """
     check_iterations(1 if iterations is None else iterations, 1.0)
     check_amounts(strength=strength, noise=noise or 0.0)
-    volume = start_volume(projections, grid, scan, initial)
-    if initial is None:
-        volume = initial_volume(projections, grid, scan)
+    volume = first_volume(projections, grid, scan, initial)
     volume.clamp_(min=0.0)
     known = torch.ones_like(projections)
     if weights is not None:

@@ -118,7 +118,8 @@ def dds(
     schedule, (low, high) = denoiser.schedule, denoiser.scale
     times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
     settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
-    settings |= {"coupling": coupling, "threshold": threshold, "noise": noise, "spread": spread}
+    settings |= {"cg_iterations": cg_iterations, "power": power, "coupling": coupling}
+    settings |= {"threshold": threshold, "noise": noise, "spread": spread}
     settings |= {"corrected": corrected, "stacks": stacks, "slice_noise": slice_noise_kind}
     state = resumed(state, settings)
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
