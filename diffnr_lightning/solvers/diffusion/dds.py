@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, denoising_steps
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
 from diffnr_lightning.solvers.diffusion.slice_stacks import (
@@ -109,13 +110,12 @@ def dds(
     Y. Zhu et al., "Denoising diffusion models for plug-and-play image restoration", CVPRW 2023 (DiffPIR), bounded as in
     J. Song et al., "Pseudoinverse-guided diffusion models for inverse problems", ICLR 2023.
     """
-    _check(denoiser, eta, start, batch_size, stacks)
+    _check(denoiser, stacks)
+    check_sampling(eta=eta, start=start, spread=spread, batch_size=batch_size)
     check_iterations(min(steps, cg_iterations), 1.0)
     check_amounts(coupling=coupling, threshold=threshold, noise=noise or 0.0)
-    if not spread > 0.0:
-        raise ValueError(f"spread is {spread}; a positive number is expected.")
     first = start_volume(projections, grid, scan, initial)
-    schedule, (low, high) = denoiser.schedule, denoiser.scale
+    schedule = denoiser.schedule
     times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
     settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
     settings |= {"cg_iterations": cg_iterations, "power": power, "coupling": coupling}
@@ -125,35 +125,27 @@ def dds(
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(fit, iterations=cg_iterations, coupling=coupling, threshold=threshold)
 
+    def find(noisy: Tensor, index: int) -> Tensor:
+        seen = _stacks(stacks, denoiser, len(noisy), seed, index)
+        return predicted_noise(noisy, times[index], denoiser, seen, batch_size)
+
     def fresh(number: int) -> Tensor:
         return slice_noise(slice_noise_kind, first, seed, number)
 
-    if state["done"] == 0:
-        clean = torch.zeros_like(first) if initial is None else low + (high - low) * first
-        noisy = schedule.add_noise(clean, fresh(0), times[0])
-    else:
-        stored = (state[name].to(first) for name in ("noisy", "steep", "dual"))
-        noisy, data.steep, data.dual = stored
-    for index in range(state["done"], steps):
-        step = times[index]
-        seen = _stacks(stacks, denoiser, len(noisy), seed, index)
-        old = predicted_noise(noisy, step, denoiser, seen, batch_size)
-        proximity = 0.0
-        if noise is not None:
-            deviation = float(schedule.deviation[step] / schedule.signal[step]) / (high - low)
-            proximity = data.proximity(noise, (deviation**-2 + spread**-2) ** -0.5)
-        estimate = data((schedule.estimate(noisy, old, step) - low) / (high - low), proximity)
-        if index + 1 < steps:
-            clean = low + (high - low) * estimate
-            if corrected:
-                old = schedule.noise(noisy, clean, step)
-            noisy = schedule.ddim_step(clean, old, times[index + 1], fresh(index + 1), eta)
-        state.update(
-            done=index + 1, noisy=noisy, steep=data.steep, dual=data.dual, estimate=estimate
-        )
-        if progress is not None:
-            progress(index + 1, steps, f"step {step} of the schedule")
-    volume = state["estimate"].to(first)
+    volume = denoising_steps(
+        find,
+        fresh,
+        denoiser,
+        data,
+        times,
+        state,
+        initial=None if initial is None else first,
+        eta=eta,
+        noise=noise,
+        spread=spread,
+        corrected=corrected,
+        progress=progress,
+    )
     return volume.clamp(min=0.0) if nonnegative else volume
 
 
@@ -174,20 +166,12 @@ def _stacks(
     return adjacent_stacks(count, denoiser.channels, offset)
 
 
-def _check(
-    denoiser: nn.Module, eta: float, start: float, batch_size: int, stacks: StackKind | None
-) -> None:
-    """Refuse options that nothing can be sampled with, and denoisers of something else."""
+def _check(denoiser: nn.Module, stacks: StackKind | None) -> None:
+    """Refuse denoisers of something else, and stacks that they do not know."""
     if denoiser.dimensions != 2:
         raise ValueError(
             f"the denoiser is one of {denoiser.dimensions} dimensions; one of slices is expected."
         )
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta is {eta}; a number from 0 to 1 is expected.")
-    if not 0.0 < start <= 1.0:
-        raise ValueError(f"start is {start}; a share of the schedule in (0, 1] is expected.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; at least one is expected.")
     if stacks is None:
         return
     if stacks not in STACKS:
