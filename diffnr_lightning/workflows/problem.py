@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
     from diffnr_lightning.photons import PhotonCounts
+    from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
 
 Progress = Callable[[int, int, str], None]
 
@@ -34,6 +35,7 @@ class Problem(NamedTuple):
         photons: what the detector counted, in the unit of `projections`; None where it is not known.
         weights: (V, H, W) statistical weights of the rays (`PhotonCounts.weights`) that methods are to use; None
             weighs all alike.
+        state: of a sampler, filled after each of its steps; one that was interrupted goes on from there.
     """
 
     projections: Tensor
@@ -47,6 +49,7 @@ class Problem(NamedTuple):
     features: Tensor | None = None
     photons: PhotonCounts | None = None
     weights: Tensor | None = None
+    state: SamplerState | None = None
 
     def of_views(self, views: Tensor) -> Problem:
         """Return the problem of some views alone, without a checkpoint and without those who watch.
@@ -62,6 +65,7 @@ class Problem(NamedTuple):
             checkpoint=None,
             callbacks=(),
             curves=None,
+            state=None,
         )
 
 

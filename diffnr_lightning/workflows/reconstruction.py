@@ -17,6 +17,7 @@ from diffnr_lightning.workflows.signature import exists, folder_to_be
 Case = deferred("diffnr_lightning.data.cases.Case")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
 Method = deferred("diffnr_lightning.workflows.problem.Method")
+Sampler = deferred("diffnr_lightning.workflows.sampler.Sampler")
 Scene = deferred("diffnr_lightning.workflows.scene.Scene")
 Tensor = deferred("torch.Tensor")
 
@@ -56,7 +57,7 @@ def reconstruct(
             `photons` are given, uniform weighs all rays alike, as the textbook methods do.
         photons: without object, a pixel and view, that are assumed where the case does not know its own.
         device: where to compute: cpu, cuda or cuda:N.
-        checkpoint_every: batches between two checkpoints of an optimisation.
+        checkpoint_every: batches between two checkpoints of an optimisation; a sampler is kept once a minute.
         curves: Lightning logger, such as a WandbLogger, for the settings, loss and PSNR of an optimisation, the
             final scores and a picture; the run folder keeps them in any case.
         resolved: filled in by the command line.
@@ -131,6 +132,14 @@ def reconstruct(
                 curves=curves,
                 features=stored_features(case),
             )
+        kept = None
+        if isinstance(method, Sampler):
+            from diffnr_lightning.workflows.sampler_record import SamplerRecord
+
+            kept = SamplerRecord(
+                run, progress, lambda volume: _draw(run, loaded, volume[inner].cpu(), label)
+            )
+            problem = problem._replace(progress=kept, state=kept.state)
         volume = method.reconstruct(problem)
         # What a run says of its volume is not what the volume costs.
         cost = run.use.as_metrics()
@@ -155,6 +164,8 @@ def reconstruct(
             log_scores(curves, metrics, steps)
             log_preview(curves, run.path / "preview.png", steps)
         run.write_json("metrics.json", metrics)
+        if kept is not None:
+            kept.finish()
     return out
 
 
@@ -163,6 +174,16 @@ def _noise_of(case: Case) -> dict[str, Any] | None:
     if case.provenance.get("kind") == "measured":
         return {"mode": "measured"}
     return case.provenance.get("simulation", {}).get("recipe", {}).get("noise")
+
+
+def _draw(run: RunFolder, case: Case, volume: Tensor, label: str) -> None:
+    """Write the preview of a volume (Z, Y, X), beside the true one where it is known."""
+    from diffnr_lightning.files import replacing
+    from diffnr_lightning.reports import preview
+
+    truth = None if case.volume is None else case.volume.numpy()
+    with replacing(run.path / "preview.png") as part:
+        preview(volume.numpy(), truth, part, case.grid.voxel_mm, label)
 
 
 def _write_result(
@@ -176,9 +197,7 @@ def _write_result(
     """Write volume and preview, and return the metrics, which are written last."""
     from diffnr_lightning.data import save_volume
     from diffnr_lightning.data.splits import listed
-    from diffnr_lightning.files import replacing
     from diffnr_lightning.metrics import evaluate_volume
-    from diffnr_lightning.reports import preview
 
     known = listed(case.source)
     metrics = {
@@ -195,9 +214,7 @@ def _write_result(
     }
     if case.volume is not None:
         metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())
-    truth = None if case.volume is None else case.volume.numpy()
-    with replacing(run.path / "preview.png") as part:
-        preview(volume.numpy(), truth, part, case.grid.voxel_mm, metrics["method"])
+    _draw(run, case, volume, metrics["method"])
     save_volume(
         run.path / "volume.nii.gz",
         (volume if case.window_hu else volume * scale).numpy(),

@@ -17,6 +17,7 @@ from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+OF_LIGHTNING = ("pytorch-lightning_version", "state_dict", "loops")
 # They say where something is, who computes it and how often it is kept or drawn, but not what comes out.
 FREE_KEYS = (
     "accelerator",
@@ -112,7 +113,18 @@ class RunFolder:
             ) from None
 
     def resume_from(self) -> Path | None:
-        """Return the checkpoint to go on from, None where there is none.
+        """Return the checkpoint of an optimisation to go on from, None where there is none.
+
+        Raises:
+            ValueError: the checkpoint is damaged.
+        """
+        return None if self.kept(*OF_LIGHTNING) is None else self.checkpoint
+
+    def kept(self, *names: str) -> dict[str, Any] | None:
+        """Return what the checkpoint holds, tensors on the CPU, None where there is none.
+
+        Args:
+            names: that it must hold.
 
         Raises:
             ValueError: the checkpoint is damaged.
@@ -123,15 +135,14 @@ class RunFolder:
 
         try:
             kept = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            lacking = {"pytorch-lightning_version", "state_dict", "loops"} - set(kept)
-            if lacking:
+            if lacking := set(names) - set(kept):
                 raise KeyError(sorted(lacking)[0])
         except Exception as error:  # zip, pickle and torch each have their own
             raise ValueError(
                 f"checkpoint {self.checkpoint} cannot be read ({type(error).__name__}); remove it "
                 "to start the run again."
             ) from error
-        return self.checkpoint
+        return kept
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file, complete or not at all.

@@ -61,7 +61,7 @@ class Sampler(Method):
         denoiser = load_denoiser(self.denoiser).to(problem.projections.device)
         initial = None
         if self.start is not None:
-            initial = self.start.reconstruct(problem._replace(progress=None))
+            initial = self.start.reconstruct(problem._replace(progress=None, state=None))
         return self.function(
             problem.projections,
             problem.grid,
@@ -70,6 +70,7 @@ class Sampler(Method):
             initial=initial,
             weights=problem.weights,
             seed=problem.seed,
+            state=problem.state,
             progress=problem.progress,
             **self.options,
         )

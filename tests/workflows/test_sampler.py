@@ -1,12 +1,17 @@
 """The method that samples with a denoiser from a folder."""
 
+import os
+
 import pytest
 import torch
 
+from diffnr_lightning import cli
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
-from diffnr_lightning.priors import CompactDenoiser, save_denoiser
+from diffnr_lightning.priors import CompactDenoiser, UNetDenoiser, save_denoiser
 from diffnr_lightning.projectors import project
-from diffnr_lightning.workflows import Problem, Sampler, Solver
+from diffnr_lightning.workflows import Problem, Sampler, Solver, sampler_record
+from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.sampler_record import SamplerRecord
 
 GRID = VolumeGrid((9, 8, 8), 1.0)
 SCAN = ScanGeometry.parallel(
@@ -73,3 +78,62 @@ def test_refusals_say_what_was_expected(name, options, message):
 def test_a_sampler_without_a_denoiser_says_how_to_give_one(problem):
     with pytest.raises(ValueError, match=r"has no denoiser; give its folder by --method\."):
         Sampler().reconstruct(problem)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scan") / "case"
+    words = ["simulate", "--volume", "phantom:3", "--size", "16", "--num_views", "4"]
+    assert cli.main([*words, "--out", str(path)]) == 0
+    return path
+
+
+def test_the_same_command_goes_on_where_it_was_killed(folder, case, tmp_path, monkeypatch):
+    """Killed after its third step of five, of which the second was kept."""
+    monkeypatch.setattr(sampler_record, "SECONDS", 0.0)
+    counts = []
+    predicted = UNetDenoiser.predict
+
+    def counting(self, *arguments, **options):
+        counts.append(1)
+        if killing and len(counts) == killing:
+            raise KeyboardInterrupt
+        return predicted(self, *arguments, **options)
+
+    monkeypatch.setattr("diffnr_lightning.priors.UNetDenoiser.predict", counting)
+
+    def run(out):
+        words = [
+            "reconstruct",
+            "--case",
+            str(case),
+            "--config",
+            "dds",
+            "--out",
+            str(tmp_path / out),
+        ]
+        words += ["--method.init_args.denoiser", str(folder)]
+        counts.clear()
+        return cli.main([*words, "--method.init_args.options={steps: 5, cg_iterations: 2}"])
+
+    killing = 0
+    assert run("whole") == 0
+    killing = 3
+    assert run("killed") != 0
+    assert set(os.listdir(tmp_path / "killed")) > {"checkpoint.ckpt", "preview.png"}
+    kept = torch.load(tmp_path / "killed" / "checkpoint.ckpt", weights_only=True)
+    assert kept["sampler"]["done"] == 2
+    killing = 0
+    assert run("killed") == 0
+    assert len(counts) == 3
+    for name in ("volume.nii.gz", "preview.png"):
+        whole, resumed = ((tmp_path / out / name).read_bytes() for out in ("whole", "killed"))
+        assert resumed == whole, name
+    assert "checkpoint.ckpt" not in os.listdir(tmp_path / "killed")
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    run = RunFolder(tmp_path, {})
+    torch.save({"state_dict": {}}, run.checkpoint)
+    with pytest.raises(ValueError, match="cannot be read"):
+        SamplerRecord(run)

@@ -1,0 +1,66 @@
+"""The checkpoint of a sampler, from which a killed run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.files import replacing
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.workflows.problem import Progress
+from diffnr_lightning.workflows.run_folder import RunFolder
+
+SECONDS = 60.0
+"""Between two checkpoints, which take the time and the room of some volumes."""
+
+
+class SamplerRecord:
+    """Keep the state of a sampler in the run folder, replaced in one step, and report progress.
+
+    Args:
+        run: its folder; what it has cost travels with the checkpoint.
+        progress: called with (steps done, steps in all, text).
+        show: called with each estimate (Z, Y, X) that is kept.
+
+    Attributes:
+        state: what the sampler fills; that of the checkpoint where there is one.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        progress: Progress | None = None,
+        show: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self.run, self.progress, self.show = run, progress, show
+        kept = run.kept("sampler", "seconds", "peak_memory_mb") or {"sampler": {}}
+        self.state: SamplerState = kept["sampler"]
+        run.use.earlier_seconds = kept.get("seconds", 0.0)
+        run.use.earlier_peak_mb = kept.get("peak_memory_mb", 0.0)
+        self._kept_at = time.monotonic()
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """Write the checkpoint where it is due, and report progress."""
+        if self.state.get("done") == done and time.monotonic() >= self._kept_at + SECONDS:
+            self._keep()
+            self._kept_at = time.monotonic()
+        if self.progress:
+            self.progress(done, total, text)
+
+    def finish(self) -> None:
+        """Remove the checkpoint of a run whose results are written."""
+        self.run.checkpoint.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        use = self.run.use
+        with replacing(self.run.checkpoint) as part:
+            cost = {"seconds": use.seconds, "peak_memory_mb": use.peak_memory_mb}
+            torch.save({"sampler": self.state, **cost}, part)
+        if self.show and "estimate" in self.state:
+            self.show(self.state["estimate"])
