@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffnr_lightning.batches import CleanPatches, CleanSlices
 from diffnr_lightning.priors import NoiseSchedule
-from diffnr_lightning.priors.patch_denoiser import cut_patches, patch_coordinates, whole_in_patch
+from diffnr_lightning.volume_patches import cut_patches, patch_coordinates, whole_in_patch
 
 
 class NoiseExample(NamedTuple):

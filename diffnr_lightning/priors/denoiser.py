@@ -14,7 +14,8 @@ from diffnr_lightning.priors.noise_schedule import NoiseSchedule
 class Denoiser(Protocol):
     """A network (or function) that predicts noise; the samplers of `solvers.diffusion` know nothing else of it.
 
-    A prior of one step, see `Prior`, repairs; a denoiser is asked many times, at falling levels of noise.
+    A prior of one step, see `Prior`, repairs; a denoiser is asked many times, at falling levels of noise. One of
+    patches has their edge in voxels too, ``patch``.
 
     Attributes:
         channels: slices of a stack, which are the channels of one image; 1 for patches.

@@ -10,51 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffnr_lightning.priors.noise_schedule import NoiseSchedule, Prediction
+from diffnr_lightning.volume_patches import patch_coordinates
 
 GROUPS = 8
-
-
-def whole_in_patch(volume: Tensor, size: int) -> Tensor:
-    """Return a volume (N, C, Z, Y, X) on the grid of a patch, (N, C, size, size, size)."""
-    return F.interpolate(volume, size=(size,) * 3, mode="trilinear", align_corners=False)
-
-
-def cut_patches(volume: Tensor, corner: Tensor, size: int) -> Tensor:
-    """Cut patches out of a volume.
-
-    Args:
-        volume: (Z, Y, X).
-        corner: (N, 3) int64 first voxel (z, y, x) of each patch.
-        size: their edge in voxels.
-
-    Returns:
-        (N, 1, size, size, size).
-    """
-    z, y, x = (
-        corner[:, axis, None] + torch.arange(size, device=corner.device) for axis in range(3)
-    )
-    return volume[z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]][:, None]
-
-
-def patch_coordinates(corner: Tensor, shape: Sequence[int], size: int) -> Tensor:
-    """Return where the voxels of patches lie, -1 at the centre of the first voxel of the volume and 1 at the last.
-
-    Args:
-        corner: (N, 3) first voxel (z, y, x) of each patch.
-        shape: voxels (Z, Y, X) of the volume.
-        size: edge of a patch in voxels.
-
-    Returns:
-        (N, 3, size, size, size) float32, z, y and x.
-    """
-    along = torch.arange(size, device=corner.device, dtype=torch.float32)
-    places = []
-    for axis, count in enumerate(shape):
-        place = 2 * (corner[:, axis, None] + along) / max(count - 1, 1) - 1
-        view = [len(corner), 1, 1, 1]
-        view[axis + 1] = size
-        places.append(place.view(view).expand(-1, size, size, size))
-    return torch.stack(places, dim=1)
 
 
 class ResidualBlock(nn.Module):

@@ -3,7 +3,7 @@ import torch
 from diffnr_lightning.batches import CleanPatches, CleanSlices
 from diffnr_lightning.modules.noise_examples import noise_example
 from diffnr_lightning.priors import CompactDenoiser, PatchDenoiser
-from diffnr_lightning.priors.patch_denoiser import whole_in_patch
+from diffnr_lightning.volume_patches import whole_in_patch
 
 
 def drawn(batch, denoiser, seed=0):

@@ -4,13 +4,8 @@ import pytest
 import torch
 
 from diffnr_lightning.priors import Denoiser, PatchDenoiser, load_denoiser, save_denoiser
-from diffnr_lightning.priors.patch_denoiser import (
-    _folded,
-    _unfolded,
-    cut_patches,
-    patch_coordinates,
-    whole_in_patch,
-)
+from diffnr_lightning.priors.patch_denoiser import _folded, _unfolded
+from diffnr_lightning.volume_patches import patch_coordinates
 
 
 def tiny() -> PatchDenoiser:
@@ -21,17 +16,7 @@ def tiny() -> PatchDenoiser:
     return denoiser
 
 
-def test_patches_and_their_places_are_those_of_the_volume():
-    volume = torch.arange(10 * 12 * 14.0).reshape(10, 12, 14)
-    corner = torch.tensor([[0, 1, 2], [6, 8, 10]])
-    patches = cut_patches(volume, corner, 4)
-    assert torch.equal(patches[1, 0], volume[6:, 8:, 10:])
-    assert torch.equal(patches[0, 0], volume[:4, 1:5, 2:6])
-    places = patch_coordinates(corner, volume.shape, 4)
-    assert places.shape == (2, 3, 4, 4, 4)
-    assert places[1, :, -1, -1, -1].tolist() == [1, 1, 1]
-    assert places[0, 0, 0].unique().tolist() == [-1]
-    assert whole_in_patch(volume[None, None], 4).shape == (1, 1, 4, 4, 4)
+def test_cubes_of_voxels_become_channels_and_voxels_again():
     x = torch.rand(2, 1, 4, 8, 6)
     assert torch.equal(_unfolded(_folded(x, 2), 2), x)
     assert torch.equal(_folded(x, 2)[:, 5], x[:, 0, 1::2, ::2, 1::2])

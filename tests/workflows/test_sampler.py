@@ -7,7 +7,7 @@ import torch
 
 from diffnr_lightning import cli
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
-from diffnr_lightning.priors import CompactDenoiser, UNetDenoiser, save_denoiser
+from diffnr_lightning.priors import CompactDenoiser, PatchDenoiser, UNetDenoiser, save_denoiser
 from diffnr_lightning.projectors import project
 from diffnr_lightning.workflows import Problem, Sampler, Solver, sampler_record
 from diffnr_lightning.workflows.run_folder import RunFolder
@@ -29,15 +29,24 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def patch_folder(tmp_path_factory):
+    """One of patches that was not trained."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("denoiser") / "patches"
+    save_denoiser(path, PatchDenoiser(4, (8, 16), embedding=16))
+    return path
+
+
+@pytest.fixture(scope="module")
 def problem() -> Problem:
     truth = torch.zeros(GRID.shape)
     truth[2:7, 2:6, 2:6] = 0.7
     return Problem(project(truth, GRID, SCAN), SCAN, GRID, seed=2)
 
 
-@pytest.mark.parametrize("name", ["dds", "blend"])
-def test_a_denoiser_of_a_folder_samples(name, folder, problem):
-    calls = []
+@pytest.mark.parametrize("name", ["dds", "blend", "patches"])
+def test_a_denoiser_of_a_folder_samples(name, folder, patch_folder, problem):
+    folder, calls = patch_folder if name == "patches" else folder, []
     watched = problem._replace(progress=lambda *call: calls.append(call[:2]))
     method = Sampler(name, folder, {"steps": 2})
     volume = method.reconstruct(watched)
@@ -63,7 +72,7 @@ def test_a_solver_gives_the_start(folder, problem):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sirt", {}, "'sirt' is no sampler; one of blend, dds is expected"),
+        ("sirt", {}, "'sirt' is no sampler; one of blend, dds, patches is expected"),
         ("dds", {"jumping": True}, "sampler dds has no option 'jumping'"),
         ("dds", {"seed": 1}, "sampler dds has no option 'seed'"),
         ("blend", {"stacks": "single"}, "sampler blend has no option 'stacks'"),

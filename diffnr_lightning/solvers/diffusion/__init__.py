@@ -2,5 +2,6 @@
 
 from diffnr_lightning.solvers.diffusion.blend import blend
 from diffnr_lightning.solvers.diffusion.dds import dds
+from diffnr_lightning.solvers.diffusion.patches import patches
 
-__all__ = ["blend", "dds"]
+__all__ = ["blend", "dds", "patches"]
