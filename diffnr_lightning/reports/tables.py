@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_difference
+from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
-
-PAPER_COLUMNS = ("method", "protocol", "psnr", "ssim")
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Row:
         published: whether the numbers come from a paper.
         setting: views, noise and size of its scans, the same for all cases of a mean.
         kind: of object, of a case that a split lists.
+        data: set of volumes of published numbers; empty where it is not stated.
     """
 
     method: str
@@ -54,6 +53,7 @@ class Row:
     published: bool = False
     setting: ScanSetting = ScanSetting()
     kind: str | None = None
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def score_table(
     Args:
         runs: finished runs. Two runs of one method on one case are both counted as cases.
         baseline: method with which every other one is compared case by case, in the notes.
-        paper: CSV file of published numbers (columns method, protocol, psnr, ssim); they are shown
-            below ours, or by themselves where we have no run of that method.
+        paper: CSV file of published numbers, see `read_published`; they are shown below ours of the same number of
+            views, or by themselves where we have no run of that method.
         seed: of the bootstrap intervals.
 
     Returns:
@@ -132,7 +132,8 @@ def score_table(
         raise ValueError(
             f"the baseline '{baseline}' has no run; one of {', '.join(methods)} is expected."
         )
-    published = _read_paper(Path(paper)) if paper is not None else {}
+    numbers = () if paper is None else read_published(paper)
+    published, remarks = _published_rows(numbers, [row.setting for row in cases])
     means = _means(cases, methods, published, seed)
     known = {key for row in (*cases, *means) for key in row.values}
     differing = tuple(
@@ -142,18 +143,51 @@ def score_table(
         tuple(column for column in COLUMNS if column.key in known),
         tuple(means),
         cases,
-        tuple([*_in_common(cases[0].setting, differing), *_notes(cases, methods, baseline, seed)]),
+        tuple(
+            [
+                *_in_common(cases[0].setting, differing),
+                *_notes(cases, methods, baseline, seed),
+                *remarks,
+            ]
+        ),
         differing,
     )
 
 
+def _published_rows(
+    numbers: Sequence[PublishedNumber], settings: Sequence[ScanSetting]
+) -> tuple[list[Row], list[str]]:
+    """Return a row for each method, data set and number of views that any scan has, and what is to be said of them."""
+    groups: dict[tuple[str, str, int | None], dict[str, float]] = {}
+    left_out = 0
+    for number in numbers:
+        if any(_has_views(number.views, setting) for setting in settings):
+            key = (number.method, number.data, number.views)
+            groups.setdefault(key, {})[number.column] = number.value
+        else:
+            left_out += 1
+    rows = [
+        Row(method, None, 0, values, {}, True, ScanSetting(views=views), data=data)
+        for (method, data, views), values in groups.items()
+    ]
+    remarks = []
+    if left_out:
+        remarks.append(f"{left_out} published numbers are of other numbers of views.")
+    if any(not n.protocol and n.metric in ("psnr", "ssim") for n in numbers):
+        remarks.append(
+            f"Published PSNR and SSIM stand under {UNSTATED} where their paper states no protocol."
+        )
+    return rows, remarks
+
+
+def _has_views(views: int | None, setting: ScanSetting) -> bool:
+    return views is None or setting.views in (None, views)
+
+
 def _means(
-    cases: Sequence[Row],
-    methods: Sequence[str],
-    published: Mapping[str, Mapping[str, float]],
-    seed: int,
+    cases: Sequence[Row], methods: Sequence[str], published: Sequence[Row], seed: int
 ) -> list[Row]:
-    """Return a row for each setting and method; a published one follows the last of its method."""
+    """Return a row for each setting and method; a published one follows the last that it can be compared with."""
     groups: dict[tuple[ScanSetting, str], list[Row]] = {
         (setting, method): []
         for setting in dict.fromkeys(row.setting for row in cases)
@@ -161,15 +195,17 @@ def _means(
     }
     for row in cases:
         groups[row.setting, row.method].append(row)
-    keys = [key for key, rows in groups.items() if rows]
-    last = {method: setting for setting, method in keys}
-    means: list[Row] = []
-    for setting, method in keys:
-        means.append(_mean(method, groups[setting, method], seed))
-        if method in published and setting == last[method]:
-            means.append(Row(method, None, 0, published[method], {}, published=True))
-    others = [method for method in published if method not in last]
-    return means + [Row(name, None, 0, published[name], {}, published=True) for name in others]
+    ours = [_mean(method, rows, seed) for (_, method), rows in groups.items() if rows]
+    below: dict[int | None, list[Row]] = {}
+    for row in published:
+        positions = [
+            position
+            for position, mean in enumerate(ours)
+            if mean.method == row.method and _has_views(row.setting.views, mean.setting)
+        ]
+        below.setdefault(max(positions, default=None), []).append(row)
+    means = [row for position, mean in enumerate(ours) for row in (mean, *below.get(position, ()))]
+    return means + below.get(None, [])
 
 
 def _in_common(setting: ScanSetting, differing: Sequence[str]) -> list[str]:
@@ -270,31 +306,6 @@ def _paired(cases: Sequence[Row], first: str, second: str) -> list[tuple[float, 
     ]
 
 
-def _read_paper(path: Path) -> dict[str, dict[str, float]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"the file of published numbers {path} does not exist.")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if not set(PAPER_COLUMNS) <= columns:
-            raise ValueError(
-                f"{path} has the columns {sorted(columns)}; {', '.join(PAPER_COLUMNS)} are "
-                "expected."
-            )
-        published: dict[str, dict[str, float]] = {}
-        for line in reader:
-            if line["protocol"] not in PROTOCOLS:
-                raise ValueError(
-                    f"{path} names the protocol '{line['protocol']}'; one of "
-                    f"{', '.join(PROTOCOLS)} is expected."
-                )
-            numbers = published.setdefault(line["method"], {})
-            for key in ("psnr", "ssim"):
-                if line[key]:
-                    numbers[f"{line['protocol']}_{key}"] = float(line[key])
-    return published
-
-
 def format_cell(row: Row, column: Column, interval: bool = True) -> str:
     """Return a number as text: "31.20 [30.1, 32.4]", or "–" where it is not known."""
     if column.key not in row.values:
@@ -308,7 +319,9 @@ def format_cell(row: Row, column: Column, interval: bool = True) -> str:
 
 def row_label(row: Row) -> str:
     """Return the name of a row: the method, marked where the numbers are published ones."""
-    return f"{row.method} (paper)" if row.published else row.method
+    if not row.published:
+        return row.method
+    return f"{row.method} ({', '.join(filter(None, ('paper', row.data)))})"
 
 
 def setting_cells(row: Row, names: Sequence[str]) -> list[str]:

@@ -1,0 +1,106 @@
+import pytest
+
+from diffnr_lightning.reports import read_published, score_table
+from diffnr_lightning.reports.runs import RunSummary, ScanSetting
+
+ROWS = {
+    "diffnr/1": 9 * 2 * 3 * 2 + 9,
+    "diffnr/2": 6 * 3 * 2,
+    "diffnr/3": 6 * 3 * 2,
+    "diffnr/4": 4 * 2,
+    "diffnr/5": 5 * 2,
+    "diffnr/6": 5 + 5 * 2,
+    "dinr": 16 + 8 + 12 + 4,
+    "diffusionblend": 7,
+    "iscs": 5 * 3 + 4 * 3,
+    "main_job": 4 * 2,
+    "out_of_distribution": 6 * 3 * 2,
+}
+
+
+def value(numbers, method, metric, data=None, views=None):
+    (found,) = [
+        n.value
+        for n in numbers
+        if (n.method, n.metric) == (method, metric)
+        and data in (None, n.data)
+        and views in (None, n.views)
+    ]
+    return found
+
+
+def test_every_file_of_published_numbers_is_read(repository):
+    files = sorted((repository / "experiments").glob("**/paper.csv"))
+    counts = {
+        path.parent.relative_to(repository / "experiments").as_posix(): len(read_published(path))
+        for path in files
+    }
+    assert counts == ROWS
+
+
+def test_numbers_are_those_of_the_papers(repository):
+    def read(name):
+        return read_published(repository / "experiments" / name / "paper.csv")
+
+    first = read("diffnr/1")
+    assert value(first, "R2-Gaussian + DiffNR", "psnr", "LUNA16", 36) == 28.82
+    assert value(first, "NAF + DiffNR", "ssim", "ToothFairy", 12) == 0.906
+    assert value(first, "DiffusionMBIR", "seconds") == 11 * 3600 + 15 * 60
+    gains = [
+        value(first, f"{base} + DiffNR", "psnr", data, views)
+        - value(first, base, "psnr", data, views)
+        for base in ("NAF", "R2-Gaussian")
+        for data in ("ToothFairy", "LUNA16")
+        for views in (36, 24, 12)
+    ]
+    # The paper's text: 3.99 dB in the mean, 2.19 dB of them for NAF.
+    assert sum(gains) / 12 == pytest.approx(3.99, abs=0.005)
+    assert sum(gains[:6]) / 6 == pytest.approx(2.19, abs=0.005)
+    assert {n.protocol for n in first if n.method.startswith("NAF")} == {"naf", ""}
+    assert value(read("diffnr/2"), "DDS", "psnr", views=12) == 25.17
+    assert value(read("diffnr/3"), "R2-Gaussian", "surface_distance", views=12) == 25.11
+    assert value(read("diffnr/6"), "tau = 30", "seconds") == 446
+    assert value(read("dinr"), "DINR", "psnr", "concrete", 33) == 31.37
+    assert value(read("iscs"), "DDS + ISCS", "psnr", "AAPM, sagittal", 30) == 38.16
+
+
+def test_columns_and_cells_that_say_nothing_are_refused(tmp_path):
+    path = tmp_path / "paper.csv"
+
+    def refused(text, match):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=match):
+            read_published(path)
+
+    refused("slicefixer,psnr\nA,28\n", "has the columns psnr, slicefixer; method with metric")
+    refused("method,source\nA,here\n", "has the columns method, source")
+    refused("method,metric,value\nA,rmse,1\n", "line 2 of .* names the metric 'rmse'; one of psnr")
+    refused("method,protocol,psnr\nA,r3,1\n", "names the protocol 'r3'")
+    refused("method,psnr\nA,28 dB\n", "value '28 dB'")
+    refused("method,views,psnr\nA,few,28\n", "views 'few'")
+    with pytest.raises(FileNotFoundError):
+        read_published(tmp_path / "none.csv")
+
+
+def test_published_numbers_stand_below_ours_of_as_many_views(tmp_path):
+    def run(method, views, psnr):
+        protocols = {"r2": {"psnr": psnr, "ssim": 0.9}}
+        return RunSummary(None, "one", method, protocols, setting=ScanSetting(views, None, "64"))
+
+    path = tmp_path / "paper.csv"
+    path.write_text(
+        "method,data,views,psnr\nG,LUNA16,24,22.06\nG,LUNA16,12,18.32\nG,LUNA16,8,15\nX,,12,30\n"
+    )
+    runs = [run("G", 24, 30.0), run("G", 12, 28.0), run("D", 12, 29.0)]
+    table = score_table(runs, paper=path)
+    rows = [(row.method, row.setting.views, row.published) for row in table.means]
+    assert rows == [
+        ("G", 24, False),
+        ("G", 24, True),
+        ("G", 12, False),
+        ("G", 12, True),
+        ("D", 12, False),
+        ("X", 12, True),
+    ]
+    assert "1 published numbers are of other numbers of views." in table.notes
+    assert any("under r2 where their paper states no protocol" in note for note in table.notes)
