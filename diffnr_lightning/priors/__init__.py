@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "biplanar_pair",
         ],
         "denoiser": ["Denoiser"],
-        "denoiser_folders": ["load_denoiser", "save_denoiser"],
+        "denoiser_folders": ["bundled_denoisers", "load_denoiser", "save_denoiser"],
         "discriminator": ["PatchDiscriminator"],
         "frozen_shards": [
             "average_gradients",

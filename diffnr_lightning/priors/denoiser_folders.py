@@ -20,6 +20,7 @@ EXTRAS = "denoiser.json"
 PATCHES = "PatchDenoiser"
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+BUNDLED = Path(__file__).parents[1] / "assets" / "denoisers"
 # Parts of pipelines whose U-Net does not see images.
 LATENT = ("vqvae", "vae")
 
@@ -82,24 +83,44 @@ def _write_pipeline(folder: Path, denoiser: UNetDenoiser, state: dict[str, Tenso
     write_json(folder / "model_index.json", index)
 
 
+def bundled_denoisers() -> list[str]:
+    """Return the names of the denoisers that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{EXTRAS}"))
+
+
+def denoiser_folder(given: str | Path) -> Path:
+    """Return the folder of a denoiser.
+
+    Args:
+        given: name of one that comes with the package, or a folder; a name goes before a folder of that name.
+
+    Raises:
+        FileNotFoundError: neither of them.
+    """
+    known, folder = bundled_denoisers(), Path(given)
+    if str(given) in known:
+        return BUNDLED / folder
+    if folder.is_dir():
+        return folder
+    raise FileNotFoundError(
+        f"{given} is no folder and no denoiser of the package ({', '.join(known) or 'which has none'}); the folder of "
+        "a denoiser is expected, as `diffnr train-denoiser` writes it or diffusers does, or one of these names."
+    )
+
+
 def load_denoiser(folder: str | Path) -> UNetDenoiser | PatchDenoiser:
     """Build the denoiser of a folder and load its weights, ready to predict.
 
     Args:
         folder: written by `save_denoiser`, or a pipeline of diffusers with `unet/` and `scheduler/` in it, such as
-            those of DM4CT, whose images are taken to lie in [-1, 1].
+            those of DM4CT, whose images are taken to lie in [-1, 1]; or the name of one of `bundled_denoisers`.
 
     Raises:
         FileNotFoundError: no such folder, or a file is missing in it.
         ValueError: a damaged folder, a latent or text-conditioned pipeline, pickled weights, or weights that do not
             fit.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} does not exist or is a file; the folder of a denoiser is expected, as `diffnr train-denoiser` "
-            "writes it or diffusers does."
-        )
+    folder = denoiser_folder(folder)
     extras = _read_json(folder / EXTRAS) if (folder / EXTRAS).is_file() else {}
     build = _patches if extras.get("network") == PATCHES else _pipeline
     try:

@@ -13,6 +13,8 @@ from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.solver import Solver, check_options
 
 HANDED = ("denoiser", "seed", "state")
+PRIORS = {"patches": "patches", "ddip3d": "ellipses", "dinr": "ellipses", "scd": "ellipses"}
+"""Denoisers of the package that samplers take where none is given; the others take ``slices``."""
 
 
 class Sampler(Method):
@@ -20,7 +22,8 @@ class Sampler(Method):
 
     Args:
         name: a function of `diffnr_lightning.solvers.diffusion`.
-        denoiser: folder of the prior, as `diffnr train-denoiser` writes it or diffusers does.
+        denoiser: folder of the prior, as `diffnr train-denoiser` writes it or diffusers does, or the name of one that
+            comes with the package; null takes the one of these that the sampler is meant for.
         options: further keyword arguments of the function.
         start: solver whose volume the sampling starts from, with noise; options then say by `start` at which share of
             the schedule. None starts from noise alone.
@@ -32,7 +35,7 @@ class Sampler(Method):
     def __init__(
         self,
         name: str = "dds",
-        denoiser: Path | None = None,
+        denoiser: str | Path | None = None,
         options: dict[str, Any] | None = None,
         start: Solver | None = None,
     ) -> None:
@@ -44,20 +47,17 @@ class Sampler(Method):
         self.name = self.path = name
         self.options = options or {}
         check_options(f"sampler {name}", self.function, self.options, HANDED)
-        self.denoiser = denoiser
+        self.denoiser = denoiser or PRIORS.get(name, "slices")
         self.start = start
-        self.findings = {}
+        self.findings = {"denoiser": str(self.denoiser)}
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the sampled volume.
 
         Raises:
-            ValueError: no denoiser, or one that the sampler cannot use.
+            FileNotFoundError: no such denoiser.
+            ValueError: one that is damaged, or that the sampler cannot use.
         """
-        if self.denoiser is None:
-            raise ValueError(
-                f"the sampler {self.name} has no denoiser; give its folder by --method.init_args.denoiser."
-            )
         denoiser = load_denoiser(self.denoiser).to(problem.projections.device)
         initial = None
         if self.start is not None:

@@ -95,7 +95,7 @@ def change(path, **changed):
 
 
 SPOILED = {
-    "nothing": (lambda f: shutil.rmtree(f), "does not exist or is a file"),
+    "nothing": (lambda f: shutil.rmtree(f), "is no folder and no denoiser of the package"),
     "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "has no scheduler"),
     "latent": (lambda f: (f / "vqvae").mkdir(), "is a latent prior"),
     "text": (

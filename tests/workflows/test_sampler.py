@@ -1,13 +1,20 @@
 """The method that samples with a denoiser from a folder."""
 
 import os
+import shutil
 
 import pytest
 import torch
 
 from diffnr_lightning import cli
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
-from diffnr_lightning.priors import CompactDenoiser, PatchDenoiser, UNetDenoiser, save_denoiser
+from diffnr_lightning.priors import (
+    CompactDenoiser,
+    PatchDenoiser,
+    UNetDenoiser,
+    denoiser_folders,
+    save_denoiser,
+)
 from diffnr_lightning.projectors import project
 from diffnr_lightning.workflows import Problem, Sampler, Solver, sampler_record
 from diffnr_lightning.workflows.run_folder import RunFolder
@@ -84,9 +91,15 @@ def test_refusals_say_what_was_expected(name, options, message):
         Sampler(name, None, options)
 
 
-def test_a_sampler_without_a_denoiser_says_how_to_give_one(problem):
-    with pytest.raises(ValueError, match=r"has no denoiser; give its folder by --method\."):
+def test_a_sampler_takes_the_denoiser_that_it_is_meant_for(folder, problem, tmp_path, monkeypatch):
+    monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"^slices is no folder .* \(which has none\);"):
         Sampler().reconstruct(problem)
+    shutil.copytree(folder, tmp_path / "slices")
+    named = Sampler("dds", None, {"steps": 1})
+    assert named.findings == {"denoiser": "slices"}
+    given = Sampler("dds", folder, {"steps": 1})
+    assert torch.equal(named.reconstruct(problem), given.reconstruct(problem))
 
 
 @pytest.fixture(scope="module")

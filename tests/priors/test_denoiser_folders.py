@@ -1,0 +1,45 @@
+"""Denoisers that come with the package are found by name, load, and have a model card."""
+
+import shutil
+
+import pytest
+import torch
+
+from diffnr_lightning.priors import (
+    CompactDenoiser,
+    bundled_denoisers,
+    denoiser_folders,
+    load_denoiser,
+    save_denoiser,
+)
+
+
+@pytest.mark.parametrize("name", bundled_denoisers())
+def test_a_bundled_denoiser_predicts_and_has_a_card(name):
+    denoiser = load_denoiser(name)
+    noisy = torch.randn(1, denoiser.channels, *(16,) * denoiser.dimensions)
+    assert torch.isfinite(denoiser.predict(noisy, denoiser.schedule.steps - 1)).all()
+    card = denoiser_folders.BUNDLED / name / "README.md"
+    assert "licence" in card.read_text(encoding="utf-8").lower()
+
+
+def test_bundled_denoisers_are_small():
+    files = denoiser_folders.BUNDLED.rglob("*.safetensors")
+    assert sum(path.stat().st_size for path in files) < 32e6
+
+
+def test_a_name_is_a_bundled_denoiser_and_a_path_stays_one(tmp_path, monkeypatch):
+    """A name goes before a folder of that name, and folders without a denoiser have no name."""
+    monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path / "assets")
+    folder = tmp_path / "assets" / "made-up"
+    save_denoiser(folder, CompactDenoiser(channels=1, widths=(8,), gaps=0))
+    (tmp_path / "assets" / "empty").mkdir()
+    assert bundled_denoisers() == ["made-up"]
+    monkeypatch.chdir(tmp_path)
+    save_denoiser(tmp_path / "made-up", CompactDenoiser(channels=3, widths=(8,)))
+    assert load_denoiser("made-up").channels == 1
+    assert load_denoiser(tmp_path / "made-up").channels == 3
+    shutil.copytree(tmp_path / "made-up", tmp_path / "mine")
+    assert load_denoiser("mine").channels == 3
+    with pytest.raises(FileNotFoundError, match=r"^slice is no folder .* \(made-up\);"):
+        load_denoiser("slice")
