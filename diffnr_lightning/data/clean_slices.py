@@ -34,7 +34,7 @@ class CleanVolumeData(lightning.LightningDataModule):
     One epoch is the whole run; it resumes where the module's `iteration` stands.
 
     Args:
-        sources: name -> file, `phantom:SEED` or `specimen:SEED`.
+        sources: name -> file, or a generated object such as `phantom:SEED`.
         iterations: batches of the run.
         batch_size: of a training batch.
         size: voxels along each edge of the cubes that volumes are resampled to.
@@ -162,7 +162,7 @@ class CleanSliceData(CleanVolumeData):
     """Stacks of neighbouring slices of all planes, see `StackDraws`.
 
     Args:
-        sources: name -> file, `phantom:SEED` or `specimen:SEED`.
+        sources: name -> file, or a generated object such as `phantom:SEED`.
         channels: slices of a stack, as the denoiser's.
         gaps: between them, one of which is drawn for each stack; 0 repeats one slice in all channels.
         crops: edges in pixels, one of which is drawn for each batch.
@@ -250,7 +250,7 @@ class CleanPatchData(CleanVolumeData):
     """Patches of volumes, see `PatchDraws`.
 
     Args:
-        sources: name -> file, `phantom:SEED` or `specimen:SEED`.
+        sources: name -> file, or a generated object such as `phantom:SEED`.
         patch: edge of a patch in voxels, as the denoiser's.
         validation_patches: patches along each edge of a held-out volume.
         **shared: see `CleanVolumeData`.

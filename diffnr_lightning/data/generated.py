@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from diffnr_lightning.data.volumes import LoadedVolume
 
 # Kind -> its function in `diffnr_lightning.phantoms`, called with (seed, size).
-GENERATORS = {"phantom": "chest", "specimen": "specimen"}
+GENERATORS = {"phantom": "chest", "specimen": "specimen", "ellipsoids": "ellipsoids"}
 
 
 def is_generated(source: str) -> bool:
@@ -48,7 +48,7 @@ def generate(source: str, size: int) -> LoadedVolume:
     """Generate one object.
 
     Args:
-        source: `phantom:SEED` or `specimen:SEED`.
+        source: `phantom:SEED`, `specimen:SEED` or `ellipsoids:SEED`.
         size: voxels along each edge.
 
     Raises:

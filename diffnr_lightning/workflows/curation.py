@@ -94,8 +94,8 @@ def curate(
 
     Args:
         volumes: files, glob patterns, sets of a split (`split:train`, `split:train[kind=head,limb]`), or generated
-            objects: `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST. What a split keeps for development or
-            test is refused.
+            objects: `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or FIRST-LAST. What a split keeps for
+            development or test is refused.
         out: folder of pairs: one safetensors file a run, the settings in `config.yaml`, and `manifest.json`, which
             counts representations, layouts and views.
         methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.

@@ -25,7 +25,7 @@ def simulate(
 
     Args:
         volume: NIfTI, MHA/MHD, NPY or TIFF file, folder of DICOM or TIFF slices, `phantom:SEED` (a
-            generated chest) or `specimen:SEED` (a generated object of other materials).
+            generated chest), `specimen:SEED` (a generated object of other materials) or `ellipsoids:SEED`.
         out: case folder, in R2-Gaussian's format.
         recipe: cube, views, scanner and noise; options of their own on the command line.
         name: of the case; null takes the volume's.

@@ -48,7 +48,7 @@ def sweep(
 
     Args:
         volumes: files, glob patterns, sets of a split (`split:test`, `split:test[kind=head,limb]`), or generated
-            objects: `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST.
+            objects: `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or FIRST-LAST.
         methods: config files of `reconstruct`, by path or name, those of one method joined by `+`, such as
             `naf+diffnr/align`.
         out: folder; gets `<scan>/<views>_views/<volume>/case` and `<scan>/<views>_views/<volume>/<method>`.

@@ -25,11 +25,11 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
 
     Args:
         volumes: files, glob patterns, sets of a split (`split:development`, `split:test[kind=head,limb]`), and
-            `phantom:` (chests) or `specimen:` with SEED or FIRST-LAST.
+            `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or FIRST-LAST.
 
     Returns:
-        Name -> file, `phantom:SEED` or `specimen:SEED`. A file is called as it is without its ending, and after its
-        folder as well where several are called the same (`P12/data.npy` is `P12_data`).
+        Name -> file, or a generated object such as `phantom:SEED`. A file is called as it is without its ending, and
+        after its folder as well where several are called the same (`P12/data.npy` is `P12_data`).
 
     Raises:
         FileNotFoundError: a file that does not exist, or a pattern that matches none.

@@ -33,7 +33,7 @@ def clean_volumes(
     """Return volumes as the truth of a scan shows them.
 
     Args:
-        sources: name -> file, `phantom:SEED` or `specimen:SEED`.
+        sources: name -> file, or a generated object such as `phantom:SEED`.
         recipe: its cube and its window.
         store: folder in which the volumes are kept, one file each, and found again by the next training; None keeps
             them in memory alone.
