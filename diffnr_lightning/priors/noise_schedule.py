@@ -186,6 +186,16 @@ class NoiseSchedule(NamedTuple):
             noise = eta * fresh + (1.0 - eta**2) ** 0.5 * noise
         return self.add_noise(estimate, noise, after)
 
+    def ancestral(self, step: int, after: int) -> float:
+        """Return the eta of `ddim_step` with which a step to a less noisy one is exact for one clean image.
+
+        It is the step of ancestral sampling, and that of the reverse diffusion where both lie close together.
+
+        Source: J. Ho, A. Jain, P. Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, eq. 6 and 7.
+        """
+        left = float(self.deviation[after] / self.signal[after])
+        return max(1.0 - (left * float(self.signal[step] / self.deviation[step])) ** 2, 0.0) ** 0.5
+
     def _at(self, step: Tensor | int, like: Tensor) -> tuple[Any, Any]:
         """Return signal and deviation of a step, as numbers or as (N, 1, ...) of the dtype of images."""
         if not isinstance(step, Tensor):

@@ -62,6 +62,18 @@ def test_noise_goes_in_and_out(schedule):
     torch.testing.assert_close(schedule.noise(mixed, clean, 40), 0.8 * fresh + 0.6 * noise)
 
 
+def test_ancestral_steps_are_those_of_ddpm():
+    theirs = DDPMScheduler(clip_sample=False)
+    theirs.set_timesteps(100)
+    ours = NoiseSchedule.from_scheduler(theirs.config)
+    noisy, noise = torch.randn(2, 1, 1, 64, 64).unbind()
+    fresh = torch.randn(noisy.shape, generator=torch.Generator().manual_seed(1))
+    wanted = theirs.step(noise, 500, noisy, torch.Generator().manual_seed(1)).prev_sample
+    clean, eta = ours.estimate(noisy, noise, 500), ours.ancestral(500, 490)
+    found = ours.ddim_step(clean, noise, 490, fresh, eta)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_the_noise_of_an_exploding_schedule_is_geometric():
     schedule = NoiseSchedule.from_scheduler(
         {"_class_name": "ScoreSdeVeScheduler", "sigma_max": 378.0, "num_train_timesteps": 2000}

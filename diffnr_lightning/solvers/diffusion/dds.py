@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +11,10 @@ from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, d
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
 from diffnr_lightning.solvers.diffusion.slice_stacks import (
-    SliceStacks,
-    adjacent_stacks,
-    centred_stacks,
-    jumping_stacks,
+    StackKind,
+    check_stacks,
     predicted_noise,
-    single_slices,
+    stacks_of_step,
 )
 from diffnr_lightning.solvers.problem import (
     Progress,
@@ -26,9 +22,6 @@ from diffnr_lightning.solvers.problem import (
     check_iterations,
     start_volume,
 )
-
-StackKind = Literal["single", "centred", "adjacent", "alternating"]
-STACKS = ("single", "centred", "adjacent", "alternating")
 
 
 @torch.no_grad()
@@ -110,7 +103,7 @@ def dds(
     Y. Zhu et al., "Denoising diffusion models for plug-and-play image restoration", CVPRW 2023 (DiffPIR), bounded as in
     J. Song et al., "Pseudoinverse-guided diffusion models for inverse problems", ICLR 2023.
     """
-    _check(denoiser, stacks)
+    check_stacks(denoiser, stacks)
     check_sampling(eta=eta, start=start, spread=spread, batch_size=batch_size)
     check_iterations(min(steps, cg_iterations), 1.0)
     check_amounts(coupling=coupling, threshold=threshold, noise=noise or 0.0)
@@ -126,7 +119,7 @@ def dds(
     data = DataStep(fit, iterations=cg_iterations, coupling=coupling, threshold=threshold)
 
     def find(noisy: Tensor, index: int) -> Tensor:
-        seen = _stacks(stacks, denoiser, len(noisy), seed, index)
+        seen = stacks_of_step(stacks, denoiser, len(noisy), seed, index)
         return predicted_noise(noisy, times[index], denoiser, seen, batch_size)
 
     def fresh(number: int) -> Tensor:
@@ -147,42 +140,3 @@ def dds(
         progress=progress,
     )
     return volume.clamp(min=0.0) if nonnegative else volume
-
-
-def _stacks(
-    kind: StackKind | None, denoiser: nn.Module, count: int, seed: int, index: int
-) -> SliceStacks:
-    """Return what the denoiser sees together in a step."""
-    alone = denoiser.channels == 1 or denoiser.gaps > 0
-    kind = kind or ("single" if alone else "adjacent")
-    if kind == "single":
-        return single_slices(count)
-    if kind == "centred":
-        return centred_stacks(count, denoiser.channels)
-    if kind == "alternating" and index % 2 == 0:
-        return jumping_stacks(count, denoiser.channels)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-    offset = int(torch.randint(denoiser.channels, (), generator=generator))
-    return adjacent_stacks(count, denoiser.channels, offset)
-
-
-def _check(denoiser: nn.Module, stacks: StackKind | None) -> None:
-    """Refuse denoisers of something else, and stacks that they do not know."""
-    if denoiser.dimensions != 2:
-        raise ValueError(
-            f"the denoiser is one of {denoiser.dimensions} dimensions; one of slices is expected."
-        )
-    if stacks is None:
-        return
-    if stacks not in STACKS:
-        raise ValueError(f"stacks is {stacks!r}; one of {', '.join(STACKS)} is expected.")
-    if stacks == "single" and denoiser.channels > 1 and denoiser.gaps == 0:
-        raise ValueError(
-            f"stacks is single and the denoiser sees {denoiser.channels} slices together; one that was trained on "
-            "single slices too is expected, or other stacks."
-        )
-    if stacks == "alternating" and denoiser.gaps <= denoiser.channels:
-        raise ValueError(
-            f"stacks is alternating and the denoiser tells {denoiser.gaps} gaps apart; one that knows a gap of "
-            f"{denoiser.channels} slices is expected, or other stacks."
-        )

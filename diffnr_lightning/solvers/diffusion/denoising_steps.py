@@ -22,10 +22,11 @@ def denoising_steps(
     state: SamplerState,
     *,
     initial: Tensor | None,
-    eta: float,
+    eta: float | Sequence[float],
     noise: float | None = None,
     spread: float = 1.0,
     corrected: bool = False,
+    fitted: Sequence[bool] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Return the fitted estimate of the last step, (Z, Y, X) in unit.
@@ -35,43 +36,63 @@ def denoising_steps(
         fresh: of the number of a draw, noise (Z, Y, X) of variance 1.
         denoiser: whose schedule and scale are taken.
         data: brings estimates to the projections.
-        times: steps of the schedule, the noisiest first.
+        times: steps of the schedule, the noisiest first; one that follows itself renews noise.
         state: see `sampler_state`; `resumed` with the settings.
         initial: (Z, Y, X) in unit to start from; None starts from noise alone.
-        eta: share of fresh noise in that of the next step.
+        eta: share of fresh noise in that of the next step, one or one for each step.
         noise: of a ray of mean weight, in unit times mm, which holds volumes to the prior's estimate; None does not.
         spread: deviation of voxels under the prior, in unit, above which no estimate is uncertain; used with `noise`.
         corrected: take the old noise from the fitted estimate instead of the prior's.
+        fitted: whether the estimate of a step is brought to the projections; None brings each.
         progress: called with (done, total, text) after every step.
 
     Source: see `dds`.
     """
     schedule, (low, high) = denoiser.schedule, denoiser.scale
-    if state["done"] == 0:
-        clean = torch.zeros_like(data.back) if initial is None else low + (high - low) * initial
-        noisy = schedule.add_noise(clean, fresh(0), times[0])
-    else:
-        stored = (state[name].to(data.back) for name in ("noisy", "steep", "dual"))
-        noisy, data.steep, data.dual = stored
+    noisy = first_noisy(fresh, denoiser, data, times[0], state, initial)
     for index in range(state["done"], len(times)):
         step = times[index]
         old = find(noisy, index)
-        proximity = 0.0
-        if noise is not None:
-            deviation = float(schedule.deviation[step] / schedule.signal[step]) / (high - low)
-            proximity = data.proximity(noise, (deviation**-2 + spread**-2) ** -0.5)
-        estimate = data((schedule.estimate(noisy, old, step) - low) / (high - low), proximity)
+        estimate = (schedule.estimate(noisy, old, step) - low) / (high - low)
+        if fitted is None or fitted[index]:
+            proximity = 0.0
+            if noise is not None:
+                deviation = float(schedule.deviation[step] / schedule.signal[step]) / (high - low)
+                proximity = data.proximity(noise, (deviation**-2 + spread**-2) ** -0.5)
+            estimate = data(estimate, proximity)
         if index + 1 < len(times):
             clean = low + (high - low) * estimate
             if corrected:
                 old = schedule.noise(noisy, clean, step)
-            noisy = schedule.ddim_step(clean, old, times[index + 1], fresh(index + 1), eta)
-        state.update(
-            done=index + 1, noisy=noisy, steep=data.steep, dual=data.dual, estimate=estimate
-        )
+            share = eta if isinstance(eta, (int, float)) else eta[index]
+            noisy = schedule.ddim_step(clean, old, times[index + 1], fresh(index + 1), share)
+        keep(state, index + 1, noisy, data, estimate)
         if progress is not None:
             progress(index + 1, len(times), f"step {step} of the schedule")
     return state["estimate"].to(data.back)
+
+
+def first_noisy(
+    fresh: Callable[[int], Tensor],
+    denoiser: nn.Module,
+    data: DataStep,
+    step: int,
+    state: SamplerState,
+    initial: Tensor | None,
+) -> Tensor:
+    """Return the noisy volume (Z, Y, X) to go on with; `data` goes on with what it had. See `denoising_steps`."""
+    if state["done"] > 0:
+        stored = (state[name].to(data.back) for name in ("noisy", "steep", "dual"))
+        noisy, data.steep, data.dual = stored
+        return noisy
+    low, high = denoiser.scale
+    clean = torch.zeros_like(data.back) if initial is None else low + (high - low) * initial
+    return denoiser.schedule.add_noise(clean, fresh(0), step)
+
+
+def keep(state: SamplerState, done: int, noisy: Tensor, data: DataStep, estimate: Tensor) -> None:
+    """Fill the state after a step, for `first_noisy`."""
+    state.update(done=done, noisy=noisy, steep=data.steep, dual=data.dual, estimate=estimate)
 
 
 def check_sampling(*, eta: float, start: float, spread: float, batch_size: int) -> None:

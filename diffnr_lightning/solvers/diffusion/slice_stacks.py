@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+StackKind = Literal["single", "centred", "adjacent", "alternating"]
+STACKS = ("single", "centred", "adjacent", "alternating")
 
 
 class SliceStacks(NamedTuple):
@@ -61,6 +64,57 @@ def jumping_stacks(count: int, channels: int) -> SliceStacks:
     block = channels**2
     firsts = (base + lane for base in range(0, count, block) for lane in range(channels))
     return _stacks((range(f, f + block, channels) for f in firsts), count, channels)
+
+
+def stacks_of_step(
+    kind: StackKind | None, denoiser: nn.Module, count: int, seed: int, index: int
+) -> SliceStacks:
+    """Return what a denoiser sees together in a step of a sampler.
+
+    Args:
+        kind: of all steps; None takes single slices where the denoiser accepts them, adjacent ones otherwise.
+        denoiser: see `priors.Denoiser`.
+        count: of slices.
+        seed: of the offsets.
+        index: of the step; every second one jumps where the kind is alternating, the first among them.
+    """
+    alone = denoiser.channels == 1 or denoiser.gaps > 0
+    kind = kind or ("single" if alone else "adjacent")
+    if kind == "single":
+        return single_slices(count)
+    if kind == "centred":
+        return centred_stacks(count, denoiser.channels)
+    if kind == "alternating" and index % 2 == 0:
+        return jumping_stacks(count, denoiser.channels)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    offset = int(torch.randint(denoiser.channels, (), generator=generator))
+    return adjacent_stacks(count, denoiser.channels, offset)
+
+
+def check_stacks(denoiser: nn.Module, kind: StackKind | None) -> None:
+    """Refuse denoisers of something else, and stacks that they do not know.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if denoiser.dimensions != 2:
+        raise ValueError(
+            f"the denoiser is one of {denoiser.dimensions} dimensions; one of slices is expected."
+        )
+    if kind is None:
+        return
+    if kind not in STACKS:
+        raise ValueError(f"stacks is {kind!r}; one of {', '.join(STACKS)} is expected.")
+    if kind == "single" and denoiser.channels > 1 and denoiser.gaps == 0:
+        raise ValueError(
+            f"stacks is single and the denoiser sees {denoiser.channels} slices together; one that was trained on "
+            "single slices too is expected, or other stacks."
+        )
+    if kind == "alternating" and denoiser.gaps <= denoiser.channels:
+        raise ValueError(
+            f"stacks is alternating and the denoiser tells {denoiser.gaps} gaps apart; one that knows a gap of "
+            f"{denoiser.channels} slices is expected, or other stacks."
+        )
 
 
 def predicted_noise(
