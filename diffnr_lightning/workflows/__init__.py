@@ -18,10 +18,18 @@ from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.training import finetune
 
 __getattr__, __dir__, _ = lazy.attributes(
-    __name__, {"sampler": ["Sampler"], "scene": ["Scene"], "solver": ["Solver"], "trial": ["Trial"]}
+    __name__,
+    {
+        "postprocessing": ["Postprocessing"],
+        "sampler": ["Sampler"],
+        "scene": ["Scene"],
+        "solver": ["Solver"],
+        "trial": ["Trial"],
+    },
 )
 __all__ = [
     "Method",
+    "Postprocessing",
     "Problem",
     "Sampler",
     "Scene",

@@ -1,0 +1,57 @@
+"""The method that repairs the volume of a solver once: FBP-UNet and its kind."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.priors import Repairer
+from diffnr_lightning.workflows.problem import Method, Problem
+from diffnr_lightning.workflows.solver import Solver
+
+
+class Postprocessing(Method):
+    """Repair the volume of a solver by a prior that was trained on such volumes.
+
+    Args:
+        start: solver; None is FDK, or filtered backprojection where the beam is parallel.
+        repairer: with the weights of the prior, as `diffnr finetune` writes them. Its defaults do one pass over the
+            axial slices and hold nothing to the projections.
+
+    Source: K. H. Jin, M. T. McCann, E. Froustey, M. Unser, "Deep convolutional neural network for inverse problems in
+    imaging", IEEE Trans. Image Process. 2017 (FBPConvNet), for FDK and slices. Deviation: slices are clipped to [0, 1]
+    before the network, as every prior's are.
+    """
+
+    def __init__(self, start: Solver | None = None, repairer: Repairer | None = None) -> None:
+        self.start = start or Solver("analytic")
+        self.repairer = repairer
+        self.name = f"{self.start.name} + repair"
+        self.weighs = self.start.weighs
+        self.findings = {}
+
+    @torch.no_grad()
+    def reconstruct(self, problem: Problem) -> Tensor:
+        """Return the repaired volume.
+
+        Raises:
+            ValueError: no repairer.
+        """
+        if self.repairer is None:
+            raise ValueError(
+                "there are no weights to repair with; give those that `diffnr finetune` wrote by "
+                "--method.init_args.repairer.weights."
+            )
+        self.before_prior = self.start.reconstruct(problem)
+        repaired = self.repairer.repair(
+            self.before_prior,
+            problem.projections,
+            problem.grid,
+            problem.scan,
+            weights=problem.weights,
+            photons=problem.photons,
+            features=problem.features,
+        )
+        agreement = repaired.agreement
+        self.findings = {} if agreement is None else {"agreement": agreement.findings()}
+        return repaired.volume
