@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffnr_lightning.data.datasets.words import names_data_set, volume_word
+
 if TYPE_CHECKING:
     from diffnr_lightning.data.volumes import LoadedVolume
 
@@ -34,9 +36,11 @@ def generated_seeds(source: str) -> tuple[str, range]:
 
 
 def source_name(source: str) -> str:
-    """Return what scans of a source are called: `phantom_7`, or the file without its ending."""
+    """Return what scans of a source are called: `phantom_7`, the volume of a data set, or a file without its ending."""
     if is_generated(source):
         return source.replace(":", "_")
+    if names_data_set(source):
+        return volume_word(source)
     path = Path(source)
     if path.is_dir():
         return path.name

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from diffnr_lightning.data import ScanRecipe
+from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.environment import environment
@@ -19,7 +20,6 @@ from diffnr_lightning.workflows.signature import Checked, folder_to_be
 from diffnr_lightning.workflows.variation import Variation
 from diffnr_lightning.workflows.volume_sources import (
     left_out,
-    load_source,
     refuse_held_back,
     volume_sources,
 )

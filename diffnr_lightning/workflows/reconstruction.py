@@ -196,10 +196,10 @@ def _write_result(
 ) -> dict[str, Any]:
     """Write volume and preview, and return the metrics, which are written last."""
     from diffnr_lightning.data import save_volume
-    from diffnr_lightning.data.splits import listed
+    from diffnr_lightning.data.datasets import known_volume
     from diffnr_lightning.metrics import evaluate_volume
 
-    known = listed(case.source)
+    known = known_volume(case.source)
     metrics = {
         "case": case.name,
         "kind": known.kind if known else None,

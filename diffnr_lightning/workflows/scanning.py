@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from diffnr_lightning.data import ScanRecipe, is_generated
+from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import folder_to_be
-from diffnr_lightning.workflows.volume_sources import load_source
 
 logger = logging.getLogger("diffnr")
 

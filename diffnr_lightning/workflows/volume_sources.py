@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from diffnr_lightning.data.generated import generate, generated_seeds, is_generated, source_name
-from diffnr_lightning.data.splits import MEASURED, SplitVolume, is_selection, listed, selected
-
-if TYPE_CHECKING:
-    from diffnr_lightning.data import LoadedVolume, ScanRecipe
+from diffnr_lightning.data.datasets import (
+    PUBLIC,
+    data_set,
+    known_volume,
+    names_data_set,
+    selected_volumes,
+)
+from diffnr_lightning.data.generated import generated_seeds, is_generated, source_name
+from diffnr_lightning.data.splits import MEASURED, SplitVolume, is_selection, selected
 
 # The folder in which the files of a split lie.
 DATA_FOLDER = "DIFFNR_DATA"
@@ -24,16 +27,18 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
     """Expand patterns and ranges.
 
     Args:
-        volumes: files, glob patterns, sets of a split (`split:development`, `split:test[kind=head,limb]`), and
-            `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or FIRST-LAST.
+        volumes: files, glob patterns, sets of a split (`split:development`, `split:test[kind=head,limb]`), sets and
+            volumes of a data set (`luna16:test`, `toothfairy:train[0:10]`, `folder:/data/ct`), and `phantom:` (chests),
+            `specimen:` or `ellipsoids:` with SEED or FIRST-LAST.
 
     Returns:
-        Name -> file, or a generated object such as `phantom:SEED`. A file is called as it is without its ending, and
-        after its folder as well where several are called the same (`P12/data.npy` is `P12_data`).
+        Name -> file, a generated object such as `phantom:SEED`, or one volume of a data set (`toothfairy:P12`). A file
+        is called as it is without its ending, and after its folder as well where several are called the same
+        (`P12/data.npy` is `P12_data`).
 
     Raises:
         FileNotFoundError: a file that does not exist, or a pattern that matches none.
-        ValueError: nothing at all, two files of one name, no such set, or a set of files without DIFFNR_DATA.
+        ValueError: nothing at all, two files of one name, no such set, or a set without the variable of its folder.
     """
     sources = [source for entry in volumes for source in _expanded(entry)]
     if not sources:
@@ -58,16 +63,16 @@ def left_out(sources: Iterable[str], exclude: Sequence[str]) -> set[str]:
 
     Args:
         sources: names of volumes.
-        exclude: names, patterns of names, or sets of a split.
+        exclude: names, patterns of names, or sets of a split or of a data set.
 
     Raises:
-        FileNotFoundError: no such split.
+        FileNotFoundError: no such split or data set.
         ValueError: no such set.
     """
-    patterns = [entry for entry in exclude if not is_selection(entry)]
-    kept_back = {
-        volume.name for entry in exclude if is_selection(entry) for volume in selected(entry)
-    }
+    patterns = [entry for entry in exclude if not (is_selection(entry) or names_data_set(entry))]
+    sets = [selected(entry) for entry in exclude if is_selection(entry)]
+    sets += [selected_volumes(entry) for entry in exclude if names_data_set(entry)]
+    kept_back = {volume.name for volumes in sets for volume in volumes}
     return {
         name
         for name in sources
@@ -79,46 +84,32 @@ def refuse_held_back(sources: Iterable[str]) -> None:
     """Refuse to learn from what a split keeps for development or test.
 
     Args:
-        sources: files and generated objects.
+        sources: files, generated objects and volumes of data sets.
 
     Raises:
         ValueError: one of them is kept.
     """
-    kept = [volume for source in sources if (volume := listed(source)) and volume.set != "train"]
+    kept = [v for source in sources if (v := known_volume(source)) and v.set != "train"]
     if kept:
         more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
+        name = data_set(kept[0].volume).name if names_data_set(kept[0].volume) else "split"
         raise ValueError(
             f"volumes has {kept[0].volume}, which the splits keep for {kept[0].set}{more}; "
-            "--exclude split:development split:test leaves all of them out."
+            f"--exclude {name}:development {name}:test leaves all of them out."
         )
-
-
-def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
-    """Read a file, or generate an object as fine as it will be reconstructed.
-
-    Args:
-        source: a file, `phantom:SEED` or `specimen:SEED`.
-        recipe: says `size` of a generated object, `unit` and `spacing_mm` of a file.
-
-    Raises:
-        ValueError: a seed that is no number, or a file that is no volume.
-        FileNotFoundError: no such file.
-    """
-    if is_generated(source):
-        return generate(source, recipe.size)
-    if not Path(source).exists():
-        raise FileNotFoundError(f"volume {source} does not exist; check the path.")
-    from diffnr_lightning.data import load_volume
-
-    return load_volume(source, recipe.unit, recipe.spacing_mm)
 
 
 def _expanded(entry: str) -> list[str]:
     if is_generated(entry):
         kind, seeds = generated_seeds(entry)
         return [f"{kind}:{seed}" for seed in seeds]
+    name, _, words = entry.removeprefix("split:").partition("/")
+    if is_selection(entry) and name in PUBLIC:
+        return _expanded(f"{name}:{words}")
     if is_selection(entry):
         return [_located(entry, volume) for volume in selected(entry)]
+    if names_data_set(entry):
+        return [volume.volume for volume in selected_volumes(entry)]
     found = [entry] if Path(entry).exists() else sorted(glob.glob(entry))
     if not found:
         raise FileNotFoundError(f"volumes has {entry!r}, which matches no file; check the path.")

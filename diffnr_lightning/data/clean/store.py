@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffnr_lightning.data.generated import generate, is_generated
+from diffnr_lightning.data.datasets import load_source, names_data_set
+from diffnr_lightning.data.generated import is_generated
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.simulation import normalised_cube
-from diffnr_lightning.data.volumes import load_volume
 from diffnr_lightning.files import write_bytes
 
 FORMAT = "diffnr clean volume 1"
@@ -54,7 +54,7 @@ def clean_volumes(
         if store is None:
             volumes[name] = _normalised(source, recipe)
             continue
-        header = {"source": source if is_generated(source) else Path(source).name, **settings}
+        header = {"source": _recorded(source), **settings}
         path = Path(store) / f"{name}.safetensors"
         if not path.is_file():
             text = json.dumps(header, sort_keys=True)
@@ -64,13 +64,15 @@ def clean_volumes(
     return volumes
 
 
+def _recorded(source: str) -> str:
+    """What a file of the store says of its source; where a file lies may change."""
+    if is_generated(source) or names_data_set(source):
+        return source
+    return Path(source).name
+
+
 def _normalised(source: str, recipe: ScanRecipe) -> Tensor:
-    loaded = (
-        generate(source, recipe.size)
-        if is_generated(source)
-        else load_volume(source, recipe.unit, recipe.spacing_mm)
-    )
-    return torch.from_numpy(normalised_cube(loaded, recipe).truth).half()
+    return torch.from_numpy(normalised_cube(load_source(source, recipe), recipe).truth).half()
 
 
 def _opened(path: Path, header: dict[str, object]) -> Tensor:

@@ -1,0 +1,74 @@
+"""The data sets that sources may name, and the volumes that a source names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffnr_lightning.data.datasets.dataset import DataSet
+from diffnr_lightning.data.datasets.luna16 import LUNA16
+from diffnr_lightning.data.datasets.toothfairy import TOOTHFAIRY
+from diffnr_lightning.data.datasets.volume_folder import volume_folder
+from diffnr_lightning.data.datasets.words import names_data_set, read_words, volume_word
+from diffnr_lightning.data.splits import SplitVolume, listed
+
+PUBLIC = {dataset.name: dataset for dataset in (LUNA16, TOOTHFAIRY)}
+
+
+def data_set(source: str) -> DataSet:
+    """Return the data set of a source.
+
+    Raises:
+        ValueError: words that name none.
+    """
+    name = read_words(source).dataset
+    return PUBLIC.get(name) or volume_folder(name.partition(":")[2])
+
+
+def selected_volumes(source: str) -> list[SplitVolume]:
+    """Return the volumes that a source names, each with its own source in `volume`.
+
+    Args:
+        source: `luna16:test`, `toothfairy:train[0:10]`, `folder:/data/ct`, ...
+
+    Raises:
+        ValueError: words that name none, or a variable that is not set.
+        FileNotFoundError: a data set that is not there.
+    """
+    return data_set(source).chosen(read_words(source))
+
+
+def known_volume(source: str) -> SplitVolume | None:
+    """Return what is known of a volume; None where no split and no data set lists it.
+
+    Args:
+        source: a file, a generated object, or one volume of a data set.
+    """
+    if not names_data_set(source):
+        return listed(source)
+    try:
+        return data_set(source).entry(volume_word(source))
+    # The rule needs the folder, which may be elsewhere by now.
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def located(source: str) -> tuple[DataSet, str, Path]:
+    """Return the data set, the name and the file of the volume that a source names.
+
+    Args:
+        source: of one volume, or of a set of which one is chosen: `luna16:test[0]`.
+
+    Raises:
+        ValueError: words that name none or several, or a variable that is not set.
+        FileNotFoundError: a data set or a volume that is not there.
+    """
+    dataset, word = data_set(source), volume_word(source)
+    files = dataset.files()
+    if word not in files:
+        found = dataset.chosen(read_words(source))
+        if len(found) > 1:
+            raise ValueError(
+                f"volume is {source!r}, which names {len(found)} volumes; one is expected, such as {found[0].volume}."
+            )
+        word = found[0].name
+    return dataset, word, files[word]

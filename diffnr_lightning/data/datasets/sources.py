@@ -1,0 +1,43 @@
+"""Volumes by their sources: files, generated objects, and volumes of data sets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffnr_lightning.data.datasets.registry import located
+from diffnr_lightning.data.datasets.words import names_data_set
+from diffnr_lightning.data.generated import generate, is_generated
+from diffnr_lightning.data.scan_recipe import ScanRecipe
+
+if TYPE_CHECKING:
+    from diffnr_lightning.data.volumes import LoadedVolume
+
+
+def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
+    """Read a volume, or generate an object as fine as it will be reconstructed.
+
+    Args:
+        source: a file, `phantom:SEED`, `specimen:SEED`, or one volume of a data set.
+        recipe: says `size` of a generated object, `unit` and `spacing_mm` of a file. Where it leaves these open a data
+            set knows them.
+
+    Raises:
+        ValueError: a seed that is no number, a file that is no volume, or words that name not one volume.
+        FileNotFoundError: no such file.
+    """
+    if is_generated(source):
+        return generate(source, recipe.size)
+    from diffnr_lightning.data.volumes import load_volume
+
+    if not names_data_set(source):
+        if not Path(source).exists():
+            raise FileNotFoundError(f"volume {source} does not exist; check the path.")
+        return load_volume(source, recipe.unit, recipe.spacing_mm)
+    dataset, name, file = located(source)
+    unit = dataset.unit or "auto" if recipe.unit == "auto" else recipe.unit
+    spacing = recipe.spacing_mm
+    if spacing is None and file.suffix == ".npy":
+        spacing = dataset.spacing_mm
+    return replace(load_volume(file, unit, spacing), name=name, source=f"{dataset.name}:{name}")

@@ -1,0 +1,77 @@
+"""A folder of volumes as a data set, whatever it holds that can be read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from diffnr_lightning.data.datasets.dataset import DataSet
+from diffnr_lightning.data.datasets.words import FOLDER
+from diffnr_lightning.data.readers.dicom_series import folders_with_series
+from diffnr_lightning.data.readers.itk_images import META_SUFFIXES, NRRD_SUFFIXES
+from diffnr_lightning.data.readers.tiff_stack import TIFF_SUFFIXES
+
+SUFFIXES = (".nii", ".nii.gz", *META_SUFFIXES, *NRRD_SUFFIXES, ".npy")
+SPLIT = "split.csv"
+# A tenth each for development and test, where no file says otherwise.
+HELD = (1, 1, 10)
+
+
+def find_volumes(folder: Path) -> dict[str, Path]:
+    """Return volume -> file or folder of slices, of everything below a folder that can be read, in order.
+
+    A volume is called as its file without the ending, and by its path where several are called the same: `P12_data`. A
+    folder with one TIFF file holds a stack, one with several holds slices.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        seen = sorted(name for name in files if not name.startswith("."))
+        found += [Path(place, name) for name in seen if name.lower().endswith(SUFFIXES)]
+        images = [name for name in seen if name.lower().endswith(TIFF_SUFFIXES)]
+        if images:
+            found.append(Path(place) if len(images) > 1 else Path(place, images[0]))
+    found += [path for path in folders_with_series(folder) if path not in found]
+    counts = Counter(_stem(path) for path in found)
+    named = {
+        _stem(path)
+        if counts[_stem(path)] == 1
+        else "_".join(_without_ending(path.relative_to(folder)).parts): path
+        for path in found
+    }
+    return dict(sorted(named.items()))
+
+
+def volume_folder(folder: str | Path) -> DataSet:
+    """Return the data set of a folder.
+
+    Args:
+        folder: whose `split.csv`, if there is one, says what each volume is for, in the columns of `data/splits`; the
+            rule of `sets` does otherwise, by a tenth each.
+    """
+    split = Path(folder) / SPLIT
+    return DataSet(
+        name=f"{FOLDER}:{folder}",
+        title=f"the folder {folder}",
+        find=find_volumes,
+        layout=f"volumes ({', '.join(SUFFIXES)}, TIFF, DICOM)",
+        kind="volume",
+        source=str(folder),
+        licence="unknown",
+        folder=Path(folder),
+        split=split if split.is_file() else None,
+        held=HELD,
+    )
+
+
+def _stem(path: Path) -> str:
+    return _without_ending(path).name
+
+
+def _without_ending(path: Path) -> Path:
+    ending = next(
+        (end for end in (".nii.gz", *SUFFIXES, *TIFF_SUFFIXES) if path.name.lower().endswith(end)),
+        "",
+    )
+    return path.with_name(path.name[: len(path.name) - len(ending)])

@@ -1,0 +1,162 @@
+"""Sources that name volumes of data sets, on generated chests in the real layouts."""
+
+import numpy as np
+import pytest
+
+from diffnr_lightning.data import ScanRecipe
+from diffnr_lightning.data.datasets import known_volume, load_source, selected_volumes
+from diffnr_lightning.data.datasets.luna16 import DEVELOPMENT, PINNED, TEST
+from diffnr_lightning.data.datasets.sets import split_by_rule
+from diffnr_lightning.data.datasets.words import read_words
+from diffnr_lightning.data.splits import listed, read_split
+from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
+from tests.public_layouts import SIZE, write_luna16, write_toothfairy
+
+RECIPE = ScanRecipe()
+
+
+@pytest.fixture
+def luna16(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFNR_LUNA16", str(tmp_path))
+    return write_luna16(tmp_path)
+
+
+@pytest.fixture
+def toothfairy(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path))
+    return write_toothfairy(tmp_path)
+
+
+def test_the_split_of_luna16_is_that_of_its_rule():
+    volumes = read_split("luna16")
+    patients = {volume.name: volume.patient for volume in volumes}
+    assert list(patients) == sorted(patients)
+    found = split_by_rule(patients, DEVELOPMENT, TEST, PINNED)
+    assert found == {volume.name: volume.set for volume in volumes}
+    counts = [list(found.values()).count(name) for name in ("train", "development", "test")]
+    assert counts == [838, 25, 25]
+    # LIDC-IDRI-0332 has two scans.
+    assert len(set(patients.values())) == 887
+
+
+def test_chests_of_both_splits_are_in_the_same_set():
+    luna16 = {volume.patient: volume.set for volume in read_split("luna16")}
+    ours = {v.patient: v.set for v in read_split("diffnr") if v.patient in luna16}
+    assert len(ours) == 3
+    assert ours == {patient: luna16[patient] for patient in ours}
+
+
+def test_a_set_of_luna16_names_its_series(luna16):
+    train, test = luna16["train"], luna16["test"]
+    assert volume_sources(["luna16:train"]) == {name: f"luna16:{name}" for name in train}
+    assert list(volume_sources(["luna16:train[1:2]", "split:luna16/test"])) == [train[1], *test]
+    assert known_volume(f"luna16:{test[0]}").kind == "chest"
+    loaded = load_source("luna16:test[0]", RECIPE)
+    assert (loaded.name, loaded.source, loaded.unit) == (test[0], f"luna16:{test[0]}", "HU")
+    assert loaded.array.shape == (SIZE,) * 3
+
+
+def test_what_luna16_keeps_is_not_learned_from(luna16, tmp_path):
+    sources = volume_sources(["luna16:train", "luna16:test"])
+    with pytest.raises(ValueError, match="keep for test; --exclude luna16:development luna16:test"):
+        refuse_held_back(sources.values())
+    assert left_out(sources, ["luna16:test"]) == set(luna16["test"])
+    # By their paths they are known too.
+    assert listed(next(tmp_path.glob(f"*/{luna16['test'][0]}.mhd")).as_posix()).set == "test"
+
+
+def test_a_part_of_luna16_is_taken_with_a_warning(luna16, caplog):
+    assert len(selected_volumes("luna16:train")) == 2
+    assert "holds 2 of the 838 volumes of luna16:train" in caplog.text
+
+
+def test_toothfairy_knows_its_voxels_and_its_split(toothfairy):
+    sets = {
+        name: list(volume_sources([f"toothfairy:{name}"]))
+        for name in ("train", "development", "test")
+    }
+    assert [len(names) for names in sets.values()] == [4, 1, 1]
+    assert sorted(name for names in sets.values() for name in names) == toothfairy
+    assert known_volume(f"toothfairy:{sets['test'][0]}").set == "test"
+    loaded = load_source("toothfairy:P2", RECIPE)
+    assert (loaded.name, loaded.unit, loaded.spacing_mm) == ("P2", "HU", (0.3, 0.3, 0.3))
+    assert load_source("toothfairy:P2", ScanRecipe(spacing_mm=0.4)).spacing_mm == (0.4,) * 3
+
+
+@pytest.mark.parametrize("challenge", [2, 3])
+def test_the_layouts_of_the_later_challenges(tmp_path, monkeypatch, challenge):
+    names = write_toothfairy(tmp_path / "Dataset112", challenge=challenge)
+    monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path))
+    chosen = [
+        v.name
+        for word in ("train", "development", "test")
+        for v in selected_volumes(f"toothfairy:{word}")
+    ]
+    assert sorted(chosen) == names
+    assert load_source(f"toothfairy:{names[0]}", RECIPE).spacing_mm != (0.3, 0.3, 0.3)
+
+
+def test_a_folder_is_a_data_set(tmp_path):
+    names = write_toothfairy(tmp_path / "deep", count=10)
+    for path in tmp_path.rglob("gt_alpha.npy"):
+        path.unlink()
+    source = f"folder:{tmp_path}"
+    found = volume_sources([source])
+    assert list(found) == sorted(f"deep_{name}_data" for name in names)
+    sets = [list(volume_sources([f"{source}:{name}"])) for name in ("train", "development", "test")]
+    assert [len(each) for each in sets] == [8, 1, 1]
+    assert load_source(found["deep_P3_data"], ScanRecipe(spacing_mm=1.0)).name == "deep_P3_data"
+    with pytest.raises(ValueError, match=r"--exclude folder:.*:development folder:.*:test"):
+        refuse_held_back(found.values())
+    assert list(volume_sources([f"{source}[:3]"])) == list(found)[:3]
+
+
+def test_a_folder_may_say_what_its_volumes_are_for(tmp_path):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((4, 4, 4)))
+    lines = ["volume,patient,kind,set,source,licence"]
+    lines += ["a.npy,P1,bone,test,here,MIT", "b.npy,P2,bone,train,here,MIT"]
+    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+    assert list(volume_sources([f"folder:{tmp_path}:test"])) == ["a"]
+    assert known_volume(f"folder:{tmp_path}:b").kind == "bone"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("luna16:", "luna16:SET or luna16:VOLUME is expected"),
+        ("luna16:train[x]", "luna16:SET or luna16:VOLUME is expected"),
+        ("folder:", "folder:PATH or folder:PATH:SET is expected"),
+        ("luna16:trian", "no set and no volume 'trian'; one of train, development, test"),
+        ("luna16:train[7:9]", "has 2 volumes, and the range behind it chooses none"),
+        ("folder:/none", "folder:/none is wanted, but there is no such folder"),
+    ],
+)
+def test_words_that_name_nothing(luna16, source, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        selected_volumes(source)
+
+
+def test_several_volumes_are_not_one(luna16):
+    with pytest.raises(ValueError, match=r"'luna16:train', which names 2 volumes; one is expected"):
+        load_source("luna16:train", RECIPE)
+
+
+@pytest.mark.parametrize("name", ["luna16", "toothfairy"])
+def test_missing_data_say_where_they_are_and_what_to_set(name, tmp_path, monkeypatch):
+    variable = f"DIFFNR_{name.upper()}"
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(ValueError, match=rf"{variable} is not set; set it .* GB"):
+        selected_volumes(f"{name}:test")
+    monkeypatch.setenv(variable, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"holds no volume of .* GB"):
+        selected_volumes(f"{name}:test")
+    monkeypatch.setenv(variable, str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=f"{variable} names .*gone, but there is no such"):
+        selected_volumes(f"{name}:test")
+
+
+def test_words_are_read_whole():
+    assert read_words("folder:/a/b:train[1:3]") == ("folder:/a/b", "train", slice(1, 3))
+    assert read_words("folder:/a/b[2]") == ("folder:/a/b", None, slice(2, 3))
+    assert read_words("toothfairy:P12") == ("toothfairy", "P12", slice(None))
