@@ -184,7 +184,7 @@ def test_an_ablation_of_the_main_job_takes_one_thing_away(name, changed, monkeyp
 def test_there_are_configs():
     names = {path.stem for path in CONFIGS.glob("reconstruct/*.yaml")}
     published = "fdk sirt sart asd_pocs weighted_tv cgls fista_tv sbtv mbir r2gaussian dds dds2d"
-    published += " diffusionblend diffusionblend_pp patch_diffusion fbp_unet"
+    published += " diffusionblend diffusionblend_pp diffusion_mbir tpdm patch_diffusion fbp_unet"
     assert names >= set(published.split())
     assert (CONFIGS / "data" / "luna16.yaml").is_file()
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 from diffnr_lightning.consistency.conjugate_gradients import conjugate_gradients
 from diffnr_lightning.consistency.least_squares import LeastSquares
+
+# Residuals below this share of the right side are rounding, along which nothing is seen and steps are of any length.
+_ROUNDING = 1e-6
 
 
 class DataStep:
@@ -65,12 +69,19 @@ class DataStep:
         target = self.back.add(estimate, alpha=proximity)
         if self.coupling > 0:
             target.add_(_gathered(self.steep - self.dual), alpha=self.coupling)
-        volume = conjugate_gradients(normal, target, estimate, iterations=self.iterations)
+        volume = conjugate_gradients(
+            normal, target, estimate, iterations=self.iterations, tolerance=_ROUNDING
+        )
         if self.coupling > 0:
             lifted = self.dual.add(torch.diff(volume, dim=0))
-            self.steep = torch.nn.functional.softshrink(lifted, self.threshold)
+            self.steep = softshrink(lifted, self.threshold)
             self.dual = lifted - self.steep
         return volume
+
+    def renew(self, volume: Tensor) -> None:
+        """Take `steep` from a volume (Z, Y, X), where that of the last call had more noise than it has."""
+        if self.coupling > 0:
+            self.steep = softshrink(self.dual.add(torch.diff(volume, dim=0)), self.threshold)
 
 
 def _gathered(steps: Tensor) -> Tensor:

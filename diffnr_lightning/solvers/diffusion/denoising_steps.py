@@ -95,7 +95,9 @@ def keep(state: SamplerState, done: int, noisy: Tensor, data: DataStep, estimate
     state.update(done=done, noisy=noisy, steep=data.steep, dual=data.dual, estimate=estimate)
 
 
-def check_sampling(*, eta: float, start: float, spread: float, batch_size: int) -> None:
+def check_sampling(
+    *, start: float, batch_size: int, eta: float = 0.0, spread: float = 1.0, snr: float = 0.0
+) -> None:
     """Refuse options that nothing can be sampled with.
 
     Raises:
@@ -109,3 +111,5 @@ def check_sampling(*, eta: float, start: float, spread: float, batch_size: int) 
         raise ValueError(f"spread is {spread}; a positive number is expected.")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least one is expected.")
+    if not 0.0 <= snr <= 0.5:
+        raise ValueError(f"snr is {snr}; a number from 0 to 0.5 is expected.")

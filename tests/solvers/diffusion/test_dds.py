@@ -6,38 +6,11 @@ import io
 import pytest
 import torch
 from gaussian_denoiser import GaussianDenoiser
+from small_scan import GRID, VARIANCE, cone, drawn, posterior_mean, rms, system
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import cgls
 from diffnr_lightning.solvers.diffusion import dds
-
-GRID = VolumeGrid((9, 8, 8), 2.0)
-VARIANCE = 0.04
-
-
-def cone(views: int, coarse: int = 1) -> ScanGeometry:
-    return ScanGeometry.cone(
-        angles_rad=uniform_angles(views),
-        source_to_axis_mm=80.0,
-        source_to_detector_mm=120.0,
-        detector_shape=(13 // coarse, 12 // coarse),
-        pixel_mm=2.5 * coarse,
-    )
-
-
-def drawn(seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 0.5 + VARIANCE**0.5 * torch.randn(GRID.shape, generator=generator)
-
-
-def system(scan: ScanGeometry) -> torch.Tensor:
-    units = torch.eye(9 * 8 * 8).reshape(-1, *GRID.shape)
-    return torch.stack([project(unit, GRID, scan).flatten() for unit in units], dim=1).double()
-
-
-def rms(volume: torch.Tensor) -> float:
-    return float(volume.double().square().mean().sqrt())
 
 
 @pytest.fixture
@@ -69,9 +42,7 @@ def test_the_posterior_mean_of_exact_projections(eta):
     mean = 0.5 + 0.2 * torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
     wide = mean.expand(GRID.shape).contiguous()
     projections = project(wide + drawn(0) - 0.5, GRID, scan)
-    missing = (projections - project(wide, GRID, scan)).double().flatten()
-    change = torch.linalg.lstsq(system(scan), missing, driver="gelsd").solution
-    wanted = wide + change.reshape(GRID.shape)
+    wanted = posterior_mean(wide, projections, scan)
     denoiser = GaussianDenoiser(mean, VARIANCE)
     options = {"cg_iterations": 10, "coupling": 0.0, "nonnegative": False}
     found = dds(projections, GRID, scan, denoiser, eta=eta, **options)
