@@ -1,4 +1,4 @@
-"""DiffusionMBIR with priors whose posterior is known: where it ends, how far its samples lie apart, and that it goes on."""
+"""DiffusionMBIR with priors whose posterior is known: where it ends, how far samples lie apart, that it goes on."""
 
 import importlib
 
@@ -12,7 +12,9 @@ from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import cgls
 from diffnr_lightning.solvers.diffusion import diffusion_mbir
 
-MEAN = (0.5 + 0.2 * torch.randn(8, 8, generator=torch.Generator().manual_seed(1))).expand(GRID.shape)
+MEAN = (0.5 + 0.2 * torch.randn(8, 8, generator=torch.Generator().manual_seed(1))).expand(
+    GRID.shape
+)
 SCAN = cone(3, coarse=3)
 PLAIN = {"coupling": 0.0, "nonnegative": False}
 
