@@ -25,6 +25,7 @@ COMMANDS = {
     "sweep": (
         "Scan volumes in several ways and with several numbers of views, and reconstruct each scan by several methods."
     ),
+    "table": "Make the runs of a table of a paper and show published numbers beside ours.",
     "curate": (
         "Scan volumes, stop reconstructions early, and keep what they look like beside the truth."
     ),
@@ -37,7 +38,9 @@ COMMANDS = {
     "demo": "Reconstruct a generated chest in several ways and compare them.",
     "doctor": "Show versions, devices and what will run where.",
 }
-RESUMABLE = {"reconstruct", "sweep", "curate", "finetune", "train-denoiser", "demo"}
+# Command -> the option that its first word gives where it is none: `diffnr table diffnr/1`.
+FIRST_WORD = {"table": "name"}
+RESUMABLE = {"reconstruct", "sweep", "table", "curate", "finetune", "train-denoiser", "demo"}
 
 EXPECTED_ERRORS = (ValueError, TypeError, OSError)
 USAGE_ERROR = 2
@@ -65,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"diffnr {__version__}")
         return 0
     command, options = arguments[0], arguments[1:]
+    if command in FIRST_WORD and options and not options[0].startswith("-"):
+        options = [f"--{FIRST_WORD[command]}", *options]
     if command not in COMMANDS:
         _complain(
             "diffnr", f"unknown command {command!r}; one of {', '.join(COMMANDS)} is expected."

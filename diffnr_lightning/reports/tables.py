@@ -92,6 +92,8 @@ COLUMNS = (
     Column("chi_left_out", "chi² left out", 2, 0),
     Column("chi_resolved", "chi² resolved", 2, 0),
     Column("prior_unseen", "prior unseen", 2, 0),
+    Column("lungs_dice_percent", "lungs Dice %", 2, 1),
+    Column("lungs_surface_distance", "lungs ASD mm", 2, -1),
     Column("seconds", "seconds", 1, 0),
     Column("peak_memory_mb", "memory MB", 0, 0),
 )

@@ -15,6 +15,7 @@ from diffnr_lightning.workflows.reporting import evaluate, report
 from diffnr_lightning.workflows.scanning import ingest, simulate
 from diffnr_lightning.workflows.submission import submit
 from diffnr_lightning.workflows.sweep import sweep
+from diffnr_lightning.workflows.table import table
 from diffnr_lightning.workflows.training import finetune
 
 __getattr__, __dir__, _ = lazy.attributes(
@@ -46,5 +47,6 @@ __all__ = [
     "simulate",
     "submit",
     "sweep",
+    "table",
     "train_denoiser",
 ]

@@ -1,0 +1,246 @@
+"""Tables of papers as folders: which methods on which volumes, beside which published numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from diffnr_lightning.workflows.config_files import check_yaml
+from diffnr_lightning.workflows.refusals import nearest
+
+Scale = Literal["full", "miniature"]
+
+TABLE_FILE = "table.yaml"
+PAPER_FILE = "paper.csv"
+PAIRS_FOLDER = "pairs"
+
+MINIATURE_VOLUMES = ("phantom:300",)
+MINIATURE_SCAN = "tiny/simulate_table"
+MINIATURE_NOTE = (
+    "Miniature: one generated chest of 32^3 voxels and a few iterations or steps of every method. It shows that every "
+    "row runs; its numbers say nothing of the methods and are not comparable with published ones."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Name the scans of one set of volumes.
+
+    Attributes:
+        name: of the data, as in the column `data` of the published numbers.
+        volumes: as `sweep` takes them.
+        scans: config files of `simulate`, likewise.
+        views: numbers of views.
+    """
+
+    name: str
+    volumes: tuple[str, ...]
+    scans: tuple[str, ...]
+    views: tuple[int, ...]
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its runs."""
+        return _as_folder(self.name)
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """Name one row of a table.
+
+    Attributes:
+        name: of the method, as in the column `method` of the published numbers.
+        method: config files of `reconstruct` joined by `+`; None for a row that cannot be run.
+        reason: why it cannot be run; None for others.
+        prior: config files of `finetune` joined by `+`, whose weights the method repairs with; None for those that its
+            configs name.
+    """
+
+    name: str
+    method: str | None
+    reason: str | None = None
+    prior: str | None = None
+
+    def overlay(self, out: Path) -> Path:
+        """Return the config, in the folder of a table, that names the weights of the row's own prior."""
+        return out / "priors" / f"{_as_folder(self.name)}.yaml"
+
+    def entry(self, out: Path) -> str:
+        """Return the method as `sweep` takes it, in a table in the folder `out`."""
+        return "+".join([self.method or "", *([str(self.overlay(out))] if self.prior else [])])
+
+    def training(self, out: Path) -> list[str]:
+        """Return the command that trains the row's prior, without `diffnr`."""
+        weights = self.overlay(out).with_suffix("")
+        folders = ["--data.folders", f"[{out / PAIRS_FOLDER}]"]
+        return ["finetune", "--config", self.prior or "", *folders, "--out", str(weights)]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Hold what a table is made of.
+
+    Attributes:
+        folder: where its files are.
+        title: of the table.
+        notes: sentences that belong under it.
+        parts: its sets of volumes.
+        rows: its methods, in their order.
+        scale: whether it is the table itself or its miniature.
+        pairs: config files of `curate` joined by `+`, for the rows that have a prior of their own.
+    """
+
+    folder: Path
+    title: str
+    notes: tuple[str, ...]
+    parts: tuple[Part, ...]
+    rows: tuple[ExperimentRow, ...]
+    scale: Scale
+    pairs: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Path below `experiments/`, such as diffnr/1; of a folder elsewhere its own name."""
+        for folder in experiment_folders():
+            if self.folder.resolve().is_relative_to(folder.resolve()):
+                return self.folder.resolve().relative_to(folder.resolve()).as_posix()
+        return self.folder.name
+
+    @property
+    def paper(self) -> Path | None:
+        """File of the published numbers, None where there are none."""
+        path = self.folder / PAPER_FILE
+        return path if path.is_file() else None
+
+    def sweep(self, part: Part, rows: Sequence[ExperimentRow], out: Path) -> list[str]:
+        """Return the command that makes the runs of some rows on one part, without `diffnr`."""
+        lists = {
+            "volumes": part.volumes,
+            "views": part.views,
+            "scans": part.scans,
+            "methods": tuple(dict.fromkeys(row.entry(out) for row in rows if row.method)),
+        }
+        words = [
+            word for name, values in lists.items() for word in (f"--{name}", *map(str, values))
+        ]
+        return ["sweep", *words, "--out", str(out / part.folder)]
+
+    def curation(self, out: Path) -> list[str]:
+        """Return the command that makes the pairs from which priors learn, without `diffnr`."""
+        return ["curate", "--config", self.pairs or "", "--out", str(out / PAIRS_FOLDER)]
+
+
+def read_experiment(name: str, scale: Scale = "full") -> Experiment:
+    """Read the folder of an experiment.
+
+    Args:
+        name: a folder with a `table.yaml`, or the name of one in `experiments/`, such as `diffnr/1`.
+        scale: the miniature has the same rows and views, on a phantom of 32^3 voxels.
+
+    Raises:
+        FileNotFoundError: no such experiment.
+        ValueError: a file that lacks something, or holds a key that is not known.
+    """
+    folder = _located(name)
+    path = folder / TABLE_FILE
+    check_yaml(path)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _check_keys(path, content, {"title", "parts", "rows"}, {"notes", "pairs"})
+    notes = tuple(content.get("notes") or ())
+    return Experiment(
+        folder,
+        content["title"],
+        (MINIATURE_NOTE, *notes) if scale == "miniature" else notes,
+        tuple(_part(path, part, entry, scale) for part, entry in content["parts"].items()),
+        tuple(_row(path, row, entry, scale) for row, entry in content["rows"].items()),
+        scale,
+        _config(path, (content.get("pairs") or {}).get(scale)),
+    )
+
+
+def experiment_folders() -> list[Path]:
+    """Return the folders in which experiments are looked for: of the current folder, and of the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "experiments"
+    return [folder for folder in (Path("experiments"), beside) if folder.is_dir()]
+
+
+def _located(name: str) -> Path:
+    places = [Path(name), *(folder / name for folder in experiment_folders())]
+    for place in places:
+        if (place / TABLE_FILE).is_file():
+            return place
+    known = sorted(
+        {
+            path.parent.relative_to(folder).as_posix()
+            for folder in experiment_folders()
+            for path in folder.rglob(TABLE_FILE)
+        }
+    )
+    raise FileNotFoundError(
+        f"experiment {name!r} has no {TABLE_FILE}; a folder with one is expected, or one of "
+        f"{', '.join(known) or 'experiments/ (a checkout has them)'}{nearest(name, known)}."
+    )
+
+
+def _check_keys(path: Path, entry: Any, needed: set[str], possible: set[str]) -> None:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{path} has {entry!r} where a mapping is expected.")
+    keys = set(entry)
+    if not needed <= keys or keys - needed - possible:
+        expected = f"{', '.join(sorted(needed))}{' and perhaps ' if needed else ''}"
+        raise ValueError(
+            f"{path} has the keys {', '.join(map(str, sorted(keys)))} where {expected}"
+            f"{', '.join(sorted(possible))} are expected."
+        )
+
+
+def _part(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Part:
+    """Read one part; `sweep` names files of `sweep` in the folder that say what the entry does not."""
+    _check_keys(path, entry, set(), {"sweep", "volumes", "scans", "views"})
+    content: dict[str, Any] = {}
+    for file in entry.get("sweep", ()):
+        check_yaml(path.parent / file)
+        content |= yaml.safe_load((path.parent / file).read_text(encoding="utf-8"))
+    content |= entry
+    missing = [key for key in ("volumes", "scans", "views") if not content.get(key)]
+    if missing:
+        raise ValueError(f"{path}: part {name} lacks {', '.join(missing)}.")
+    volumes = tuple(map(str, content["volumes"]))
+    scans = tuple(str(_config(path, scan)) for scan in content["scans"])
+    if scale == "miniature":
+        volumes = MINIATURE_VOLUMES
+        scans = tuple(f"{scan}+{MINIATURE_SCAN}" for scan in scans)
+    return Part(str(name), volumes, scans, tuple(content["views"]))
+
+
+def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> ExperimentRow:
+    """Read one row: `reason`, or `method` with what the miniature has in its place; `prior` is by scale."""
+    _check_keys(path, entry, set(), {"method", "miniature", "reason", "prior"})
+    method, reason = entry.get("method"), entry.get("reason")
+    if scale == "miniature" and entry.get("miniature"):
+        method, reason = entry["miniature"], None
+    if (method is None) == (reason is None):
+        raise ValueError(
+            f"{path}: row {name} has method {method!r} and reason {reason!r}; one of the two is expected."
+        )
+    prior = (entry.get("prior") or {}).get(scale)
+    return ExperimentRow(str(name), _config(path, method), reason, _config(path, prior))
+
+
+def _as_folder(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _config(path: Path, entry: str | None) -> str | None:
+    """Return config files joined by `+`, those that lie in the experiment's folder by their paths."""
+    if entry is None:
+        return None
+    folder = path.parent
+    return "+".join(
+        str(folder / part) if (folder / part).is_file() else part for part in entry.split("+")
+    )

@@ -1,0 +1,213 @@
+"""A table of a paper in one command: its runs, and published numbers beside ours."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from glob import escape
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+from diffnr_lightning.files import write_bytes
+from diffnr_lightning.lazy import deferred
+from diffnr_lightning.workflows.config_files import config_files, method_name
+from diffnr_lightning.workflows.curation import curate
+from diffnr_lightning.workflows.experiment import (
+    Experiment,
+    ExperimentRow,
+    Part,
+    Scale,
+    read_experiment,
+)
+from diffnr_lightning.workflows.settings import parse
+from diffnr_lightning.workflows.signature import folder_to_be
+from diffnr_lightning.workflows.submission import submit as hand_over
+from diffnr_lightning.workflows.sweep import sweep
+from diffnr_lightning.workflows.training import finetune
+
+RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")
+
+logger = logging.getLogger("diffnr")
+
+
+def table(
+    name: str,
+    scale: Scale = "full",
+    out: Annotated[Path | None, folder_to_be("table")] = None,
+    rows: list[str] | None = None,
+    plan: bool = False,
+    device: str = "cpu",
+    submit: Literal["slurm", "local"] | None = None,
+    jobs: int = 1,
+    options: dict[str, Any] | None = None,
+) -> Path:
+    """Make the runs of a table of a paper and show published numbers beside ours.
+
+    Finished runs are left alone, so that the same command goes on where it stopped. A row that fails is named under
+    the table and stops no other.
+
+    Args:
+        name: folder of an experiment, or its name in `experiments/`, such as diffnr/1.
+        scale: full is the table itself; miniature has the same rows on a generated chest of 32^3 voxels, with a few
+            iterations of each.
+        out: folder of the runs and of table.md, table.csv and table.html; null is runs/tables/NAME/SCALE.
+        rows: names of those that are run and shown; null is all.
+        plan: print the commands that would make the runs, and stop.
+        device: where to compute: cpu, cuda, cuda:N or cuda:all.
+        submit: hand the runs over to this cluster, one `sweep` for each set of volumes, and stop; the same command
+            without it shows what is finished.
+        jobs: into which each of these sweeps is divided.
+        options: of the jobs, see `diffnr submit`.
+
+    Returns:
+        The folder of the table.
+
+    Raises:
+        FileNotFoundError: no such experiment.
+        ValueError: a row that is not there, or rows that failed; the table is written then too.
+    """
+    experiment = read_experiment(name, scale)
+    folder = out or Path("runs/tables") / experiment.name / scale
+    kept = _kept(experiment, rows)
+    runnable = [row for row in kept if row.method]
+    if plan:
+        for command in _commands(experiment, runnable, folder):
+            print("diffnr", shlex.join(command))
+        return folder
+    failed = _unreadable(runnable)
+    runnable = [row for row in runnable if row.name not in failed]
+    if submit:
+        untrained = [
+            row.name for row in runnable if row.prior and not row.overlay(folder).is_file()
+        ]
+        if untrained:
+            raise ValueError(
+                f"submit is {submit!r}, but {', '.join(untrained)} have priors to be trained first; without --submit "
+                "the same command trains them, and --plan true shows how."
+            )
+        for part in experiment.parts:
+            command = shlex.join(experiment.sweep(part, runnable, folder))
+            hand_over(command, folder / "jobs", jobs, submit, options)
+        return folder
+    for row in runnable:
+        logger.info("%s", row.name)
+        try:
+            _train(experiment, row, folder)
+            for part in experiment.parts:
+                command = experiment.sweep(part, [row], folder)
+                sweep(**parse(sweep, [*command[1:], "--device", device]).arguments)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            failed[row.name] = f"failed: {_sentence(error)}"
+            logger.warning("%s %s", row.name, failed[row.name])
+    _show(experiment, kept, failed, folder)
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(kept)} rows failed ({', '.join(failed)}); {folder / 'table.md'} says why, and the "
+            "same command goes on."
+        )
+    return folder
+
+
+def _kept(experiment: Experiment, names: Sequence[str] | None) -> list[ExperimentRow]:
+    known = {row.name: row for row in experiment.rows}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"rows has {name!r}; any of {', '.join(known)} are expected.")
+    return [row for row in experiment.rows if names is None or row.name in names]
+
+
+def _commands(
+    experiment: Experiment, rows: Sequence[ExperimentRow], folder: Path
+) -> list[list[str]]:
+    """Return the commands that make all runs, without `diffnr`."""
+    trained = [row for row in rows if row.prior]
+    return [
+        *([experiment.curation(folder)] if trained else []),
+        *(row.training(folder) for row in trained),
+        *(experiment.sweep(part, rows, folder) for part in experiment.parts),
+    ]
+
+
+def _train(experiment: Experiment, row: ExperimentRow, folder: Path) -> None:
+    """Train the prior of a row that has one of its own, and write the config that names its weights."""
+    overlay = row.overlay(folder)
+    if row.prior is None or overlay.is_file():
+        return
+    curate(**parse(curate, experiment.curation(folder)[1:]).arguments)
+    finetune(**parse(finetune, row.training(folder)[1:]).arguments)
+    weights = overlay.with_suffix("") / "weights.safetensors"
+    reference = {"repairer": {"weights": str(weights)}}
+    scene = {
+        "pseudo_reference": {
+            "class_path": "diffnr_lightning.callbacks.PseudoReference",
+            "init_args": reference,
+        }
+    }
+    method = {"class_path": "diffnr_lightning.workflows.Scene", "init_args": scene}
+    write_bytes(overlay, yaml.safe_dump({"variant": row.name, "method": method}).encode())
+
+
+def _unreadable(rows: Sequence[ExperimentRow]) -> dict[str, str]:
+    """Return why methods cannot be read, by row, before anything is run."""
+    failed = {}
+    for row in rows:
+        try:
+            config_files(row.method or "")
+        except OSError as error:
+            failed[row.name] = f"failed: {_sentence(error)}"
+    return failed
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _show(
+    experiment: Experiment, rows: Sequence[ExperimentRow], failed: Mapping[str, str], folder: Path
+) -> None:
+    """Print and write what is finished."""
+    from diffnr_lightning.reports import (
+        RowRuns,
+        paper_lines,
+        print_paper_table,
+        read_published,
+        write_paper_table,
+    )
+
+    found = [
+        RowRuns(
+            row.name,
+            {part.name: _finished(row, part, folder) for part in experiment.parts},
+            failed.get(row.name) or row.reason or "",
+        )
+        for row in rows
+    ]
+    names = {row.name for row in rows}
+    every = {row.name for row in experiment.rows}
+    published = [] if experiment.paper is None else read_published(experiment.paper)
+    published = [n for n in published if n.method in names or n.method not in every]
+    lines = paper_lines(found, published)
+    print_paper_table(experiment.title, lines, experiment.notes)
+    page = write_paper_table(folder, experiment.title, lines, experiment.notes)
+    logger.info("%s: the table as Markdown, CSV and a page", page.parent)
+
+
+def _finished(row: ExperimentRow, part: Part, folder: Path) -> list[RunSummary]:
+    """Read the finished runs of a row on one part, by scans and views in their order."""
+    from diffnr_lightning.reports import read_run
+
+    if not row.method:
+        return []
+    return [
+        read_run(metrics.parent)
+        for scan in part.scans
+        for views in part.views
+        for metrics in sorted(
+            (folder / part.folder / method_name(scan) / f"{views}_views").glob(
+                f"*/{escape(method_name(row.entry(folder)))}/metrics.json"
+            )
+        )
+    ]

@@ -1,0 +1,179 @@
+import csv
+import importlib
+import shlex
+from pathlib import Path
+
+import pytest
+
+from diffnr_lightning import cli, workflows
+from diffnr_lightning.reports import read_published
+from diffnr_lightning.workflows.config_files import config_files
+from diffnr_lightning.workflows.experiment import TABLE_FILE, read_experiment
+from diffnr_lightning.workflows.settings import configured, parse, settings_parser
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+TABLES = sorted(p.parent.relative_to(EXPERIMENTS).as_posix() for p in EXPERIMENTS.rglob(TABLE_FILE))
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("R2_GAUSSIAN", "volumes")
+
+
+def lines_of(folder):
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tables_of_the_papers_are_there():
+    wanted = {*(f"diffnr/{number}" for number in range(1, 7)), "dinr", "diffusionblend"}
+    assert wanted | {"main_job", "out_of_distribution"} <= set(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_can_be_planned_at_both_scales(name, tmp_path, capsys):
+    """Every command can be read with all its configs, and the miniature has the rows and views of the table."""
+    full, miniature = (read_experiment(name, scale) for scale in ("full", "miniature"))
+    assert [row.name for row in miniature.rows] == [row.name for row in full.rows]
+    assert [part.views for part in miniature.parts] == [part.views for part in full.parts]
+    published = {n.method for n in read_published(full.paper)}
+    assert published <= {row.name for row in full.rows}
+    for experiment in (full, miniature):
+        out = tmp_path / experiment.scale
+        arguments = ["table", name, "--scale", experiment.scale, "--plan", "true"]
+        assert cli.main([*arguments, "--out", str(out)]) == 0
+        lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+        trained = [row for row in experiment.rows if row.prior]
+        commands = ["curate", *["finetune"] * len(trained)] if trained else []
+        assert [line[1] for line in lines] == commands + ["sweep"] * len(experiment.parts)
+        for line in lines[: len(commands)]:
+            assert config_files(line[line.index("--config") + 1])
+        for line, part in zip(lines[len(commands) :], experiment.parts, strict=True):
+            settings = parse(workflows.sweep, line[2:]).arguments
+            assert settings["views"] == list(part.views)
+            for scan in settings["scans"]:
+                configured(
+                    workflows.simulate, config_files(scan), {"volume": "phantom:0", "out": "case"}
+                )
+            assert all(config_files(row.method) for row in experiment.rows if row.method)
+            assert settings["methods"] == list(
+                dict.fromkeys(row.entry(out) for row in experiment.rows if row.method)
+            )
+        assert not out.exists()
+
+
+@pytest.mark.slow
+def test_every_method_of_a_miniature_can_be_read():
+    parser = settings_parser(workflows.reconstruct)
+    rows = [row for name in TABLES for row in read_experiment(name, "miniature").rows]
+    for method in dict.fromkeys(row.method for row in rows if row.method):
+        configs = [f"--config={path}" for path in config_files(method)]
+        read = parser.parse_args([*configs, "--case=case", "--out=run"])
+        assert read.method.class_path.startswith("diffnr_lightning.workflows.")
+
+
+def test_a_miniature_table_is_run_whole(tmp_path, capsys):
+    arguments = ["table", "diffnr/5", "--scale", "miniature", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    lines = lines_of(tmp_path)
+    assert [line["method"] for line in lines[::2]] == [
+        row.name for row in read_experiment("diffnr/5").rows
+    ]
+    assert [float(line["published"]) for line in lines if line["metric"] == "PSNR"] == [
+        24.11,
+        23.23,
+        26.70,
+        26.42,
+        28.82,
+    ]
+    # The third row alone cannot be run; no two others make the same volume.
+    ours = [line["ours"] for line in lines if line["metric"] == "PSNR"]
+    assert [bool(number) for number in ours] == [True, False, True, True, True]
+    assert len(set(ours)) == 5
+    assert all(
+        float(line["difference"]) == float(line["ours"]) - float(line["published"])
+        for line in lines
+        if line["ours"]
+    )
+    assert {line["cases"] for line in lines} == {"0", "1"}
+    shown = capsys.readouterr().out
+    for text in (shown, *((tmp_path / f"table.{end}").read_text() for end in ("md", "html"))):
+        assert "Miniature: one generated chest" in " ".join(text.split())
+        assert "repairs projections of novel views" in " ".join(text.split())
+    made = sorted(tmp_path.rglob("metrics.json"))
+    before = [path.stat().st_mtime_ns for path in made]
+    assert len(made) == 4
+    assert cli.main([*arguments, "--rows", "R2-Gaussian"]) == 0
+    assert [path.stat().st_mtime_ns for path in made] == before
+    assert {line["method"] for line in lines_of(tmp_path)} == {"R2-Gaussian"}
+
+
+def write_experiment(folder, text, paper="method,psnr\nFDK,30\n"):
+    folder.mkdir(exist_ok=True)
+    (folder / "table.yaml").write_text(text)
+    (folder / "paper.csv").write_text(paper)
+    return folder
+
+
+PART = (
+    "title: A table\nparts: {Chests: {volumes: [phantom:3], scans: [tiny/simulate], views: [6]}}\n"
+)
+
+
+def test_a_row_that_fails_stops_no_other(tmp_path, capsys):
+    rows = "rows: {Broken: {method: ours.yaml}, Missing: {method: sqrt}, FDK: {method: fdk}}\n"
+    folder = write_experiment(tmp_path / "mine", PART + rows)
+    (folder / "ours.yaml").write_text(
+        "method: {class_path: diffnr_lightning.workflows.Solver, init_args: {name: sqrt}}\n"
+    )
+    assert cli.main(["table", str(folder), "--out", str(tmp_path / "out")]) == cli.USAGE_ERROR
+    assert "2 of 3 rows failed (Missing, Broken)" in capsys.readouterr().err
+    lines = lines_of(tmp_path / "out")
+    assert {line["method"] for line in lines} == {"FDK"}
+    assert lines[0]["published"] == "30.0" and float(lines[0]["ours"]) > 5
+    assert lines[0]["protocol"] == "r2, not stated"
+
+
+def test_runs_are_handed_over_to_a_cluster(tmp_path, monkeypatch):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    handed = []
+    monkeypatch.setattr(module, "hand_over", lambda *arguments: handed.append(arguments))
+    folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
+    arguments = ["table", str(folder), "--out", str(tmp_path / "out"), "--submit", "local"]
+    assert cli.main([*arguments, "--jobs", "2", "--options.timeout_min", "5"]) == 0
+    ((command, logs, jobs, cluster, options),) = handed
+    assert command.startswith("sweep --volumes phantom:3 --views 6 --scans tiny/simulate")
+    assert (logs, jobs, cluster, options) == (
+        tmp_path / "out" / "jobs",
+        2,
+        "local",
+        {"timeout_min": 5},
+    )
+
+
+def test_what_is_no_experiment_is_refused(tmp_path, capsys):
+    def refused(text, *words):
+        folder = write_experiment(tmp_path / "mine", text)
+        assert cli.main(["table", str(folder), "--plan", "true"]) == cli.USAGE_ERROR
+        line = capsys.readouterr().err.splitlines()[-1]
+        for word in words:
+            assert word in line
+
+    assert cli.main(["table", "diffnr/7"]) == cli.USAGE_ERROR
+    assert "did you mean diffnr/" in capsys.readouterr().err
+    refused("title: A table\n", "has the keys title where parts, rows, title")
+    refused(PART + "rows: {FDK: {methods: fdk}}\n", "has the keys methods")
+    refused(PART + "rows: {FDK: {}}\n", "row FDK has method None and reason None")
+    refused("title: A\nparts: {P: {views: [6]}}\nrows: {F: {reason: no}}\n", "part P lacks volumes")
+    folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
+    assert cli.main(["table", str(folder), "--rows", "SART"]) == cli.USAGE_ERROR
+    assert "rows has 'SART'; any of FDK are expected" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_no_row_of_a_miniature_is_dead(name, tmp_path):
+    assert cli.main(["table", name, "--scale", "miniature", "--out", str(tmp_path)]) == 0
+    found = {line["method"] for line in lines_of(tmp_path) if line["ours"]}
+    assert found == {row.name for row in read_experiment(name, "miniature").rows if row.method}
