@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "biplanar_conditioning",
             "biplanar_pair",
         ],
+        "dds_repairer": ["DdsRepairer"],
         "denoiser": ["Denoiser"],
         "denoiser_folders": ["bundled_denoisers", "load_denoiser", "save_denoiser"],
         "discriminator": ["PatchDiscriminator"],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.priors import DdsRepairer
 from diffnr_lightning.priors.memory import free_bytes, slices_bytes
 from diffnr_lightning.representations import (
     GaussianCloud,
@@ -26,6 +27,7 @@ from diffnr_lightning.representations import (
     Siren,
 )
 from diffnr_lightning.triton_kernels import Card
+from diffnr_lightning.workflows.postprocessing import Postprocessing
 from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.solver import Solver
 
@@ -194,9 +196,13 @@ def estimate(
     given = Part("projections", F32 * rays * (3 if weighted else 1), True)
     if isinstance(method, Scene):
         return _scene(method, grid, scan, given, weighted, changed)
+    repairer = method.repairer if isinstance(method, Postprocessing) else None
+    method = method.start if isinstance(method, Postprocessing) else method
     name = method.path if isinstance(method, Solver) else ""
     options = method.options if isinstance(method, Solver) else {}
     parts = (given, Part(f"solver {name}", solver_bytes(name, voxels, rays), False))
+    if repairer is not None:
+        parts += (*_repair(repairer, grid, rays, weighted, repairer.batch_size),)
     passes = options.get("iterations") or {"analytic": 1}.get(name, 20)
     # A pass reads and writes a few volumes and every ray samples each slice twice.
     samples = rays * max(grid.shape)
@@ -253,10 +259,15 @@ def _scene(
 
 
 def _repair(
-    repairer: Repairer, grid: VolumeGrid, rays: int, weighted: bool, most: int
+    repairer: Repairer | DdsRepairer, grid: VolumeGrid, rays: int, weighted: bool, most: int
 ) -> list[Part]:
     """Return what a repair takes of at most so many slices at once."""
     voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
+    if isinstance(repairer, DdsRepairer):
+        # A denoiser does not tell what its slices take.
+        denoiser = F32 * sum(p.numel() for p in repairer.denoiser.parameters())
+        steps = Part("repair: steps of DDS", F32 * (21 * voxels + 2 * rays), False)
+        return [Part("denoiser", denoiser, True), steps]
     prior = repairer.prior
     weights = sum(p.numel() * p.element_size() for p in prior.parameters())
     slices = slices_bytes(prior, grid.shape, repairer.planes, most)

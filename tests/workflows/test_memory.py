@@ -6,17 +6,39 @@ import tracemalloc
 
 import pytest
 import torch
+from gaussian_denoiser import GaussianDenoiser
 from torch.profiler import ProfilerActivity, profile
 
 from diffnr_lightning import solvers
+from diffnr_lightning.callbacks import SampledReference
 from diffnr_lightning.consistency import agree
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
-from diffnr_lightning.priors import biplanar_conditioning, load_default
+from diffnr_lightning.priors import (
+    DdsRepairer,
+    Repairer,
+    biplanar_conditioning,
+    dds_repairer,
+    load_default,
+)
 from diffnr_lightning.priors.memory import Load
-from diffnr_lightning.representations import GaussianCloud, LineTransformer, NeuralField, Siren
+from diffnr_lightning.representations import (
+    GaussianCloud,
+    LineTransformer,
+    NeuralField,
+    Siren,
+    VoxelGrid,
+)
 from diffnr_lightning.triton_kernels import CARDS
-from diffnr_lightning.workflows import Scene, Solver, doctor, memory, reconstruct, simulate
+from diffnr_lightning.workflows import (
+    Postprocessing,
+    Scene,
+    Solver,
+    doctor,
+    memory,
+    reconstruct,
+    simulate,
+)
 from diffnr_lightning.workflows.config_files import config_files
 from diffnr_lightning.workflows.settings import configured
 
@@ -62,6 +84,22 @@ def test_solvers_hold_what_is_predicted(name, size, views):
     options = {} if name == "analytic" else {"iterations": 2}
     found = peak(lambda: getattr(solvers, name)(projections, grid, scan, **options))
     predicted = memory.solver_bytes(name, size**3, views * size**2)
+    assert 0.7 < predicted / found < 1.4
+
+
+def test_repairs_that_are_no_slicefixer_s_count(monkeypatch):
+    """A network behind a solver, and DDS in the place of the SliceFixer, whose steps are measured."""
+    grid, scan = VolumeGrid((32,) * 3, 1.0), scan_of(32, 8)
+    behind = Postprocessing(repairer=Repairer())
+    needed = memory.estimate(behind, grid, scan)
+    assert needed.peak > memory.estimate(Solver("analytic"), grid, scan).peak
+    assert "repair: slices at once" in {part.name for part in needed.parts}
+    monkeypatch.setattr(dds_repairer, "load_denoiser", lambda _: GaussianDenoiser(0.5, 0.04))
+    reference = SampledReference(DdsRepairer(steps=2, batch_size=4))
+    needed = memory.estimate(Scene(VoxelGrid, pseudo_reference=reference), grid, scan)
+    [predicted] = [part.bytes for part in needed.parts if part.name == "repair: steps of DDS"]
+    projections, volume = torch.rand(8, 32, 32), torch.rand(grid.shape)
+    found = peak(lambda: reference.repairer.repair(volume, projections, grid, scan))
     assert 0.7 < predicted / found < 1.4
 
 
