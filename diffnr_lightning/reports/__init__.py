@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "published": ["PublishedNumber", "read_published"],
         "runs": ["RunSummary", "ShownVolume", "read_run", "read_runs", "read_truth", "read_volume"],
         "table_forms": ["print_table", "to_markdown", "write_csv", "write_tables"],
-        "tables": ["ScoreTable", "score_table"],
+        "table_rows": ["ScoreTable"],
+        "tables": ["score_table"],
     },
 )

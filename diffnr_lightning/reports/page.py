@@ -30,16 +30,16 @@ from diffnr_lightning.reports.figures import (
     score_caption,
 )
 from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
-from diffnr_lightning.reports.tables import (
+from diffnr_lightning.reports.table_rows import (
     Column,
     Row,
     ScoreTable,
     best_rows,
     format_cell,
     row_label,
-    score_table,
     setting_cells,
 )
+from diffnr_lightning.reports.tables import score_table
 
 log = logging.getLogger("diffnr")
 

@@ -20,7 +20,8 @@ from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import bootstrap_interval
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber
 from diffnr_lightning.reports.runs import RunSummary
-from diffnr_lightning.reports.tables import COLUMNS, Column, Row, score_table
+from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row
+from diffnr_lightning.reports.tables import score_table
 
 ALL = "all"
 SHOWN = ("r2_psnr", "r2_ssim")

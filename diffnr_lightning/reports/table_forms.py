@@ -15,19 +15,21 @@ from rich.text import Text
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
-from diffnr_lightning.reports.tables import (
+from diffnr_lightning.reports.table_rows import (
     Column,
     Row,
     ScoreTable,
     best_rows,
     format_cell,
     row_label,
-    score_table,
     setting_cells,
 )
+from diffnr_lightning.reports.tables import score_table
 
 NARROW_COLUMNS = {
     **{f"{name}\ndB / SSIM": (f"{name}_psnr", f"{name}_ssim") for name in PROTOCOLS},
+    "Δbaseline\ndB / SSIM": ("r2_psnr_over_baseline", "r2_ssim_over_baseline"),
+    "Δpaper\ndB / SSIM": ("r2_psnr_over_paper", "r2_ssim_over_paper"),
     "views\ndB": ("views_psnr",),
     "\ns": ("seconds",),
 }
@@ -37,6 +39,9 @@ SHORT_COLUMNS = {
     "\nMB": ("peak_memory_mb",),
 }
 WIDE_TERMINAL = 110
+DIFFERENCES = ("r2_psnr_over_baseline", "r2_psnr_over_paper")
+OTHER_PROTOCOLS = {f"{name}_psnr" for name in PROTOCOLS if name != "r2"}
+"""What gives way to differences on a narrow terminal."""
 
 
 def print_table(
@@ -82,6 +87,8 @@ def _rich_table(title: str, rows: Sequence[Row], table: ScoreTable, width: int) 
     known = {column.key: column for column in table.columns}
     # PSNR and SSIM share a cell, so that all protocols fit into a terminal of 80 characters.
     short = SHORT_COLUMNS if width >= WIDE_TERMINAL else NARROW_COLUMNS
+    if width < WIDE_TERMINAL and any(key in known for key in DIFFERENCES):
+        short = {head: keys for head, keys in short.items() if not set(keys) & OTHER_PROTOCOLS}
     cells = {head: [known[key] for key in keys if key in known] for head, keys in short.items()}
     cells = {head: group for head, group in cells.items() if group}
     for head in cells:

@@ -3,100 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_difference
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
+from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable
 
-
-@dataclass(frozen=True)
-class Column:
-    """Describe a number of the table.
-
-    Attributes:
-        key: column name in CSV files, for example ``r2_psnr``.
-        title: what people read.
-        decimals: digits printed after the point.
-        better: 1 where a higher number is better, -1 where a lower one is, 0 for costs.
-    """
-
-    key: str
-    title: str
-    decimals: int
-    better: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """Hold one line of the table.
-
-    Attributes:
-        method: whose.
-        case: which, None for a mean over cases.
-        count: cases in a mean; 1 for one case, 0 for published numbers.
-        values: number by column key; a key is missing where the number is not known.
-        intervals: (low, high) by column key, for means over several cases.
-        published: whether the numbers come from a paper.
-        setting: views, noise and size of its scans, the same for all cases of a mean.
-        kind: of object, of a case that a split lists.
-        data: set of volumes of published numbers; empty where it is not stated.
-    """
-
-    method: str
-    case: str | None
-    count: int
-    values: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
-    published: bool = False
-    setting: ScanSetting = ScanSetting()
-    kind: str | None = None
-    data: str = ""
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Hold the whole table.
-
-    Attributes:
-        columns: the numbers that at least one run has.
-        means: one row per setting and method (and published rows below ours).
-        cases: one row per run.
-        notes: sentences that belong under the table.
-        settings: what of the scans differs between the rows: fields of `ScanSetting`, to be shown as
-            columns. What all have in common is in the notes.
-    """
-
-    columns: tuple[Column, ...]
-    means: tuple[Row, ...]
-    cases: tuple[Row, ...]
-    notes: tuple[str, ...]
-    settings: tuple[str, ...] = ()
-
-
-COLUMNS = (
-    *(
-        column
-        for name in PROTOCOLS
-        for column in (
-            Column(f"{name}_psnr", f"{name} PSNR", 2, 1),
-            Column(f"{name}_ssim", f"{name} SSIM", 3, 1),
-        )
-    ),
-    Column("views_psnr", "views PSNR", 2, 1),
-    Column("views_ssim", "views SSIM", 3, 1),
-    Column("views_relative_l2", "views rel. L2", 4, -1),
-    Column("chi_fitted", "chi² fitted", 2, 0),
-    Column("chi_left_out", "chi² left out", 2, 0),
-    Column("chi_resolved", "chi² resolved", 2, 0),
-    Column("prior_unseen", "prior unseen", 2, 0),
-    Column("lungs_dice_percent", "lungs Dice %", 2, 1),
-    Column("lungs_surface_distance", "lungs ASD mm", 2, -1),
-    Column("seconds", "seconds", 1, 0),
-    Column("peak_memory_mb", "memory MB", 0, 0),
-)
+BASELINE_COLUMNS = ("r2_psnr", "r2_ssim")
 
 
 def score_table(
@@ -110,9 +26,10 @@ def score_table(
 
     Args:
         runs: finished runs. Two runs of one method on one case are both counted as cases.
-        baseline: method with which every other one is compared case by case, in the notes.
+        baseline: method with which every other one is compared case by case, in columns and notes.
         paper: CSV file of published numbers, see `read_published`; they are shown below ours of the same number of
-            views, or by themselves where we have no run of that method.
+            views, with the difference where they are of one set of data, or by themselves where we have no run of that
+            method.
         seed: of the bootstrap intervals.
 
     Returns:
@@ -137,6 +54,13 @@ def score_table(
     numbers = () if paper is None else read_published(paper)
     published, remarks = _published_rows(numbers, [row.setting for row in cases])
     means = _means(cases, methods, published, seed)
+    if baseline is not None:
+        means = [
+            row
+            if row.published or row.method == baseline
+            else _over_baseline(row, cases, baseline, seed)
+            for row in means
+        ]
     known = {key for row in (*cases, *means) for key in row.values}
     differing = tuple(
         name for name in ScanSetting._fields if len({getattr(r.setting, name) for r in cases}) > 1
@@ -206,8 +130,47 @@ def _means(
             if mean.method == row.method and _has_views(row.setting.views, mean.setting)
         ]
         below.setdefault(max(positions, default=None), []).append(row)
-    means = [row for position, mean in enumerate(ours) for row in (mean, *below.get(position, ()))]
+    means = [
+        row
+        for position, mean in enumerate(ours)
+        for row in (_over_paper(mean, published), *below.get(position, ()))
+    ]
     return means + below.get(None, [])
+
+
+def _over_paper(mean: Row, published: Sequence[Row]) -> Row:
+    """Add by how much a mean is above the one published row that it can be compared with."""
+    rows = [
+        row
+        for row in published
+        if row.method == mean.method and _has_views(row.setting.views, mean.setting)
+    ]
+    if len({row.data for row in rows}) != 1:
+        return mean
+    numbers = {key: value for row in rows for key, value in row.values.items()}
+    keys = {column.key for column in COLUMNS}
+    over = {
+        f"{key}_over_paper": mean.values[key] - value
+        for key, value in numbers.items()
+        if key in mean.values and f"{key}_over_paper" in keys
+    }
+    return replace(mean, values={**mean.values, **over})
+
+
+def _over_baseline(mean: Row, cases: Sequence[Row], baseline: str, seed: int) -> Row:
+    """Add by how much a method is above the baseline on the cases that both have, with intervals."""
+    values, intervals = {}, {}
+    for key in BASELINE_COLUMNS:
+        scans = [row for row in cases if row.setting == mean.setting]
+        pairs = _paired(scans, mean.method, baseline, key)
+        if pairs:
+            gain = paired_difference(*zip(*pairs, strict=True), seed=seed)
+            values[f"{key}_over_baseline"] = gain.mean
+            if gain.count > 1:
+                intervals[f"{key}_over_baseline"] = (gain.low, gain.high)
+    return replace(
+        mean, values={**mean.values, **values}, intervals={**mean.intervals, **intervals}
+    )
 
 
 def _in_common(setting: ScanSetting, differing: Sequence[str]) -> list[str]:
@@ -295,59 +258,16 @@ def _comparison(cases: Sequence[Row], method: str, baseline: str, seed: int) -> 
     return notes or [f"{method} and {baseline} share no case with a known truth."]
 
 
-def _paired(cases: Sequence[Row], first: str, second: str) -> list[tuple[float, float]]:
-    """Return r2 PSNR of two methods on the cases that both have."""
+def _paired(
+    cases: Sequence[Row], first: str, second: str, key: str = "r2_psnr"
+) -> list[tuple[float, float]]:
+    """Return a number of two methods on the cases that both have."""
     scores: dict[str, dict[str | None, float]] = {first: {}, second: {}}
     for row in cases:
-        if row.method in scores and "r2_psnr" in row.values:
-            scores[row.method][row.case] = row.values["r2_psnr"]
+        if row.method in scores and key in row.values:
+            scores[row.method][row.case] = row.values[key]
     return [
         (scores[first][case], scores[second][case])
         for case in scores[first]
         if case in scores[second]
     ]
-
-
-def format_cell(row: Row, column: Column, interval: bool = True) -> str:
-    """Return a number as text: "31.20 [30.1, 32.4]", or "–" where it is not known."""
-    if column.key not in row.values:
-        return "–"
-    text = f"{row.values[column.key]:.{column.decimals}f}"
-    if interval and column.key in row.intervals:
-        low, high = row.intervals[column.key]
-        text += f" [{low:.{column.decimals}f}, {high:.{column.decimals}f}]"
-    return text
-
-
-def row_label(row: Row) -> str:
-    """Return the name of a row: the method, marked where the numbers are published ones."""
-    if not row.published:
-        return row.method
-    return f"{row.method} ({', '.join(filter(None, ('paper', row.data)))})"
-
-
-def setting_cells(row: Row, names: Sequence[str]) -> list[str]:
-    """Return fields of a row's setting as text, "–" where they are not known."""
-    values = [getattr(row.setting, name) for name in names]
-    return ["–" if value is None else str(value) for value in values]
-
-
-def best_rows(rows: Sequence[Row], column: Column) -> set[int]:
-    """Return the positions of the rows of ours that are best in a column, as they are printed.
-
-    Rows of different settings do not compete.
-    """
-    printed: dict[ScanSetting, dict[int, float]] = {}
-    for position, row in enumerate(rows):
-        if column.key in row.values and not row.published:
-            shown = round(column.better * row.values[column.key], column.decimals)
-            printed.setdefault(row.setting, {})[position] = shown
-    if column.better == 0:
-        return set()
-    return {
-        position
-        for group in printed.values()
-        if len(group) > 1
-        for position, value in group.items()
-        if value == max(group.values())
-    }

@@ -4,37 +4,64 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated
+
+from diffnr_lightning.workflows.signature import exists
 
 logger = logging.getLogger("diffnr")
 
 
-def evaluate(runs: list[Path], out: Path | None = None) -> None:
+def evaluate(
+    runs: list[Path],
+    out: Path | None = None,
+    paper: Annotated[Path | None, exists("the file of published numbers")] = None,
+    baseline: str | None = None,
+) -> None:
     """Print one table of finished runs under every metric protocol.
 
     Args:
         runs: run folders, or folders of run folders.
         out: folder for the table as Markdown and CSV; null only prints.
+        paper: CSV file of published numbers, such as experiments/diffnr/1/paper.csv; they stand below ours of the same
+            method and number of views, with the difference.
+        baseline: method with which the others are compared case by case.
+
+    Raises:
+        ValueError: no finished run, no run of the baseline, or published numbers that cannot be read.
     """
     from diffnr_lightning.reports import print_table, read_runs, write_tables
 
     found = read_runs(runs)
-    print_table(found)
+    print_table(found, baseline=baseline, paper=paper)
     if out is not None:
-        write_tables(found, out)
+        write_tables(found, out, baseline=baseline, paper=paper)
         logger.info("%s: the table as Markdown and CSV", out)
 
 
-def report(runs: list[Path], out: Path = Path("report.html")) -> Path:
+def report(
+    runs: list[Path],
+    out: Path = Path("report.html"),
+    paper: Annotated[Path | None, exists("the file of published numbers")] = None,
+    baseline: str | None = None,
+) -> Path:
     """Write one self-contained HTML page that compares runs.
 
     Args:
         runs: run folders of one or several cases, or folders of run folders.
         out: the HTML file; a name that ends in .png gets a picture of the first case's middle slices instead.
+        paper: CSV file of published numbers, see `diffnr evaluate`; not for pictures.
+        baseline: method with which the others are compared case by case; not for pictures.
+
+    Raises:
+        ValueError: no finished run, no run of the baseline, or published numbers that cannot be read.
     """
     from diffnr_lightning.reports import read_runs, write_comparison, write_page
 
     found = read_runs(runs)
-    written = write_comparison(found, out) if out.suffix == ".png" else write_page(found, out)
+    if out.suffix == ".png":
+        written = write_comparison(found, out)
+    else:
+        written = write_page(found, out, baseline=baseline, paper=paper)
     cases = len({run.case for run in found})
     logger.info("%s: %d runs of %d cases", written, len(found), cases)
     return written

@@ -16,7 +16,7 @@ from diffnr_lightning.reports import (
     write_tables,
 )
 from diffnr_lightning.reports.runs import ScanSetting, read_run
-from diffnr_lightning.reports.tables import best_rows
+from diffnr_lightning.reports.table_rows import best_rows
 from tests.reports.conftest import write_run
 
 
@@ -81,6 +81,25 @@ def test_published_numbers_stand_below_ours(tmp_path):
     assert "| D (paper) | 28.82 | 0.822 |" in to_markdown(table)
     with pytest.raises(FileNotFoundError):
         score_table(runs_of({"D": {"one": 31.0}}), paper=tmp_path / "none.csv")
+
+
+def test_differences_from_baseline_and_paper_are_columns(tmp_path):
+    runs = runs_of(
+        {"G": {"one": 30.0, "two": 40.0, "other": 10.0}, "D": {"two": 43.0, "one": 32.0}}
+    )
+    paper = tmp_path / "paper.csv"
+    paper.write_text("method,data,protocol,psnr\nD,,r2,38\nG,LUNA16,r2,24\nG,ToothFairy,r2,28\n")
+    table = score_table(runs, baseline="G", paper=paper)
+    baseline, ours = (row for row in table.means if not row.published)
+    # On the two cases that both have: 2 and 3 dB.
+    assert ours.values["r2_psnr_over_baseline"] == 2.5
+    assert ours.intervals["r2_psnr_over_baseline"] == (2.0, 3.0)
+    assert ours.values["r2_psnr_over_paper"] == 37.5 - 38
+    assert "r2_psnr_over_baseline" not in baseline.values
+    # Of two sets of data neither is the one that ours compares with.
+    assert "r2_psnr_over_paper" not in baseline.values
+    assert "| +2.50 [+2.00, +3.00] | +0.000 [+0.000, +0.000] | -0.50 |" in to_markdown(table)
+    assert not any("over_" in column.key for column in score_table(runs).columns)
 
 
 def test_terminal_holds_all_protocols_in_80_columns(run_folders):
