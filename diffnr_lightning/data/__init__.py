@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "cases": ["Case", "read_case", "write_case"],
         "clean_slices": ["CleanPatchData", "CleanSliceData"],
         "datamodules": ["IterationSampler", "RaySampling", "ScanData"],
+        "datasets.datamodules": ["LUNA16", "ToothFairy", "VolumeFolder"],
         "generated": ["generate", "generated_seeds", "is_generated"],
         "measured": ["measured_case"],
         "naf_pickles": ["read_naf_pickle"],

@@ -18,7 +18,7 @@ from diffnr_lightning.data.clean.draws import (
     PatchDraws,
     StackDraws,
 )
-from diffnr_lightning.data.clean.store import clean_volumes
+from diffnr_lightning.data.clean.store import clean_volumes, fill_store
 from diffnr_lightning.data.datamodules import IterationSampler
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 from diffnr_lightning.data.pairs.shares import drawing_chances
@@ -39,6 +39,7 @@ class CleanVolumeData(lightning.LightningDataModule):
         batch_size: of a training batch.
         size: voxels along each edge of the cubes that volumes are resampled to.
         fit: cube around the whole volume, or around the body in it.
+        voxel_mm: edge of their voxels in mm, instead of what `fit` gives.
         window_hu: HU that become 0 and 1.
         store: folder in which the resampled volumes are kept for the next training; null makes them anew.
         held_out: patterns (fnmatch) of names of volumes that are kept for validation.
@@ -62,6 +63,7 @@ class CleanVolumeData(lightning.LightningDataModule):
         batch_size: int = 16,
         size: int = 128,
         fit: Literal["volume", "body"] = "body",
+        voxel_mm: float | None = None,
         window_hu: tuple[float, float] = (-1000.0, 1024.0),
         store: Path | None = None,
         held_out: Sequence[str] = (),
@@ -79,7 +81,7 @@ class CleanVolumeData(lightning.LightningDataModule):
             raise ValueError(f"held_out_share is {held_out_share}; a share in [0, 1) is expected.")
         self.sources = dict(sources)
         self.iterations, self.batch_size = iterations, batch_size
-        self.recipe = ScanRecipe(size=size, fit=fit, window_hu=window_hu)
+        self.recipe = ScanRecipe(size=size, fit=fit, voxel_mm=voxel_mm, window_hu=window_hu)
         self.store = store
         self.held_out, self.held_out_share = tuple(held_out), held_out_share
         self.shares = dict(shares or {})
@@ -119,6 +121,16 @@ class CleanVolumeData(lightning.LightningDataModule):
         trained = [pair for pair in names if pair[0] not in held]
         self.drawing["chances"] = drawing_chances(trained, self.shares)
         self.held_out_volumes = sorted(held)
+
+    def prepare_data(self) -> None:
+        """Make the files that the store lacks; Lightning calls it in one process of each node.
+
+        Raises:
+            FileNotFoundError: a file that does not exist.
+            ValueError: a file that is no volume.
+        """
+        if self.store is not None:
+            fill_store(self.sources, self.recipe, self.store, workers=self.workers)
 
     def setup(self, stage: str) -> None:
         """Read, resample and split the volumes, once.

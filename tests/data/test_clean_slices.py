@@ -32,7 +32,7 @@ def test_volumes_are_the_truth_of_a_scan_and_are_kept(sources, tmp_path, monkeyp
     truth = simulate_case(load_volume(sources["a_2"]), recipe).volume
     assert torch.equal(volumes["a_2"], truth.half())
     assert volumes["a_2"].max() > 0.5
-    monkeypatch.setattr("diffnr_lightning.data.clean.store.load_volume", None)
+    monkeypatch.setattr("diffnr_lightning.data.clean.store.load_source", None)
     assert torch.equal(clean_volumes(sources, recipe, store)["a_2"], volumes["a_2"])
     with pytest.raises(ValueError, match="made with size 16, not 8") as error:
         clean_volumes(sources, ScanRecipe(size=8, fit="body"), store)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
+from socket import gethostname
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from diffnr_lightning.data.datasets import load_source, names_data_set
 from diffnr_lightning.data.generated import is_generated
@@ -23,6 +28,7 @@ FORMAT = "diffnr clean volume 1"
 DECISIVE = ("size", "fit", "voxel_mm", "margin", "window_hu", "unit", "spacing_mm")
 # Volumes between two messages: reading and resampling take a second or more each.
 BETWEEN_MESSAGES = 20
+KEY_LENGTH = 12
 
 logger = logging.getLogger("diffnr")
 
@@ -33,7 +39,7 @@ def clean_volumes(
     """Return volumes as the truth of a scan shows them.
 
     Args:
-        sources: name -> file, or a generated object such as `phantom:SEED`.
+        sources: name -> file, generated object such as `phantom:SEED`, or volume of a data set.
         recipe: its cube and its window.
         store: folder in which the volumes are kept, one file each, and found again by the next training; None keeps
             them in memory alone.
@@ -45,23 +51,88 @@ def clean_volumes(
         FileNotFoundError: no such file.
         ValueError: a file that is no volume, or a store that holds something else under a name.
     """
+    if store is None:
+        return {name: _normalised(source, recipe) for name, source in sources.items()}
+    fill_store(sources, recipe, store)
+    return {
+        name: _opened(_file(store, name), _header(source, recipe))
+        for name, source in sources.items()
+    }
+
+
+def fill_store(
+    sources: Mapping[str, str],
+    recipe: ScanRecipe,
+    store: Path,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 0,
+) -> None:
+    """Make the files that a store lacks; each appears whole, so that a killed one goes on with the same call.
+
+    Several processes may fill one store, by shards or all of them the whole: each begins at a place of its own and
+    leaves alone what is there by then.
+
+    Args:
+        sources: see `clean_volumes`.
+        recipe: see there.
+        store: the folder.
+        shard: part and number of parts; part K of N takes every Nth volume.
+        workers: processes that read and resample; 0 does it in this one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no volume.
+    """
+    part, parts = shard
+    wanted = list(sources.items())[part::parts]
+    missing = [entry for entry in wanted if not _file(store, entry[0]).is_file()]
+    Random(f"{gethostname()} {os.getpid()}").shuffle(missing)
+    files = _Missing(missing, recipe, store)
+    for done, _ in enumerate(DataLoader(files, batch_size=None, num_workers=workers), 1):
+        if done % BETWEEN_MESSAGES == 0:
+            logger.info(
+                "%d of %d volumes are ready", len(wanted) - len(missing) + done, len(wanted)
+            )
+
+
+def recipe_key(recipe: ScanRecipe) -> str:
+    """Return a name for what a recipe makes of volumes: equal for recipes whose stores are the same."""
+    described = json.dumps(_decisive(recipe), sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:KEY_LENGTH]
+
+
+class _Missing(Dataset[int]):
+    """Make a file of the store for each index."""
+
+    def __init__(self, sources: list[tuple[str, str]], recipe: ScanRecipe, store: Path) -> None:
+        self.sources, self.recipe, self.store = sources, recipe, store
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> int:
+        if index >= len(self):
+            raise IndexError(index)
+        name, source = self.sources[index]
+        path = _file(self.store, name)
+        if not path.is_file():  # another process may have made it meanwhile
+            text = json.dumps(_header(source, self.recipe), sort_keys=True)
+            volume = {"clean": _normalised(source, self.recipe)}
+            write_bytes(path, save(volume, {"format": FORMAT, "made": text}))
+        return index
+
+
+def _file(store: Path, name: str) -> Path:
+    return Path(store) / f"{name}.safetensors"
+
+
+def _header(source: str, recipe: ScanRecipe) -> dict[str, object]:
+    return {"source": _recorded(source), **_decisive(recipe)}
+
+
+def _decisive(recipe: ScanRecipe) -> dict[str, object]:
     described = recipe.describe()
-    settings = {key: described[key] for key in DECISIVE}
-    volumes = {}
-    for done, (name, source) in enumerate(sources.items()):
-        if done % BETWEEN_MESSAGES == 0 and done:
-            logger.info("%d of %d volumes are ready", done, len(sources))
-        if store is None:
-            volumes[name] = _normalised(source, recipe)
-            continue
-        header = {"source": _recorded(source), **settings}
-        path = Path(store) / f"{name}.safetensors"
-        if not path.is_file():
-            text = json.dumps(header, sort_keys=True)
-            content = save({"clean": _normalised(source, recipe)}, {"format": FORMAT, "made": text})
-            write_bytes(path, content)
-        volumes[name] = _opened(path, header)
-    return volumes
+    return {key: described[key] for key in DECISIVE}
 
 
 def _recorded(source: str) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffnr_lightning.data.datasets import luna16, toothfairy
 from diffnr_lightning.data.datasets.dataset import DataSet
-from diffnr_lightning.data.datasets.luna16 import LUNA16
-from diffnr_lightning.data.datasets.toothfairy import TOOTHFAIRY
 from diffnr_lightning.data.datasets.volume_folder import volume_folder
 from diffnr_lightning.data.datasets.words import names_data_set, read_words, volume_word
 from diffnr_lightning.data.splits import SplitVolume, listed
 
-PUBLIC = {dataset.name: dataset for dataset in (LUNA16, TOOTHFAIRY)}
+PUBLIC = {dataset.name: dataset for dataset in (luna16.DATA_SET, toothfairy.DATA_SET)}
 
 
 def data_set(source: str) -> DataSet:

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 from diffnr_lightning.data.datasets.dataset import DataSet
+from diffnr_lightning.data.noise import Noise
+from diffnr_lightning.data.scan_recipe import ScanRecipe
+from diffnr_lightning.data.scanner import Scanner
 
 # Files of the first challenge store no voxel size; its organisers give this one.
 SPACING_MM = (0.3, 0.3, 0.3)
@@ -44,7 +47,7 @@ def _natural(name: str) -> tuple[int, str]:
     return (int(digits[0]) if digits else 0, name)
 
 
-TOOTHFAIRY = DataSet(
+DATA_SET = DataSet(
     name="toothfairy",
     title="ToothFairy",
     find=find_toothfairy,
@@ -56,4 +59,14 @@ TOOTHFAIRY = DataSet(
     download="ditto.ing.unimore.it/toothfairy after registration, 443 volumes, tens of GB",
     unit="HU",
     spacing_mm=SPACING_MM,
+)
+
+# configs/data/toothfairy.yaml, whose comment says where it is from.
+RECIPE = ScanRecipe(
+    size=256,
+    num_views=36,
+    fit="volume",
+    window_hu=(-1000.0, 3000.0),
+    scanner=Scanner(source_to_axis=2.0, source_to_detector=3.0, detector=1.5),
+    noise=Noise(mode="tigre", photons=1e4, electronic=10.0),
 )

@@ -1,0 +1,116 @@
+"""One object for finetuning, denoisers and scenes, on generated chests in the real layouts."""
+
+import multiprocessing
+
+import pytest
+import torch
+
+from diffnr_lightning.data import LUNA16, ScanRecipe, ToothFairy, VolumeFolder
+from diffnr_lightning.data.clean.store import clean_volumes, fill_store
+from diffnr_lightning.data.datasets import luna16 as luna16_facts
+from diffnr_lightning.data.datasets import toothfairy as toothfairy_facts
+from diffnr_lightning.workflows.scanning import simulate
+from diffnr_lightning.workflows.settings import configured
+from tests.public_layouts import write_luna16, write_toothfairy
+
+SMALL = ScanRecipe(size=16, num_views=4, test_views=0, oversampling=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("LUNA16")
+
+
+@pytest.fixture(scope="module")
+def series(folder):
+    return write_luna16(folder)
+
+
+@pytest.fixture
+def luna16(folder, series, monkeypatch):
+    monkeypatch.setenv("DIFFNR_LUNA16", str(folder))
+    return series
+
+
+@pytest.mark.parametrize("facts", [luna16_facts, toothfairy_facts])
+def test_the_recipe_is_that_of_the_config(facts, repository, tmp_path):
+    config = repository / "configs" / "data" / f"{facts.DATA_SET.name}.yaml"
+    settings = configured(simulate, [config], {"volume": "phantom:0", "out": tmp_path / "case"})
+    assert settings.arguments["recipe"] == facts.RECIPE
+
+
+def test_slices_are_learned_of_the_training_set_and_validated_on_development(luna16, tmp_path):
+    options = {"iterations": 3, "batch_size": 2, "crops": [16], "channels": 1, "gaps": [0]}
+    data = LUNA16(SMALL, learn="slices", store=tmp_path, **options)
+    data.prepare_data()
+    (store,) = tmp_path.iterdir()
+    assert store.name.startswith("luna16-")
+    made = {path.stem: path.stat().st_mtime_ns for path in store.iterdir()}
+    assert set(made) == {*luna16["train"], *luna16["development"]}
+    data.setup("fit")
+    assert data.batches.held_out_volumes == luna16["development"]
+    assert set(data.batches.training) == set(luna16["train"])
+    assert data.batches.draws(0, 1)[0].clean.shape == (2, 1, 16, 16)
+    assert {path.stem: path.stat().st_mtime_ns for path in store.iterdir()} == made
+    # What a denoiser learns is what scans show.
+    case = next(data.cases("train"))
+    assert torch.equal(case.volume.half(), data.batches.training[case.name])
+    # Another recipe does not take those volumes.
+    assert LUNA16(ScanRecipe(size=17), store=tmp_path).store != data.store
+
+
+def test_the_test_set_is_scanned_one_by_one(luna16, monkeypatch):
+    data = LUNA16(SMALL)
+    (case,) = list(data.test_dataloader())
+    assert case.name == luna16["test"][0]
+    assert (len(case.scan), case.grid.shape) == (4, (16, 16, 16))
+    assert data.transfer_batch_to_device(case, torch.device("cpu"), 0) is case
+    assert torch.equal(next(data.cases("test")).projections, case.projections)
+    assert data.val_dataloader() == []
+    with pytest.raises(ValueError, match="learn is None; 'pairs', 'slices' or 'patches'"):
+        data.train_dataloader()
+
+
+def test_pairs_have_to_be_made_before(luna16):
+    with pytest.raises(ValueError, match="`diffnr curate --volumes luna16:train`"):
+        LUNA16(SMALL, learn="pairs", iterations=2)
+    with pytest.raises(ValueError, match="iterations is given and learn is None"):
+        LUNA16(SMALL, iterations=2)
+    with pytest.raises(ValueError, match="split is 'val'; one of train, development, test"):
+        LUNA16(SMALL).sources("val")
+    with pytest.raises(ValueError, match="store is None; a folder"):
+        LUNA16(SMALL).prepare("train")
+
+
+def test_patches_of_toothfairy_and_of_a_folder(tmp_path, monkeypatch):
+    write_toothfairy(tmp_path / "fairy")
+    for labels in tmp_path.rglob("gt_alpha.npy"):
+        labels.unlink()
+    monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path / "fairy"))
+    for data in (
+        ToothFairy(SMALL, learn="patches", iterations=1, patch=8),
+        VolumeFolder(tmp_path / "fairy", SMALL, learn="patches", iterations=1, patch=8),
+    ):
+        data.prepare_data()
+        data.setup("fit")
+        assert data.batches.draws(0, 1)[0].corner.shape[-1] == 3
+        assert len(data.batches.validation) == len(data.sources("development")) == 1
+
+
+def test_two_processes_fill_one_store(luna16, tmp_path):
+    data = LUNA16(SMALL)
+    sources = {**data.sources("train"), **data.sources("development"), **data.sources("test")}
+    context = multiprocessing.get_context("fork")
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    both = [context.Process(target=fill_store, args=(sources, SMALL, together)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for part in (0, 1):
+        fill_store(sources, SMALL, alone, shard=(part, 2))
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    files = [sorted(path.name for path in place.iterdir()) for place in (together, alone)]
+    assert files[0] == files[1] == sorted(f"{name}.safetensors" for name in sources)
+    volumes = [clean_volumes(sources, SMALL, place) for place in (together, alone)]
+    assert all(torch.equal(volumes[0][name], volumes[1][name]) for name in sources)
