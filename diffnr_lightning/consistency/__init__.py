@@ -14,11 +14,13 @@ from diffnr_lightning.consistency.normalisation import (
 )
 from diffnr_lightning.consistency.simultaneous import simultaneous_steps
 from diffnr_lightning.consistency.smoothing import smoothed
+from diffnr_lightning.consistency.unrolled import FittedEstimate, unrolled_fit
 from diffnr_lightning.consistency.visible_part import VisiblePart, visible_part, with_unseen_of
 
 __all__ = [
     "Agreement",
     "DataStep",
+    "FittedEstimate",
     "LeastSquares",
     "Normalisation",
     "VisiblePart",
@@ -33,6 +35,7 @@ __all__ = [
     "smoothed",
     "unexplained",
     "unresolved_variance",
+    "unrolled_fit",
     "visible_part",
     "with_unseen_of",
 ]

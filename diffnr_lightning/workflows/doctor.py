@@ -18,6 +18,7 @@ from diffnr_lightning.workflows.environment import cpu_name, environment, versio
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
 EXTRAS = {
     "slicefixer": ("peft", "peft", "the paper's SliceFixer on SD-Turbo"),
+    "adaptation": ("peft", "peft", "samplers that adapt their denoiser"),
     "monai": ("monai", "monai", "medical transforms and networks"),
     "wandb": ("wandb", "wandb", "settings, curves and scores at Weights & Biases"),
     "tensorboard": ("tensorboard", "tensorboard", "the same in TensorBoard"),

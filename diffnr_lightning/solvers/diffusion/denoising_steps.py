@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ def denoising_steps(
     spread: float = 1.0,
     corrected: bool = False,
     fitted: Sequence[bool] | None = None,
+    proximity: float = 0.0,
+    carried: Callable[[Tensor, int], Tensor] | None = None,
+    kept: Callable[[], dict[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Return the fitted estimate of the last step, (Z, Y, X) in unit.
@@ -44,6 +48,10 @@ def denoising_steps(
         spread: deviation of voxels under the prior, in unit, above which no estimate is uncertain; used with `noise`.
         corrected: take the old noise from the fitted estimate instead of the prior's.
         fitted: whether the estimate of a step is brought to the projections; None brings each.
+        proximity: of volumes to the prior's estimate, see `DataStep`, where `noise` does not say it.
+        carried: of a noisy volume and the number of the step, the noise that goes on to the next step; None takes what
+            was found.
+        kept: what else goes into the state after every step.
         progress: called with (done, total, text) after every step.
 
     Source: see `dds`.
@@ -55,7 +63,6 @@ def denoising_steps(
         old = find(noisy, index)
         estimate = (schedule.estimate(noisy, old, step) - low) / (high - low)
         if fitted is None or fitted[index]:
-            proximity = 0.0
             if noise is not None:
                 deviation = float(schedule.deviation[step] / schedule.signal[step]) / (high - low)
                 proximity = data.proximity(noise, (deviation**-2 + spread**-2) ** -0.5)
@@ -64,9 +71,11 @@ def denoising_steps(
             clean = low + (high - low) * estimate
             if corrected:
                 old = schedule.noise(noisy, clean, step)
+            elif carried is not None:
+                old = carried(noisy, index)
             share = eta if isinstance(eta, (int, float)) else eta[index]
             noisy = schedule.ddim_step(clean, old, times[index + 1], fresh(index + 1), share)
-        keep(state, index + 1, noisy, data, estimate)
+        keep(state, index + 1, noisy, data, estimate, **({} if kept is None else kept()))
         if progress is not None:
             progress(index + 1, len(times), f"step {step} of the schedule")
     return state["estimate"].to(data.back)
@@ -90,9 +99,13 @@ def first_noisy(
     return denoiser.schedule.add_noise(clean, fresh(0), step)
 
 
-def keep(state: SamplerState, done: int, noisy: Tensor, data: DataStep, estimate: Tensor) -> None:
+def keep(
+    state: SamplerState, done: int, noisy: Tensor, data: DataStep, estimate: Tensor, **more: Any
+) -> None:
     """Fill the state after a step, for `first_noisy`."""
-    state.update(done=done, noisy=noisy, steep=data.steep, dual=data.dual, estimate=estimate)
+    state.update(
+        done=done, noisy=noisy, steep=data.steep, dual=data.dual, estimate=estimate, **more
+    )
 
 
 def check_sampling(
