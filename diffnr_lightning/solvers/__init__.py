@@ -16,12 +16,14 @@ from diffnr_lightning.solvers.residual import (
 from diffnr_lightning.solvers.sart import sart
 from diffnr_lightning.solvers.sbtv import sbtv
 from diffnr_lightning.solvers.sirt import sirt
+from diffnr_lightning.solvers.surroundings import Surroundings, surroundings
 from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
 from diffnr_lightning.solvers.truncation import object_radius, scan_truncation
 from diffnr_lightning.solvers.weighted_tv import weighted_tv
 
 __all__ = [
     "ResidualEvidence",
+    "Surroundings",
     "analytic",
     "asd_pocs",
     "backprojected_residual",
@@ -39,6 +41,7 @@ __all__ = [
     "sbtv",
     "scan_truncation",
     "sirt",
+    "surroundings",
     "total_variation",
     "total_variation_gradient",
     "weighted_tv",

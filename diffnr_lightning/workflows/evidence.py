@@ -32,10 +32,9 @@ def chi_squares(
         that of the noise. `mean`: over views.
     """
     from diffnr_lightning.consistency import discrepancy, unresolved_variance
-    from diffnr_lightning.projectors import project
 
     photons, scan = problem.photons, problem.scan
-    shown = project(volume, problem.grid, scan)
+    shown = problem.shown(volume, scan)
     found = discrepancy(
         shown,
         problem.projections,
@@ -48,7 +47,7 @@ def chi_squares(
         "resolved": found.residual.double().square().mean(dim=(1, 2)),
     }
     if case.test_scan is not None:
-        predicted = project(volume, problem.grid, case.test_scan)
+        predicted = problem.shown(volume, case.test_scan)
         views["left_out"] = _of_left_out(predicted, case, photons, scale)
     means = {name: float(numbers.mean()) for name, numbers in views.items()}
     return {name: numbers.tolist() for name, numbers in views.items()} | {"mean": means}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 
 import torch
 
@@ -11,20 +10,17 @@ from diffnr_lightning.data import Case
 from diffnr_lightning.data.noise import MU_WATER_PER_MM
 from diffnr_lightning.geometry import VolumeGrid, check_scan_sees_grid
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.solvers import initial_volume, object_radius, scan_truncation
+from diffnr_lightning.solvers import initial_volume, scan_truncation, surroundings
+from diffnr_lightning.workflows.problem import Problem
 
 logger = logging.getLogger("diffnr")
 
 # The brightest voxels may be streaks; this share of the first reconstruction is below intensity 1.
 BRIGHT_QUANTILE = 0.9999
-_VIEWS_TO_FIT = 16  # that the extent of a truncated object is estimated from
 
 
 def working_grid(case: Case, pad: float) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:
     """Return the voxels that are reconstructed, and where the case's lie among them.
-
-    An object that reaches beyond the detector is warned of: what lies outside the grid is explained by
-    the voxels at its edge unless `pad` makes room for it.
 
     Args:
         case: what is reconstructed.
@@ -41,27 +37,40 @@ def working_grid(case: Case, pad: float) -> tuple[VolumeGrid, tuple[slice, slice
         )
     grid, inner = case.grid.enlarged(pad)
     check_scan_sees_grid(case.scan, grid)
-    truncation = scan_truncation(case.projections, case.scan)
-    if truncation.share:
-        logger.warning(
-            "%s: in %.0f %% of the views the object reaches beyond the detector (line integrals at its edge "
-            "are up to %.0f %% of the largest): values near the edge of the field of view are estimates%s",
-            case.name,
-            100 * truncation.share,
-            100 * truncation.level,
-            ""
-            if pad
-            else f"; --pad {_fitting_pad(case):.1f} would give the rest of the object room",
-        )
     return grid, inner
 
 
-def _fitting_pad(case: Case) -> float:
-    """Return the pad with which the grid just holds the object, as far as its continued rows tell."""
-    some = slice(None, None, max(1, len(case.scan) // _VIEWS_TO_FIT))
-    reach = object_radius(case.projections[some], case.scan[some])
-    width = min(case.grid.size_mm[1:])
-    return max(0.1, math.ceil(10 * (2 * reach / width - 1) - 1e-6) / 10)
+def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
+    """Return the problem with what lies around its grid, where the object reaches beyond the detector.
+
+    Args:
+        problem: as measured.
+        name: of the case, for the warning.
+        subtract: whether the surroundings are wanted.
+    """
+    truncation = scan_truncation(problem.projections, problem.scan)
+    if not truncation.share:
+        return problem
+    logger.warning(
+        "%s: in %.0f %% of the views the object reaches beyond the detector (line integrals at its edge "
+        "are up to %.0f %% of the largest): values near the edge of the field of view are estimates%s",
+        name,
+        100 * truncation.share,
+        100 * truncation.level,
+        ", and what lies around the grid is subtracted as it is estimated on a larger, coarser one"
+        if subtract
+        else "",
+    )
+    if not subtract:
+        return problem
+    around = surroundings(
+        problem.projections,
+        problem.grid,
+        problem.scan,
+        weights=problem.weights,
+        progress=problem.progress,
+    )
+    return problem._replace(surroundings=around)
 
 
 def intensity_scale(case: Case) -> float:

@@ -28,6 +28,7 @@ class Postprocessing(Method):
         self.repairer = repairer
         self.name = f"{self.start.name} + repair"
         self.weighs = self.start.weighs
+        self.fits = self.start.fits
         self.findings = {}
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
     from diffnr_lightning.photons import PhotonCounts
+    from diffnr_lightning.solvers import Surroundings
     from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
 
 Progress = Callable[[int, int, str], None]
@@ -36,6 +37,7 @@ class Problem(NamedTuple):
         weights: (V, H, W) statistical weights of the rays (`PhotonCounts.weights`) that methods are to use; None
             weighs all alike.
         state: of a sampler, filled after each of its steps; one that was interrupted goes on from there.
+        surroundings: what lies around the grid, where the object reaches beyond it.
     """
 
     projections: Tensor
@@ -50,6 +52,30 @@ class Problem(NamedTuple):
     photons: PhotonCounts | None = None
     weights: Tensor | None = None
     state: SamplerState | None = None
+    surroundings: Surroundings | None = None
+
+    def shown(self, volume: Tensor, scan: ScanGeometry) -> Tensor:
+        """Return the projections (V, H, W) of a volume (Z, Y, X) and of its surroundings in the views of a scan."""
+        from diffnr_lightning.projectors import project
+
+        shown = project(volume, self.grid, scan)
+        return shown if self.surroundings is None else shown + self.surroundings.project(scan)
+
+    def surrounding_share(self) -> float:
+        """Return what of the measured line integrals lies around the grid."""
+        return float(self.surroundings.project(self.scan).sum() / self.projections.sum())
+
+    def without_surroundings(self) -> Problem:
+        """Return the problem of the grid alone: rays are as strong as they are when they have passed the rest."""
+        if self.surroundings is None:
+            return self
+        around = self.surroundings.project(self.scan)
+        photons = self.photons
+        if photons is not None:
+            photons = photons._replace(air=photons.air * (-photons.scale * around).exp())
+        return self._replace(
+            projections=self.projections - around, photons=photons, surroundings=None
+        )
 
     def of_views(self, views: Tensor) -> Problem:
         """Return the problem of some views alone, without a checkpoint and without those who watch.
@@ -76,12 +102,15 @@ class Method(ABC):
         name: in tables, where the command gives no other.
         findings: what `metrics.json` records of the last reconstruction.
         weighs: whether it heeds the weights of the rays.
+        fits: whether it compares projections of its volume with the measured ones, for which all has to be known that
+            rays pass.
         before_prior: (Z, Y, X) the volume of the last reconstruction before a prior changed it, None where none did.
     """
 
     name: str
     findings: dict[str, Any]
     weighs: bool = True
+    fits: bool = True
     before_prior: Tensor | None = None
 
     @abstractmethod

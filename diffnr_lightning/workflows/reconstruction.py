@@ -32,6 +32,7 @@ def reconstruct(
     variant: str | None = None,
     seed: int | None = None,
     pad: float = 0.0,
+    surroundings: Literal["auto", "ignore"] = "auto",
     weights: Literal["auto", "uniform"] = "auto",
     photons: float | None = None,
     device: str = "cpu",
@@ -51,8 +52,9 @@ def reconstruct(
         variant: what is added to the name, as an overlay such as configs/diffnr/align.yaml does.
         seed: of everything random; null takes the case's.
         pad: share of each edge by which the grid is larger while it is reconstructed; what is kept is cut out of it.
-            It gives an object that reaches beyond the detector room. It should just hold the object: what is outside
-            is not determined by the projections, and a larger grid takes density from the middle.
+            It gives an object that reaches beyond the detector room, of voxels as fine as the volume's.
+        surroundings: of a grid that an object reaches out of. auto estimates them coarsely and takes them away from
+            the projections, for methods that fit these, without a pad; ignore leaves them to the voxels at the edge.
         weights: of the rays; auto gives every ray the inverse of its variance where the case knows its photons or
             `photons` are given, uniform weighs all rays alike, as the textbook methods do.
         photons: without object, a pixel and view, that are assumed where the case does not know its own.
@@ -72,8 +74,12 @@ def reconstruct(
     """
     from diffnr_lightning.data import load_case
     from diffnr_lightning.metrics import projection_error
-    from diffnr_lightning.projectors import project
-    from diffnr_lightning.workflows.normalisation import intensity_scale, photons_of, working_grid
+    from diffnr_lightning.workflows.normalisation import (
+        intensity_scale,
+        photons_of,
+        with_surroundings,
+        working_grid,
+    )
     from diffnr_lightning.workflows.progress import progress_bar
 
     if checkpoint_every < 1:
@@ -118,6 +124,8 @@ def reconstruct(
             photons=counted,
             weights=counted.weights() if weighted else None,
         )
+        subtract = surroundings == "auto" and method.fits and not pad
+        problem = with_surroundings(problem, loaded.name, subtract)
         if isinstance(method, Scene):
             # Lightning is imported only where something is trained.
             from diffnr_lightning.callbacks import Convergence
@@ -140,7 +148,7 @@ def reconstruct(
                 run, progress, lambda volume: _draw(run, loaded, volume[inner].cpu(), label)
             )
             problem = problem._replace(progress=kept, state=kept.state)
-        volume = method.reconstruct(problem)
+        volume = method.reconstruct(problem.without_surroundings())
         # What a run says of its volume is not what the volume costs.
         cost = run.use.as_metrics()
         metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad, **cost}
@@ -150,14 +158,16 @@ def reconstruct(
         if method.before_prior is not None:
             metrics["prior"], unseen = prior_part(volume, method.before_prior, problem, inner)
             save_prior_map(run.path, volume[inner].cpu(), unseen, loaded, scale)
-        volume = volume.cpu()
-        if isinstance(method, Scene):
-            metrics |= {"iterations": method.iterations, "history": convergence.history}
+        if problem.surroundings is not None:
+            metrics["surroundings"] = problem.surrounding_share()
         if loaded.test_scan is not None:
-            held_out = project(volume * scale, grid, loaded.test_scan)
+            held_out = scale * problem.shown(volume, loaded.test_scan).cpu()
             metrics["projections"] = projection_error(
                 held_out.numpy(), loaded.test_projections.numpy()
             )
+        volume = volume.cpu()
+        if isinstance(method, Scene):
+            metrics |= {"iterations": method.iterations, "history": convergence.history}
         metrics = _write_result(run, loaded, volume[inner].contiguous(), scale, case, metrics)
         if curves is not None:
             steps = metrics.get("iterations", 0)

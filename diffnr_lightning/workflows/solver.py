@@ -17,6 +17,8 @@ from diffnr_lightning.workflows.refusals import refusal
 GIVEN = {"projections", "grid", "scan"}
 # Handed to functions that have such parameters.
 OFFERED = {"weights", "photons", "progress"}
+# What filters and backprojects, and continues rows beyond the detector by itself.
+ANALYTIC = {"analytic", "fdk", "fbp"}
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -44,6 +46,7 @@ class Solver(Method):
         check_options(f"solver {name}", self.function, self.options)
         self.offered = OFFERED & set(inspect.signature(self.function).parameters)
         self.weighs = "weights" in self.offered
+        self.fits = name not in ANALYTIC
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the solver's volume."""

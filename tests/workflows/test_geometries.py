@@ -152,7 +152,7 @@ def test_fdk_of_a_body_wider_than_the_detector_is_right_in_the_middle(
 ):
     volume, metrics = reconstruct(wide_ball, tmp_path / "run", "fdk", *options)
     assert "in 100 % of the views the object reaches beyond the detector" in caplog.text
-    assert ("--pad 0.6 would give" in caplog.text) is not bool(options)
+    assert "is subtracted" not in caplog.text and "surroundings" not in metrics
     assert tuple(volume.shape) == (12, 24, 24)
     assert metrics["pad"] == (0.6 if options else 0.0)
     assert middle_error_hu(volume) < 100
@@ -160,12 +160,25 @@ def test_fdk_of_a_body_wider_than_the_detector_is_right_in_the_middle(
 
 def test_sirt_has_room_for_the_rest_of_the_body_in_a_padded_grid(wide_ball, tmp_path):
     options = ("--method.options.iterations", "100")
-    cut, _ = reconstruct(wide_ball, tmp_path / "cut", "sirt", *options)
+    ignore = ("--surroundings", "ignore")
+    cut, _ = reconstruct(wide_ball, tmp_path / "cut", "sirt", *options, *ignore)
     padded, _ = reconstruct(wide_ball, tmp_path / "padded", "sirt", *options, "--pad", "0.6")
     assert cut.shape == padded.shape
     edges = [1000 * float((v[4:8] / 0.02 - 1).square().mean().sqrt()) for v in (cut, padded)]
     assert middle_error_hu(padded) < 100
     assert edges[1] < 0.5 * edges[0]
+
+
+def test_what_lies_around_the_grid_is_taken_from_what_sirt_fits(wide_ball, tmp_path, caplog):
+    options = ("--method.options.iterations", "100")
+    ignored, _ = reconstruct(
+        wide_ball, tmp_path / "ignored", "sirt", *options, "--surroundings", "ignore"
+    )
+    volume, metrics = reconstruct(wide_ball, tmp_path / "auto", "sirt", *options)
+    assert "what lies around the grid is subtracted" in caplog.text
+    assert 0.5 < metrics["surroundings"] < 0.8
+    errors = [(v[4:8] / 0.02 - 1).square().mean().sqrt() for v in (ignored, volume)]
+    assert errors[1] < 0.4 * errors[0]
 
 
 @pytest.mark.parametrize("method", ["voxel_grid", "r2gaussian+diffnr/align"])

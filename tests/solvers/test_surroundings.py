@@ -1,0 +1,75 @@
+"""What lies around a grid."""
+
+import pytest
+import torch
+from balls import ball_integrals
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.photons import PhotonCounts
+from diffnr_lightning.projectors import project
+from diffnr_lightning.solvers import cgls, surroundings
+from diffnr_lightning.workflows.problem import Problem
+
+FIELD_MM = 18.75
+GRID = VolumeGrid((6, 20, 20), 2 * FIELD_MM / 20)
+VIEWS = {"angles_rad": uniform_angles(24), "detector_shape": (12, 24)}
+CONE = ScanGeometry.cone(
+    source_to_axis_mm=200.0, source_to_detector_mm=300.0, pixel_mm=1.5 * 2 * FIELD_MM / 24, **VIEWS
+)
+PARALLEL = ScanGeometry.parallel(pixel_mm=2 * FIELD_MM / 24, **VIEWS)
+NEAR = ScanGeometry.cone(
+    source_to_axis_mm=27.0,
+    source_to_detector_mm=60.0,
+    pixel_mm=60 / 27 * 2 * FIELD_MM / 24,
+    **VIEWS,
+)
+
+
+def wide_ball(scan):
+    """Projections of a ball of density 1 that is wider than the field of view."""
+    return ball_integrals(scan, (0.0, 0.0, 0.0), 26.0)
+
+
+@pytest.mark.parametrize("scan", [CONE, PARALLEL], ids=["cone", "parallel"])
+def test_a_solver_that_knows_the_surroundings_keeps_the_density(scan):
+    projections = wide_ball(scan)
+    around = surroundings(projections, GRID, scan)
+    assert min(a > b for a, b in zip(around.grid.size_mm, GRID.size_mm, strict=True))
+    middle = (slice(1, 5), slice(3, 17), slice(3, 17))
+    errors = [
+        float((cgls(p, GRID, scan, iterations=15)[middle] - 1).square().mean().sqrt())
+        for p in (projections, projections - around.project(scan))
+    ]
+    assert errors[1] < 0.1 < 0.2 < errors[0]
+
+
+def test_nothing_of_the_estimate_lies_in_the_grid():
+    around = surroundings(wide_ball(CONE), GRID, CONE)
+    points = around.grid.points()[around.volume > 0]
+    half = torch.tensor(GRID.size_mm[::-1]) / 2
+    assert len(points) and bool((points.abs() > half).any(dim=-1).all())
+
+
+def test_the_coarse_grid_ends_in_front_of_the_source():
+    around = surroundings(wide_ball(NEAR), GRID, NEAR)
+    assert max(around.grid.size_mm) / 2 < 27.0
+
+
+def test_rays_are_as_strong_as_they_are_behind_the_surroundings():
+    projections = wide_ball(CONE)
+    photons = PhotonCounts.assumed(projections, 1e4, 0.02)
+    around = surroundings(projections, GRID, CONE)
+    problem = Problem(projections, CONE, GRID, photons=photons, surroundings=around)
+    inside = problem.without_surroundings()
+    volume = torch.rand(GRID.shape, generator=torch.Generator().manual_seed(0))
+    shown = project(volume, GRID, CONE)
+    torch.testing.assert_close(
+        inside.photons.chi_square(shown),
+        photons.chi_square(problem.shown(volume, CONE)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(
+        inside.projections - shown, projections - problem.shown(volume, CONE), atol=1e-4, rtol=1e-4
+    )
+    assert inside.surroundings is None and inside.without_surroundings() is inside
