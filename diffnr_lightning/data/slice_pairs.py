@@ -42,8 +42,8 @@ class SlicePairData(lightning.LightningDataModule):
         folders: written by `diffnr curate`.
         iterations: batches of the run.
         held_out: patterns (fnmatch) of the names of cases or volumes that are kept for validation; a case that matches
-            keeps its whole volume, all scans of it.
-        held_out_share: share of the volumes that is kept for validation where `held_out` names none: those whose names
+            keeps its whole volume, all scans of it. Pairs that were curated for validation alone always are.
+        held_out_share: share of the volumes that is kept for validation where nothing else names any: those whose names
             come first in the order of their SHA-256, at least one of two; 0 keeps none.
         shares: of the draws that the training scans of a pattern get together, relative to each other, by patterns
             (fnmatch) of the names of cases or volumes of which the first that matches counts: `{"pt_*": 3, "*": 1}`
@@ -158,7 +158,7 @@ class SlicePairData(lightning.LightningDataModule):
                 f"the pairs folders hold biplanar projections of the shapes {sizes}; curate all of "
                 "them with the same size."
             )
-        held = held_out_volumes(_names(scans), self.held_out, self.held_out_share)
+        held = self._held_out(scans)
         self.held_out_volumes = sorted(held)
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
             logger.info("held out: %s", ", ".join(self.held_out_volumes) or "nothing")
@@ -166,6 +166,17 @@ class SlicePairData(lightning.LightningDataModule):
         self.training = [scan for scan in scans if _volume_of(scan) not in held]
         self.validation = [scan for scan in scans if _volume_of(scan) in held]
         self.drawing["chances"] = drawing_chances(_names(self.training), self.shares)
+
+    def _held_out(self, scans: list[ScanPairs]) -> set[str]:
+        """Volumes that training does not see: those that were curated so, and those that are named, or a share."""
+        curated = {_volume_of(scan) for scan in scans if scan.info.get("held_out")}
+        if curated and not self.held_out:
+            chosen: set[str] = set()
+        else:
+            chosen = held_out_volumes(_names(scans), self.held_out, self.held_out_share)
+        if curated | chosen == {_volume_of(scan) for scan in scans}:
+            raise ValueError("every curated volume is held out; leave some to train on.")
+        return curated | chosen
 
     def _with_features(self, folders: dict[Path, dict[str, ScanPairs]]) -> list[ScanPairs]:
         """Scans of all folders, with features where the prior takes them."""

@@ -13,6 +13,7 @@ from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
+from diffnr_lightning.workflows.early_stops import stopped_early
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.settings import Flatten
@@ -30,15 +31,12 @@ LoadedVolume = deferred("diffnr_lightning.data.volumes.LoadedVolume")
 PairsFolder = deferred("diffnr_lightning.workflows.pairs_folder.PairsFolder")
 Method = deferred("diffnr_lightning.workflows.problem.Method")
 Repairer = deferred("diffnr_lightning.priors.repairer.Repairer")
-Scene = deferred("diffnr_lightning.workflows.scene.Scene")
-Solver = deferred("diffnr_lightning.workflows.solver.Solver")
 Tensor = deferred("torch.Tensor")
 
 # They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.
 FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
 # The fields of a recipe that are drawn for each scan, or have no use in one that is learned from.
 DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
-MOST_DB = 120.0
 # Attempts to draw a scan that can be made.
 DRAWS = 10
 BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch
@@ -50,10 +48,6 @@ def shard_of(shard: str) -> tuple[int, int]:
     if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
         raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
     return int(part), int(parts)
-
-
-# Share of the iterations, their number, and the volume (Z, Y, X) after them.
-Kept = tuple[float, int, Any]
 
 
 class Job(NamedTuple):
@@ -75,6 +69,7 @@ def curate(
     out: Annotated[Path, folder_to_be("pairs")],
     methods: list[Method],
     exclude: list[str] | None = None,
+    held_out: list[str] | None = None,
     runs: int = 1,
     recipe: Annotated[ScanRecipe, Flatten(without=DRAWN)] = ScanRecipe(fit="body", test_views=0),
     variation: Annotated[Variation, Flatten()] = Variation(),
@@ -93,14 +88,16 @@ def curate(
     folder, on one machine or several, make the same files as one process would.
 
     Args:
-        volumes: files, glob patterns, sets of a split (`split:train`, `split:train[kind=head,limb]`), or generated
-            objects: `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or FIRST-LAST. What a split keeps for
-            development or test is refused.
+        volumes: files, glob patterns, sets of a split (`split:train`, `split:train[kind=head,limb]`) or of a data set
+            (`luna16:train`), or generated objects: `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or
+            FIRST-LAST. What a split keeps for development or test is refused, but for development that is `held_out`.
         out: folder of pairs: one safetensors file a run, the settings in `config.yaml`, and `manifest.json`, which
             counts representations, layouts and views.
         methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.
             A solver is run anew for each of the fractions of its option `iterations`; one without, once.
         exclude: names of volumes, patterns of names, or sets of a split (`split:test`) that must not be learned from.
+        held_out: volumes, patterns or sets (`luna16:development`) whose pairs are for validation alone: no finetuning
+            learns from them.
         runs: scans of each volume.
         recipe: what all scans have in common; options of their own on the command line.
         variation: what is drawn for each scan, likewise.
@@ -138,7 +135,11 @@ def curate(
     shard_of(shard)
     sources = volume_sources(volumes)
     unwanted = left_out(sources, exclude or [])
-    refuse_held_back(source for name, source in sources.items() if name not in unwanted)
+    validated = left_out(sources, held_out or [])
+    refuse_held_back(
+        (source for name, source in sources.items() if name not in unwanted),
+        (source for name, source in sources.items() if name in validated),
+    )
     variation.check(recipe)
 
     from diffnr_lightning.workflows.progress import progress_bar
@@ -167,9 +168,10 @@ def curate(
             case, weighted = _drawn_case(loaded, job.name, seed, recipe, variation)
             problem = _problem(case, weighted, device)
             turn = job.number % len(methods)
-            tensors, info = _stopped_early(case, problem, methods[turn], fractions, repair)
+            tensors, info = stopped_early(case, problem, methods[turn], fractions, repair)
             provenance = {
                 "volume": job.volume,
+                "held_out": job.volume in validated,
                 "volume_sha256": digest,
                 "method": described[turn],
                 "weighted": problem.weights is not None,
@@ -260,89 +262,6 @@ def _problem(case: Case, weighted: bool, device: str) -> Problem:
     return Problem(projections, case.scan, case.grid, case.seed, photons=photons, weights=weights)
 
 
-def _stopped_early(
-    case: Case,
-    problem: Problem,
-    method: Method,
-    fractions: tuple[float, ...],
-    repair: Repairer | None,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Run a method up to its last fraction; return tensors and info of the file."""
-    import torch
-
-    from diffnr_lightning.workflows.solver import Solver
-
-    run = _solved if isinstance(method, Solver) else _fitted
-    kept, described = run(method, problem, fractions)
-    repaired = [False] * len(kept)
-    if repair is not None:
-        fraction, iterations, last = kept[-1]
-        passes = repair.each_pass(
-            last.to(problem.projections.device),
-            problem.projections,
-            case.grid,
-            case.scan,
-            weights=problem.weights,
-            photons=problem.photons,
-        )
-        kept += [(fraction, iterations, step.volume.cpu()) for step in passes]
-        repaired += [True] * (len(kept) - len(repaired))
-    degraded = torch.stack([volume for _, _, volume in kept])
-    info = {
-        "case": case.name,
-        "source": Path(case.source).name,
-        "views": len(case.scan),
-        "layout": case.provenance["views"]["layout"],
-        "angles_deg": np.rad2deg(case.scan.orbit.angles_rad).round(6).tolist(),
-        "voxel_mm": list(case.grid.voxel_mm),
-        "scan": case.provenance,
-        "iterations": [iterations for _, iterations, _ in kept],
-        "fractions": [fraction for fraction, _, _ in kept],
-        "repaired": repaired,
-        "psnr": [_quality(volume, case.volume) for volume in degraded],
-        **described,
-        "seed": case.seed,
-    }
-    return {"degraded": degraded, "clean": case.volume}, info
-
-
-def _fitted(
-    scene: Scene, problem: Problem, fractions: tuple[float, ...]
-) -> tuple[list[Kept], dict[str, Any]]:
-    """Volumes of an optimisation on its way, and what is optimised."""
-    from diffnr_lightning.callbacks import Snapshots
-
-    at = sorted({max(1, round(fraction * scene.iterations)) for fraction in fractions})
-    snapshots = Snapshots(at)
-    module = scene.fit(problem._replace(callbacks=(snapshots,)), stop_at=at[-1])
-    kept = [
-        (round(iteration / scene.iterations, 4), iteration, volume)
-        for iteration, volume in snapshots.volumes.items()
-    ]
-    return kept, {
-        "representation": type(module.representation).__name__,
-        "parameters": sum(p.numel() for p in module.representation.parameters()),
-    }
-
-
-def _solved(
-    solver: Solver, problem: Problem, fractions: tuple[float, ...]
-) -> tuple[list[Kept], dict[str, Any]]:
-    """Volumes of a solver after fractions of its iterations, and its name."""
-    from diffnr_lightning.workflows.solver import Solver
-
-    whole = solver.options.get("iterations")
-    if whole is None:
-        return [(1.0, 0, solver.reconstruct(problem).cpu())], {"representation": solver.name}
-    kept = []
-    for fraction in sorted(fractions):
-        iterations = max(1, round(fraction * whole))
-        shorter = Solver(solver.path, {**solver.options, "iterations": iterations})
-        volume = shorter.reconstruct(problem)
-        kept.append((fraction, iterations, volume.cpu()))
-    return kept, {"representation": solver.name}
-
-
 def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
     """The pair of projections that a prior takes, (2, size, size), and which views they are."""
     import torch
@@ -374,14 +293,6 @@ def _evidence(problem: Problem, degraded: Tensor) -> dict[str, Tensor]:
     if problem.weights is not None:
         evidence["noise"] = found[-1].noise.cpu()
     return evidence
-
-
-def _quality(degraded: Tensor, clean: Tensor) -> float:
-    """PSNR in dB of a volume clipped to [0, 1]; JSON has no infinity."""
-    from diffnr_lightning.metrics import psnr
-
-    error = (degraded.clamp(0, 1) - clean).double().square().mean().item()
-    return round(psnr(error, most=MOST_DB), 2)
 
 
 def _zoomed(loaded: LoadedVolume, zoom: float, generator: np.random.Generator) -> LoadedVolume:

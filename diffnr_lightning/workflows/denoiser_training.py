@@ -52,9 +52,9 @@ def train_denoiser(
 
     Args:
         out: run folder: denoiser/ (a pipeline as diffusers writes it), curves, checkpoint, config and environment.
-        volumes: files, glob patterns, sets of a split (`split:train[kind=head,limb]`), or generated objects:
-            `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or FIRST-LAST. What a split keeps for
-            development or test is refused.
+        volumes: files, glob patterns, sets of a split (`split:train[kind=head,limb]`) or of a data set
+            (`luna16:train`), or generated objects: `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or
+            FIRST-LAST. What a split keeps for development or test is refused.
         exclude: names of volumes, patterns of names, or sets of a split (`split:test`) that must not be learned from.
         data: what is drawn of the volumes: stacks of slices (CleanSliceData) or patches (CleanPatchData).
         denoiser: the network.

@@ -47,8 +47,9 @@ def sweep(
     run a part of a table, in the same folders.
 
     Args:
-        volumes: files, glob patterns, sets of a split (`split:test`, `split:test[kind=head,limb]`), or generated
-            objects: `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or FIRST-LAST.
+        volumes: files, glob patterns, sets of a split (`split:test`, `split:test[kind=head,limb]`) or of a data set
+            (`luna16:test`, `toothfairy:test[0:5]`, `folder:/data/ct`), or generated objects: `phantom:` (chests),
+            `specimen:` or `ellipsoids:` with SEED or FIRST-LAST.
         methods: config files of `reconstruct`, by path or name, those of one method joined by `+`, such as
             `naf+diffnr/align`.
         out: folder; gets `<scan>/<views>_views/<volume>/case` and `<scan>/<views>_views/<volume>/<method>`.

@@ -80,16 +80,19 @@ def left_out(sources: Iterable[str], exclude: Sequence[str]) -> set[str]:
     }
 
 
-def refuse_held_back(sources: Iterable[str]) -> None:
+def refuse_held_back(sources: Iterable[str], validated: Iterable[str] = ()) -> None:
     """Refuse to learn from what a split keeps for development or test.
 
     Args:
         sources: files, generated objects and volumes of data sets.
+        validated: those of them that are not learned from; what is kept for development may be among them.
 
     Raises:
         ValueError: one of them is kept.
     """
-    kept = [v for source in sources if (v := known_volume(source)) and v.set != "train"]
+    allowed = {source: ("train", "development") for source in validated}
+    known = [(source, known_volume(source)) for source in sources]
+    kept = [v for source, v in known if v and v.set not in allowed.get(source, ("train",))]
     if kept:
         more = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
         name = data_set(kept[0].volume).name if names_data_set(kept[0].volume) else "split"
