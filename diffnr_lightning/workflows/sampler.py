@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.priors import load_denoiser
+from diffnr_lightning.representations import Representation, Siren
 from diffnr_lightning.solvers import diffusion
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.solver import Solver, check_options
 
-HANDED = ("denoiser", "seed", "state")
+HANDED = ("denoiser", "representation", "seed", "state")
 PRIORS = {"patches": "patches", "ddip3d": "ellipses", "dinr": "ellipses", "scd": "ellipses"}
 """Denoisers of the package that samplers take where none is given; the others take ``slices``."""
 
@@ -27,9 +31,11 @@ class Sampler(Method):
         options: further keyword arguments of the function.
         start: solver whose volume the sampling starts from, with noise; options then say by `start` at which share of
             the schedule. None starts from noise alone.
+        representation: what the sampler fits, where it fits one as `dinr` does; null is a `Siren`.
 
     Raises:
-        ValueError: a name that is no sampler, or an option that it does not have.
+        ValueError: a name that is no sampler, an option that it does not have, or a representation that it does not
+            fit.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Sampler(Method):
         denoiser: str | Path | None = None,
         options: dict[str, Any] | None = None,
         start: Solver | None = None,
+        representation: Callable[[VolumeGrid], Representation] | None = None,
     ) -> None:
         if name not in diffusion.__all__:
             raise ValueError(
@@ -49,6 +56,12 @@ class Sampler(Method):
         check_options(f"sampler {name}", self.function, self.options, HANDED)
         self.denoiser = denoiser or PRIORS.get(name, "slices")
         self.start = start
+        self.fits = "representation" in inspect.signature(self.function).parameters
+        if representation is not None and not self.fits:
+            raise ValueError(
+                f"the sampler {name} fits no representation and one is given; take it out, or take dinr."
+            )
+        self.representation = representation or Siren
         self.findings = {"denoiser": str(self.denoiser)}
 
     def reconstruct(self, problem: Problem) -> Tensor:
@@ -62,6 +75,7 @@ class Sampler(Method):
         initial = None
         if self.start is not None:
             initial = self.start.reconstruct(problem._replace(progress=None, state=None))
+        fitted = {"representation": self.representation(problem.grid)} if self.fits else {}
         return self.function(
             problem.projections,
             problem.grid,
@@ -72,5 +86,6 @@ class Sampler(Method):
             seed=problem.seed,
             state=problem.state,
             progress=problem.progress,
+            **fitted,
             **self.options,
         )

@@ -79,7 +79,7 @@ def test_a_solver_gives_the_start(folder, problem):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sirt", {}, "'sirt' is no sampler; one of blend, dds, "),
+        ("sirt", {}, "'sirt' is no sampler; one of blend, ddip3d, "),
         ("dds", {"jumping": True}, "sampler dds has no option 'jumping'"),
         ("dds", {"seed": 1}, "sampler dds has no option 'seed'"),
         ("blend", {"stacks": "single"}, "sampler blend has no option 'stacks'"),
