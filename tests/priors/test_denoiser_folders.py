@@ -17,7 +17,8 @@ from diffnr_lightning.priors import (
 @pytest.mark.parametrize("name", bundled_denoisers())
 def test_a_bundled_denoiser_predicts_and_has_a_card(name):
     denoiser = load_denoiser(name)
-    noisy = torch.randn(1, denoiser.channels, *(16,) * denoiser.dimensions)
+    edge = getattr(denoiser, "patch", 16)
+    noisy = torch.randn(1, denoiser.channels, *(edge,) * denoiser.dimensions)
     assert torch.isfinite(denoiser.predict(noisy, denoiser.schedule.steps - 1)).all()
     card = denoiser_folders.BUNDLED / name / "README.md"
     assert "licence" in card.read_text(encoding="utf-8").lower()
