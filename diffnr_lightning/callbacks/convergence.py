@@ -8,7 +8,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from diffnr_lightning.metrics import peak_signal_to_noise
+from diffnr_lightning.protocol_metrics import VolumePsnr
 
 
 class Convergence(lightning.Callback):
@@ -34,6 +34,7 @@ class Convergence(lightning.Callback):
         self.points = points
         self.history: dict[str, list[float]] = {}
         self._loss, self._batches = torch.zeros(()), 0
+        self._psnr = VolumePsnr()
 
     def on_train_batch_end(
         self,
@@ -54,7 +55,9 @@ class Convergence(lightning.Callback):
         if self.truth is not None:
             with torch.no_grad():
                 volume = pl_module.query_volume()[self.part].cpu()
-            point["psnr"] = peak_signal_to_noise(volume.numpy(), self.truth.numpy())
+            self._psnr.reset()
+            self._psnr.update(volume, self.truth)
+            point["psnr"] = self._psnr.compute()["psnr"].item()
         self._loss, self._batches = torch.zeros(()), 0
         for name, value in {"iteration": pl_module.iteration, **point}.items():
             self.history.setdefault(name, []).append(value)

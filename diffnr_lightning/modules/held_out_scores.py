@@ -13,6 +13,13 @@ from diffnr_lightning.priors import Conditioning, repair_volume
 Shown = dict[str, Tensor]
 Scores = dict[str, Tensor]
 
+HELD_OUT_SCORES = (
+    "val_psnr_before",
+    "val_psnr",
+    "val_psnr_gain",
+    "val_ssim_before",
+    "val_ssim",
+)
 # Of two equal batches, such as empty slices.
 MOST_DB = 100.0
 
@@ -21,9 +28,8 @@ def score_held_out(prior: nn.Module, batch: SlicePair | VolumePair) -> tuple[Sho
     """Repair held-out slices or a volume and score them before and after.
 
     Returns:
-        degraded, repaired and clean, see `score_slices` and `score_volume`; PSNR and SSIM of the
-        repaired ones (`val_psnr`, `val_ssim`), of the degraded ones (`..._before`), and the gain in
-        PSNR.
+        degraded, repaired and clean, see `score_slices` and `score_volume`; and `HELD_OUT_SCORES`: PSNR and SSIM
+        of the repaired ones (`val_psnr`, `val_ssim`), of the degraded ones (`..._before`), and the gain in PSNR.
     """
     score = score_volume if isinstance(batch, VolumePair) else score_slices
     images, before, after = score(prior, batch)

@@ -16,6 +16,7 @@ from diffnr_lightning.losses import (
     generator_adversarial,
 )
 from diffnr_lightning.modules.held_out_scores import (
+    HELD_OUT_SCORES,
     centre_of,
     conditioning_of,
     score_held_out,
@@ -32,6 +33,7 @@ from diffnr_lightning.priors import (
     save_prior,
     split_frozen,
 )
+from diffnr_lightning.protocol_metrics import ScoreMean
 
 
 class SliceFixerFinetuning(lightning.LightningModule):
@@ -123,6 +125,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         log_every: int = 50,
     ) -> None:
         super().__init__()
+        self.held_out = ScoreMean(HELD_OUT_SCORES, least=("val_psnr_gain",))
         self.objective = RepairObjective(
             {
                 "l2": lambda_l2,
@@ -346,19 +349,20 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def validation_step(self, batch: SlicePair | VolumePair, batch_idx: int) -> dict[str, Tensor]:
         """Repair held-out slices, or a whole volume, with the averaged weights.
 
-        Of slices, PSNR (peak 1) is that of the batch's pooled error, then averaged over batches, and
-        SSIM is averaged over slices. Volumes are scored under protocol `r2`. Both before and after
-        the repair; the least gain is logged too.
+        Of slices, PSNR (peak 1) is that of the pooled error; volumes are scored under protocol `r2`.
 
         Returns:
             degraded, repaired and clean slices, (N, H, W) in [0, 1].
         """
         with self.average.applied(self.prior):
             images, scores = score_held_out(self.prior, batch)
-        self.log_dict(scores, batch_size=1, sync_dist=True)
-        gain = scores["val_psnr_gain"]
-        self.log("val_psnr_gain_least", gain, reduce_fx="min", batch_size=1, sync_dist=True)
+        self.held_out.update(scores)
         return images
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over what all processes have repaired."""
+        self.log_dict(self.held_out.compute(), batch_size=1, sync_dist=True)
+        self.held_out.reset()
 
     def export(self, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
         """Write the averaged prior with `save_prior`; the iteration is added to the metadata."""

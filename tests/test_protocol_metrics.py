@@ -1,0 +1,53 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffnr_lightning.metrics import PROTOCOLS, evaluate_volume, field_of_view
+from diffnr_lightning.protocol_metrics import ScoreMean, VolumeProtocol, every_protocol
+from tests.metrics_on_two_processes import scored, volumes
+
+
+def test_metrics_are_the_means_of_the_protocols():
+    pairs = volumes(3)
+    metric = every_protocol()
+    for prediction, truth in pairs:
+        metric.update(prediction, truth)
+    found = metric.compute()
+    singles = [evaluate_volume(prediction, truth) for prediction, truth in pairs]
+    assert len(found) == 2 * len(PROTOCOLS)
+    for name in PROTOCOLS:
+        for key in ("psnr", "ssim"):
+            mean = math.fsum(single[name][key] for single in singles) / 3
+            assert found[f"{name}_{key}"].item() == pytest.approx(mean, rel=1e-14)
+
+
+def test_one_volume_scores_as_it_does_without_torchmetrics():
+    (prediction, truth), *_ = volumes(1)
+    mask = torch.from_numpy(field_of_view(truth.shape))
+    metric = VolumeProtocol("strict")
+    metric.update(prediction, truth, mask)
+    expected = PROTOCOLS["strict"](prediction, truth, mask)
+    assert {name: value.item() for name, value in metric.compute().items()} == expected
+    metric.reset()
+    assert metric.compute()["psnr"].isnan()
+
+
+def test_two_processes_score_as_one(tmp_path):
+    """Also where one has seen more volumes than the other."""
+    script = Path(__file__).parent / "metrics_on_two_processes.py"
+    subprocess.run([sys.executable, script, str(tmp_path)], check=True, timeout=300)
+    alone = scored(volumes())
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank{rank}.pt")
+        assert found == pytest.approx(alone, rel=1e-14)
+
+
+def test_unknown_protocols_and_missing_scores_are_refused():
+    with pytest.raises(ValueError, match="protocol is 'r3'; one of r2, naf, strict"):
+        VolumeProtocol("r3")
+    with pytest.raises(KeyError):
+        ScoreMean(("psnr",)).update({"ssim": 1.0})
