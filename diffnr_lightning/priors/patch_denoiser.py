@@ -192,6 +192,17 @@ class PatchDenoiser(nn.Module):
         output = self(noisy, step, told.get("context"), told.get("coordinates"))
         return self.schedule.noise_of(output, noisy, step)
 
+    def predict_bytes(self, patches: int, *_edges: int) -> int:
+        """Bytes that so many patches take at the worst moment, beside the weights and themselves.
+
+        That is the last residual block: the outputs of all levels on the way down, five tensors of the finest, and the
+        inputs.
+        """
+        widths = self.architecture["widths"]
+        kept = sum(width / 8**level for level, width in enumerate(widths))
+        numbers = (kept + 5 * widths[0]) / self.fold**3 + 3
+        return int(4 * patches * self.patch**3 * numbers)
+
 
 def _folded(x: Tensor, fold: int) -> Tensor:
     """Turn cubes of voxels into channels: (N, 1, D, H, W) -> (N, fold^3, D / fold, H / fold, W / fold)."""

@@ -140,6 +140,19 @@ class UNetDenoiser(nn.Module):
         noise = self.schedule.noise_of(output, noisy, step)
         return noise.mean(dim=1, keepdim=True) if single else noise
 
+    def predict_bytes(self, images: int, height: int, width: int) -> int:
+        """Bytes that so many images take at the worst moment, beside the weights and themselves.
+
+        That is the first residual block of the last level: the outputs of all blocks on the way down, and thrice what
+        enters the block, the level below beside the finest.
+        """
+        pixels = images * (height + -height % self.multiple) * (width + -width % self.multiple)
+        widths, layers = self.unet.config.block_out_channels, self.unet.config.layers_per_block
+        kept = sum((layers + 1) * channels / 4**level for level, channels in enumerate(widths))
+        entering = 3 * sum(widths[:2]) if len(widths) > 1 else 6 * widths[0]
+        numbers = (kept + entering + widths[0]) / self.fold**2 + self.channels
+        return int(4 * pixels * numbers)
+
     def _labels(self, gap: Tensor | int, noisy: Tensor) -> Tensor:
         # What is not yet on the device is looked at; the rest would have to be waited for.
         numbers = torch.as_tensor(gap)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,8 +26,10 @@ from diffnr_lightning.representations import (
     Representation,
     Siren,
 )
-from diffnr_lightning.triton_kernels import Card
+from diffnr_lightning.workflows.estimate import F32, Estimate, Part, solver_bytes
 from diffnr_lightning.workflows.postprocessing import Postprocessing
+from diffnr_lightning.workflows.sampler import Sampler
+from diffnr_lightning.workflows.sampler_memory import option, sampler_estimate
 from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.solver import Solver
 
@@ -38,90 +40,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("diffnr")
 
-F32 = 4
-MIB = 2**20
-
-SOLVERS = {
-    "analytic": (1.9, 25),
-    "fdk": (1.9, 25),
-    "fbp": (1.9, 25),
-    "initial_volume": (6.1, 25),
-    "sirt": (6.1, 4.8),
-    "sart": (11, 11),
-    "asd_pocs": (11, 12),
-    "weighted_tv": (16.5, 4.5),
-    "cgls": (8.3, 6.7),
-    "fista_tv": (21, 6.3),
-    "sbtv": (28, 4.2),
-    "mbir": (12.5, 6.8),
-}
-"""Volumes and sets of projections that a solver holds at its worst moment, beside its measured projections.
-
-Analytic ones hold 25 sets where the object reaches beyond the detector, since rows are continued, and 9 elsewhere."""
-
-OTHER_SOLVER = (16.5, 12)
-CONTEXT = 600 * MIB
-"""What CUDA, cuBLAS and the compiled kernels take of a device, beside all tensors."""
-MARGIN = 1.15
-"""For the gaps that torch's allocator leaves."""
 SLOPES = 12 * 2**24
 """Of the 3D SSIM, slab by slab; see `losses.ssim_triton`."""
 BINS = 2**28
 """At most, of the lists of Gaussians; see `representations.gaussian_bins_triton`."""
 DIRECTIONS = 15
 """Of `consistency.agree`, at most."""
-
-SHARE = 0.25
-"""Of a card's peak rates that is expected to be had."""
-STEP_SECONDS = 1.5e-3
-"""Of an iteration however small: some hundred launches and Lightning's part."""
-
-
-class Part(NamedTuple):
-    """What one thing needs.
-
-    Attributes:
-        name: of the thing.
-        bytes: that it needs.
-        stays: whether through the run; else at its moment only.
-    """
-
-    name: str
-    bytes: int
-    stays: bool
-
-
-class Estimate(NamedTuple):
-    """What a reconstruction needs, as predicted.
-
-    Attributes:
-        parts: of the memory.
-        iterations: of an optimisation, or passes of a solver.
-        moved: bytes that an iteration moves.
-        operations: float32 operations of an iteration.
-    """
-
-    parts: tuple[Part, ...]
-    iterations: int
-    moved: float
-    operations: float
-
-    @property
-    def peak(self) -> int:
-        """Bytes of the device at the worst moment."""
-        moments = [part.bytes for part in self.parts if not part.stays]
-        return int(MARGIN * (sum(p.bytes for p in self.parts if p.stays) + max(moments))) + CONTEXT
-
-    def seconds(self, card: Card) -> float:
-        """Time on a card, roughly."""
-        step = max(self.moved / card.bytes_per_s, self.operations / card.flops_per_s) / SHARE
-        return self.iterations * (STEP_SECONDS + step)
-
-
-def solver_bytes(name: str, voxels: int, rays: int) -> int:
-    """Return what a solver holds at its worst moment, beside its measured projections."""
-    volumes, projections = SOLVERS.get(name, OTHER_SOLVER)
-    return int(F32 * (volumes * voxels + projections * rays))
 
 
 def ssim_2d_bytes(pixels: int) -> int:
@@ -196,6 +120,9 @@ def estimate(
     given = Part("projections", F32 * rays * (3 if weighted else 1), True)
     if isinstance(method, Scene):
         return _scene(method, grid, scan, given, weighted, changed)
+    if isinstance(method, Sampler):
+        needed = sampler_estimate(method, grid, scan, changed.get("batch_size"))
+        return needed._replace(parts=(given, *needed.parts))
     repairer = method.repairer if isinstance(method, Postprocessing) else None
     method = method.start if isinstance(method, Postprocessing) else method
     name = method.path if isinstance(method, Solver) else ""
@@ -360,9 +287,10 @@ def what_fits(
     """Name the mildest change of settings with which a run needs no more than is free, in words."""
     for name, value in _changes(method, scan):
         if estimate(method, grid, scan, weighted=weighted, changed={name: value}).peak <= free:
+            owner = "options" if isinstance(method, Sampler) else "pseudo_reference.repairer"
             words = {
                 "batch_rays": "rays",
-                "batch_size": "pseudo_reference.repairer.batch_size",
+                "batch_size": f"{owner}.batch_size",
                 "most_gaussians": "density_control.limits.most_gaussians",
             }
             return f"it would fit with {words.get(name, f'optimisation.{name}')} = {value}"
@@ -375,6 +303,8 @@ def what_fits(
 
 def _changes(method: Method, scan: ScanGeometry) -> Iterator[tuple[str, int]]:
     """Yield settings that need less, the mildest first."""
+    if isinstance(method, Sampler):
+        yield from (("batch_size", n) for n in (4, 1) if n < option(method, "batch_size"))
     if not isinstance(method, Scene):
         return
     if method.pseudo_reference is not None:

@@ -3,6 +3,7 @@
 import inspect
 import re
 import tracemalloc
+from functools import partial
 
 import pytest
 import torch
@@ -15,11 +16,16 @@ from diffnr_lightning.consistency import agree
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.priors import (
+    CompactDenoiser,
     DdsRepairer,
+    PatchDenoiser,
     Repairer,
     biplanar_conditioning,
     dds_repairer,
+    denoiser_folders,
     load_default,
+    load_denoiser,
+    save_denoiser,
 )
 from diffnr_lightning.priors.memory import Load
 from diffnr_lightning.representations import (
@@ -29,14 +35,18 @@ from diffnr_lightning.representations import (
     Siren,
     VoxelGrid,
 )
+from diffnr_lightning.solvers import diffusion
 from diffnr_lightning.triton_kernels import CARDS
 from diffnr_lightning.workflows import (
     Postprocessing,
+    Sampler,
     Scene,
     Solver,
     doctor,
+    estimate,
     memory,
     reconstruct,
+    sampler_memory,
     simulate,
 )
 from diffnr_lightning.workflows.config_files import config_files
@@ -179,6 +189,52 @@ def test_the_shipped_prior_takes_what_is_predicted_of_slices(shape):
     assert 0.95 < prior.repair_bytes(count, height, width) / found < 1.1
 
 
+@pytest.mark.parametrize(
+    ("made", "images"),
+    [
+        (lambda: CompactDenoiser(widths=(32, 64)), (2, 64, 64)),
+        (lambda: CompactDenoiser(1, (16, 32, 64), 2, 1, 0, coordinates=True), (3, 50, 70)),
+        (lambda: PatchDenoiser(16, (32, 64)), (4, 16, 16, 16)),
+    ],
+    ids=["compact", "unfolded", "patches"],
+)
+def test_denoisers_take_what_is_predicted_of_images(made, images):
+    denoiser = made().eval().requires_grad_(False)
+    noisy = torch.rand(images[0], denoiser.channels, *images[1:])
+    found = peak(lambda: denoiser.predict(noisy, 5))
+    assert 0.9 < denoiser.predict_bytes(*images) / found < 1.15
+
+
+@pytest.mark.parametrize("name", sampler_memory.SAMPLERS)
+def test_samplers_hold_what_is_predicted(name):
+    denoiser = GaussianDenoiser(0.0, 1.0, channels=3, gaps=4)
+    denoiser.dimensions, denoiser.patch = (3, 8) if name == "patches" else (2, None)
+    volumes, sets, _ = sampler_memory.SAMPLERS[name]
+    for size, views in ((24, 4), (24, 20)):
+        grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, views)
+        projections = torch.rand(views, size, size)
+        sample = partial(getattr(diffusion, name), projections, grid, scan, denoiser, steps=2)
+        found = peak(lambda sample=sample: sample(batch_size=4))
+        assert 0.75 < 4 * (volumes * size**3 + sets * views * size**2) / found < 1.3
+
+
+def test_a_sampler_is_predicted_with_its_denoiser(tmp_path, monkeypatch):
+    save_denoiser(tmp_path / "slices", CompactDenoiser(widths=(8, 16)))
+    monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path)
+    grid, scan = VolumeGrid((64,) * 3, 1.0), scan_of(64, 8)
+    method = Sampler("blend", None, {"batch_size": 4096}, Solver("sirt"))
+    needed = memory.estimate(method, grid, scan)
+    parts = {part.name: part.bytes for part in needed.parts}
+    assert needed.iterations == 200
+    assert parts["denoiser"] == 4 * sum(p.numel() for p in load_denoiser("slices").parameters())
+    assert parts["start: sirt"] == memory.solver_bytes("sirt", 64**3, 8 * 64**2)
+    small = memory.estimate(method, grid, scan, changed={"batch_size": 4})
+    assert small.peak < needed.peak
+    assert "options.batch_size = 4" in memory.what_fits(method, grid, scan, small.peak)
+    once, twice = (memory.estimate(Sampler(n), grid, scan) for n in ("dds", "diffusion_mbir"))
+    assert needed.operations < once.operations < twice.operations < 2 * once.operations
+
+
 @pytest.mark.parametrize("size", [24, 32])
 def test_agreement_holds_what_is_predicted(size):
     grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, 8)
@@ -215,7 +271,7 @@ def test_the_page_states_what_slices_take(repository):
                 tile = int(options["tile"]) if "tile" in options else None
                 load = Load(count, edge**2, precision=options["precision"], tile=tile)
                 needed = load.counted_bytes()
-            assert f"{memory.MARGIN * needed / 2**30:.1f}" == gib, (what, edge)
+            assert f"{estimate.MARGIN * needed / 2**30:.1f}" == gib, (what, edge)
 
 
 def rows_of_the_page(repository):
@@ -246,8 +302,28 @@ def test_the_page_states_what_is_predicted(repository):
             )
             assert f"{needed.peak / 2**30:.1f}" == gib, (names, size)
             # The paper's settings fit a card of 24 GB.
-            assert memory.CONTEXT < needed.peak < 24e9
+            assert estimate.CONTEXT < needed.peak < 24e9
             assert 0 < needed.seconds(CARDS[2]) < needed.seconds(CARDS[0])
+
+
+def test_the_page_states_what_samplers_need(repository, tmp_path, monkeypatch):
+    """With networks of the size of the package's, whatever they learned."""
+    save_denoiser(tmp_path / "slices", CompactDenoiser())
+    save_denoiser(tmp_path / "patches", PatchDenoiser())
+    monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path)
+    page = (repository / "docs/gpu.md").read_text(encoding="utf-8")
+    table = page.partition("| sampler |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert len(rows[2:]) > 4
+    for name, *gib, old, new in rows[2:]:
+        given = configured(doctor, config_files(name.strip("`")), {}).arguments
+        for size, stated in zip((256, 512), gib, strict=True):
+            needed = memory.estimate(
+                given["method"], VolumeGrid((size,) * 3, 1.0), scan_of(size, 36), weighted=True
+            )
+            assert f"{needed.peak / 2**30:.1f}" == stated, (name, size)
+            if size == 256:
+                assert [old, new] == [f"{needed.seconds(c):.0f} s" for c in (CARDS[0], CARDS[2])]
 
 
 def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):

@@ -1,0 +1,111 @@
+"""Memory and operations that a sampler needs, known from shapes before it runs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.priors import load_denoiser
+from diffnr_lightning.solvers.diffusion import dds
+from diffnr_lightning.workflows.estimate import F32, Estimate, Part, solver_bytes
+from diffnr_lightning.workflows.sampler import Sampler
+
+SAMPLERS = {
+    "dds": (19.3, 3.9, 1),
+    "blend": (19.3, 3.9, 1),
+    "diffusion_mbir": (23.2, 3.9, 2),
+    "tpdm": (16.2, 3.9, 2),
+    "patches": (17.4, 3.9, 1),
+}
+"""Volumes and sets of projections that a sampler holds at its worst moment, which is in the fit to the projections,
+beside the measured ones, and how often a step asks the denoiser."""
+
+OTHER_SAMPLER = (25, 5, 2)
+KEPT, ASKED = 7, 4
+"""Volumes that stay from step to step, and those of the moment in which the denoiser is asked."""
+
+
+def sampler_estimate(
+    method: Sampler, grid: VolumeGrid, scan: ScanGeometry, batch_size: int | None = None
+) -> Estimate:
+    """Return what a sampler needs for a case beside the projections.
+
+    Args:
+        method: as configured; its denoiser is read.
+        grid: of the volume.
+        scan: of the projections.
+        batch_size: taken instead of the method's.
+
+    Raises:
+        FileNotFoundError: no such denoiser.
+        ValueError: a damaged one.
+    """
+    denoiser = load_denoiser(method.denoiser)
+    voxels, rays = math.prod(grid.shape), len(scan) * math.prod(scan.detector_shape)
+    volumes, projections, evaluations = SAMPLERS.get(method.path, OTHER_SAMPLER)
+    batch = batch_size or option(method, "batch_size")
+    if denoiser.dimensions == 3:
+        edges = (denoiser.patch,) * 3
+        images = math.prod(edge // denoiser.patch + 1 for edge in grid.shape)
+    else:
+        edges, images = grid.shape[1:], grid.shape[0]
+        if _side_by_side(method, denoiser):
+            images = math.ceil(images / denoiser.channels)
+    images *= evaluations * option(method, "tilings", 1)
+    passes = (1 + option(method, "cg_iterations")) * (2 if method.path == "tpdm" else 1)
+    weights = sum(p.numel() * p.element_size() for p in denoiser.parameters())
+    fitted = int(F32 * ((volumes - KEPT) * voxels + projections * rays))
+    asked = F32 * ASKED * voxels + _predict_bytes(denoiser, batch, edges)
+    parts = [
+        Part("denoiser", weights, True),
+        Part("noisy volume and what goes with it", F32 * KEPT * voxels, True),
+        Part(f"sampler {method.name}: fitted to the projections", fitted, False),
+        Part(f"sampler {method.name}: batch of the denoiser", asked, False),
+    ]
+    if method.start is not None:
+        start = solver_bytes(method.start.name, voxels, rays)
+        parts.append(Part(f"start: {method.start.name}", start, False))
+    # Every ray samples each slice twice, there and back.
+    operations = images * _operations(denoiser, edges) + 80 * passes * rays * max(grid.shape)
+    return Estimate(tuple(parts), option(method, "steps"), 30 * F32 * voxels, operations)
+
+
+def option(method: Sampler, name: str, default: Any = None) -> Any:
+    """Return what an option of a sampler is, that of `dds` where it is handed on to it."""
+    found = default
+    for function in (dds, method.function):
+        if name in (known := inspect.signature(function).parameters):
+            found = known[name].default
+    return method.options.get(name, found)
+
+
+def _side_by_side(method: Sampler, denoiser: nn.Module) -> bool:
+    """Return whether each slice is seen in one stack; else in as many as a stack has slices, or alone."""
+    if option(method, "jumping", False):
+        return True
+    kind = option(method, "stacks")
+    return kind in ("adjacent", "alternating") or (kind is None and denoiser.gaps == 0)
+
+
+def _predict_bytes(denoiser: nn.Module, count: int, edges: tuple[int, ...]) -> int:
+    """Return what so many images take; 0 of a denoiser that does not tell."""
+    return denoiser.predict_bytes(count, *edges) if hasattr(denoiser, "predict_bytes") else 0
+
+
+def _operations(denoiser: nn.Module, edges: tuple[int, ...]) -> float:
+    """Return the operations of one image, counted without computing them."""
+    shown = copy.deepcopy(denoiser).to("meta")
+    image = torch.empty(1, denoiser.channels, *edges, device="meta")
+    told = {"gap": 1, "context": image}
+    if denoiser.dimensions == 3:
+        told["coordinates"] = torch.empty(1, 3, *edges, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        shown.predict(image, 0, told)
+    return float(counter.get_total_flops())
