@@ -104,7 +104,6 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "tool
 OPTIONAL = {
     "astra",
     "itk",
-    "monai",
     "peft",
     "submitit",
     "tigre",

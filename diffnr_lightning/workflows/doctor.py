@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from diffnr_lightning.data.generated import is_generated
+from diffnr_lightning.data.splits import SETS, read_split
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.environment import cpu_name, environment, version
+from diffnr_lightning.workflows.volume_sources import DATA_FOLDER
 
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
 EXTRAS = {
     "slicefixer": ("peft", "peft", "the paper's SliceFixer on SD-Turbo"),
     "adaptation": ("peft", "peft", "samplers that adapt their denoiser"),
-    "monai": ("monai", "monai", "medical transforms and networks"),
     "wandb": ("wandb", "wandb", "settings, curves and scores at Weights & Biases"),
     "tensorboard": ("tensorboard", "tensorboard", "the same in TensorBoard"),
     "cluster": ("submitit", "submitit", "job arrays on SLURM"),
@@ -30,6 +34,7 @@ EXTRAS = {
 }
 
 
+DataSet = deferred("diffnr_lightning.data.datasets.dataset.DataSet")
 Method = deferred("diffnr_lightning.workflows.problem.Method")
 
 
@@ -66,7 +71,7 @@ def doctor(
         label = " + ".join(filter(None, (name or method.name, variant)))
         console.print(_needs(method, label, size, num_views, weights == "auto"))
         return
-    for table in (_versions(), _machine(), _kernels(), _extras()):
+    for table in (_versions(), _machine(), _kernels(), _data_sets(), _extras()):
         console.print(table)
 
 
@@ -187,6 +192,36 @@ def _prior() -> str:
     except (FileNotFoundError, ValueError) as error:
         return f"[red]{error}[/red]"
     return f"torch, {weights / 1e6:.1f} M weights"
+
+
+def _data_sets() -> Table:
+    from diffnr_lightning.data.datasets import PUBLIC
+
+    table = _table("Data sets", "data set", "its folder", "state")
+    for dataset in PUBLIC.values():
+        place = os.environ.get(dataset.variable, "")
+        table.add_row(dataset.name, place or f"{dataset.variable} is not set", _found(dataset))
+    place = os.environ.get(DATA_FOLDER, "")
+    files = [volume.volume for volume in read_split() if not is_generated(volume.volume)]
+    there = sum(Path(place, file).exists() for file in files) if place else 0
+    table.add_row(
+        "split",
+        place or f"{DATA_FOLDER} is not set",
+        f"{there} of {len(files)} files" if place else "",
+    )
+    return table
+
+
+def _found(dataset: DataSet) -> str:
+    """How many volumes of each set are there, or what is wrong with the folder."""
+    if not os.environ.get(dataset.variable):
+        return dataset.download
+    try:
+        files = dataset.files()
+    except (FileNotFoundError, ValueError) as error:
+        return f"[red]{error}[/red]"
+    sets = Counter(entry.set for entry in dataset.volumes() if entry.name in files)
+    return ", ".join(f"{sets[name]} {name}" for name in SETS)
 
 
 def _extras() -> Table:

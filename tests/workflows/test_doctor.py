@@ -1,5 +1,8 @@
 import configparser
 import importlib
+import re
+
+from diffnr_lightning.data.splits import read_split
 
 # The package's attribute of this name is the function.
 doctor_module = importlib.import_module("diffnr_lightning.workflows.doctor")
@@ -24,3 +27,29 @@ def test_doctor_says_what_will_run_where(capsys, monkeypatch):
         "diffnr-lightning[",
     ):
         assert words in shown
+
+
+def test_doctor_counts_the_volumes_of_data_sets(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFNR_LUNA16", str(tmp_path))
+    monkeypatch.delenv("DIFFNR_TOOTHFAIRY", raising=False)
+    for role, count in (("train", 3), ("test", 1)):
+        for volume in [v for v in read_split("luna16") if v.set == role][:count]:
+            (tmp_path / volume.volume).touch()
+    table = doctor_module._data_sets()
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[2][0] == "3 train, 0 development, 1 test"
+    assert cells[1][1] == "DIFFNR_TOOTHFAIRY is not set"
+    monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path / "none"))
+    assert "there is no such folder" in list(doctor_module._data_sets().columns[2].cells)[1]
+
+
+def test_every_extra_is_used_by_something(repository):
+    """Nothing is listed that nothing imports, or names in a config or in the Makefile."""
+    places = [*repository.glob("configs/loggers/*.yaml"), repository / "Makefile"]
+    for folder in ("diffnr_lightning", "benchmarks", "tests"):
+        places += (repository / folder).rglob("*.py")
+    places = [path for path in places if path.name not in ("doctor.py", "test_doctor.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in places).lower()
+    for extra, (module, _, _) in doctor_module.EXTRAS.items():
+        wanted = rf"import {module}\b|from {module}[ .]|{module}logger|-m {module}\b"
+        assert re.search(wanted, text), extra
