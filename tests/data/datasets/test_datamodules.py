@@ -1,6 +1,10 @@
 """One object for finetuning, denoisers and scenes, on generated chests in the real layouts."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from diffnr_lightning.data.datasets import luna16 as luna16_facts
 from diffnr_lightning.data.datasets import toothfairy as toothfairy_facts
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import configured
+from tests.data.datasets.luna16_on_two_processes import fit
 from tests.public_layouts import write_luna16, write_toothfairy
 
 SMALL = ScanRecipe(size=16, num_views=4, test_views=0, oversampling=1)
@@ -114,3 +119,26 @@ def test_two_processes_fill_one_store(luna16, tmp_path):
     assert files[0] == files[1] == sorted(f"{name}.safetensors" for name in sources)
     volumes = [clean_volumes(sources, SMALL, place) for place in (together, alone)]
     assert all(torch.equal(volumes[0][name], volumes[1][name]) for name in sources)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_denoiser_is_trained_by_lightning(luna16, tmp_path):
+    fit(tmp_path, tmp_path / "stores", devices=1)
+    end = torch.load(tmp_path / "rank0.pt")
+    assert len(end["items"]) == 2
+    assert "val_noise" in end["scores"]
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_training_share_a_store(folder, series, tmp_path):
+    script = Path(__file__).with_name("luna16_on_two_processes.py")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    environment |= {"DIFFNR_LUNA16": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, script, tmp_path, tmp_path / "stores"]
+    subprocess.run(command, check=True, timeout=300, env=environment, capture_output=True)
+    ends = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    assert ends[0]["items"] != ends[1]["items"]
+    for name, tensor in ends[0]["state"].items():
+        assert torch.equal(tensor, ends[1]["state"][name]), name
+    made = [path.stem for path in tmp_path.glob("stores/*/*.safetensors")]
+    assert sorted(made) == sorted(series["train"] + series["development"])
