@@ -29,11 +29,12 @@ def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
     """
     if is_generated(source):
         return generate(source, recipe.size)
+    file_only = not names_data_set(source)
+    if file_only and not Path(source).exists():
+        raise FileNotFoundError(f"volume {source} does not exist; check the path.")
     from diffnr_lightning.data.volumes import load_volume
 
-    if not names_data_set(source):
-        if not Path(source).exists():
-            raise FileNotFoundError(f"volume {source} does not exist; check the path.")
+    if file_only:
         return load_volume(source, recipe.unit, recipe.spacing_mm)
     dataset, name, file = located(source)
     unit = dataset.unit or "auto" if recipe.unit == "auto" else recipe.unit
