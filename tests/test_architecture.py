@@ -16,6 +16,7 @@ EVERYTHING = {
     "callbacks",
     "consistency",
     "data",
+    "downstream",
     "files",
     "geometry",
     "kernels",
@@ -93,6 +94,7 @@ MAY_IMPORT = {
         "protocol_metrics",
         "metrics",
     },
+    "downstream": set(),
     "reports": {"files", "planes", "metrics"},
     "workflows": EVERYTHING,
     "cli": {"workflows"},
@@ -104,6 +106,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "tool
 OPTIONAL = {
     "astra",
     "itk",
+    "lungmask",
     "peft",
     "submitit",
     "tigre",

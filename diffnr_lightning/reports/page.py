@@ -323,6 +323,11 @@ def _tables(table: ScoreTable) -> str:
             "gives 1; what voxels do not resolve adds to it, behind many photons by far the most, and is allowed for "
             "in \u2018resolved\u2019."
         )
+    if any(column.key.startswith("lungs_") for column in table.columns):
+        notes.append(
+            "lungs: Dice, and mean distance of the surfaces (ASD), of the lungs that one segmenter finds in the "
+            "reconstruction and in the true volume."
+        )
     if any(column.key == "prior_unseen" for column in table.columns):
         notes.append(
             "prior unseen: share of what the prior changed (its energy) that the projections cannot confirm."

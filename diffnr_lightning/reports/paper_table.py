@@ -24,7 +24,7 @@ from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row
 from diffnr_lightning.reports.tables import score_table
 
 ALL = "all"
-SHOWN = ("r2_psnr", "r2_ssim")
+SHOWN = ("r2_psnr", "r2_ssim", "lungs_dice_percent", "lungs_surface_distance")
 """Columns of ours that are shown whether or not a paper has them."""
 
 _COLUMNS = {column.key: column for column in COLUMNS}

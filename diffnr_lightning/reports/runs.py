@@ -19,6 +19,7 @@ METRICS_FILE = "metrics.json"
 CONFIG_FILE = "config.yaml"
 VOLUME_FILE = "volume.nii.gz"
 CASE_FILE = "meta_data.json"
+DOWNSTREAM_FILE = "downstream.json"
 
 
 class ScanSetting(NamedTuple):
@@ -49,6 +50,7 @@ class RunSummary:
             where no photons are known.
         prior: share of the volume's energy that a prior changed, and of that change what the projections do not see
             ("unseen"); empty where none took part.
+        downstream: results of tasks on the volume by their names, such as "lungs"; empty where none was asked for.
         seconds: wall time, None where not recorded.
         peak_memory_mb: peak resident memory, None where not recorded.
         iterations: of the optimisation, None for a method without.
@@ -66,6 +68,7 @@ class RunSummary:
     projections: Mapping[str, float] = field(default_factory=dict)
     chi_square: Mapping[str, float] = field(default_factory=dict)
     prior: Mapping[str, float] = field(default_factory=dict)
+    downstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float | None = None
     peak_memory_mb: float | None = None
     iterations: int | None = None
@@ -152,6 +155,7 @@ def read_run(folder: str | Path) -> RunSummary:
         projections=content.get("projections") or {},
         chi_square=(content.get("chi_square") or {}).get("mean") or {},
         prior=content.get("prior") or {},
+        downstream=_downstream(Path(folder) / DOWNSTREAM_FILE),
         seconds=content.get("seconds"),
         peak_memory_mb=content.get("peak_memory_mb"),
         iterations=content.get("iterations"),
@@ -220,6 +224,15 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
         low, high = volume.window
         values = low + values * (high - low)
     return ShownVolume(values, volume.voxel_mm, volume.window, volume.unit)
+
+
+def _downstream(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}; delete it.") from error
 
 
 def _case_folder(named: Any, run: Path) -> Path | None:

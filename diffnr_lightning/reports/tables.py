@@ -193,6 +193,9 @@ def _numbers(run: RunSummary) -> dict[str, float]:
     values.update({f"views_{key}": value for key, value in run.projections.items()})
     values.update({f"chi_{key}": value for key, value in run.chi_square.items()})
     values.update(prior_unseen=run.prior.get("unseen"))
+    lungs = run.downstream.get("lungs", {})
+    values.update(lungs_dice_percent=lungs.get("dice_percent"))
+    values.update(lungs_surface_distance=lungs.get("surface_distance_mm"))
     values.update(seconds=run.seconds, peak_memory_mb=run.peak_memory_mb)
     columns = {column.key for column in COLUMNS}
     return {k: float(v) for k, v in values.items() if v is not None and k in columns}

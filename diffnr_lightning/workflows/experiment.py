@@ -93,6 +93,7 @@ class Experiment:
         rows: its methods, in their order.
         scale: whether it is the table itself or its miniature.
         pairs: config files of `curate` joined by `+`, for the rows that have a prior of their own.
+        downstream: a task whose results belong to the table, see `diffnr evaluate`; None for none.
     """
 
     folder: Path
@@ -102,6 +103,7 @@ class Experiment:
     rows: tuple[ExperimentRow, ...]
     scale: Scale
     pairs: str | None = None
+    downstream: str | None = None
 
     @property
     def name(self) -> str:
@@ -150,7 +152,7 @@ def read_experiment(name: str, scale: Scale = "full") -> Experiment:
     path = folder / TABLE_FILE
     check_yaml(path)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _check_keys(path, content, {"title", "parts", "rows"}, {"notes", "pairs"})
+    _check_keys(path, content, {"title", "parts", "rows"}, {"notes", "pairs", "downstream"})
     notes = tuple(content.get("notes") or ())
     return Experiment(
         folder,
@@ -160,6 +162,7 @@ def read_experiment(name: str, scale: Scale = "full") -> Experiment:
         tuple(_row(path, row, entry, scale) for row, entry in content["rows"].items()),
         scale,
         _config(path, (content.get("pairs") or {}).get(scale)),
+        content.get("downstream"),
     )
 
 

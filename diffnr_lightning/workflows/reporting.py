@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
+from diffnr_lightning.workflows.downstream import LungSegmenter, Task, score_lungs
 from diffnr_lightning.workflows.signature import exists
 
 logger = logging.getLogger("diffnr")
@@ -16,6 +17,8 @@ def evaluate(
     out: Path | None = None,
     paper: Annotated[Path | None, exists("the file of published numbers")] = None,
     baseline: str | None = None,
+    downstream: Task | None = None,
+    segmenter: LungSegmenter = "auto",
 ) -> None:
     """Print one table of finished runs under every metric protocol.
 
@@ -25,13 +28,21 @@ def evaluate(
         paper: CSV file of published numbers, such as experiments/diffnr/1/paper.csv; they stand below ours of the same
             method and number of views, with the difference.
         baseline: method with which the others are compared case by case.
+        downstream: a task on every volume whose truth is known, whose results are kept in downstream.json beside it and
+            become columns: lungs compares the lungs that are found in it and in the true volume.
+        segmenter: of the lungs: embedded, lungmask (LungMask's network, a package of its own), or auto, which takes
+            lungmask where it is installed.
 
     Raises:
+        ImportError: lungmask is not installed.
         ValueError: no finished run, no run of the baseline, or published numbers that cannot be read.
     """
     from diffnr_lightning.reports import print_table, read_runs, write_tables
 
     found = read_runs(runs)
+    if downstream is not None:
+        score_lungs(found, segmenter)
+        found = read_runs(runs)
     print_table(found, baseline=baseline, paper=paper)
     if out is not None:
         write_tables(found, out, baseline=baseline, paper=paper)

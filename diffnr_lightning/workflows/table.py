@@ -15,6 +15,7 @@ from diffnr_lightning.files import write_bytes
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import curate
+from diffnr_lightning.workflows.downstream import score_lungs
 from diffnr_lightning.workflows.experiment import (
     Experiment,
     ExperimentRow,
@@ -180,7 +181,7 @@ def _show(
     found = [
         RowRuns(
             row.name,
-            {part.name: _finished(row, part, folder) for part in experiment.parts},
+            {part.name: _finished(experiment, row, part, folder) for part in experiment.parts},
             failed.get(row.name) or row.reason or "",
         )
         for row in rows
@@ -195,14 +196,16 @@ def _show(
     logger.info("%s: the table as Markdown, CSV and a page", page.parent)
 
 
-def _finished(row: ExperimentRow, part: Part, folder: Path) -> list[RunSummary]:
+def _finished(
+    experiment: Experiment, row: ExperimentRow, part: Part, folder: Path
+) -> list[RunSummary]:
     """Read the finished runs of a row on one part, by scans and views in their order."""
     from diffnr_lightning.reports import read_run
 
     if not row.method:
         return []
-    return [
-        read_run(metrics.parent)
+    folders = [
+        metrics.parent
         for scan in part.scans
         for views in part.views
         for metrics in sorted(
@@ -211,3 +214,6 @@ def _finished(row: ExperimentRow, part: Part, folder: Path) -> list[RunSummary]:
             )
         )
     ]
+    if experiment.downstream is not None:
+        score_lungs([read_run(run) for run in folders])
+    return [read_run(run) for run in folders]

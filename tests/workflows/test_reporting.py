@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from diffnr_lightning import cli
+from diffnr_lightning import cli, phantoms
 from tests.reports.conftest import write_run
 
 
@@ -33,3 +36,22 @@ def test_bad_papers_and_baselines_are_refused(runs, tmp_path, capsys):
 
     assert "published numbers none.csv does not exist" in refused("--paper", "none.csv")
     assert "the baseline 'NAF' has no run; one of FDK, SIRT" in refused("--baseline", "NAF")
+
+
+def test_lungs_are_compared_and_kept_beside_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("diffnr_lightning.downstream.lungs.find_spec", lambda name: None)
+    low, high = -1000.0, 1000.0
+    truth = (phantoms.chest(300, 32).array - low) / (high - low)
+    blurred = gaussian_filter(truth, 1.0)
+    for method, volume in (("FDK", blurred), ("SIRT", truth)):
+        write_run(tmp_path / method, "chest", method, volume, truth, window_hu=(low, high))
+    options = ["evaluate", "--runs", str(tmp_path), "--downstream", "lungs"]
+    assert cli.main([*options, "--out", str(tmp_path / "table")]) == 0
+    kept = json.loads((tmp_path / "FDK/downstream.json").read_text())["lungs"]
+    assert kept["segmenter"] == "embedded"
+    assert 70 < kept["dice_percent"] < 100 and kept["surface_distance_mm"] > 0
+    table = (tmp_path / "table/table.md").read_text()
+    assert "lungs Dice % | lungs ASD mm" in table and "| 100.00 | 0.00 |" in table
+    before = (tmp_path / "FDK/downstream.json").stat().st_mtime_ns
+    assert cli.main(options) == 0
+    assert (tmp_path / "FDK/downstream.json").stat().st_mtime_ns == before
