@@ -2,7 +2,8 @@
 
 ``separable`` and ``rays`` are kernels for float32 tensors: numba on the CPU, Triton on a CUDA device.
 ``reference`` is torch for any device and dtype. They share one discretisation (`sampling`), so they
-agree to rounding wherever `choose_backend` would take them.
+agree to rounding wherever `choose_backend` would take them. ``astra`` is another package's, which is
+taken by name alone, and whose pair is adjoint up to interpolation.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
-from diffnr_lightning.projectors import rays, reference, separable, voxel_driven
+from diffnr_lightning.projectors import astra, rays, reference, separable, voxel_driven
 from diffnr_lightning.projectors.sampling import steepest_climb
 from diffnr_lightning.triton_kernels import takes_triton
 
 BACKENDS: dict[str, ModuleType] = {"separable": separable, "rays": rays, "reference": reference}
+# Other packages, which copy tensors to where they compute.
+ADAPTERS: dict[str, ModuleType] = {"astra": astra}
 
 _LOG = logging.getLogger("diffnr")
 _ANNOUNCED: set[tuple[str, bool, str, torch.dtype]] = set()
 
 __all__ = [
+    "ADAPTERS",
     "BACKENDS",
     "backproject",
     "choose_backend",
@@ -46,7 +50,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str =
         volume: (Z, Y, X), any density; zero outside the grid.
         grid: where the voxels are.
         scan: where source and detector are.
-        backend: a key of `BACKENDS`, or "auto" for `choose_backend`.
+        backend: a key of `BACKENDS` or `ADAPTERS`, or "auto" for `choose_backend`.
 
     Returns:
         (V, H, W) in the unit of the volume times mm, in its dtype and on its device.
@@ -71,7 +75,7 @@ def backproject(
         projections: (V, H, W).
         grid: where the voxels are.
         scan: where source and detector are.
-        backend: a key of `BACKENDS`, or "auto" for `choose_backend`.
+        backend: a key of `BACKENDS` or `ADAPTERS`, or "auto" for `choose_backend`.
 
     Returns:
         (Z, Y, X) in the unit of the projections times mm.
@@ -127,6 +131,8 @@ def weighted_backproject(
     if backend == "auto":
         fast = "separable" if scan.rows_along_axis else "rays"
         backend = fast if _kernels_serve(filtered.device, filtered.dtype) else "reference"
+    if backend in ADAPTERS:
+        raise ValueError(f"backend is {backend!r}, which has no such lookup; 'auto' is expected.")
     shape = (len(scan), *scan.detector_shape)
     backend = _resolve(filtered, shape, "filtered", grid, scan, backend)
     if backend == "reference":
@@ -225,7 +231,7 @@ def _operators(backend: str, array: Tensor) -> ModuleType:
         from diffnr_lightning.projectors import rays_triton
 
         return rays_triton
-    return BACKENDS[backend]
+    return {**BACKENDS, **ADAPTERS}[backend]
 
 
 @lru_cache(maxsize=256)
@@ -252,11 +258,15 @@ def _resolve(
         raise TypeError(f"{name} has dtype {array.dtype}; a floating dtype is expected.")
     if backend == "auto":
         backend = choose_backend(grid, scan, array.device, array.dtype)
-    if backend not in BACKENDS:
+    if backend not in BACKENDS and backend not in ADAPTERS:
         raise ValueError(
-            f"backend is {backend!r}; one of {', '.join(BACKENDS)} or auto is expected."
+            f"backend is {backend!r}; one of {', '.join([*BACKENDS, *ADAPTERS])} or auto is expected."
         )
-    if backend != "reference" and array.device.type != "cpu" and not takes_triton(array):
+    if (
+        backend not in ("reference", *ADAPTERS)
+        and array.device.type != "cpu"
+        and not takes_triton(array)
+    ):
         raise ValueError(
             f"backend {backend!r} runs on the CPU, and with triton on a CUDA device, and {name} is on "
             f"{array.device}; use 'reference'."

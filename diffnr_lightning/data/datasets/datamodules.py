@@ -264,8 +264,16 @@ class VolumeFolder(DataSetModule):
         folder: its `split.csv`, in the columns of `data/splits`, says what each volume is for; without one a tenth each
             is for development and for test, by the rule of the other data sets.
         recipe: of the scans.
+        split: a file of `data/splits` that says so instead: ``VolumeFolder(folder, split="diffnr")`` are the files of
+            this project's own tables, `experiments/main_job`.
         **shared: see `DataSetModule`.
     """
 
-    def __init__(self, folder: Path, recipe: ScanRecipe = BODY, **shared: Any) -> None:
-        super().__init__(volume_folder(folder), recipe, **shared)
+    def __init__(
+        self,
+        folder: Path,
+        recipe: ScanRecipe = BODY,
+        split: str | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(volume_folder(folder, split), recipe, **shared)

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from diffnr_lightning.data.datasets.dataset import DataSet
+from diffnr_lightning.data.datasets.dataset import DataSet, split_file
 from diffnr_lightning.data.datasets.words import FOLDER
 from diffnr_lightning.data.readers.dicom_series import folders_with_series
 from diffnr_lightning.data.readers.itk_images import META_SUFFIXES, NRRD_SUFFIXES
@@ -43,14 +43,15 @@ def find_volumes(folder: Path) -> dict[str, Path]:
     return dict(sorted(named.items()))
 
 
-def volume_folder(folder: str | Path) -> DataSet:
+def volume_folder(folder: str | Path, split: str | None = None) -> DataSet:
     """Return the data set of a folder.
 
     Args:
         folder: whose `split.csv`, if there is one, says what each volume is for, in the columns of `data/splits`; the
             rule of `sets` does otherwise, by a tenth each.
+        split: a file of `data/splits`, such as ``diffnr``, that says so instead.
     """
-    split = Path(folder) / SPLIT
+    file = Path(folder) / SPLIT if split is None else split_file(split)
     return DataSet(
         name=f"{FOLDER}:{folder}",
         title=f"the folder {folder}",
@@ -60,7 +61,7 @@ def volume_folder(folder: str | Path) -> DataSet:
         source=str(folder),
         licence="unknown",
         folder=Path(folder),
-        split=split if split.is_file() else None,
+        split=file if split is not None or file.is_file() else None,
         held=HELD,
     )
 

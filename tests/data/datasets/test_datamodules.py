@@ -102,6 +102,15 @@ def test_patches_of_toothfairy_and_of_a_folder(tmp_path, monkeypatch):
         assert len(data.batches.validation) == len(data.sources("development")) == 1
 
 
+def test_a_folder_may_be_split_as_the_tables_are(tmp_path):
+    for name in ("headneck/pt_1.nii.gz", "headneck/pt_2.nii.gz", "other.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    data = VolumeFolder(tmp_path, split="diffnr")
+    names = [list(data.sources(split)) for split in ("train", "development", "test")]
+    assert names == [["pt_2"], [], ["pt_1"]]
+
+
 def test_two_processes_fill_one_store(luna16, tmp_path):
     data = LUNA16(SMALL)
     sources = {**data.sources("train"), **data.sources("development"), **data.sources("test")}
