@@ -122,7 +122,15 @@ def estimate(
         return _scene(method, grid, scan, given, weighted, changed)
     if isinstance(method, Sampler):
         needed = sampler_estimate(method, grid, scan, changed.get("batch_size"))
-        return needed._replace(parts=(given, *needed.parts))
+        parts, operations = (given, *needed.parts), needed.operations
+        if method.fits:
+            field = method.representation(grid)
+            asked = F32 * 4 * voxels
+            if isinstance(field, RayField):
+                asked = points_bytes(field, voxels)
+            parts += (Part("representation asked for all voxels", asked, False),)
+            operations += option(method, "iterations") * _operations(field, 0, 0, voxels)
+        return needed._replace(parts=parts, operations=operations)
     repairer = method.repairer if isinstance(method, Postprocessing) else None
     method = method.start if isinstance(method, Postprocessing) else method
     name = method.path if isinstance(method, Solver) else ""

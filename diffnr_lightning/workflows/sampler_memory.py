@@ -8,8 +8,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.priors import load_denoiser
@@ -30,6 +29,9 @@ beside the measured ones, and how often a step asks the denoiser."""
 OTHER_SAMPLER = (25, 5, 2)
 KEPT, ASKED = 7, 4
 """Volumes that stay from step to step, and those of the moment in which the denoiser is asked."""
+
+TRAINED = 6
+"""Times what a denoiser takes of images that it takes where it is adapted on them."""
 
 
 def sampler_estimate(
@@ -59,10 +61,15 @@ def sampler_estimate(
         if _side_by_side(method, denoiser):
             images = math.ceil(images / denoiser.channels)
     images *= evaluations * option(method, "tilings", 1)
+    if updates := option(method, "updates", 0):
+        # SCD adapts on all slabs, DDIP3D on one a time; the way back takes twice the way there.
+        trained = grid.shape[0] if method.path == "scd" else option(method, "slices")
+        images += 3 * updates * trained / option(method, "every", 1)
     passes = (1 + option(method, "cg_iterations")) * (2 if method.path == "tpdm" else 1)
     weights = sum(p.numel() * p.element_size() for p in denoiser.parameters())
     fitted = int(F32 * ((volumes - KEPT) * voxels + projections * rays))
-    asked = F32 * ASKED * voxels + _predict_bytes(denoiser, batch, edges)
+    adapted = TRAINED * _predict_bytes(denoiser, option(method, "slices", 0), edges)
+    asked = F32 * ASKED * voxels + max(_predict_bytes(denoiser, batch, edges), adapted)
     parts = [
         Part("denoiser", weights, True),
         Part("noisy volume and what goes with it", F32 * KEPT * voxels, True),
@@ -100,12 +107,21 @@ def _predict_bytes(denoiser: nn.Module, count: int, edges: tuple[int, ...]) -> i
 
 
 def _operations(denoiser: nn.Module, edges: tuple[int, ...]) -> float:
-    """Return the operations of one image, counted without computing them."""
-    shown = copy.deepcopy(denoiser).to("meta")
+    """Return the operations of the layers for one image, counted without computing them."""
+    shown, counted = copy.deepcopy(denoiser).to("meta"), []
+
+    def count(layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
+        # A number of the result is a product with a row of weights; transposed, one of what is given.
+        transposed = isinstance(layer, nn.ConvTranspose3d)
+        places = (given[0] if transposed else result).numel()
+        counted.append(2 * places * layer.weight[0].numel())
+
+    for layer in shown.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d)):
+            layer.register_forward_hook(count)
     image = torch.empty(1, denoiser.channels, *edges, device="meta")
     told = {"gap": 1, "context": image}
     if denoiser.dimensions == 3:
         told["coordinates"] = torch.empty(1, 3, *edges, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        shown.predict(image, 0, told)
-    return float(counter.get_total_flops())
+    shown.predict(image, 0, told)
+    return float(sum(counted))

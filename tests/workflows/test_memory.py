@@ -218,6 +218,16 @@ def test_samplers_hold_what_is_predicted(name):
         assert 0.75 < 4 * (volumes * size**3 + sets * views * size**2) / found < 1.3
 
 
+def test_adaptation_takes_what_is_predicted_of_its_slices():
+    denoiser = CompactDenoiser(1, (16, 32), 1, 1, 0).eval().requires_grad_(False)
+    grid, scan = VolumeGrid((8, 32, 32), 1.0), scan_of(32, 2)
+    projections = torch.rand(2, 32, 32)
+    options = {"steps": 1, "updates": 1, "slices": 8, "initial": torch.rand(grid.shape)}
+    found = peak(lambda: diffusion.scd(projections, grid, scan, denoiser, **options))
+    adapted = sampler_memory.TRAINED * denoiser.predict_bytes(8, 32, 32)
+    assert 0.8 < adapted / found < 1.3
+
+
 def test_a_sampler_is_predicted_with_its_denoiser(tmp_path, monkeypatch):
     save_denoiser(tmp_path / "slices", CompactDenoiser(widths=(8, 16)))
     monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path)
@@ -231,6 +241,8 @@ def test_a_sampler_is_predicted_with_its_denoiser(tmp_path, monkeypatch):
     small = memory.estimate(method, grid, scan, changed={"batch_size": 4})
     assert small.peak < needed.peak
     assert "options.batch_size = 4" in memory.what_fits(method, grid, scan, small.peak)
+    whole = memory.estimate(Sampler("dinr", "slices"), grid, scan)
+    assert whole.parts[-1] == ("representation asked for all voxels", whole.parts[-1].bytes, False)
     once, twice = (memory.estimate(Sampler(n), grid, scan) for n in ("dds", "diffusion_mbir"))
     assert needed.operations < once.operations < twice.operations < 2 * once.operations
 
@@ -308,7 +320,8 @@ def test_the_page_states_what_is_predicted(repository):
 
 def test_the_page_states_what_samplers_need(repository, tmp_path, monkeypatch):
     """With networks of the size of the package's, whatever they learned."""
-    save_denoiser(tmp_path / "slices", CompactDenoiser())
+    for name in ("slices", "ellipses"):
+        save_denoiser(tmp_path / name, CompactDenoiser())
     save_denoiser(tmp_path / "patches", PatchDenoiser())
     monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path)
     page = (repository / "docs/gpu.md").read_text(encoding="utf-8")
