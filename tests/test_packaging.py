@@ -57,7 +57,7 @@ def test_constraints_lie_within_the_bounds(setup, repository):
 def test_every_import_is_a_declared_dependency(setup, repository):
     declared = {re.split(r"[>\[]", line)[0].lower() for line in requirements(setup)}
     # Not on PyPI: environment.yml says how it is built.
-    declared |= set(sys.stdlib_module_names) | {"diffnr_lightning", "tinycudann"}
+    declared |= set(sys.stdlib_module_names) | {"diffnr_lightning", "tigre", "tinycudann"}
     module_of = {"pyyaml": "yaml", "pillow": "pil", "itk-rtk": "itk", "astra-toolbox": "astra"}
     declared |= {module_of[name] for name in declared & set(module_of)}
     for path in (repository / "diffnr_lightning").rglob("*.py"):

@@ -2,8 +2,8 @@
 
 ``separable`` and ``rays`` are kernels for float32 tensors: numba on the CPU, Triton on a CUDA device.
 ``reference`` is torch for any device and dtype. They share one discretisation (`sampling`), so they
-agree to rounding wherever `choose_backend` would take them. ``astra`` is another package's, which is
-taken by name alone, and whose pair is adjoint up to interpolation.
+agree to rounding wherever `choose_backend` would take them. ``astra`` and ``tigre`` are other
+packages', which are taken by name alone, and whose pairs are adjoint up to interpolation.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
-from diffnr_lightning.projectors import astra, rays, reference, separable, voxel_driven
+from diffnr_lightning.projectors import astra, rays, reference, separable, tigre, voxel_driven
 from diffnr_lightning.projectors.sampling import steepest_climb
 from diffnr_lightning.triton_kernels import takes_triton
 
 BACKENDS: dict[str, ModuleType] = {"separable": separable, "rays": rays, "reference": reference}
 # Other packages, which copy tensors to where they compute.
-ADAPTERS: dict[str, ModuleType] = {"astra": astra}
+ADAPTERS: dict[str, ModuleType] = {"astra": astra, "tigre": tigre}
 
 _LOG = logging.getLogger("diffnr")
 _ANNOUNCED: set[tuple[str, bool, str, torch.dtype]] = set()
