@@ -53,9 +53,55 @@ def conjugate_gradients(
     return volume
 
 
+@torch.no_grad()
+def conjugate_gradients_of_slices(
+    operator: Callable[[Tensor], Tensor],
+    target: Tensor,
+    start: Tensor,
+    *,
+    iterations: int,
+    tolerance: float = 0.0,
+) -> Tensor:
+    """Solve ``H x = b`` approximately where H leaves each slice to itself, each by steps of its own.
+
+    Args:
+        operator: H of a volume (Z, Y, X), as in `conjugate_gradients`.
+        target: b.
+        start: of the shape of the target; it is not changed.
+        iterations: at most.
+        tolerance: share of a slice's target below which its residual is small enough.
+
+    Returns:
+        x, (Z, Y, X).
+
+    Source: as `conjugate_gradients`.
+    """
+    volume = start.clone()
+    residual = target - operator(volume)
+    least = tolerance**2 * _inner_of_slices(target, target)
+    direction, energy = torch.zeros_like(volume), torch.ones_like(least)
+    for _ in range(iterations):
+        before, energy = energy, _inner_of_slices(residual, residual)
+        unsolved = energy > least
+        if not unsolved.any():
+            break
+        turn = torch.where(before > 0, energy / before, 0.0)
+        direction.mul_(turn.to(volume)).add_(residual)
+        image = operator(direction)
+        curvature = _inner_of_slices(direction, image)
+        step = torch.where(unsolved & (curvature > 0), energy / curvature, 0.0).to(volume)
+        volume.addcmul_(step, direction)
+        residual.addcmul_(step, image, value=-1.0)
+    return volume
+
+
 def _scaled(array: Tensor, scaling: Tensor | None) -> Tensor:
     return array if scaling is None else array * scaling
 
 
 def _inner(first: Tensor, second: Tensor) -> float:
     return float((first * second).sum(dtype=torch.float64))
+
+
+def _inner_of_slices(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum(dim=(1, 2), keepdim=True, dtype=torch.float64)

@@ -6,11 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from diffnr_lightning.consistency.conjugate_gradients import conjugate_gradients
+from diffnr_lightning.consistency.conjugate_gradients import (
+    conjugate_gradients,
+    conjugate_gradients_of_slices,
+)
 from diffnr_lightning.consistency.least_squares import LeastSquares
 
 # Residuals below this share of the right side are rounding, along which nothing is seen and steps are of any length.
 _ROUNDING = 1e-6
+# Of a voxel, in two slices: less of a ray is rounding too.
+_SHARED = 1e-3
 
 
 class DataStep:
@@ -25,6 +30,10 @@ class DataStep:
         iterations: of conjugate gradients, a projection and a backprojection each.
         coupling: weight of the split of the differences between slices; 0 leaves slices alone.
         threshold: differences between slices that the total variation takes away, strength over coupling.
+        slicewise: solve each slice by steps of its own, from its own rows; parallel beams alone see slices so.
+
+    Raises:
+        ValueError: slices that are to be solved alone, but are coupled or share rays.
 
     Attributes:
         steep: (Z - 1, Y, X) differences between slices, shrunk; empty without coupling.
@@ -36,9 +45,17 @@ class DataStep:
     """
 
     def __init__(
-        self, fit: LeastSquares, *, iterations: int, coupling: float = 0.0, threshold: float = 0.0
+        self,
+        fit: LeastSquares,
+        *,
+        iterations: int,
+        coupling: float = 0.0,
+        threshold: float = 0.0,
+        slicewise: bool = False,
     ) -> None:
-        self.fit, self.iterations = fit, iterations
+        if slicewise:
+            _check_slices(fit, coupling)
+        self.fit, self.iterations, self.slicewise = fit, iterations, slicewise
         self.coupling, self.threshold = coupling, threshold
         largest = fit.largest()
         self.scale = 1.0 / largest if largest > 0 else 0.0
@@ -69,9 +86,8 @@ class DataStep:
         target = self.back.add(estimate, alpha=proximity)
         if self.coupling > 0:
             target.add_(_gathered(self.steep - self.dual), alpha=self.coupling)
-        volume = conjugate_gradients(
-            normal, target, estimate, iterations=self.iterations, tolerance=_ROUNDING
-        )
+        solve = conjugate_gradients_of_slices if self.slicewise else conjugate_gradients
+        volume = solve(normal, target, estimate, iterations=self.iterations, tolerance=_ROUNDING)
         if self.coupling > 0:
             lifted = self.dual.add(torch.diff(volume, dim=0))
             self.steep = softshrink(lifted, self.threshold)
@@ -89,3 +105,20 @@ def _gathered(steps: Tensor) -> Tensor:
     return -torch.diff(
         steps, dim=0, prepend=torch.zeros_like(steps[:1]), append=torch.zeros_like(steps[:1])
     )
+
+
+def _check_slices(fit: LeastSquares, coupling: float) -> None:
+    """Refuse slices that cannot be solved alone."""
+    if coupling > 0:
+        raise ValueError(
+            f"slicewise is set and coupling is {coupling}; slices are solved alone or coupled: set one of them to 0."
+        )
+    even = fit.projections.new_zeros(fit.grid.shape)
+    even[::2] = 1.0
+    shared = torch.minimum(fit.shown(even), fit.shown(1.0 - even))
+    # Interpolation between rows leaves rounding.
+    if float(shared.max()) > _SHARED * max(fit.grid.voxel_mm):
+        raise ValueError(
+            "slicewise is set and rays pass through several slices; parallel beams across z, with rows as high as the "
+            "slices and opposite them, are expected, or slicewise: false."
+        )

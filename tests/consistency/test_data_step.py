@@ -73,3 +73,26 @@ def test_few_iterations_keep_what_the_projections_do_not_show(fit):
     unseen = rows[torch.linalg.matrix_rank(system) :]
     assert len(unseen) > 0
     assert float((unseen @ (fitted - estimate).flatten()).abs().max()) < 1e-6
+
+
+def test_slices_alone_are_those_of_their_own_rows(fit):
+    """Few iterations, in which the steps of all slices together would be others."""
+    grid, angles = VolumeGrid((4, 6, 6), 2.0), uniform_angles(5, 180)
+    scan = ScanGeometry.parallel(angles_rad=angles, detector_shape=(4, 9), pixel_mm=2.0)
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.rand(grid.shape, generator=generator, dtype=torch.float64)
+    truth *= torch.tensor([1.0, 0.0, 0.1, 5.0])[:, None, None]
+    shown, start = project(truth, grid, scan), torch.zeros_like(truth)
+    whole = LeastSquares.weighted(shown, grid, scan, None, 1.0)
+    found = DataStep(whole, iterations=3, slicewise=True)(start)
+    together = DataStep(whole, iterations=3)(start)
+    for z in range(4):
+        rows, place = slice(3 - z, 4 - z), slice(z, z + 1)
+        alone = (shown[:, rows], grid.crop((z, 0, 0), (1, 6, 6)), scan.window(rows), None, 1.0)
+        wanted = DataStep(LeastSquares.weighted(*alone), iterations=3)(start[place])
+        torch.testing.assert_close(found[place], wanted, rtol=0, atol=1e-6)
+    assert float((found - together).abs().max()) > 1e-3
+    with pytest.raises(ValueError, match="rays pass through several slices; parallel beams"):
+        DataStep(fit, iterations=3, slicewise=True)
+    with pytest.raises(ValueError, match=r"slicewise is set and coupling is 0\.1"):
+        DataStep(whole, iterations=3, coupling=0.1, slicewise=True)

@@ -39,6 +39,7 @@ def dds(
     noise: float | None = None,
     spread: float = 1.0,
     corrected: bool = False,
+    slicewise: bool = False,
     stacks: StackKind | None = None,
     slice_noise_kind: NoiseKind = "independent",
     initial: Tensor | None = None,
@@ -74,6 +75,8 @@ def dds(
         spread: deviation of voxels under the prior, in unit, above which no estimate is uncertain; used with `noise`.
         corrected: take the old noise from the fitted estimate instead of the prior's; steps then follow the posterior
             whatever their number, where the paper's fit the projections more in every step.
+        slicewise: solve each slice by conjugate gradients of its own, as the paper's method for slices does; for
+            parallel beams whose rows see a slice each, without coupling.
         stacks: slices that the denoiser sees together: single, centred (all neighbours of every slice), adjacent (side
             by side, from a random offset) or alternating (jumping and adjacent in turn); None takes single ones where
             the denoiser accepts them, adjacent ones otherwise.
@@ -113,10 +116,17 @@ def dds(
     settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
     settings |= {"cg_iterations": cg_iterations, "power": power, "coupling": coupling}
     settings |= {"threshold": threshold, "noise": noise, "spread": spread}
-    settings |= {"corrected": corrected, "stacks": stacks, "slice_noise": slice_noise_kind}
+    settings |= {
+        "corrected": corrected,
+        "slicewise": slicewise,
+        "stacks": stacks,
+        "slice_noise": slice_noise_kind,
+    }
     state = resumed(state, settings)
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
-    data = DataStep(fit, iterations=cg_iterations, coupling=coupling, threshold=threshold)
+    data = DataStep(
+        fit, iterations=cg_iterations, coupling=coupling, threshold=threshold, slicewise=slicewise
+    )
 
     def find(noisy: Tensor, index: int) -> Tensor:
         seen = stacks_of_step(stacks, denoiser, len(noisy), seed, index)

@@ -173,6 +173,7 @@ def test_weights_move_the_volume():
         ({"spread": 0.0}, "spread is 0.0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"coupling": -1.0}, "coupling is -1.0"),
+        ({"coupling": 0.0, "slicewise": True}, "rays pass through several slices"),
     ],
 )
 def test_refusals_say_what_was_expected(options, message):
