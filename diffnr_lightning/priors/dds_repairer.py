@@ -27,6 +27,8 @@ class DdsRepairer:
             normalised attenuation.
         eta: share of fresh noise in that of the next step.
         cg_iterations: of conjugate gradients in every step.
+        held: whether volumes are held to the denoiser's estimate by the noise of the rays, where their weights are
+            known; as in the paper they are not, and the projections' noise is fitted.
         coupling: of the total variation between slices, see `dds`.
         threshold: differences between slices that it takes away, in normalised attenuation.
         batch_size: stacks of slices that the denoiser sees at once.
@@ -51,6 +53,7 @@ class DdsRepairer:
         start: float = 0.05,
         eta: float = 0.85,
         cg_iterations: int = 5,
+        held: bool = True,
         coupling: float = 0.025,
         threshold: float = 0.004,
         batch_size: int = 16,
@@ -62,7 +65,7 @@ class DdsRepairer:
             raise ValueError(f"denoiser {denoiser} is one of patches; one of slices is expected.")
         # What no schedule has is refused now, not at the first repair.
         self.denoiser.schedule.timesteps(steps, max(round(start * self.denoiser.schedule.steps), 1))
-        self.batch_size = batch_size
+        self.batch_size, self.held = batch_size, held
         self.options = {"steps": steps, "start": start, "eta": eta, "cg_iterations": cg_iterations}
         self.options |= {"coupling": coupling, "threshold": threshold}
         self.options |= {"batch_size": batch_size, "seed": seed}
@@ -80,8 +83,10 @@ class DdsRepairer:
     ) -> RepairedVolume:
         """Repair a volume (Z, Y, X) of normalised attenuation; the arguments are those of `Repairer.repair`.
 
-        Of the rays it uses the weights, of what else is known nothing.
+        Of the rays it uses the weights, one over the variance of their noise; of what else is known nothing.
         """
         given = {"initial": volume.clamp(0, 1), "weights": weights}
+        if self.held and weights is not None:
+            given["noise"] = float(weights.mean()) ** -0.5
         denoiser = self.denoiser.to(volume.device)
         return RepairedVolume(dds(projections, grid, scan, denoiser, **given, **self.options))

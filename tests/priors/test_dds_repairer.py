@@ -48,9 +48,17 @@ def test_it_starts_from_the_volume_at_its_share_of_the_schedule(monkeypatch, blu
     assert torch.equal(found.volume, dds(PROJECTIONS, GRID, SCAN, repairer.denoiser, **options))
     assert not found.contradicted
     assert error(found.volume) < 0.5 * error(blurred)
-    weights = torch.exp(-PROJECTIONS)
-    weighted = repairer.repair(blurred, PROJECTIONS, GRID, SCAN, weights=weights)
-    assert not torch.equal(weighted.volume, found.volume)
+
+
+def test_the_weights_of_rays_say_how_far_their_noise_is_believed(monkeypatch, blurred):
+    generator = torch.Generator().manual_seed(0)
+    noisy = PROJECTIONS + 0.5 * torch.randn(PROJECTIONS.shape, generator=generator)
+    weights = torch.full_like(noisy, 0.5**-2)
+    errors = [
+        error(repairer.repair(blurred, noisy, GRID, SCAN, weights=weights).volume)
+        for repairer in (known(monkeypatch), known(monkeypatch, held=False))
+    ]
+    assert errors[0] < 0.7 * errors[1]
 
 
 @pytest.mark.parametrize(
