@@ -102,9 +102,10 @@ def denoiser_folder(given: str | Path) -> Path:
         return BUNDLED / folder
     if folder.is_dir():
         return folder
+    names = f"one of {', '.join(known)}" if known else "which has none"
     raise FileNotFoundError(
-        f"{given} is no folder and no denoiser of the package ({', '.join(known) or 'which has none'}); the folder of "
-        "a denoiser is expected, as `diffnr train-denoiser` writes it or diffusers does, or one of these names."
+        f"{given} is no folder and no denoiser of the package ({names}); a name of these is expected, or the folder of "
+        "a denoiser as `diffnr train-denoiser` writes it or diffusers does."
     )
 
 

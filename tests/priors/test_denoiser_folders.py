@@ -42,5 +42,5 @@ def test_a_name_is_a_bundled_denoiser_and_a_path_stays_one(tmp_path, monkeypatch
     assert load_denoiser(tmp_path / "made-up").channels == 3
     shutil.copytree(tmp_path / "made-up", tmp_path / "mine")
     assert load_denoiser("mine").channels == 3
-    with pytest.raises(FileNotFoundError, match=r"^slice is no folder .* \(made-up\);"):
+    with pytest.raises(FileNotFoundError, match=r"^slice is no folder .* \(one of made-up\);"):
         load_denoiser("slice")
