@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from diffnr_lightning.workflows.config_files import check_yaml
+from diffnr_lightning.workflows.config_files import check_yaml, method_name
 from diffnr_lightning.workflows.refusals import nearest
 
 Scale = Literal["full", "miniature"]
@@ -49,6 +49,22 @@ class Part:
         return _as_folder(self.name)
 
 
+class Training(NamedTuple):
+    """Name a network that a row learns before it is run.
+
+    Attributes:
+        words: the command, without `diffnr`.
+        overlay: config that makes a method take the network; it is there once the network is trained.
+        content: of that config.
+        pairs: whether it learns from the pairs of the table.
+    """
+
+    words: list[str]
+    overlay: Path
+    content: dict[str, Any]
+    pairs: bool
+
+
 @dataclass(frozen=True)
 class ExperimentRow:
     """Name one row of a table.
@@ -59,26 +75,44 @@ class ExperimentRow:
         reason: why it cannot be run; None for others.
         prior: config files of `finetune` joined by `+`, whose weights the method repairs with; None for those that its
             configs name.
+        denoiser: config files of `train-denoiser` joined by `+`, whose denoiser the method samples with; rows that name
+            the same one share it. None for those that its configs name.
     """
 
     name: str
     method: str | None
     reason: str | None = None
     prior: str | None = None
-
-    def overlay(self, out: Path) -> Path:
-        """Return the config, in the folder of a table, that names the weights of the row's own prior."""
-        return out / "priors" / f"{_as_folder(self.name)}.yaml"
+    denoiser: str | None = None
 
     def entry(self, out: Path) -> str:
         """Return the method as `sweep` takes it, in a table in the folder `out`."""
-        return "+".join([self.method or "", *([str(self.overlay(out))] if self.prior else [])])
+        return "+".join([self.method or "", *(str(t.overlay) for t in self.trainings(out))])
 
-    def training(self, out: Path) -> list[str]:
-        """Return the command that trains the row's prior, without `diffnr`."""
-        weights = self.overlay(out).with_suffix("")
-        folders = ["--data.folders", f"[{out / PAIRS_FOLDER}]"]
-        return ["finetune", "--config", self.prior or "", *folders, "--out", str(weights)]
+    def trainings(self, out: Path) -> list[Training]:
+        """Return what is trained for the row, in a table in the folder `out`."""
+        trainings = []
+        if self.prior:
+            folder = out / "priors" / _as_folder(self.name)
+            repairer = {"weights": str(folder / "weights.safetensors")}
+            reference = _node("callbacks.PseudoReference", {"repairer": repairer})
+            method = _node("workflows.Scene", {"pseudo_reference": reference})
+            words = [
+                "finetune",
+                "--config",
+                self.prior,
+                "--data.folders",
+                f"[{out / PAIRS_FOLDER}]",
+            ]
+            trainings.append(
+                _training(words, folder, {"variant": self.name, "method": method}, True)
+            )
+        if self.denoiser:
+            folder = out / "denoisers" / method_name(self.denoiser)
+            method = _node("workflows.Sampler", {"denoiser": str(folder / "denoiser")})
+            words = ["train-denoiser", "--config", self.denoiser]
+            trainings.append(_training(words, folder, {"method": method}, False))
+        return trainings
 
 
 @dataclass(frozen=True)
@@ -222,8 +256,8 @@ def _part(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Part
 
 
 def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> ExperimentRow:
-    """Read one row: `reason`, or `method` with what the miniature has in its place; `prior` is by scale."""
-    _check_keys(path, entry, set(), {"method", "miniature", "reason", "prior"})
+    """Read one row: `reason`, or `method` with what the miniature has in its place; what it trains is by scale."""
+    _check_keys(path, entry, set(), {"method", "miniature", "reason", "prior", "denoiser"})
     method, reason = entry.get("method"), entry.get("reason")
     if scale == "miniature" and entry.get("miniature"):
         method, reason = entry["miniature"], None
@@ -231,8 +265,19 @@ def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Exper
         raise ValueError(
             f"{path}: row {name} has method {method!r} and reason {reason!r}; one of the two is expected."
         )
-    prior = (entry.get("prior") or {}).get(scale)
-    return ExperimentRow(str(name), _config(path, method), reason, _config(path, prior))
+    trained = [(entry.get(key) or {}).get(scale) for key in ("prior", "denoiser")]
+    return ExperimentRow(
+        str(name), _config(path, method), reason, *(_config(path, name) for name in trained)
+    )
+
+
+def _training(words: list[str], folder: Path, content: dict[str, Any], pairs: bool) -> Training:
+    overlay = folder.with_name(f"{folder.name}.yaml")
+    return Training([*words, "--out", str(folder)], overlay, content, pairs)
+
+
+def _node(name: str, init_args: dict[str, Any]) -> dict[str, Any]:
+    return {"class_path": f"diffnr_lightning.{name}", "init_args": init_args}
 
 
 def _as_folder(name: str) -> str:

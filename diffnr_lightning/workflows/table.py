@@ -15,6 +15,7 @@ from diffnr_lightning.files import write_bytes
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import curate
+from diffnr_lightning.workflows.denoiser_training import train_denoiser
 from diffnr_lightning.workflows.downstream import score_lungs
 from diffnr_lightning.workflows.experiment import (
     Experiment,
@@ -82,11 +83,13 @@ def table(
     runnable = [row for row in runnable if row.name not in failed]
     if submit:
         untrained = [
-            row.name for row in runnable if row.prior and not row.overlay(folder).is_file()
+            row.name
+            for row in runnable
+            if not all(training.overlay.is_file() for training in row.trainings(folder))
         ]
         if untrained:
             raise ValueError(
-                f"submit is {submit!r}, but {', '.join(untrained)} have priors to be trained first; without --submit "
+                f"submit is {submit!r}, but {', '.join(untrained)} have networks to be trained first; without --submit "
                 "the same command trains them, and --plan true shows how."
             )
         for part in experiment.parts:
@@ -124,31 +127,24 @@ def _commands(
     experiment: Experiment, rows: Sequence[ExperimentRow], folder: Path
 ) -> list[list[str]]:
     """Return the commands that make all runs, without `diffnr`."""
-    trained = [row for row in rows if row.prior]
+    trainings = [training for row in rows for training in row.trainings(folder)]
     return [
-        *([experiment.curation(folder)] if trained else []),
-        *(row.training(folder) for row in trained),
+        *([experiment.curation(folder)] if any(t.pairs for t in trainings) else []),
+        *{training.overlay: training.words for training in trainings}.values(),
         *(experiment.sweep(part, rows, folder) for part in experiment.parts),
     ]
 
 
 def _train(experiment: Experiment, row: ExperimentRow, folder: Path) -> None:
-    """Train the prior of a row that has one of its own, and write the config that names its weights."""
-    overlay = row.overlay(folder)
-    if row.prior is None or overlay.is_file():
-        return
-    curate(**parse(curate, experiment.curation(folder)[1:]).arguments)
-    finetune(**parse(finetune, row.training(folder)[1:]).arguments)
-    weights = overlay.with_suffix("") / "weights.safetensors"
-    reference = {"repairer": {"weights": str(weights)}}
-    scene = {
-        "pseudo_reference": {
-            "class_path": "diffnr_lightning.callbacks.PseudoReference",
-            "init_args": reference,
-        }
-    }
-    method = {"class_path": "diffnr_lightning.workflows.Scene", "init_args": scene}
-    write_bytes(overlay, yaml.safe_dump({"variant": row.name, "method": method}).encode())
+    """Train what a row learns before it is run, and write the configs that name it."""
+    for training in row.trainings(folder):
+        if training.overlay.is_file():
+            continue
+        if training.pairs:
+            curate(**parse(curate, experiment.curation(folder)[1:]).arguments)
+        command = finetune if training.words[0] == "finetune" else train_denoiser
+        command(**parse(command, training.words[1:]).arguments)
+        write_bytes(training.overlay, yaml.safe_dump(training.content).encode())
 
 
 def _unreadable(rows: Sequence[ExperimentRow]) -> dict[str, str]:

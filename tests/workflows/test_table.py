@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from diffnr_lightning import cli, workflows
 from diffnr_lightning.reports import read_published
@@ -44,8 +45,9 @@ def test_every_table_can_be_planned_at_both_scales(name, tmp_path, capsys):
         arguments = ["table", name, "--scale", experiment.scale, "--plan", "true"]
         assert cli.main([*arguments, "--out", str(out)]) == 0
         lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-        trained = [row for row in experiment.rows if row.prior]
-        commands = ["curate", *["finetune"] * len(trained)] if trained else []
+        trainings = [t for row in experiment.rows for t in row.trainings(out)]
+        trained = {training.overlay: training.words[0] for training in trainings}
+        commands = ["curate"] * any(t.pairs for t in trainings) + list(trained.values())
         assert [line[1] for line in lines] == commands + ["sweep"] * len(experiment.parts)
         for line in lines[: len(commands)]:
             assert config_files(line[line.index("--config") + 1])
@@ -169,6 +171,24 @@ def test_what_is_no_experiment_is_refused(tmp_path, capsys):
     folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
     assert cli.main(["table", str(folder), "--rows", "SART"]) == cli.USAGE_ERROR
     assert "rows has 'SART'; any of FDK are expected" in capsys.readouterr().err
+
+
+def test_agents_of_a_sweep_run_our_command(tmp_path, monkeypatch):
+    """The command line that `wandb agent` makes of the definition, for one of its combinations."""
+    definition = yaml.safe_load((EXPERIMENTS / "diffnr/6/wandb_sweep.yaml").read_text())
+    chosen = {name: entry["values"][-1] for name, entry in definition["parameters"].items()}
+    program, command, *words, arguments = definition["command"]
+    assert (program, command, arguments) == ("diffnr", "reconstruct", "${args}")
+    words = [word for word in words if not word.startswith("--case")] + [f"--case={tmp_path}"]
+    monkeypatch.setenv("WANDB_RUN_ID", "k3x")
+    settings = parse(
+        workflows.reconstruct, [*words, *(f"--{name}={value}" for name, value in chosen.items())]
+    ).resolved
+    optimisation = settings["method"]["init_args"]["optimisation"]["init_args"]
+    assert (optimisation["lambda_diff"], optimisation["reference_every"]) == (1.5, 30)
+    assert settings["out"] == "runs/table_6/k3x"
+    assert settings["curves"]["init_args"]["save_dir"] == "runs/table_6/k3x"
+    assert settings["curves"]["init_args"]["offline"] is False
 
 
 @pytest.mark.slow
