@@ -24,6 +24,7 @@ from diffnr_lightning.workflows.volume_sources import DATA_FOLDER
 EXTRAS = {
     "slicefixer": ("peft", "peft", "the paper's SliceFixer on SD-Turbo"),
     "adaptation": ("peft", "peft", "samplers that adapt their denoiser"),
+    "lungmask": ("lungmask", "lungmask", "lungs by a network, as DiffNR's paper segments them"),
     "wandb": ("wandb", "wandb", "settings, curves and scores at Weights & Biases"),
     "tensorboard": ("tensorboard", "tensorboard", "the same in TensorBoard"),
     "cluster": ("submitit", "submitit", "job arrays on SLURM"),
@@ -42,6 +43,7 @@ def doctor(
     method: Method | None = None,
     name: str | None = None,
     variant: str | None = None,
+    surroundings: Literal["auto", "ignore"] = "auto",
     weights: Literal["auto", "uniform"] = "auto",
     size: int = 256,
     num_views: int = 36,
@@ -54,6 +56,7 @@ def doctor(
         method: whose memory and time are predicted, such as in configs/reconstruct/*.yaml.
         name: of the method.
         variant: what is added to the name.
+        surroundings: of the grid; estimating them takes what weighted TV does.
         weights: of the rays.
         size: voxels along an edge of the volume, and pixels along an edge of the detector.
         num_views: projections.
