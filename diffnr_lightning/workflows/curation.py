@@ -166,8 +166,8 @@ def curate(
                 at_hand = {job.volume: (loaded, hashlib.sha256(loaded.array).hexdigest())}
             loaded, digest = at_hand[job.volume]
             case, weighted = _drawn_case(loaded, job.name, seed, recipe, variation)
-            problem = _problem(case, weighted, device)
             turn = job.number % len(methods)
+            problem = _problem(case, methods[turn], weighted, device)
             tensors, info = stopped_early(case, problem, methods[turn], fractions, repair)
             provenance = {
                 "volume": job.volume,
@@ -177,7 +177,7 @@ def curate(
                 "weighted": problem.weights is not None,
                 "code": {key: code[key] for key in ("diffnr_lightning", "git")},
             }
-            tensors["biplanar"], pair = _biplanar(case, biplanar_size)
+            tensors["biplanar"], pair = _biplanar(problem, biplanar_size)
             if residual:
                 tensors |= _evidence(problem, tensors["degraded"])
             folder.add(job.name, {**info, "biplanar_views": pair, **provenance}, **tensors)
@@ -254,22 +254,22 @@ def _draw(
     return case, bool(generator.random() < variation.weighted_share)
 
 
-def _problem(case: Case, weighted: bool, device: str) -> Problem:
-    """What the methods are given; without weights all rays are alike."""
-    photons = case.photons and case.photons.to(device)
-    weights = photons.weights() if photons is not None and weighted else None
-    projections = case.projections.to(device)
-    return Problem(projections, case.scan, case.grid, case.seed, photons=photons, weights=weights)
+def _problem(case: Case, method: Method, weighted: bool, device: str) -> Problem:
+    """What a method is given, as `reconstruct` gives it; without weights all rays are alike."""
+    from diffnr_lightning.workflows.normalisation import measured_problem, with_surroundings
+
+    problem = measured_problem(case, case.grid, device, photons=case.photons, weighted=weighted)
+    return with_surroundings(problem, case.name, method.fits).without_surroundings()
 
 
-def _biplanar(case: Case, size: int) -> tuple[Tensor, list[int]]:
+def _biplanar(problem: Problem, size: int) -> tuple[Tensor, list[int]]:
     """The pair of projections that a prior takes, (2, size, size), and which views they are."""
     import torch
 
     from diffnr_lightning.priors import biplanar_conditioning, biplanar_pair
 
-    directions = torch.tensor(case.scan.direction, dtype=torch.float32)
-    conditioning = biplanar_conditioning(case.projections, directions, size=size)
+    directions = torch.tensor(problem.scan.direction, dtype=torch.float32)
+    conditioning = biplanar_conditioning(problem.projections.cpu(), directions, size=size)
     return conditioning.biplanar[0], list(biplanar_pair(directions))
 
 

@@ -10,9 +10,47 @@ if TYPE_CHECKING:
 
     from diffnr_lightning.data import Case
     from diffnr_lightning.photons import PhotonCounts
-    from diffnr_lightning.workflows.problem import Problem
+    from diffnr_lightning.workflows.problem import Method, Problem
 
 PRIOR_MAP = "prior_share.nii.gz"
+
+
+def evidence(
+    method: Method,
+    volume: Tensor,
+    problem: Problem,
+    case: Case,
+    scale: float,
+    inner: tuple[slice, slice, slice],
+    folder: Path,
+) -> dict[str, Any]:
+    """Return all of it by its name in `metrics.json`, and write the map of what a prior made.
+
+    Args:
+        method: that has just made the volume.
+        volume: (Z, Y, X) in the unit of the problem.
+        problem: as measured, with what lies around the grid.
+        case: gives the views that were left out.
+        scale: of the case's projections to the problem's.
+        inner: what of the grid is kept.
+        folder: of the run.
+    """
+    from diffnr_lightning.metrics import projection_error
+
+    weighted = problem.weights is not None and method.weighs
+    said: dict[str, Any] = {"weights": problem.photons.origin if weighted else "uniform"}
+    if problem.photons is not None:
+        said["chi_square"] = chi_squares(volume, problem, case, scale)
+    if method.before_prior is not None:
+        said["prior"], unseen = prior_part(volume, method.before_prior, problem, inner)
+        save_prior_map(folder, volume[inner].cpu(), unseen, case, scale)
+    if problem.surroundings is not None:
+        said["surroundings"] = problem.surrounding_share()
+    if case.test_scan is not None:
+        held_out = scale * problem.shown(volume, case.test_scan).cpu()
+        measured = case.test_projections.numpy()
+        said["projections"] = projection_error(held_out.numpy(), measured)
+    return said
 
 
 def chi_squares(

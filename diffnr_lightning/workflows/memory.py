@@ -123,7 +123,7 @@ def estimate(
     if isinstance(method, Sampler):
         needed = sampler_estimate(method, grid, scan, changed.get("batch_size"))
         parts, operations = (given, *needed.parts), needed.operations
-        if method.fits:
+        if method.fits_representation:
             field = method.representation(grid)
             asked = F32 * 4 * voxels
             if isinstance(field, RayField):

@@ -11,7 +11,7 @@ from diffnr_lightning.data.noise import MU_WATER_PER_MM
 from diffnr_lightning.geometry import VolumeGrid, check_scan_sees_grid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.solvers import initial_volume, scan_truncation, surroundings
-from diffnr_lightning.workflows.problem import Problem
+from diffnr_lightning.workflows.problem import Problem, Progress
 
 logger = logging.getLogger("diffnr")
 
@@ -38,6 +38,42 @@ def working_grid(case: Case, pad: float) -> tuple[VolumeGrid, tuple[slice, slice
     grid, inner = case.grid.enlarged(pad)
     check_scan_sees_grid(case.scan, grid)
     return grid, inner
+
+
+def measured_problem(
+    case: Case,
+    grid: VolumeGrid,
+    place: torch.device | str,
+    *,
+    photons: PhotonCounts | None,
+    weighted: bool,
+    scale: float = 1.0,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> Problem:
+    """Return what a method is given of a case, as it was measured.
+
+    Args:
+        case: what is reconstructed.
+        grid: voxels of the volume.
+        place: device of the computation.
+        photons: behind the projections, in the case's unit; None where they are not known.
+        weighted: whether rays are weighed by them.
+        scale: what the projections are divided by.
+        seed: of everything random; None takes the case's.
+        progress: of solvers.
+    """
+    photons = photons and photons.in_units_of(scale).to(place)
+    return Problem(
+        (case.projections / scale).to(place),
+        case.scan,
+        grid,
+        # Some generators take 32 bits only.
+        (case.seed if seed is None else seed) % 2**31,
+        progress=progress,
+        photons=photons,
+        weights=photons.weights() if weighted and photons is not None else None,
+    )
 
 
 def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.evidence import chi_squares, prior_part, save_prior_map
-from diffnr_lightning.workflows.problem import Problem
+from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
 from diffnr_lightning.workflows.signature import exists, folder_to_be
@@ -73,9 +72,9 @@ def reconstruct(
             in the folder.
     """
     from diffnr_lightning.data import load_case
-    from diffnr_lightning.metrics import projection_error
     from diffnr_lightning.workflows.normalisation import (
         intensity_scale,
+        measured_problem,
         photons_of,
         with_surroundings,
         working_grid,
@@ -103,7 +102,6 @@ def reconstruct(
     if run.finished:
         logger.info("%s is finished already", out)
         return out
-    seed = loaded.seed if seed is None else seed
     label = " + ".join(filter(None, (name or method.name, variant)))
     with (
         run.claim(),
@@ -111,18 +109,15 @@ def reconstruct(
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         scale = intensity_scale(loaded)
-        counted = photons_of(loaded, photons)
-        counted = counted and counted.in_units_of(scale).to(place)
-        weighted = weights == "auto" and counted is not None
-        problem = Problem(
-            (loaded.projections / scale).to(place),
-            loaded.scan,
+        problem = measured_problem(
+            loaded,
             grid,
-            # Some generators take 32 bits only.
-            seed % 2**31,
+            place,
+            photons=photons_of(loaded, photons),
+            weighted=weights == "auto",
+            scale=scale,
+            seed=seed,
             progress=progress,
-            photons=counted,
-            weights=counted.weights() if weighted else None,
         )
         subtract = surroundings == "auto" and method.fits and not pad
         problem = with_surroundings(problem, loaded.name, subtract)
@@ -152,19 +147,7 @@ def reconstruct(
         # What a run says of its volume is not what the volume costs.
         cost = run.use.as_metrics()
         metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad, **cost}
-        metrics["weights"] = counted.origin if weighted and method.weighs else "uniform"
-        if counted is not None:
-            metrics["chi_square"] = chi_squares(volume, problem, loaded, scale)
-        if method.before_prior is not None:
-            metrics["prior"], unseen = prior_part(volume, method.before_prior, problem, inner)
-            save_prior_map(run.path, volume[inner].cpu(), unseen, loaded, scale)
-        if problem.surroundings is not None:
-            metrics["surroundings"] = problem.surrounding_share()
-        if loaded.test_scan is not None:
-            held_out = scale * problem.shown(volume, loaded.test_scan).cpu()
-            metrics["projections"] = projection_error(
-                held_out.numpy(), loaded.test_projections.numpy()
-            )
+        metrics |= evidence(method, volume, problem, loaded, scale, inner, run.path)
         volume = volume.cpu()
         if isinstance(method, Scene):
             metrics |= {"iterations": method.iterations, "history": convergence.history}

@@ -56,8 +56,9 @@ class Sampler(Method):
         check_options(f"sampler {name}", self.function, self.options, HANDED)
         self.denoiser = denoiser or PRIORS.get(name, "slices")
         self.start = start
-        self.fits = "representation" in inspect.signature(self.function).parameters
-        if representation is not None and not self.fits:
+        parameters = inspect.signature(self.function).parameters
+        self.fits_representation = "representation" in parameters
+        if representation is not None and not self.fits_representation:
             raise ValueError(
                 f"the sampler {name} fits no representation and one is given; take it out, or take dinr."
             )
@@ -75,7 +76,9 @@ class Sampler(Method):
         initial = None
         if self.start is not None:
             initial = self.start.reconstruct(problem._replace(progress=None, state=None))
-        fitted = {"representation": self.representation(problem.grid)} if self.fits else {}
+        fitted = {}
+        if self.fits_representation:
+            fitted["representation"] = self.representation(problem.grid)
         return self.function(
             problem.projections,
             problem.grid,

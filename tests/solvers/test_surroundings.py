@@ -5,10 +5,7 @@ import torch
 from balls import ball_integrals
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
-from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import cgls, surroundings
-from diffnr_lightning.workflows.problem import Problem
 
 FIELD_MM = 18.75
 GRID = VolumeGrid((6, 20, 20), 2 * FIELD_MM / 20)
@@ -53,23 +50,3 @@ def test_nothing_of_the_estimate_lies_in_the_grid():
 def test_the_coarse_grid_ends_in_front_of_the_source():
     around = surroundings(wide_ball(NEAR), GRID, NEAR)
     assert max(around.grid.size_mm) / 2 < 27.0
-
-
-def test_rays_are_as_strong_as_they_are_behind_the_surroundings():
-    projections = wide_ball(CONE)
-    photons = PhotonCounts.assumed(projections, 1e4, 0.02)
-    around = surroundings(projections, GRID, CONE)
-    problem = Problem(projections, CONE, GRID, photons=photons, surroundings=around)
-    inside = problem.without_surroundings()
-    volume = torch.rand(GRID.shape, generator=torch.Generator().manual_seed(0))
-    shown = project(volume, GRID, CONE)
-    torch.testing.assert_close(
-        inside.photons.chi_square(shown),
-        photons.chi_square(problem.shown(volume, CONE)),
-        rtol=1e-5,
-        atol=1e-5,
-    )
-    torch.testing.assert_close(
-        inside.projections - shown, projections - problem.shown(volume, CONE), atol=1e-4, rtol=1e-4
-    )
-    assert inside.surroundings is None and inside.without_surroundings() is inside
