@@ -15,10 +15,18 @@ import torch
 import yaml
 
 from diffnr_lightning import cli
-from diffnr_lightning.data import LoadedVolume, NoClearanceError, ScanRecipe
+from diffnr_lightning.data import (
+    LoadedVolume,
+    NoClearanceError,
+    Noise,
+    ScanRecipe,
+    generate,
+    simulate_case,
+)
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.phantoms import chest
-from diffnr_lightning.workflows.curation import _drawn_case, shard_of
+from diffnr_lightning.workflows import Solver
+from diffnr_lightning.workflows.curation import _drawn_case, _problem, shard_of
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
 from diffnr_lightning.workflows.variation import Variation
 from diffnr_lightning.workflows.volume_sources import volume_sources
@@ -377,3 +385,12 @@ def test_solvers_are_run_for_fractions_of_their_iterations(config, tmp_path):
             assert scan.info["weighted"] == bool(share)
             assert (scan.noise is not None) == bool(share)
             assert 1e4 <= scan.info["scan"]["simulation"]["recipe"]["noise"]["photons"] <= 1e5
+
+
+def test_methods_that_fit_are_given_a_truncated_scan_without_its_surroundings():
+    recipe = ScanRecipe(size=16, num_views=8, voxel_mm=14.0, test_views=0, noise=Noise("physical"))
+    case = simulate_case(generate("phantom:3", 48), recipe)
+    fitted, filtered = (_problem(case, Solver(name), True, "cpu") for name in ("sirt", "fdk"))
+    assert fitted.surroundings is None
+    assert float(fitted.projections.mean()) < 0.8 * float(case.projections.mean())
+    assert torch.equal(filtered.projections, case.projections)
