@@ -56,7 +56,7 @@ def doctor(
         method: whose memory and time are predicted, such as in configs/reconstruct/*.yaml.
         name: of the method.
         variant: what is added to the name.
-        surroundings: of the grid; estimating them takes what weighted TV does.
+        surroundings: of the grid; what estimating them takes is not counted, since that depends on the case.
         weights: of the rays.
         size: voxels along an edge of the volume, and pixels along an edge of the detector.
         num_views: projections.

@@ -29,7 +29,7 @@ from diffnr_lightning.representations import (
 from diffnr_lightning.workflows.estimate import F32, Estimate, Part, solver_bytes
 from diffnr_lightning.workflows.postprocessing import Postprocessing
 from diffnr_lightning.workflows.sampler import Sampler
-from diffnr_lightning.workflows.sampler_memory import option, sampler_estimate
+from diffnr_lightning.workflows.sampler_memory import option, sampler_estimate, sampling_bytes
 from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.solver import Solver
 
@@ -102,6 +102,7 @@ def estimate(
     scan: ScanGeometry,
     *,
     weighted: bool = False,
+    surrounded: bool = False,
     changed: Mapping[str, int] = MappingProxyType({}),
 ) -> Estimate:
     """Return what a method needs for a case on a CUDA device.
@@ -112,11 +113,16 @@ def estimate(
         grid: of the volume.
         scan: of the projections.
         weighted: whether rays have weights.
+        surrounded: whether what lies around the grid is estimated first, on as many voxels at most.
         changed: settings that are taken instead of the method's: reference_size, most_gaussians, batch_rays,
             batch_size.
     """
     voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
     rays = len(scan) * scan.detector_shape[0] * scan.detector_shape[1]
+    if surrounded:
+        needed = estimate(method, grid, scan, weighted=weighted, changed=changed)
+        around = Part("surroundings", solver_bytes("weighted_tv", voxels, rays), False)
+        return needed._replace(parts=(*needed.parts, around))
     given = Part("projections", F32 * rays * (3 if weighted else 1), True)
     if isinstance(method, Scene):
         return _scene(method, grid, scan, given, weighted, changed)
@@ -199,10 +205,12 @@ def _repair(
     """Return what a repair takes of at most so many slices at once."""
     voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
     if isinstance(repairer, DdsRepairer):
-        # A denoiser does not tell what its slices take.
-        denoiser = F32 * sum(p.numel() for p in repairer.denoiser.parameters())
-        steps = Part("repair: steps of DDS", F32 * (21 * voxels + 2 * rays), False)
-        return [Part("denoiser", denoiser, True), steps]
+        needed = sampling_bytes("dds", repairer.denoiser, grid, rays, most)
+        steps = needed.kept + max(needed.fitted, needed.asked)
+        return [
+            Part("denoiser", needed.denoiser, True),
+            Part("repair: steps of DDS", steps, False),
+        ]
     prior = repairer.prior
     weights = sum(p.numel() * p.element_size() for p in prior.parameters())
     slices = slices_bytes(prior, grid.shape, repairer.planes, most)
@@ -264,6 +272,7 @@ def refuse_what_cannot_fit(
     device: torch.device,
     *,
     weighted: bool = False,
+    surrounded: bool = False,
 ) -> None:
     """Say what a run needs of a CUDA device, and refuse it where that is not free.
 
@@ -273,6 +282,7 @@ def refuse_what_cannot_fit(
         scan: of the projections.
         device: of the run; on a CPU nothing is refused.
         weighted: whether rays have weights.
+        surrounded: see `estimate`.
 
     Raises:
         ValueError: more is needed than is free; names the setting that would fit.
@@ -280,21 +290,22 @@ def refuse_what_cannot_fit(
     free = free_bytes(device) if device.type == "cuda" else None
     if free is None:
         return
-    needed = estimate(method, grid, scan, weighted=weighted)
+    given = {"weighted": weighted, "surrounded": surrounded}
+    needed = estimate(method, grid, scan, **given)
     logger.info("about %.1f GiB of %s will be needed (predicted)", needed.peak / 2**30, device)
     if needed.peak > free:
         raise ValueError(
             f"the run needs about {needed.peak / 2**30:.1f} GiB and {device} has {free / 2**30:.1f} GiB "
-            f"free; {what_fits(method, grid, scan, free, weighted=weighted)}."
+            f"free; {what_fits(method, grid, scan, free, **given)}."
         )
 
 
 def what_fits(
-    method: Method, grid: VolumeGrid, scan: ScanGeometry, free: int, *, weighted: bool = False
+    method: Method, grid: VolumeGrid, scan: ScanGeometry, free: int, **given: bool
 ) -> str:
     """Name the mildest change of settings with which a run needs no more than is free, in words."""
     for name, value in _changes(method, scan):
-        if estimate(method, grid, scan, weighted=weighted, changed={name: value}).peak <= free:
+        if estimate(method, grid, scan, **given, changed={name: value}).peak <= free:
             owner = "options" if isinstance(method, Sampler) else "pseudo_reference.repairer"
             words = {
                 "batch_rays": "rays",
@@ -304,7 +315,7 @@ def what_fits(
             return f"it would fit with {words.get(name, f'optimisation.{name}')} = {value}"
     for share in (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1):
         shape = tuple(max(1, round(share * edge)) for edge in grid.shape)
-        if estimate(method, VolumeGrid(shape, 1.0), scan, weighted=weighted).peak <= free:
+        if estimate(method, VolumeGrid(shape, 1.0), scan, **given).peak <= free:
             return f"it would fit with a case of {max(shape)} voxels an edge (simulate --size)"
     return "expected a device with more memory"
 

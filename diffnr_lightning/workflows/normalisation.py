@@ -76,6 +76,11 @@ def measured_problem(
     )
 
 
+def reaches_out(case: Case) -> bool:
+    """Return whether the object reaches beyond the detector in some view."""
+    return scan_truncation(case.projections, case.scan).share > 0
+
+
 def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
     """Return the problem with what lies around its grid, where the object reaches beyond the detector.
 

@@ -76,6 +76,7 @@ def reconstruct(
         intensity_scale,
         measured_problem,
         photons_of,
+        reaches_out,
         with_surroundings,
         working_grid,
     )
@@ -89,10 +90,12 @@ def reconstruct(
     place = use_device(device)
     loaded = load_case(case)
     grid, inner = working_grid(loaded, pad)
+    subtract = surroundings == "auto" and method.fits and not pad
     if place.type == "cuda":
         from diffnr_lightning.workflows.memory import refuse_what_cannot_fit
 
-        refuse_what_cannot_fit(method, grid, loaded.scan, place, weighted=weights == "auto")
+        given = {"weighted": weights == "auto", "surrounded": subtract and reaches_out(loaded)}
+        refuse_what_cannot_fit(method, grid, loaded.scan, place, **given)
     run = RunFolder(
         out,
         resolved or {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad},
@@ -119,7 +122,6 @@ def reconstruct(
             seed=seed,
             progress=progress,
         )
-        subtract = surroundings == "auto" and method.fits and not pad
         problem = with_surroundings(problem, loaded.name, subtract)
         if isinstance(method, Scene):
             # Lightning is imported only where something is trained.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +51,13 @@ def sampler_estimate(
     """
     denoiser = load_denoiser(method.denoiser)
     voxels, rays = math.prod(grid.shape), len(scan) * math.prod(scan.detector_shape)
-    volumes, projections, evaluations = SAMPLERS.get(method.path, OTHER_SAMPLER)
+    *_, evaluations = SAMPLERS.get(method.path, OTHER_SAMPLER)
     batch = batch_size or option(method, "batch_size")
+    edges = _edges(denoiser, grid)
     if denoiser.dimensions == 3:
-        edges = (denoiser.patch,) * 3
         images = math.prod(edge // denoiser.patch + 1 for edge in grid.shape)
     else:
-        edges, images = grid.shape[1:], grid.shape[0]
+        images = grid.shape[0]
         if _side_by_side(method, denoiser):
             images = math.ceil(images / denoiser.channels)
     images *= evaluations * option(method, "tilings", 1)
@@ -66,15 +66,17 @@ def sampler_estimate(
         trained = grid.shape[0] if method.path == "scd" else option(method, "slices")
         images += 3 * updates * trained / option(method, "every", 1)
     passes = (1 + option(method, "cg_iterations")) * (2 if method.path == "tpdm" else 1)
-    weights = sum(p.numel() * p.element_size() for p in denoiser.parameters())
-    fitted = int(F32 * ((volumes - KEPT) * voxels + projections * rays))
     adapted = TRAINED * _predict_bytes(denoiser, option(method, "slices", 0), edges)
-    asked = F32 * ASKED * voxels + max(_predict_bytes(denoiser, batch, edges), adapted)
+    needed = sampling_bytes(method.path, denoiser, grid, rays, batch)
     parts = [
-        Part("denoiser", weights, True),
-        Part("noisy volume and what goes with it", F32 * KEPT * voxels, True),
-        Part(f"sampler {method.name}: fitted to the projections", fitted, False),
-        Part(f"sampler {method.name}: batch of the denoiser", asked, False),
+        Part("denoiser", needed.denoiser, True),
+        Part("noisy volume and what goes with it", needed.kept, True),
+        Part(f"sampler {method.name}: fitted to the projections", needed.fitted, False),
+        Part(
+            f"sampler {method.name}: batch of the denoiser",
+            max(needed.asked, F32 * ASKED * voxels + adapted),
+            False,
+        ),
     ]
     if method.start is not None:
         start = solver_bytes(method.start.name, voxels, rays)
@@ -82,6 +84,44 @@ def sampler_estimate(
     # Every ray samples each slice twice, there and back.
     operations = images * _operations(denoiser, edges) + 80 * passes * rays * max(grid.shape)
     return Estimate(tuple(parts), option(method, "steps"), 30 * F32 * voxels, operations)
+
+
+class SamplingBytes(NamedTuple):
+    """What sampling takes.
+
+    Attributes:
+        denoiser: weights.
+        kept: volumes that stay from step to step.
+        fitted: beside them, in the moment in which a volume is fitted to the projections.
+        asked: beside them, in the moment in which the denoiser is asked.
+    """
+
+    denoiser: int
+    kept: int
+    fitted: int
+    asked: int
+
+
+def sampling_bytes(
+    name: str, denoiser: nn.Module, grid: VolumeGrid, rays: int, batch: int
+) -> SamplingBytes:
+    """Return what a sampler takes beside the projections.
+
+    Args:
+        name: of the function.
+        denoiser: the network.
+        grid: of the volume.
+        rays: of all views.
+        batch: images that the denoiser sees at once.
+    """
+    voxels = math.prod(grid.shape)
+    volumes, projections, _ = SAMPLERS.get(name, OTHER_SAMPLER)
+    return SamplingBytes(
+        sum(p.numel() * p.element_size() for p in denoiser.parameters()),
+        F32 * KEPT * voxels,
+        int(F32 * ((volumes - KEPT) * voxels + projections * rays)),
+        F32 * ASKED * voxels + _predict_bytes(denoiser, batch, _edges(denoiser, grid)),
+    )
 
 
 def option(method: Sampler, name: str, default: Any = None) -> Any:
@@ -99,6 +139,11 @@ def _side_by_side(method: Sampler, denoiser: nn.Module) -> bool:
         return True
     kind = option(method, "stacks")
     return kind in ("adjacent", "alternating") or (kind is None and denoiser.gaps == 0)
+
+
+def _edges(denoiser: nn.Module, grid: VolumeGrid) -> tuple[int, ...]:
+    """Return the edges of the images that a denoiser sees of a volume."""
+    return (denoiser.patch,) * 3 if denoiser.dimensions == 3 else grid.shape[1:]
 
 
 def _predict_bytes(denoiser: nn.Module, count: int, edges: tuple[int, ...]) -> int:

@@ -113,6 +113,29 @@ def test_repairs_that_are_no_slicefixer_s_count(monkeypatch):
     assert 0.7 < predicted / found < 1.4
 
 
+def test_a_repair_by_dds_counts_the_slices_that_its_denoiser_sees(monkeypatch):
+    denoiser = CompactDenoiser(channels=1, widths=(64, 64), gaps=0)
+    monkeypatch.setattr(dds_repairer, "load_denoiser", lambda _: denoiser)
+    grid, scan = VolumeGrid((32,) * 3, 1.0), scan_of(32, 2)
+
+    def steps_of(batch_size):
+        reference = SampledReference(DdsRepairer(steps=2, batch_size=batch_size))
+        parts = memory.estimate(Scene(VoxelGrid, pseudo_reference=reference), grid, scan).parts
+        return next(part.bytes for part in parts if part.name == "repair: steps of DDS")
+
+    more = denoiser.predict_bytes(32, 32, 32) - denoiser.predict_bytes(16, 32, 32)
+    assert steps_of(32) - steps_of(16) == more > 0
+
+
+def test_what_estimates_the_surroundings_is_part_of_the_peak():
+    """Of SIRT it decides the peak, of weighted TV itself it changes nothing."""
+    given = VolumeGrid((32,) * 3, 1.0), scan_of(32, 8)
+    sirt, tv = (Solver(name) for name in ("sirt", "weighted_tv"))
+    needed = memory.estimate(sirt, *given, surrounded=True)
+    assert memory.estimate(sirt, *given).peak < needed.peak == memory.estimate(tv, *given).peak
+    assert memory.estimate(tv, *given, surrounded=True).peak == needed.peak
+
+
 @pytest.mark.parametrize("size", [24, 32])
 @pytest.mark.parametrize(
     ("loss", "predicted"),
