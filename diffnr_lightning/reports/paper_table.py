@@ -61,6 +61,7 @@ class PaperLine(NamedTuple):
         seconds: mean wall time of the runs behind it.
         decimals: that are shown.
         remark: see `RowRuns`.
+        comparable: whether ours is of such volumes that the two may be subtracted.
     """
 
     method: str
@@ -76,11 +77,12 @@ class PaperLine(NamedTuple):
     seconds: float | None
     decimals: int
     remark: str
+    comparable: bool = True
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the published number, None where one of them is missing."""
-        if self.ours is None or self.published is None:
+        """Ours minus the published number, None where one of them is missing or they do not compare."""
+        if self.ours is None or self.published is None or not self.comparable:
             return None
         return self.ours - self.published
 

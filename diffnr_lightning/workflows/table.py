@@ -186,7 +186,8 @@ def _show(
     every = {row.name for row in experiment.rows}
     published = [] if experiment.paper is None else read_published(experiment.paper)
     published = [n for n in published if n.method in names or n.method not in every]
-    lines = paper_lines(found, published)
+    comparable = experiment.scale == "full"
+    lines = [line._replace(comparable=comparable) for line in paper_lines(found, published)]
     print_paper_table(experiment.title, lines, experiment.notes)
     page = write_paper_table(folder, experiment.title, lines, experiment.notes)
     logger.info("%s: the table as Markdown, CSV and a page", page.parent)
