@@ -5,7 +5,7 @@ from diffnr_lightning import lazy
 __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
-        "figures": ["preview", "slice_panels", "write_comparison"],
+        "figures": ["preview", "profile_curves", "slice_panels", "write_comparison"],
         "page": ["write_page"],
         "paper_table": ["RowRuns", "paper_lines", "print_paper_table", "write_paper_table"],
         "published": ["PublishedNumber", "read_published"],

@@ -237,6 +237,30 @@ def prior_panels(volume: ShownVolume, unseen: ShownVolume, path: str | Path) -> 
     )
 
 
+def profile_curves(
+    profiles: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]], path: str | Path, unit: str
+) -> Path:
+    """Draw values along lines, reconstruction over truth.
+
+    Args:
+        profiles: distance in mm, reconstruction and truth, (N,) each, by name of the line; at least one.
+        path: PNG file, which appears whole or not at all.
+        unit: of the values.
+    """
+    figure = Figure(figsize=(2.5 * EDGE, 1.2 * EDGE * len(profiles)), layout="constrained")
+    panels = figure.subplots(len(profiles), squeeze=False)[:, 0]
+    for axes, (name, (distance_mm, values, reference)) in zip(
+        panels, profiles.items(), strict=True
+    ):
+        axes.plot(distance_mm, reference, color="black", linewidth=1, label="truth")
+        axes.plot(distance_mm, values, color="tab:orange", linewidth=1.5, label="reconstruction")
+        axes.set_title(name, fontsize=9)
+        axes.set_ylabel(unit, fontsize=8)
+    panels[0].legend(fontsize=8)
+    panels[-1].set_xlabel("mm", fontsize=8)
+    return _save(figure, Path(path), "white")
+
+
 def _own_window(values: NDArray[np.float32]) -> tuple[float, float]:
     return full_window({"": ShownVolume(values, (1.0, 1.0, 1.0), None, "arbitrary")}, None)
 
@@ -266,7 +290,7 @@ def _show(
     )
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path, background: str = BACKGROUND) -> Path:
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=110, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=110, facecolor=background)
     return write_bytes(path, buffer.getvalue())

@@ -24,7 +24,16 @@ from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row
 from diffnr_lightning.reports.tables import score_table
 
 ALL = "all"
-SHOWN = ("r2_psnr", "r2_ssim", "lungs_dice_percent", "lungs_surface_distance")
+SHOWN = (
+    "r2_psnr",
+    "r2_ssim",
+    "lungs_dice_percent",
+    "lungs_surface_distance",
+    "regions_error",
+    "regions_deviation",
+    "regions_contrast_percent",
+    "regions_profile_error",
+)
 """Columns of ours that are shown whether or not a paper has them."""
 
 _COLUMNS = {column.key: column for column in COLUMNS}

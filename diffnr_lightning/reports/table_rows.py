@@ -103,6 +103,10 @@ COLUMNS = (
     Column("prior_unseen", "prior unseen", 2, 0),
     Column("lungs_dice_percent", "lungs Dice %", 2, 1),
     Column("lungs_surface_distance", "lungs ASD mm", 2, -1),
+    Column("regions_error", "regions mean error", 2, -1),
+    Column("regions_deviation", "regions deviation", 2, -1),
+    Column("regions_contrast_percent", "regions contrast %", 1, 0),
+    Column("regions_profile_error", "regions profile error", 2, -1),
     Column("seconds", "seconds", 1, 0),
     Column("peak_memory_mb", "memory MB", 0, 0),
 )

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from diffnr_lightning.lazy import deferred
 
 RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")
+ShownVolume = deferred("diffnr_lightning.reports.runs.ShownVolume")
+RegionComparison = deferred("diffnr_lightning.downstream.RegionComparison")
+RegionPlan = deferred("diffnr_lightning.downstream.RegionPlan")
 
 logger = logging.getLogger("diffnr")
 
-Task = Literal["lungs"]
+Task = Literal["lungs", "regions"]
 LungSegmenter = Literal["auto", "embedded", "lungmask"]
+
+AUTOMATIC = "flat regions of the true volume"
+PROFILE_STEM = "profiles"
+
+
+def score_task(
+    task: Task,
+    runs: Sequence[RunSummary],
+    segmenter: LungSegmenter = "auto",
+    regions: Path | None = None,
+) -> None:
+    """Do a task on finished runs, see `score_lungs` and `score_regions`.
+
+    Raises:
+        ImportError: lungmask is not installed.
+        ValueError: a volume that is damaged, or regions that do not fit.
+    """
+    if task == "lungs":
+        score_lungs(runs, segmenter)
+    else:
+        score_regions(runs, regions)
 
 
 def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -> None:
@@ -32,8 +58,7 @@ def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -
         ValueError: a volume that is damaged.
     """
     from diffnr_lightning.downstream import compare_lungs, lung_segmenter
-    from diffnr_lightning.files import write_json
-    from diffnr_lightning.reports.runs import DOWNSTREAM_FILE, read_truth, read_volume
+    from diffnr_lightning.reports.runs import read_truth, read_volume
 
     name, segment = lung_segmenter(segmenter)
     references = {}
@@ -52,5 +77,97 @@ def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -
         found = segment(volume.values, volume.voxel_mm)
         score = compare_lungs(found, reference, volume.voxel_mm)
         logger.info("%s: lungs %.1f %%", run.folder, score.dice_percent)
-        result = {"lungs": {"segmenter": name, **score._asdict()}}
-        write_json(Path(run.folder) / DOWNSTREAM_FILE, result)
+        _keep(run, "lungs", {"segmenter": name, **score._asdict()})
+
+
+def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> None:
+    """Write into the folder of each run how its regions compare with those of the true volume.
+
+    `downstream.json` has means, deviations, contrasts and PSNR of crops, `profiles.csv` and `profiles.png` the values
+    along lines. What was found in automatic regions before stays. Runs without a true volume, or whose truth has no
+    flat regions, are named and left out.
+
+    Args:
+        runs: finished ones.
+        regions: YAML file of regions, or a folder of `CASE.yaml`; None takes flat regions of the true volume.
+
+    Raises:
+        FileNotFoundError: no file for a case.
+        ValueError: a volume that is damaged, or regions that do not fit.
+    """
+    from diffnr_lightning.downstream import compare_regions
+    from diffnr_lightning.reports.runs import read_truth, read_volume
+
+    plans: dict[Any, RegionPlan | None] = {}
+    for run in runs:
+        before = run.downstream.get("regions", {}).get("regions_from")
+        if regions is None and before == AUTOMATIC:
+            continue
+        volume = read_volume(run)
+        truth = read_truth(run, volume)
+        key = (run.case_folder, volume.values.shape)
+        if key not in plans:
+            plans[key] = _plan(run, truth, regions)
+        plan = plans[key]
+        if truth is None or plan is None:
+            continue
+        peak = None if volume.window is None else volume.window[1] - volume.window[0]
+        found = compare_regions(volume.values, truth.values, plan, volume.voxel_mm, peak)
+        _keep(run, "regions", _regions_in_words(found, volume, regions))
+        _write_profiles(run, found, volume.unit)
+        logger.info("%s: %d regions", run.folder, len(found.regions))
+
+
+def _plan(run: RunSummary, truth: ShownVolume | None, regions: Path | None) -> RegionPlan | None:
+    """Return where the runs of a case are looked at; None, with a sentence in the log, where that is not known."""
+    from diffnr_lightning.downstream import flat_plan, read_regions
+
+    if truth is None:
+        logger.warning("%s: no true volume; left out.", run.folder)
+        return None
+    if regions is not None:
+        file = regions / f"{run.case}.yaml" if regions.is_dir() else regions
+        return read_regions(file, truth.values.shape, truth.voxel_mm)
+    try:
+        return flat_plan(truth.values)
+    except ValueError as error:
+        logger.warning("%s: %s Left out.", run.folder, error)
+        return None
+
+
+def _regions_in_words(
+    found: RegionComparison, volume: ShownVolume, regions: Path | None
+) -> dict[str, Any]:
+    return {
+        "regions_from": AUTOMATIC if regions is None else str(regions),
+        "unit": volume.unit,
+        "summary": found.summary(),
+        "regions": {name: score._asdict() for name, score in found.regions.items()},
+        "contrasts": {name: score._asdict() for name, score in found.contrasts.items()},
+        "profile_errors": {name: profile.error for name, profile in found.profiles.items()},
+        "crops_psnr": dict(found.crops),
+    }
+
+
+def _write_profiles(run: RunSummary, found: RegionComparison, unit: str) -> None:
+    from diffnr_lightning.files import write_text
+    from diffnr_lightning.reports import profile_curves
+
+    if not found.profiles:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["line", "distance_mm", "reconstruction", "truth"])
+    for name, profile in found.profiles.items():
+        for point in zip(*profile, strict=True):
+            writer.writerow([name, *(f"{number:.6g}" for number in point)])
+    write_text(Path(run.folder) / f"{PROFILE_STEM}.csv", text.getvalue())
+    profile_curves(dict(found.profiles), Path(run.folder) / f"{PROFILE_STEM}.png", unit)
+
+
+def _keep(run: RunSummary, task: str, result: dict[str, Any]) -> None:
+    """Put a result beside the run, and leave those of other tasks there."""
+    from diffnr_lightning.files import write_json
+    from diffnr_lightning.reports.runs import DOWNSTREAM_FILE
+
+    write_json(Path(run.folder) / DOWNSTREAM_FILE, {**run.downstream, task: result})

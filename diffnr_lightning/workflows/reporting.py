@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from diffnr_lightning.workflows.downstream import LungSegmenter, Task, score_lungs
+from diffnr_lightning.workflows.downstream import LungSegmenter, Task, score_task
 from diffnr_lightning.workflows.signature import exists
 
 logger = logging.getLogger("diffnr")
@@ -19,6 +19,7 @@ def evaluate(
     baseline: str | None = None,
     downstream: Task | None = None,
     segmenter: LungSegmenter = "auto",
+    regions: Annotated[Path | None, exists("the file of regions")] = None,
 ) -> None:
     """Print one table of finished runs under every metric protocol.
 
@@ -29,19 +30,27 @@ def evaluate(
             method and number of views, with the difference.
         baseline: method with which the others are compared case by case.
         downstream: a task on every volume whose truth is known, whose results are kept in downstream.json beside it and
-            become columns: lungs compares the lungs that are found in it and in the true volume.
+            become columns: lungs compares the lungs that are found in it and in the true volume; regions compares
+            means, deviations, contrasts and profiles of regions.
         segmenter: of the lungs: embedded, lungmask (LungMask's network, a package of its own), or auto, which takes
             lungmask where it is installed.
+        regions: YAML file of regions, or a folder with CASE.yaml for each case, see docs/tables.md; null finds flat
+            ones in the true volume.
 
     Raises:
         ImportError: lungmask is not installed.
-        ValueError: no finished run, no run of the baseline, or published numbers that cannot be read.
+        ValueError: no finished run, no run of the baseline, published numbers that cannot be read, or regions without
+            that task or outside of the volume.
     """
     from diffnr_lightning.reports import print_table, read_runs, write_tables
 
     found = read_runs(runs)
+    if regions is not None and downstream != "regions":
+        raise ValueError(
+            f"regions is {regions}, but downstream is {downstream}; --downstream regions is expected with it."
+        )
     if downstream is not None:
-        score_lungs(found, segmenter)
+        score_task(downstream, found, segmenter, regions)
         found = read_runs(runs)
     print_table(found, baseline=baseline, paper=paper)
     if out is not None:

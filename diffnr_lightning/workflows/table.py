@@ -16,7 +16,7 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.denoiser_training import train_denoiser
-from diffnr_lightning.workflows.downstream import score_lungs
+from diffnr_lightning.workflows.downstream import score_task
 from diffnr_lightning.workflows.experiment import (
     Experiment,
     ExperimentRow,
@@ -212,5 +212,5 @@ def _finished(
         )
     ]
     if experiment.downstream is not None:
-        score_lungs([read_run(run) for run in folders])
+        score_task(experiment.downstream, [read_run(run) for run in folders])
     return [read_run(run) for run in folders]

@@ -55,3 +55,29 @@ def test_lungs_are_compared_and_kept_beside_the_run(tmp_path, capsys, monkeypatc
     before = (tmp_path / "FDK/downstream.json").stat().st_mtime_ns
     assert cli.main(options) == 0
     assert (tmp_path / "FDK/downstream.json").stat().st_mtime_ns == before
+
+
+def test_regions_are_compared_and_kept_with_other_tasks(runs, tmp_path, capsys):
+    file = runs / "FDK/downstream.json"
+    file.write_text('{"lungs": {"segmenter": "embedded", "dice_percent": 90.0}}')
+    options = ["evaluate", "--runs", str(runs), "--downstream", "regions"]
+    regions = tmp_path / "regions.yaml"
+    regions.write_text(
+        "unit: voxel\nregions:\n  air: {centre: [1, 1, 1], radius: 1}\n"
+        "  cube: {centre: [6, 6, 6], radius: 2}\nlines: {in: {start: [0, 6, 6], end: [6, 6, 6]}}\n"
+    )
+    out = ["--out", str(tmp_path / "table")]
+    assert cli.main([*options, "--regions", str(regions), *out]) == 0
+    kept = json.loads(file.read_text())
+    assert kept["lungs"]["dice_percent"] == 90
+    # The window of these runs spans 3000 HU: the cube is 1500 HU above air, the reconstruction off by 300 HU.
+    assert kept["regions"]["contrasts"]["cube - air"]["recovered_percent"] == pytest.approx(100)
+    assert kept["regions"]["summary"]["error"] == pytest.approx(300, rel=1e-3)
+    assert (runs / "FDK/profiles.png").is_file()
+    assert (runs / "FDK/profiles.csv").read_text().startswith("line,distance_mm,reconstruction")
+    assert "regions mean error" in (tmp_path / "table/table.md").read_text()
+    # A cube of this size has no flat places in the cylinder beside it: named and left out.
+    assert cli.main([*options]) == 0
+    assert json.loads(file.read_text())["regions"]["regions_from"] == str(regions)
+    assert cli.main(["evaluate", "--runs", str(runs), "--regions", str(regions)]) == 2
+    assert "--downstream regions is expected" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""Regions of interest from a small file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+import yaml
+
+from diffnr_lightning.downstream.regions import Mask, Point, RegionPlan, ball, box
+
+KEYS = ("unit", "regions", "labels", "contrasts", "lines")
+
+
+def read_regions(path: str | Path, shape: tuple[int, int, int], voxel_mm: Point) -> RegionPlan:
+    """Read a YAML file of regions.
+
+    Points are (x, y, z): with `unit: mm` from the middle of the volume, with `unit: voxel` the indices of voxels.
+    `regions` has balls (centre, radius) and boxes (centre, size) by name; `labels` a label map of the volume's shape
+    (`file`, beside this one) and `names` by label; `contrasts` pairs of names, by default each region with the one
+    before; `lines` start and end by name.
+
+    Args:
+        path: of the file.
+        shape: of the volume (Z, Y, X).
+        voxel_mm: its edges (z, y, x).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is none, or names what it does not have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the file of regions {path} does not exist; a YAML file is expected."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, Mapping) or set(content) - set(KEYS):
+        keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else repr(content)
+        raise ValueError(f"{path} has {keys}; a mapping with {', '.join(KEYS)} is expected.")
+    unit = content.get("unit", "mm")
+    if unit not in ("mm", "voxel"):
+        raise ValueError(f"{path} has the unit {unit!r}; mm or voxel is expected.")
+    place = _Place(path, unit, shape, voxel_mm)
+    masks = {
+        str(name): place.region(name, entry)
+        for name, entry in (content.get("regions") or {}).items()
+    }
+    if content.get("labels"):
+        masks |= _labelled(path, content["labels"], shape)
+    if not masks:
+        raise ValueError(f"{path} has neither regions nor labels; at least one region is expected.")
+    lines = {
+        str(name): place.line(name, entry) for name, entry in (content.get("lines") or {}).items()
+    }
+    return RegionPlan(masks, _contrasts(path, content.get("contrasts"), list(masks)), lines)
+
+
+class _Place:
+    """Turn what a file says into voxels (z, y, x)."""
+
+    def __init__(self, path: Path, unit: str, shape: Sequence[int], voxel_mm: Point) -> None:
+        self.path = path
+        self.shape = tuple(shape)
+        self.edges = np.array(voxel_mm) if unit == "mm" else np.ones(3)
+        self.origin = (np.array(shape) - 1) / 2 if unit == "mm" else np.zeros(3)
+
+    def region(self, name: Any, entry: Any) -> Mask:
+        keys = set(entry) if isinstance(entry, Mapping) else set()
+        if keys == {"centre", "radius"}:
+            radius = self._numbers(name, [entry["radius"]] * 3)
+            return ball(self.shape, self._point(name, entry["centre"]), tuple(radius / self.edges))
+        if keys == {"centre", "size"}:
+            size = self._numbers(name, entry["size"])
+            return box(self.shape, self._point(name, entry["centre"]), tuple(size / self.edges))
+        raise ValueError(
+            f"{self.path}: region {name} is {entry!r}; centre and radius of a ball, or centre and size of a box, are "
+            "expected."
+        )
+
+    def line(self, name: Any, entry: Any) -> tuple[Point, Point]:
+        if not isinstance(entry, Mapping) or set(entry) != {"start", "end"}:
+            raise ValueError(f"{self.path}: line {name} is {entry!r}; start and end are expected.")
+        return self._point(name, entry["start"]), self._point(name, entry["end"])
+
+    def _point(self, name: Any, numbers: Any) -> Point:
+        z, y, x = self._numbers(name, numbers) / self.edges + self.origin
+        return float(z), float(y), float(x)
+
+    def _numbers(self, name: Any, numbers: Any) -> np.ndarray:
+        """Return three numbers (x, y, z) of the file as (z, y, x)."""
+        try:
+            array = np.array(numbers, dtype=float)[::-1]
+        except (TypeError, ValueError):
+            array = np.zeros(0)
+        if array.shape != (3,) or not np.isfinite(array).all():
+            raise ValueError(
+                f"{self.path}: {name} has {numbers!r}; three numbers x, y, z are expected."
+            )
+        return array
+
+
+def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> dict[str, Mask]:
+    if not isinstance(entry, Mapping) or "file" not in entry or set(entry) - {"file", "names"}:
+        raise ValueError(f"{path}: labels is {entry!r}; file and perhaps names are expected.")
+    file = path.parent / str(entry["file"])
+    try:
+        labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
+    except RuntimeError as error:
+        raise ValueError(
+            f"the label map {file} cannot be read; an image such as NIfTI is expected."
+        ) from error
+    if labels.shape != tuple(shape):
+        raise ValueError(
+            f"the label map {file} has the shape {labels.shape}; that of the volume, {tuple(shape)}, is expected."
+        )
+    names = entry.get("names") or {int(n): f"label {n}" for n in np.unique(labels) if n}
+    return {str(name): labels == int(label) for label, name in names.items()}
+
+
+def _contrasts(path: Path, entry: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    if entry is None:
+        return tuple(zip(names[1:], names[:-1], strict=True))
+    for pair in entry:
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not set(pair) <= set(names):
+            raise ValueError(
+                f"{path}: contrasts has {pair!r}; two of {', '.join(names)} are expected."
+            )
+    return tuple((str(a), str(b)) for a, b in entry)
