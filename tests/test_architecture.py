@@ -87,6 +87,7 @@ MAY_IMPORT = {
     },
     "callbacks": {
         "files",
+        "geometry",
         "photons",
         "planes",
         "representations",

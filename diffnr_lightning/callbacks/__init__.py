@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "convergence": ["Convergence"],
         "density_control": ["DensityControl"],
         "pseudo_reference": ["PseudoReference"],
+        "repaired_projections": ["RepairedProjections"],
         "sampled_reference": ["SampledReference"],
         "slice_images": ["SliceImages"],
         "snapshots": ["Snapshots"],

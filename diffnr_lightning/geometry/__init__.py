@@ -7,6 +7,7 @@ by row by column, with H along the rotation axis. Row 0 of a circular scan is th
 """
 
 from diffnr_lightning.geometry.angles import arc, arc_length, uniform_angles, view_steps
+from diffnr_lightning.geometry.between import views_between
 from diffnr_lightning.geometry.converters import (
     astra_vectors,
     from_astra_vectors,
@@ -37,4 +38,5 @@ __all__ = [
     "r2_scanner",
     "uniform_angles",
     "view_steps",
+    "views_between",
 ]

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
         "denoiser_training": ["DenoiserTraining"],
+        "novel_views": ["NovelViews"],
         "scene_optimization": ["SceneOptimization"],
         "slicefixer_finetuning": ["SliceFixerFinetuning"],
     },

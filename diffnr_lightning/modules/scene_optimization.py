@@ -11,7 +11,10 @@ from torch import Tensor
 from diffnr_lightning.batches import ViewBatch
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.losses import SsimReference, l1, ssim_2d, ssim_3d, tv_3d
+from diffnr_lightning.modules.novel_views import NovelViews
 from diffnr_lightning.representations import Representation
+
+_NOVEL_STREAM = 1 << 40
 
 
 class SceneOptimization(lightning.LightningModule):
@@ -22,6 +25,7 @@ class SceneOptimization(lightning.LightningModule):
         scan: geometry of the measured views.
         grid: voxels of the volume that is wanted.
         iteration: number of the current batch, counted from 1; after a batch, the batches done.
+        novel: views that nobody has measured but batches take as if they were, or None; see `add_novel_views`.
         reference: pseudo-reference volume (Z, Y, X), or None; written by the callback `PseudoReference`.
         start: volume (Z, Y, X) that the representation began with, if it is known; written by the workflow.
         query_volume(): the current volume (Z, Y, X).
@@ -40,15 +44,18 @@ class SceneOptimization(lightning.LightningModule):
         reference_every: batches between two uses of the pseudo-reference (tau).
         reference_loss: 3D SSIM as in the paper, or the voxel L1 of its Table 5.
         reference_size: edge in voxels of the random cube that is compared with the reference; 0 is the whole volume.
+        novel_share: share of the batches whose views are novel ones, once there are any.
+        lambda_novel: weight of the distance of their renderings, beside 1 of measured ones.
         rate_scale: factor on the learning rates of the representation's parameter groups.
         rate_decay: factor that the learning rates have lost after `rate_iterations`, log-linearly.
         rate_iterations: length of that decay in batches.
 
     Raises:
-        ValueError: a negative weight, or a count below one.
+        ValueError: a negative weight, a count below one, or a share outside [0, 1].
 
     Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's,
-    lengths as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6.
+    lengths as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6;
+    share and weight of novel views are those of Difix3D+.
     Deviation: `reference_size` other than 0 compares a random cube only, which makes a use of the reference cheap
     enough for tau = 1.
     """
@@ -68,6 +75,8 @@ class SceneOptimization(lightning.LightningModule):
         reference_every: int = 10,
         reference_loss: Literal["ssim", "l1"] = "ssim",
         reference_size: int = 0,
+        novel_share: float = 0.3,
+        lambda_novel: float = 0.3,
         rate_scale: float = 1.0,
         rate_decay: float = 0.1,
         rate_iterations: int = 30_000,
@@ -81,11 +90,13 @@ class SceneOptimization(lightning.LightningModule):
         ):
             if count < 1:
                 raise ValueError(f"{name} is {count}; at least 1 is expected.")
-        if min(lambda_ssim, lambda_tv, lambda_diff, reference_size) < 0:
+        if min(lambda_ssim, lambda_tv, lambda_diff, lambda_novel, reference_size) < 0:
             raise ValueError(
-                f"lambda_ssim, lambda_tv, lambda_diff and reference_size are {lambda_ssim}, "
-                f"{lambda_tv}, {lambda_diff} and {reference_size}; none may be negative."
+                "lambda_ssim, lambda_tv, lambda_diff, lambda_novel and reference_size are "
+                f"{lambda_ssim}, {lambda_tv}, {lambda_diff}, {lambda_novel} and {reference_size}; none may be negative."
             )
+        if not 0 <= novel_share <= 1:
+            raise ValueError(f"novel_share is {novel_share}; a share in [0, 1] is expected.")
         self.representation = representation
         self.scan = scan
         self.grid = grid
@@ -97,6 +108,8 @@ class SceneOptimization(lightning.LightningModule):
         self.reference_every = reference_every
         self.reference_loss = reference_loss
         self.reference_size = reference_size
+        self.novel_share = novel_share
+        self.lambda_novel = lambda_novel
         self.rate_scale = rate_scale
         self.rate_decay = rate_decay
         self.rate_iterations = rate_iterations
@@ -104,6 +117,7 @@ class SceneOptimization(lightning.LightningModule):
         self.iteration = 0
         self.reference: Tensor | None = None
         self.start: Tensor | None = None
+        self.novel: NovelViews | None = None
         self._prepared: tuple[Tensor, SsimReference | None, Tensor] | None = None
         # Projections in units of half the largest edge, the scale for which the weights were chosen.
         self.length_scale = 2.0 / max(grid.size_mm)
@@ -120,12 +134,13 @@ class SceneOptimization(lightning.LightningModule):
         self.iteration += 1
         smoothed = self.lambda_tv > 0 and self.iteration % self.tv_every == 0
         compared = self.reference is not None and self.iteration % self.reference_every == 0
-        scan = self.scan[batch.view].window(batch.rows, batch.columns)
+        batch, views, share = self._seen(batch)
+        scan = views[batch.view].window(batch.rows, batch.columns)
         grids = [self._random_cube(self.tv_size)[0]] if smoothed else []
         if compared:
             grids.append(self._compared_part()[0])
         rendered, volumes = self.representation.evaluate(scan, grids)
-        loss = self._image_loss(
+        loss = share * self._image_loss(
             self.length_scale * rendered, self.length_scale * batch.projection, batch.weights
         )
         if smoothed:
@@ -133,6 +148,37 @@ class SceneOptimization(lightning.LightningModule):
         if compared:
             loss = loss + self.lambda_diff * self._distance(volumes[-1])
         return loss
+
+    def add_novel_views(self, scan: ScanGeometry, projections: Tensor) -> None:
+        """Let batches take these views too, as if they had been measured.
+
+        Args:
+            scan: where they lie; the detector is that of the measured ones.
+            projections: (N, H, W) line integrals.
+
+        Raises:
+            ValueError: another number of projections than views.
+        """
+        added = NovelViews.of(scan, projections)
+        self.novel = added if self.novel is None else self.novel.joined(added)
+
+    def _seen(self, batch: ViewBatch) -> tuple[ViewBatch, ScanGeometry, float]:
+        """Return the views that are compared, their scan and their weight: measured ones, or novel ones in their place.
+
+        What comes is drawn from (seed, iteration).
+        """
+        if self.novel is None:
+            return batch, self.scan, 1.0
+        # Another stream than that of the cubes.
+        generator = torch.Generator().manual_seed(
+            _NOVEL_STREAM + self.seed * 1_000_003 + self.iteration
+        )
+        if torch.rand((), generator=generator) >= self.novel_share:
+            return batch, self.scan, 1.0
+        novel = torch.randint(len(self.novel.scan), batch.view.shape, generator=generator)
+        shown = self.novel.projections[:, batch.rows, batch.columns][novel]
+        drawn = batch._replace(view=novel, projection=shown, weights=None)
+        return drawn, self.novel.scan, self.lambda_novel
 
     def _image_loss(self, rendered: Tensor, measured: Tensor, weights: Tensor | None) -> Tensor:
         """Return the distance of rendered from measured projections (B, H, W), lengths in half edges."""
@@ -175,6 +221,7 @@ class SceneOptimization(lightning.LightningModule):
         checkpoint["scene"] = {
             "iteration": self.iteration,
             "reference": self.reference,
+            "novel": None if self.novel is None else self.novel.state(),
             "grid": repr(self.grid),
             "scan": repr(self.scan),
         }
@@ -193,6 +240,9 @@ class SceneOptimization(lightning.LightningModule):
                 )
         self.iteration = scene["iteration"]
         self.reference = scene["reference"]
+        # Checkpoints of earlier versions have none.
+        novel = scene.get("novel")
+        self.novel = None if novel is None else NovelViews.from_state(novel)
         sizes = {
             len(value)
             for key, value in checkpoint["state_dict"].items()

@@ -39,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "noise_schedule": ["NoiseSchedule"],
         "patch_denoiser": ["PatchDenoiser"],
         "prior": ["Prior"],
+        "projection_repair": ["ProjectionRepairer"],
         "repairer": ["RepairedVolume", "Repairer"],
         "slicefixer": ["SliceFixer"],
         "turbo_backbone": ["TurboBackbone"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.early_stops import stopped_early
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
+from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import Checked, folder_to_be
 from diffnr_lightning.workflows.variation import Variation
@@ -77,6 +78,7 @@ def curate(
     biplanar_size: int = BIPLANAR_SIZE,
     repair: Repairer | None = None,
     residual: bool = False,
+    kind: Literal["slices", "projections"] = "slices",
     seed: int = 0,
     shard: Annotated[str, Checked(shard_of)] = "0/1",
     device: str = "cpu",
@@ -107,6 +109,8 @@ def curate(
             learns what a volume looks like that was repaired already.
         residual: whether the backprojected residual of each volume and its noise are kept too, for priors that look at
             them; the file is twice as large.
+        kind: slices keeps volumes; projections keeps what they and the truth show in views between the measured ones,
+            for `RepairedProjections`: finetune on them with `--data.planes [axial]`, along which they lie.
         seed: with the name of the run, seeds all that is drawn.
         shard: `K/N` takes every Nth volume, beginning with volume K; all shards fill the same folder.
         device: where to compute: cpu, cuda or cuda:N.
@@ -120,8 +124,8 @@ def curate(
 
     Raises:
         FileNotFoundError: a file or pattern that names no volume.
-        ValueError: no volume, one that a split keeps, no method, a shard or device that does not exist, a method that a
-            GPU has no room for, or a folder of other settings.
+        ValueError: no volume, one that a split keeps, projections with a residual, no method, a shard or device that
+            does not exist, a method that a GPU has no room for, or a folder of other settings.
     """
     if not methods:
         raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
@@ -131,6 +135,10 @@ def curate(
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
         raise ValueError(
             f"fractions is {fractions}; shares above 0 and up to 1 of the iterations are expected."
+        )
+    if kind == "projections" and residual:
+        raise ValueError(
+            "residual is true and kind is projections, which have no backprojected residual; leave one of them out."
         )
     shard_of(shard)
     sources = volume_sources(volumes)
@@ -147,7 +155,13 @@ def curate(
     place = use_device(device)
     if place.type == "cuda":
         _refuse_what_cannot_fit(methods, recipe, variation, place)
-    plain = {**recipe.describe(), "runs": runs, "fractions": list(fractions), "seed": seed}
+    plain = {
+        **recipe.describe(),
+        "runs": runs,
+        "fractions": list(fractions),
+        "seed": seed,
+        "kind": kind,
+    }
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
     folder = PairsFolder(out, settings, list(sources))
     jobs = [
@@ -169,6 +183,9 @@ def curate(
             turn = job.number % len(methods)
             problem = _problem(case, methods[turn], weighted, device)
             tensors, info = stopped_early(case, problem, methods[turn], fractions, repair)
+            if kind == "projections":
+                share = np.random.default_rng([seed, _hash(job.name), 1]).uniform(*SHARES)
+                tensors, info = projection_pairs(problem, tensors, info, float(share))
             provenance = {
                 "volume": job.volume,
                 "held_out": job.volume in validated,

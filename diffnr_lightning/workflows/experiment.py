@@ -75,6 +75,7 @@ class ExperimentRow:
         reason: why it cannot be run; None for others.
         prior: config files of `finetune` joined by `+`, whose weights the method repairs with; None for those that its
             configs name.
+        projection_prior: likewise, of a network that repairs projections.
         denoiser: config files of `train-denoiser` joined by `+`, whose denoiser the method samples with; rows that name
             the same one share it. None for those that its configs name.
     """
@@ -84,6 +85,7 @@ class ExperimentRow:
     reason: str | None = None
     prior: str | None = None
     denoiser: str | None = None
+    projection_prior: str | None = None
 
     def entry(self, out: Path) -> str:
         """Return the method as `sweep` takes it, in a table in the folder `out`."""
@@ -92,20 +94,22 @@ class ExperimentRow:
     def trainings(self, out: Path) -> list[Training]:
         """Return what is trained for the row, in a table in the folder `out`."""
         trainings = []
-        if self.prior:
+        for config, slot, callback in (
+            (self.prior, "pseudo_reference", "PseudoReference"),
+            (self.projection_prior, "repaired_projections", "RepairedProjections"),
+        ):
+            if not config:
+                continue
             folder = out / "priors" / _as_folder(self.name)
             repairer = {"weights": str(folder / "weights.safetensors")}
-            reference = _node("callbacks.PseudoReference", {"repairer": repairer})
-            method = _node("workflows.Scene", {"pseudo_reference": reference})
-            words = [
-                "finetune",
-                "--config",
-                self.prior,
-                "--data.folders",
-                f"[{out / PAIRS_FOLDER}]",
-            ]
+            node = _node(f"callbacks.{callback}", {"repairer": repairer})
+            method = _node("workflows.Scene", {slot: node})
+            data = ["--data.folders", f"[{out / PAIRS_FOLDER}]"]
+            words = ["finetune", "--config", config, *data]
             trainings.append(
-                _training(words, folder, {"variant": self.name, "method": method}, True)
+                _training(
+                    words, folder, {"variant": self.name.lstrip("+ "), "method": method}, True
+                )
             )
         if self.denoiser:
             folder = out / "denoisers" / method_name(self.denoiser)
@@ -258,7 +262,8 @@ def _part(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Part
 
 def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> ExperimentRow:
     """Read one row: `reason`, or `method` with what the miniature has in its place; what it trains is by scale."""
-    _check_keys(path, entry, set(), {"method", "miniature", "reason", "prior", "denoiser"})
+    trained_by = ("prior", "denoiser", "projection_prior")
+    _check_keys(path, entry, set(), {"method", "miniature", "reason", *trained_by})
     method, reason = entry.get("method"), entry.get("reason")
     if scale == "miniature" and entry.get("miniature"):
         method, reason = entry["miniature"], None
@@ -266,7 +271,7 @@ def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Exper
         raise ValueError(
             f"{path}: row {name} has method {method!r} and reason {reason!r}; one of the two is expected."
         )
-    trained = [(entry.get(key) or {}).get(scale) for key in ("prior", "denoiser")]
+    trained = [(entry.get(key) or {}).get(scale) for key in trained_by]
     return ExperimentRow(
         str(name), _config(path, method), reason, *(_config(path, name) for name in trained)
     )

@@ -9,6 +9,7 @@ a GPU.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.solver import Solver
 
 if TYPE_CHECKING:
+    from diffnr_lightning.callbacks import RepairedProjections
     from diffnr_lightning.modules import SceneOptimization
     from diffnr_lightning.priors import Repairer
     from diffnr_lightning.workflows.problem import Method
@@ -192,6 +194,8 @@ def _scene(
         most = changed.get("batch_size", repairer.batch_size)
         parts.append(Part("pseudo-reference and what it was made of", 3 * F32 * voxels, True))
         parts += _repair(repairer, grid, rays, weighted, most)
+    if method.repaired_projections is not None:
+        parts += _projection_repair(method.repaired_projections, scan)
     asked = cube + compared / module.reference_every
     moved = 7 * F32 * numbers + 48 * 3 * asked + 60 * pixels
     return Estimate(
@@ -225,6 +229,19 @@ def _repair(
         Part("repair: residual", 8 * F32 * voxels + 12 * F32 * rays, False),
         Part("repair: slices at once", 8 * F32 * voxels + slices, False),
         Part("repair: held to the projections", 4 * F32 * voxels + held, False),
+    ]
+
+
+def _projection_repair(callback: RepairedProjections, scan: ScanGeometry) -> list[Part]:
+    """Return what views between the measured ones take, and the repair of so many at once."""
+    prior, shape = callback.repairer.prior, (len(scan), *scan.detector_shape)
+    weights = sum(p.numel() * p.element_size() for p in prior.parameters())
+    rays = math.prod(shape)
+    at_once = slices_bytes(prior, shape, ("axial",), callback.repairer.batch_size)
+    return [
+        Part("prior of projections", weights, True),
+        Part("views between the measured ones", len(callback.at) * F32 * rays, True),
+        Part("repair: projections at once", 4 * F32 * rays + at_once, False),
     ]
 
 

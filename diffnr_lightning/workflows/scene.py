@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffnr_lightning.callbacks import DensityControl, PseudoReference
+from diffnr_lightning.callbacks import DensityControl, PseudoReference, RepairedProjections
 from diffnr_lightning.data import RaySampling, ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
@@ -36,6 +36,8 @@ class Scene(Method):
         finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
         trial: judges on held-out views whether the prior takes part; None lets it in any case. Without the prior the
             result is the volume that would have been repaired first.
+        repaired_projections: adds repaired renderings of views between the measured ones to what is fitted; None fits
+            measured views alone.
         start: solver whose volume the representation starts from; None is the analytic one where the views are near a
             circle, some iterations of SIRT elsewhere (`solvers.initial_volume`).
 
@@ -62,6 +64,7 @@ class Scene(Method):
         finish: Literal["query", "repair"] = "query",
         trial: Trial | None = None,
         start: Solver | None = None,
+        repaired_projections: RepairedProjections | None = None,
     ) -> None:
         if iterations < 1:
             raise ValueError(f"iterations is {iterations}; at least one is expected.")
@@ -82,6 +85,7 @@ class Scene(Method):
         if pseudo_reference is not None:
             pseudo_reference.adapt(iterations)
         self.pseudo_reference = pseudo_reference
+        self.repaired_projections = repaired_projections
         self.finish = finish
         self.trial = trial
         self.findings = {}
@@ -130,7 +134,8 @@ class Scene(Method):
         representation.initialise(first, problem.projections, problem.scan, problem.seed)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
         module.start = first
-        own = (self.density_control, self.pseudo_reference if prior else None)
+        priors = (self.pseudo_reference, self.repaired_projections) if prior else ()
+        own = (self.density_control, *priors)
         trainer = quiet_trainer(
             max_steps=stop_at or self.iterations,
             accelerator="gpu" if problem.projections.is_cuda else "cpu",

@@ -394,3 +394,34 @@ def test_methods_that_fit_are_given_a_truncated_scan_without_its_surroundings():
     assert fitted.surroundings is None
     assert float(fitted.projections.mean()) < 0.8 * float(case.projections.mean())
     assert torch.equal(filtered.projections, case.projections)
+
+
+def test_projections_between_the_views_are_pairs_too(config, tmp_path, capsys):
+    refused = curate(config, tmp_path / "none", "--kind", "projections")
+    assert (
+        refused == cli.USAGE_ERROR and "have no backprojected residual" in capsys.readouterr().err
+    )
+    options = ["--kind", "projections", "--residual", "false", "--noise.mode", "none"]
+    assert curate(config, tmp_path / "pairs", *options) == 0
+    found = open_pairs(tmp_path / "pairs")
+    assert len(found) == 4
+    for scan in found.values():
+        assert scan.info["kind"] == "projections" and 0.25 <= scan.info["share_to_next_view"] <= 0.5
+        views = len(scan.clean)
+        assert scan.degraded.shape == (2, *scan.clean.shape)
+        # An arc that does not close has no view behind its last.
+        assert scan.info["views"] - views in (0, 1)
+        # Largest as the measured ones are, which they lie between; reconstructions resemble them.
+        assert 0.9 < scan.clean.max() <= 1
+        assert scan.info["psnr"][-1] > 15
+    data = SlicePairData(
+        [tmp_path / "pairs"],
+        2,
+        batch_size=2,
+        crop=12,
+        context=0,
+        planes=["axial"],
+        held_out_share=0,
+    )
+    data.setup("test")
+    assert len(data.training) == 4

@@ -11,7 +11,7 @@ from gaussian_denoiser import GaussianDenoiser
 from torch.profiler import ProfilerActivity, profile
 
 from diffnr_lightning import solvers
-from diffnr_lightning.callbacks import SampledReference
+from diffnr_lightning.callbacks import RepairedProjections, SampledReference
 from diffnr_lightning.consistency import agree
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
@@ -19,6 +19,7 @@ from diffnr_lightning.priors import (
     CompactDenoiser,
     DdsRepairer,
     PatchDenoiser,
+    ProjectionRepairer,
     Repairer,
     biplanar_conditioning,
     dds_repairer,
@@ -125,6 +126,15 @@ def test_a_repair_by_dds_counts_the_slices_that_its_denoiser_sees(monkeypatch):
 
     more = denoiser.predict_bytes(32, 32, 32) - denoiser.predict_bytes(16, 32, 32)
     assert steps_of(32) - steps_of(16) == more > 0
+
+
+def test_repaired_projections_are_counted():
+    grid, scan = VolumeGrid((16,) * 3, 1.0), scan_of(64, 8)
+    views = RepairedProjections(ProjectionRepairer(batch_size=4), at=(3, 6))
+    with_views = memory.estimate(Scene(VoxelGrid, repaired_projections=views), grid, scan)
+    [kept] = [p for p in with_views.parts if p.name == "views between the measured ones"]
+    assert kept.bytes == 2 * 4 * 8 * 64 * 64
+    assert with_views.peak > memory.estimate(Scene(VoxelGrid), grid, scan).peak + kept.bytes
 
 
 def test_what_estimates_the_surroundings_is_part_of_the_peak():

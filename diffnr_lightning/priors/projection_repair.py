@@ -1,0 +1,75 @@
+"""Repair of rendered projections by a prior of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.geometry import ScanGeometry
+from diffnr_lightning.priors.checkpoints import load_default, load_prior
+from diffnr_lightning.priors.conditioning import biplanar_conditioning
+from diffnr_lightning.priors.prior import Prior
+from diffnr_lightning.priors.volume_repair import repair_volume
+
+
+@final
+class ProjectionRepairer:
+    """Repair projections that a representation shows, as if they were the slices of a volume.
+
+    Projections are divided by the largest measured value. A prior with neighbours gets the projections before and after
+    in the order of their angles. It is told the measured views as in volumes, but no backprojected residual.
+
+    Args:
+        weights: file of the prior; one that has learned from projections is made by `curate --kind projections` and
+            `finetune`. None takes the compact SliceFixer that comes with the package, which has seen slices alone.
+        overrides: arguments that replace those in the file, see `Repairer`.
+        batch_size: projections repaired at once.
+        allow: see `Repairer`.
+
+    Attributes:
+        prior: the network.
+
+    Raises:
+        ValueError: overrides without weights.
+    """
+
+    def __init__(
+        self,
+        weights: Path | None = None,
+        overrides: dict[str, Any] | None = None,
+        batch_size: int = 16,
+        allow: tuple[str, ...] = (),
+    ) -> None:
+        if weights is None and overrides:
+            raise ValueError(
+                f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
+            )
+        self.batch_size = batch_size
+        self.prior: Prior = (
+            load_default()
+            if weights is None
+            else load_prior(weights, allow=allow, **(overrides or {}))
+        )
+
+    def repair(self, rendered: Tensor, projections: Tensor, scan: ScanGeometry) -> Tensor:
+        """Repair renderings.
+
+        Args:
+            rendered: (N, H, W) line integrals, in the order of their angles.
+            projections: (V, H, W) measured, likewise.
+            scan: geometry of the measured ones.
+
+        Returns:
+            (N, H, W) line integrals, from 0 to the largest measured one.
+        """
+        directions = torch.tensor(scan.direction, dtype=torch.float32)
+        conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
+        self.prior.to(rendered.device)
+        peak = projections.max()
+        repaired = repair_volume(
+            self.prior, rendered / peak, conditioning, batch_size=self.batch_size
+        )
+        return peak * repaired

@@ -1,0 +1,119 @@
+import lightning
+import pytest
+import torch
+
+from diffnr_lightning.callbacks import RepairedProjections
+from diffnr_lightning.data import ScanData
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles, views_between
+from diffnr_lightning.modules import SceneOptimization
+from diffnr_lightning.priors import ProjectionRepairer
+from diffnr_lightning.projectors import project
+from diffnr_lightning.representations import VoxelGrid
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+GRID = VolumeGrid((10, 12, 14), 2.0)
+SCAN = ScanGeometry.cone(
+    angles_rad=uniform_angles(8),
+    source_to_axis_mm=70.0,
+    source_to_detector_mm=100.0,
+    detector_shape=(16, 16),
+    pixel_mm=2.4,
+)
+TRUTH = torch.exp(-0.5 * (GRID.points() / torch.tensor([6.0, 4.0, 5.0])).square().sum(-1))
+PROJECTIONS = project(TRUTH, GRID, SCAN)
+
+
+class Halving(torch.nn.Module):
+    """A prior that halves images."""
+
+    context, size, biplanar_size, residual = 0, None, 64, False
+
+    def repair(self, slices, conditioning):
+        return 0.5 * slices[:, 0]
+
+
+def callback(**options):
+    repairer = ProjectionRepairer()
+    repairer.prior = Halving()
+    return RepairedProjections(repairer, **options)
+
+
+def run(made, steps=9, checkpoint=None, stop=None, **options):
+    representation = VoxelGrid(GRID)
+    representation.initialise(TRUTH, PROJECTIONS, SCAN, seed=0)
+    settings = {"rate_scale": 0.0, "lambda_tv": 0.0, **options}
+    module = SceneOptimization(representation, SCAN, GRID, **settings)
+    trainer = lightning.Trainer(
+        max_steps=stop or steps,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[made],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = ScanData(PROJECTIONS, seed=0, iterations=steps)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return module, trainer
+
+
+def test_views_grow_in_number_towards_the_middles():
+    made = callback(at=[3, 6, 9])
+    module, _ = run(made)
+    # The last batch has no use for more.
+    assert made.made == 2
+    for number, share in enumerate((0.25, 0.375)):
+        part = slice(8 * number, 8 * number + 8)
+        expected = views_between(SCAN, share)
+        assert module.novel.scan[part] == expected
+        shown = project(TRUTH, GRID, expected)
+        torch.testing.assert_close(
+            module.novel.projections[part],
+            0.5 * shown.clamp(max=PROJECTIONS.max()),
+            rtol=1e-3,
+            atol=1e-3,
+        )
+    # A callback that serves another scan begins anew.
+    assert len(run(made)[0].novel.scan) == 16 and made.made == 2
+
+
+def test_they_are_fitted_now_and_then_with_their_weight():
+    """What the prior halved draws the volume down, the more the more often and the heavier it is drawn."""
+    options = {"rate_scale": 1.0, "lambda_ssim": 0.0}
+
+    def mass(**given):
+        module, _ = run(callback(at=[1]), 30, **options, **given)
+        return float(module.query_volume().detach().mean() / TRUTH.mean())
+
+    never, seldom, always = (mass(novel_share=share) for share in (0.0, 0.3, 1.0))
+    assert always < seldom < never
+    assert mass(novel_share=0.3, lambda_novel=0.0) == pytest.approx(never, rel=0.02)
+
+
+def test_a_resumed_run_equals_a_whole_one(tmp_path):
+    options = {"rate_scale": 1.0}
+    whole, _ = run(callback(at=[2, 5]), 8, **options)
+    _, trainer = run(callback(at=[2, 5]), 8, stop=4, **options)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = callback(at=[2, 5])
+    resumed, _ = run(again, 8, checkpoint=tmp_path / "last.ckpt", **options)
+    assert again.made == 2
+    assert resumed.novel.scan == whole.novel.scan
+    assert torch.equal(resumed.novel.projections, whole.novel.projections)
+    assert torch.equal(resumed.query_volume(), whole.query_volume())
+
+
+def test_what_cannot_be():
+    for at in ([], [0, 3], [3, 3]):
+        with pytest.raises(ValueError, match="batches that rise from 1"):
+            callback(at=at)
+    with pytest.raises(ValueError, match="approach is 0"):
+        callback(approach=0)
+    with pytest.raises(ValueError, match="overrides are"):
+        ProjectionRepairer(overrides={"base": "x"})
+    module, _ = run(callback(at=[2]), 3)
+    with pytest.raises(ValueError, match="one for each is expected"):
+        module.add_novel_views(SCAN, PROJECTIONS[1:])
+    with pytest.raises(ValueError, match="novel_share is 2"):
+        run(callback(), 3, novel_share=2)
