@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from diffnr_lightning.kernels import num_threads
-from diffnr_lightning.representations import hash_kernels
+from diffnr_lightning.representations import hash_kernels, tiny_cuda
 from diffnr_lightning.triton_kernels import takes_triton
 
 logger = logging.getLogger("diffnr")
@@ -172,24 +172,13 @@ class HashEncoding(nn.Module):
         return tuple(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True))
 
     def _native(self, points: Tensor) -> Tensor:
-        """Return the rows by tiny-cuda-nn, from our table. Not run on a GPU yet."""
+        """Return the rows by tiny-cuda-nn, from our table; see `tiny_cuda`."""
         if "_tinycudann" not in self.__dict__:
-            import tinycudann
-
-            options = {
-                "otype": "HashGrid",
-                "n_levels": self.levels,
-                "n_features_per_level": self.features,
-                "log2_hashmap_size": self.log2_size,
-                "base_resolution": self.base,
-                "per_level_scale": self.growth,
-            }
-            module = tinycudann.Encoding(3, options, dtype=torch.float32)
+            numbers = (self.levels, self.features, self.base, self.growth, self.log2_size)
             # Past nn.Module's registration: its parameters are a second copy that nobody trains.
-            self.__dict__["_tinycudann"] = module.to(points.device)
-        inside = (0.5 * points + 0.5).clamp(0, 1).contiguous()
-        parameters = {"params": self.table.reshape(-1)}
-        return torch.func.functional_call(self.__dict__["_tinycudann"], parameters, (inside,)).T
+            self.__dict__["_tinycudann"] = tiny_cuda.encoding(*numbers, points.device)
+        inside = (0.5 * points + 0.5).clamp(0, 1)
+        return tiny_cuda.run(self.__dict__["_tinycudann"], self.table.reshape(-1), inside).T
 
 
 def encode_reference(points: Tensor, table: Tensor, layout: tuple[HashLevel, ...]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations import network_kernels
 from diffnr_lightning.representations.hash_encoding import Backend, HashEncoding
 from diffnr_lightning.representations.network_kernels import network_reference
+from diffnr_lightning.representations.plain_network import PlainNetwork
 from diffnr_lightning.representations.ray_field import RayField
 from diffnr_lightning.triton_kernels import takes_triton
 
@@ -38,11 +39,15 @@ class NeuralField(RayField):
         samples: points of a ray.
         chunk: points evaluated at one time where no gradient is asked for.
         empty: density below which there is nothing, so that the field is not evaluated; see `RayField`.
-        backend: of the encoding; see `HashEncoding`.
+        network: `naf` is the paper's, evaluated by our fused kernels; `plain` has no biases and feeds the encoding to
+            the first layer alone, which is what tiny-cuda-nn's fused network can be.
+        backend: of the encoding; see `HashEncoding`. `tinycudann` evaluates a plain network too, in half precision; see
+            `tiny_cuda` for what differs.
 
     Raises:
-        ValueError: a width below one, a negative warm-up, or numbers that `HashEncoding` or
-            `RayField` refuse.
+        ImportError: `tinycudann` is asked for and not installed; raised where points are first evaluated.
+        ValueError: a width below one, a negative warm-up, a plain network that tiny-cuda-nn does not have, or numbers
+            that `HashEncoding` or `RayField` refuse.
 
     Source: Zha et al., "NAF: Neural attenuation fields for sparse-view CBCT reconstruction", MICCAI
     2022: four linear layers of width 32 with LeakyReLU, the encoding given again to the third, a
@@ -67,6 +72,7 @@ class NeuralField(RayField):
         samples: int = 192,
         chunk: int = 1 << 18,
         empty: float | None = None,
+        network: Literal["naf", "plain"] = "naf",
         backend: Backend = "auto",
     ) -> None:
         super().__init__(grid, samples=samples, chunk=chunk, empty=empty)
@@ -80,19 +86,24 @@ class NeuralField(RayField):
         self.warm_up = warm_up
         self.encoding = HashEncoding(levels, features, base, growth, table, backend=backend)
         encoded = self.encoding.width
-        self.layers = nn.ModuleList(
-            [
-                nn.Linear(encoded, width),
-                nn.Linear(width, width),
-                nn.Linear(width + encoded, width),
-                nn.Linear(width, 1),
-            ]
-        )
+        if network == "plain":
+            self.layers = PlainNetwork(encoded, width, fused=backend == "tinycudann")
+        else:
+            self.layers = nn.ModuleList(
+                [
+                    nn.Linear(encoded, width),
+                    nn.Linear(width, width),
+                    nn.Linear(width + encoded, width),
+                    nn.Linear(width, 1),
+                ]
+            )
 
     def field(self, points: Tensor) -> Tensor:
         """Return the density (R, S) at points (R, S, 3) in the unit box, in (0, 1)."""
         points_in_row = points.reshape(-1, 3)
         encoded = self.encoding.rows(points_in_row)  # (L F, N)
+        if isinstance(self.layers, PlainNetwork):
+            return torch.sigmoid(self.layers(encoded)).view(points.shape[:2])
         parameters = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         if self.encoding.choose(points_in_row) == "numba":
             values = _Network.apply(encoded, *parameters)
@@ -107,11 +118,13 @@ class NeuralField(RayField):
         super().initialise(volume, projections, scan, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for part in (self.encoding, *self.layers):
+            plain = isinstance(self.layers, PlainNetwork)
+            for part in (self.encoding, *((self.layers,) if plain else self.layers)):
                 part.reset_parameters()
         # A network that begins at 0.5 everywhere first has to empty the volume.
         mean = volume.mean().clamp(0.01, 0.99)
-        nn.init.constant_(self.layers[-1].bias, float(torch.logit(mean)))
+        begin = self.layers.offset if plain else self.layers[-1].bias
+        nn.init.constant_(begin, float(torch.logit(mean)))
         self.to(volume.device)
         if self.warm_up:
             self._fit(volume, torch.Generator().manual_seed(seed))
