@@ -74,7 +74,7 @@ def doctor(
         label = " + ".join(filter(None, (name or method.name, variant)))
         console.print(_needs(method, label, size, num_views, weights == "auto"))
         return
-    for table in (_versions(), _machine(), _kernels(), _data_sets(), _extras()):
+    for table in (_versions(), _machine(), _kernels(), _data_sets(), _uses(), _extras()):
         console.print(table)
 
 
@@ -225,6 +225,16 @@ def _found(dataset: DataSet) -> str:
         return f"[red]{error}[/red]"
     sets = Counter(entry.set for entry in dataset.volumes() if entry.name in files)
     return ", ".join(f"{sets[name]} {name}" for name in SETS)
+
+
+def _uses() -> Table:
+    from diffnr_lightning.workflows.package_uses import PACKAGES, uses_in_words
+
+    table = _table("Packages of the framework", "package", "installed", "used in")
+    for module, (package, _) in PACKAGES.items():
+        installed = version(package) or ("yes" if find_spec(module) else "no")
+        table.add_row(module, installed, uses_in_words(module))
+    return table
 
 
 def _extras() -> Table:

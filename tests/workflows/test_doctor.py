@@ -3,6 +3,7 @@ import importlib
 import re
 
 from diffnr_lightning.data.splits import read_split
+from diffnr_lightning.workflows.package_uses import PACKAGES, uses, uses_in_words
 
 # The package's attribute of this name is the function.
 doctor_module = importlib.import_module("diffnr_lightning.workflows.doctor")
@@ -41,6 +42,35 @@ def test_doctor_counts_the_volumes_of_data_sets(tmp_path, monkeypatch):
     assert cells[1][1] == "DIFFNR_TOOTHFAIRY is not set"
     monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path / "none"))
     assert "there is no such folder" in list(doctor_module._data_sets().columns[2].cells)[1]
+
+
+def test_every_requirement_is_imported_somewhere(repository):
+    """Of the package and of the extras that are for its users; the others are for those who work on it."""
+    setup = configparser.ConfigParser()
+    setup.read(repository / "setup.cfg")
+    extras = dict(setup["options.extras_require"])
+    for own in ("bench", "docs", "dev"):
+        del extras[own]
+    lines = "\n".join([setup["options"]["install_requires"], *extras.values()]).split()
+    module_of = {"PyYAML": "yaml", "astra-toolbox": "astra"}
+    names = {re.split(r"[>\[]", line)[0] for line in lines}
+    assert {"torch", "peft", "wandb", "lungmask"} <= names
+    for name in names:
+        assert uses(module_of.get(name, name)), name
+
+
+def test_doctor_says_where_each_package_is_used(capsys):
+    asked = "torch lightning diffusers peft torchmetrics wandb tinycudann tigre monai omegaconf"
+    assert set(PACKAGES) == set(asked.split())
+    said = {module: uses_in_words(module) for module in PACKAGES}
+    assert said["tigre"] == "projectors/tigre.py"
+    assert said["torchmetrics"].startswith("protocol_metrics.py")
+    assert "priors/turbo_backbone.py" in said["peft"]
+    assert "configs/loggers/wandb.yaml" in said["wandb"]
+    assert re.fullmatch(r"\d+ files of .*solvers.*", said["torch"])
+    assert said["monai"].startswith("not used") and not uses("monai")
+    # What is said to be unused is imported by nothing, and nothing else is.
+    assert all(bool(uses(module)) != bool(remark) for module, (_, remark) in PACKAGES.items())
 
 
 def test_every_extra_is_used_by_something(repository):
