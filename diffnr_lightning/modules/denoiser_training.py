@@ -23,8 +23,8 @@ class DenoiserTraining(lightning.LightningModule):
     """Training of a denoiser on clean slices, or on patches of clean volumes.
 
     Noise of a random step of the schedule is added to every image, and the loss is the mean squared error of what the
-    network is to return, weighted by the step. The steps of a batch are spread evenly over the schedule. Noise and
-    steps are drawn from (seed, iteration, process).
+    network is to return, weighted by the step. The steps of a batch are spread evenly over what they are drawn from.
+    Noise and steps are drawn from (seed, iteration, process).
 
     Attributes:
         denoiser: network that is trained.
@@ -40,7 +40,9 @@ class DenoiserTraining(lightning.LightningModule):
         weight_decay: of AdamW.
         betas: of AdamW.
         min_snr: signal-to-noise ratio above which steps do not count more, in the loss of the clean image; 0 weighs all
-            steps of what the network returns alike, as the DDPM's simple loss does.
+            steps of what the network returns alike, before its preconditioning, as the DDPM's simple loss does.
+        ratios: mean and deviation of the logarithm of noise over signal, by which steps are drawn; None draws all steps
+            of the schedule alike, of which many hold nothing but noise.
         average_decay: of the moving average; 0 keeps the newest weights.
         gradient_norm: gradients are scaled down to at most this norm.
         levels: steps of the schedule, spread evenly, at which held-out slices are denoised.
@@ -51,8 +53,9 @@ class DenoiserTraining(lightning.LightningModule):
         ValueError: counts that make no sense.
 
     Source: J. Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, equation 14; T. Hang et al.,
-        "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023, equations 8 and 9, for `min_snr`.
-        Deviation: steps are spread evenly over the schedule, which takes variance out of the loss.
+        "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023, equations 8 and 9, for `min_snr`;
+        T. Karras et al., "Elucidating the design space of diffusion-based generative models", NeurIPS 2022, table 1,
+        for `ratios`. Deviation: the steps of a batch are spread evenly, which takes variance out of the loss.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class DenoiserTraining(lightning.LightningModule):
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
         min_snr: float = 5.0,
+        ratios: tuple[float, float] | None = None,
         average_decay: float = 0.999,
         gradient_norm: float = 1.0,
         levels: int = 8,
@@ -88,7 +92,11 @@ class DenoiserTraining(lightning.LightningModule):
             final_rate,
         )
         self.weight_decay, self.betas = weight_decay, betas
-        self.min_snr, self.gradient_norm = min_snr, gradient_norm
+        if ratios is not None and not ratios[1] > 0:
+            raise ValueError(
+                f"ratios is {tuple(ratios)}; a mean and a positive deviation are expected."
+            )
+        self.min_snr, self.ratios, self.gradient_norm = min_snr, ratios, gradient_norm
         self.levels, self.log_every, self.seed = levels, log_every, seed
         self.iteration = 0
 
@@ -133,20 +141,31 @@ class DenoiserTraining(lightning.LightningModule):
         example = noise_example(batch, self.denoiser, generator)
         count = len(example.clean)
         places = torch.rand(count, generator=generator, device=self.device)
-        places = (places + torch.arange(count, device=self.device)) / count
-        step = (places * schedule.steps).long().clamp(max=schedule.steps - 1)
+        step = self._steps((places + torch.arange(count, device=self.device)) / count)
         noisy, told = example.noisy(schedule, step)
         output = self.denoiser(noisy, step, **told).float()
         target = schedule.target(example.clean, example.noise, step)
         error = (output - target).square().flatten(1).mean(dim=1)
         return (self._weights(step) * error).mean()
 
+    def _steps(self, places: Tensor) -> Tensor:
+        """Steps (N,) at shares (N,) of what they are drawn from, in [0, 1)."""
+        schedule = self.denoiser.schedule
+        if self.ratios is None:
+            found = (places * schedule.steps).long()
+        else:
+            mean, deviation = self.ratios
+            ratio = (schedule.deviation / schedule.signal).log().to(places)
+            found = torch.searchsorted(ratio, mean + deviation * torch.special.ndtri(places))
+        return found.clamp(max=schedule.steps - 1)
+
     def _weights(self, step: Tensor) -> Tensor:
         """Weights (N,) of the squared errors of what the network returns at steps (N,)."""
         schedule = self.denoiser.schedule
         snr = (schedule.signal / schedule.deviation).square().to(step.device, torch.float32)[step]
         if self.min_snr == 0:
-            return torch.ones_like(snr)
+            scaled = self.denoiser.preconditioning
+            return torch.ones_like(snr) if scaled is None else scaled.weights(step, schedule)
         divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
         return snr.clamp(max=self.min_snr) / divisor[schedule.prediction]
 

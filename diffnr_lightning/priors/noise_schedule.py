@@ -130,7 +130,7 @@ class NoiseSchedule(NamedTuple):
 
     def add_noise(self, clean: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
         """Return images (N, C, *size) as they are at a step, one or (N,), given noise of variance 1."""
-        signal, deviation = self._at(step, clean)
+        signal, deviation = self.levels(step, clean)
         return signal * clean + deviation * noise
 
     def estimate(self, noisy: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
@@ -138,12 +138,12 @@ class NoiseSchedule(NamedTuple):
 
         Source: B. Efron, "Tweedie's formula and selection bias", J. Am. Stat. Assoc. 2011.
         """
-        signal, deviation = self._at(step, noisy)
+        signal, deviation = self.levels(step, noisy)
         return (noisy - deviation * noise) / signal
 
     def noise(self, noisy: Tensor, clean: Tensor, step: Tensor | int) -> Tensor:
         """Return the noise of noisy images (N, C, *size) whose clean ones are known; the inverse of `estimate`."""
-        signal, deviation = self._at(step, noisy)
+        signal, deviation = self.levels(step, noisy)
         return (noisy - signal * clean) / deviation
 
     def target(self, clean: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
@@ -152,7 +152,7 @@ class NoiseSchedule(NamedTuple):
             return noise
         if self.prediction == "sample":
             return clean
-        signal, deviation = self._at(step, clean)
+        signal, deviation = self.levels(step, clean)
         return signal * noise - deviation * clean
 
     def noise_of(self, output: Tensor, noisy: Tensor, step: Tensor | int) -> Tensor:
@@ -161,7 +161,7 @@ class NoiseSchedule(NamedTuple):
             return output
         if self.prediction == "sample":
             return self.noise(noisy, output, step)
-        signal, deviation = self._at(step, noisy)
+        signal, deviation = self.levels(step, noisy)
         return (signal * output + deviation * noisy) / (signal**2 + deviation**2)
 
     def ddim_step(
@@ -196,8 +196,13 @@ class NoiseSchedule(NamedTuple):
         left = float(self.deviation[after] / self.signal[after])
         return max(1.0 - (left * float(self.signal[step] / self.deviation[step])) ** 2, 0.0) ** 0.5
 
-    def _at(self, step: Tensor | int, like: Tensor) -> tuple[Any, Any]:
-        """Return signal and deviation of a step, as numbers or as (N, 1, ...) of the dtype of images."""
+    def levels(self, step: Tensor | int, like: Tensor) -> tuple[Any, Any]:
+        """Return signal and deviation of a step, as numbers or as (N, 1, ...) of the dtype of images.
+
+        Args:
+            step: one, or (N,).
+            like: images (N, C, *size) that they are to be multiplied with, on their device.
+        """
         if not isinstance(step, Tensor):
             return float(self.signal[step]), float(self.deviation[step])
         rows = torch.stack((self.signal, self.deviation)).to(like)[:, step.to(like.device)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffnr_lightning.priors.noise_schedule import NoiseSchedule, Prediction
+from diffnr_lightning.priors.preconditioning import preconditioned
 from diffnr_lightning.volume_patches import patch_coordinates
 
 GROUPS = 8
@@ -53,12 +54,15 @@ class PatchDenoiser(nn.Module):
         beta_schedule: of diffusers' `DDPMScheduler`.
         steps: of the schedule.
         scale: values for attenuation 0 and 1.
+        voxels: mean and deviation of clean voxels on that scale, by which its input and output are scaled, see
+            `Preconditioning`; None leaves both as they are.
 
     Attributes:
         channels: 1.
         dimensions: 3.
         gaps: 0.
         schedule: what its steps mean, and what its output stands for.
+        preconditioning: of input and output, or None.
 
     Raises:
         ValueError: widths that are no multiples of 8, or a patch that cannot be halved as often as there are levels.
@@ -83,6 +87,7 @@ class PatchDenoiser(nn.Module):
         beta_schedule: str = "linear",
         steps: int = 1000,
         scale: tuple[float, float] = (-1.0, 1.0),
+        voxels: tuple[float, float] | None = None,
     ) -> None:
         from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
@@ -106,6 +111,7 @@ class PatchDenoiser(nn.Module):
             "beta_schedule": beta_schedule,
             "steps": steps,
             "scale": list(scale),
+            "voxels": None if voxels is None else list(voxels),
         }
         self.patch, self.fold, self.scale = patch, fold, tuple(scale)
         self.schedule = NoiseSchedule.from_scheduler(
@@ -115,6 +121,7 @@ class PatchDenoiser(nn.Module):
                 "prediction_type": prediction,
             }
         )
+        self.preconditioning = preconditioned(voxels, self.schedule)
         self.time = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         self.embed = TimestepEmbedding(widths[0], embedding)
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
@@ -165,10 +172,13 @@ class PatchDenoiser(nn.Module):
             first = torch.zeros(1, 3, dtype=torch.long, device=noisy.device)
             coordinates = patch_coordinates(first, expected[1:], self.patch)
         context = noisy if context is None else context
-        images = [_folded(part.to(noisy).expand_as(noisy), self.fold) for part in (noisy, context)]
+        steps = torch.as_tensor(step, device=noisy.device).long().expand(len(noisy))
+        seen = [part.to(noisy).expand_as(noisy) for part in (noisy, context)]
+        if self.preconditioning is not None:
+            seen = [self.preconditioning.entering(part, steps, self.schedule) for part in seen]
+        images = [_folded(part, self.fold) for part in seen]
         places = F.avg_pool3d(coordinates.to(noisy).expand(len(noisy), -1, -1, -1, -1), self.fold)
         x = self.conv_in(torch.cat([*images, places], dim=1))
-        steps = torch.as_tensor(step, device=noisy.device).long().expand(len(noisy))
         embedding = self.embed(self.time(steps).to(x))
         skips = []
         for level, stage in enumerate(self.down):
@@ -182,7 +192,10 @@ class PatchDenoiser(nn.Module):
                 x = self.grow[level](x) + skips[level]
             for block in self.up[level]:
                 x = block(x, embedding)
-        return _unfolded(self.conv_out(F.silu(self.norm_out(x))), self.fold)
+        output = _unfolded(self.conv_out(F.silu(self.norm_out(x))), self.fold)
+        if self.preconditioning is None:
+            return output
+        return self.preconditioning.leaving(output, noisy, steps, self.schedule)
 
     def predict(
         self, noisy: Tensor, step: Tensor | int, told: Mapping[str, Any] | None = None

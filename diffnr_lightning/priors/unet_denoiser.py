@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffnr_lightning.priors.noise_schedule import NoiseSchedule, Prediction
+from diffnr_lightning.priors.preconditioning import preconditioned
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -30,6 +31,8 @@ class UNetDenoiser(nn.Module):
         fold: edge in pixels of the squares that are turned into channels before the network and back after it.
         coordinates: whether the places of pixels are two further channels of its input.
         scale: values for attenuation 0 and 1 of the images that it was trained on.
+        voxels: mean and deviation of clean voxels on that scale, by which its input and output are scaled, see
+            `Preconditioning`; None leaves both as they are.
 
     Attributes:
         channels: slices of a stack.
@@ -38,6 +41,7 @@ class UNetDenoiser(nn.Module):
         schedule: what its steps mean, and what its output stands for.
         scheduler: the config that the schedule is of.
         scale: values for attenuation 0 and 1.
+        preconditioning: of input and output, or None.
 
     Raises:
         ValueError: a U-Net or a scheduler that does not fit.
@@ -52,6 +56,7 @@ class UNetDenoiser(nn.Module):
         fold: int = 1,
         coordinates: bool = False,
         scale: tuple[float, float] = (-1.0, 1.0),
+        voxels: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         inputs, outputs = unet.config.in_channels, unet.config.out_channels
@@ -70,11 +75,18 @@ class UNetDenoiser(nn.Module):
         self.gaps = unet.config.num_class_embeds or 0
         self.multiple = fold * 2 ** (len(unet.config.block_out_channels) - 1)
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        self.preconditioning = preconditioned(voxels, self.schedule)
 
     @property
     def architecture(self) -> dict[str, Any]:
         """What the configs of U-Net and scheduler do not say, as JSON can hold it."""
-        return {"fold": self.fold, "coordinates": self.coordinates, "scale": list(self.scale)}
+        voxels = None if self.preconditioning is None else list(self.preconditioning)
+        return {
+            "fold": self.fold,
+            "coordinates": self.coordinates,
+            "scale": list(self.scale),
+            "voxels": voxels,
+        }
 
     def forward(
         self,
@@ -103,7 +115,10 @@ class UNetDenoiser(nn.Module):
                 f"noisy has shape {tuple(noisy.shape)}; (N, {self.channels}, H, W) is expected."
             )
         height, width = noisy.shape[-2:]
-        inputs = self._padded(noisy)
+        steps, seen = of_batch(step, noisy), noisy
+        if self.preconditioning is not None:
+            seen = self.preconditioning.entering(noisy, steps, self.schedule)
+        inputs = self._padded(seen)
         if self.fold > 1:
             inputs = F.pixel_unshuffle(inputs, self.fold)
         if self.coordinates:
@@ -111,11 +126,14 @@ class UNetDenoiser(nn.Module):
             places = F.avg_pool2d(self._padded(places), self.fold)
             inputs = torch.cat((inputs, places), dim=1)
         labels = self._labels(gap, noisy) if self.gaps else None
-        output = self.unet(inputs, of_batch(step, noisy), class_labels=labels).sample
+        output = self.unet(inputs, steps, class_labels=labels).sample
         output = output[:, : self.channels * self.fold**2]
         if self.fold > 1:
             output = F.pixel_shuffle(output, self.fold)
-        return output[..., :height, :width]
+        output = output[..., :height, :width]
+        if self.preconditioning is None:
+            return output
+        return self.preconditioning.leaving(output, noisy, steps, self.schedule)
 
     def predict(
         self, noisy: Tensor, step: Tensor | int, told: Mapping[str, Any] | None = None
@@ -194,6 +212,7 @@ class CompactDenoiser(UNetDenoiser):
         prediction: what its output stands for.
         beta_schedule: of diffusers' `DDPMScheduler`.
         steps: of the schedule.
+        voxels: mean and deviation of clean voxels, from -1 for attenuation 0 to 1 for 1; None scales nothing.
 
     Raises:
         ValueError: widths that are no multiples of 8, or a fold below 1.
@@ -210,6 +229,7 @@ class CompactDenoiser(UNetDenoiser):
         prediction: Prediction = "v_prediction",
         beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear",
         steps: int = 1000,
+        voxels: tuple[float, float] | None = None,
     ) -> None:
         from diffusers import UNet2DModel
 
@@ -238,5 +258,5 @@ class CompactDenoiser(UNetDenoiser):
             "prediction_type": prediction,
             "clip_sample": False,
         }
-        super().__init__(unet, scheduler, fold, coordinates)
+        super().__init__(unet, scheduler, fold, coordinates, voxels=voxels)
         self.to(memory_format=torch.channels_last)

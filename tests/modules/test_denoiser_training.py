@@ -132,6 +132,32 @@ def test_weights_are_those_of_the_loss_of_the_clean_image(prediction):
     assert torch.equal(module._weights(step), torch.ones(3))
 
 
+def test_errors_of_a_scaled_network_count_as_its_own_output():
+    denoiser = CompactDenoiser(1, (8, 16), gaps=0, voxels=(-0.7, 0.4))
+    module = DenoiserTraining(denoiser, 1, min_snr=0.0)
+    step, noisy = torch.tensor([5, 300, 900]), torch.randn(3, 1, 8, 8)
+    scaled = [
+        denoiser.preconditioning.leaving(output, noisy, step, denoiser.schedule)
+        for output in (torch.zeros_like(noisy), torch.full_like(noisy, 0.3))
+    ]
+    errors = (scaled[1] - scaled[0]).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(module._weights(step) * errors, torch.full((3,), 0.09))
+
+
+def test_steps_are_drawn_by_their_ratio_of_noise_to_signal():
+    places = (torch.arange(2000) + 0.5) / 2000
+    module = training()
+    schedule = module.denoiser.schedule
+    assert torch.equal(module._steps(places)[::2], torch.arange(1000))
+    module.ratios = (-1.0, 0.7)
+    drawn = module._steps(places)
+    found = (schedule.deviation / schedule.signal).log()[drawn]
+    assert float(found.mean()) == pytest.approx(-1.0, abs=0.02)
+    assert float(found.std()) == pytest.approx(0.7, abs=0.02)
+    with pytest.raises(ValueError, match="positive deviation"):
+        training(ratios=(0.0, 0.0))
+
+
 def test_the_linear_filter_is_the_best_of_its_kind():
     generator = torch.Generator().manual_seed(0)
     white = torch.randn(64, 1, 16, 16, generator=generator)
