@@ -8,11 +8,13 @@ import lightning
 import torch
 from torch import Tensor
 
+from diffnr_lightning.callbacks.slice_images import log_picture
+from diffnr_lightning.callbacks.volume_picture import draw_middle_slices
 from diffnr_lightning.protocol_metrics import VolumePsnr
 
 
 class Convergence(lightning.Callback):
-    """Keep mean loss and PSNR at evenly spaced batches; they go to the Trainer's logger too.
+    """Keep mean loss and PSNR at evenly spaced batches; they go to the Trainer's loggers too, with a picture.
 
     Args:
         truth: (Z, Y, X) the volume that is wanted; None leaves the PSNR out.
@@ -52,9 +54,11 @@ class Convergence(lightning.Callback):
         if not last and pl_module.iteration % max(1, trainer.max_steps // self.points):
             return
         point = {"loss": float(self._loss) / self._batches}
-        if self.truth is not None:
+        volume = None
+        if self.truth is not None or trainer.loggers:
             with torch.no_grad():
                 volume = pl_module.query_volume()[self.part].cpu()
+        if self.truth is not None:
             self._psnr.reset()
             self._psnr.update(volume, self.truth)
             point["psnr"] = self._psnr.compute()["psnr"].item()
@@ -63,6 +67,9 @@ class Convergence(lightning.Callback):
             self.history.setdefault(name, []).append(value)
         for logger in trainer.loggers:
             logger.log_metrics(point, step=pl_module.iteration)
+            log_picture(
+                logger, draw_middle_slices(volume, self.truth), pl_module.iteration, "volume"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the points and the loss since the last one."""

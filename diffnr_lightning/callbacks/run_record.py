@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import torch
 
+from diffnr_lightning.callbacks.curve_file import CurveFile
 from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import replacing
 
@@ -18,7 +19,7 @@ BATCHES_BETWEEN_PROGRESS = 10
 
 
 class RunRecord(lightning.Callback):
-    """Keep one checkpoint, replaced every `every` batches in one step, and report progress.
+    """Keep one checkpoint, replaced every `every` batches in one step, log what it cost and report progress.
 
     It must be the last of the callbacks: its checkpoint then holds what the others did after the
     batch.
@@ -65,8 +66,16 @@ class RunRecord(lightning.Callback):
             # All processes take part, the first one writes.
             with replacing(self.checkpoint) if trainer.is_global_zero else nullcontext() as path:
                 trainer.save_checkpoint(path or self.checkpoint)
+            self._log_cost(trainer, pl_module.iteration)
         if self.progress and (last or pl_module.iteration % BATCHES_BETWEEN_PROGRESS == 0):
             self.progress(pl_module.iteration, total, _loss_text(outputs))
+
+    def _log_cost(self, trainer: lightning.Trainer, iteration: int) -> None:
+        """Log seconds and memory; not to the file of curves, which a resumed run makes again to the same bits."""
+        cost = {f"system/{name}": value for name, value in self.use.as_metrics().items()}
+        for logger in trainer.loggers:
+            if not isinstance(logger, CurveFile):
+                logger.log_metrics(cost, step=iteration)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the run has cost up to now."""

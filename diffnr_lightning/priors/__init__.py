@@ -24,7 +24,12 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         ],
         "dds_repairer": ["DdsRepairer"],
         "denoiser": ["Denoiser"],
-        "denoiser_folders": ["bundled_denoisers", "load_denoiser", "save_denoiser"],
+        "denoiser_folders": [
+            "bundled_denoisers",
+            "denoiser_folder",
+            "load_denoiser",
+            "save_denoiser",
+        ],
         "discriminator": ["PatchDiscriminator"],
         "frozen_shards": [
             "average_gradients",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.priors.denoiser_folders import load_denoiser
+from diffnr_lightning.priors.denoiser_folders import denoiser_folder, load_denoiser
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds
 from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling
@@ -36,6 +36,7 @@ class DdsRepairer:
 
     Attributes:
         denoiser: the network.
+        learned: folder of its weights.
 
     Raises:
         FileNotFoundError: no such denoiser.
@@ -60,6 +61,7 @@ class DdsRepairer:
         seed: int = 0,
     ) -> None:
         check_sampling(eta=eta, start=start, spread=1.0, batch_size=batch_size)
+        self.learned = denoiser_folder(denoiser)
         self.denoiser = load_denoiser(denoiser)
         if self.denoiser.dimensions != 2:
             raise ValueError(f"denoiser {denoiser} is one of patches; one of slices is expected.")

@@ -20,7 +20,7 @@ from diffnr_lightning.consistency import (
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.planes import PlaneName
-from diffnr_lightning.priors.checkpoints import load_default, load_prior
+from diffnr_lightning.priors.checkpoints import DEFAULT_WEIGHTS, load_default, load_prior
 from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
@@ -37,6 +37,7 @@ logger = logging.getLogger("diffnr")
 # at 128^3 repairs of bodies leave 0.8 to 2.7 times as much, those of specimens of a kind that the prior does not know
 # 5.1 to 10 times; this is the middle, in logarithms.
 _CONTRADICTED = 4.0
+_DEFAULT = Path(__file__).parents[1] / "assets" / DEFAULT_WEIGHTS
 # Mean square of normalised residuals below which no volume is held to its projections.
 _LEAST_LEVEL = 1e-3
 
@@ -83,6 +84,7 @@ class Repairer:
 
     Attributes:
         prior: the network.
+        learned: file of its weights.
 
     Raises:
         ValueError: passes below one, a consistency that there is not, or overrides without weights.
@@ -119,6 +121,7 @@ class Repairer:
         self.align_iterations = align_iterations
         self.passes = passes
         self.batch_size = batch_size
+        self.learned = _DEFAULT if weights is None else Path(weights)
         self.prior: Prior = (
             load_default()
             if weights is None

@@ -7,10 +7,16 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     {
         "figures": ["preview", "profile_curves", "slice_panels", "write_comparison"],
         "page": ["write_page"],
-        "paper_table": ["RowRuns", "paper_lines", "print_paper_table", "write_paper_table"],
+        "paper_table": [
+            "RowRuns",
+            "paper_lines",
+            "plain_lines",
+            "print_paper_table",
+            "write_paper_table",
+        ],
         "published": ["PublishedNumber", "read_published"],
         "runs": ["RunSummary", "ShownVolume", "read_run", "read_runs", "read_truth", "read_volume"],
-        "table_forms": ["print_table", "to_markdown", "write_csv", "write_tables"],
+        "table_forms": ["plain_rows", "print_table", "to_markdown", "write_csv", "write_tables"],
         "table_rows": ["ScoreTable"],
         "tables": ["score_table"],
     },

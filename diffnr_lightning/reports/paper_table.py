@@ -287,6 +287,25 @@ def write_paper_table(
     return write_bytes(Path(folder) / "table.html", _page(title, lines, said).encode())
 
 
+def plain_lines(lines: Sequence[PaperLine]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Return heads and cells in full precision, as services take tables.
+
+    Args:
+        lines: see `paper_lines`.
+    """
+    heads = [*HEADS, *FIGURES[:3], "low", "high", "cases", "seconds", "remark"]
+    cells = [
+        [
+            *line[: len(HEADS)],
+            *(line.published, line.ours, line.difference),
+            *(line.interval or (None, None)),
+            *(line.cases, line.seconds, line.remark),
+        ]
+        for line in lines
+    ]
+    return heads, cells
+
+
 def _markdown(title: str, lines: Sequence[PaperLine], notes: Sequence[str]) -> str:
     rule = ["---"] * len(HEADS) + ["---:"] * len(FIGURES)
     rows = [(*HEADS, *FIGURES), rule, *(_cells(line) for line in lines)]
@@ -297,13 +316,10 @@ def _markdown(title: str, lines: Sequence[PaperLine], notes: Sequence[str]) -> s
 def _csv(lines: Sequence[PaperLine]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*HEADS, *FIGURES[:3], "low", "high", "cases", "seconds", "remark"])
-    for line in lines:
-        low, high = line.interval or (None, None)
-        figures = (line.published, line.ours, line.difference, low, high)
-        cells = ["" if figure is None else repr(figure) for figure in (*figures,)]
-        seconds = "" if line.seconds is None else repr(line.seconds)
-        writer.writerow([*line[: len(HEADS)], *cells, line.cases, seconds, line.remark])
+    heads, rows = plain_lines(lines)
+    writer.writerow(heads)
+    for row in rows:
+        writer.writerow("" if cell is None else cell for cell in row)
     return text.getvalue()
 
 

@@ -118,7 +118,9 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
         metrics = sorted(path.parent for path in folder.rglob(METRICS_FILE))
         found.update(dict.fromkeys(metrics))
         for config in sorted(folder.rglob(CONFIG_FILE)):
-            if not (config.parent / METRICS_FILE).is_file():
+            # Weights & Biases has files of this name in folders of its own.
+            own = "wandb" in config.relative_to(folder).parts
+            if not own and not (config.parent / METRICS_FILE).is_file():
                 log.warning("run %s is not finished and is left out.", config.parent)
     if not found:
         raise ValueError(

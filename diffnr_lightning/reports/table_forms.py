@@ -145,6 +145,30 @@ def _markdown_rows(
     ]
 
 
+def plain_rows(
+    table: ScoreTable, rows: Sequence[Row]
+) -> tuple[list[str], list[list[str | float | None]]]:
+    """Return heads and cells of rows in full precision, as services take tables.
+
+    Args:
+        table: that they are of.
+        rows: its means or its cases.
+    """
+    scan = ScanSetting._fields
+    heads = ["method", "case", *scan, "cases", *(column.key for column in table.columns)]
+    cells = [
+        [
+            row_label(row),
+            row.case or "mean",
+            *row.setting,
+            row.count,
+            *(row.values.get(column.key) for column in table.columns),
+        ]
+        for row in rows
+    ]
+    return heads, cells
+
+
 def write_tables(
     runs: Sequence[RunSummary],
     folder: str | Path,

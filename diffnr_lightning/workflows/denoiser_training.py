@@ -51,7 +51,8 @@ def train_denoiser(
     A finished run is left alone; an interrupted one goes on to the same weights.
 
     Args:
-        out: run folder: denoiser/ (a pipeline as diffusers writes it), curves, checkpoint, config and environment.
+        out: run folder: denoiser/ (a pipeline as diffusers writes it, with its model card), curves, checkpoint, config
+            and environment.
         volumes: files, glob patterns, sets of a split (`split:train[kind=head,limb]`) or of a data set
             (`luna16:train`), or generated objects: `phantom:` (chests), `specimen:` or `ellipsoids:` with SEED or
             FIRST-LAST. What a split keeps for development or test is refused.
@@ -70,7 +71,8 @@ def train_denoiser(
         devices: of Lightning's Trainer.
         strategy: of Lightning's Trainer, such as ddp.
         num_nodes: of Lightning's Trainer.
-        curves: Lightning logger; it is given the settings too. null writes curves/metrics.csv.
+        curves: Lightning logger; it is given settings and commit, pictures of held-out slices and, where it keeps such,
+            the weights with their card. null writes curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
         seed: of the first weights.
         resolved: filled in by the command line.
@@ -98,6 +100,7 @@ def train_denoiser(
     import lightning
 
     from diffnr_lightning.priors import load_denoiser
+    from diffnr_lightning.workflows.model_card import CARD, write_model_card
     from diffnr_lightning.workflows.training_run import train_in_folder
 
     lightning.seed_everything(seed, verbose=False)
@@ -119,23 +122,27 @@ def train_denoiser(
         return out
     batches.setup("fit")
 
-    def finish(scores: dict[str, float]) -> None:
-        """Write the denoiser and, last, metrics; both say which volumes were held out."""
+    def finish(scores: dict[str, float]) -> tuple[Path, Path]:
+        """Write the denoiser, its card and, last, metrics; all say which volumes were held out."""
         metrics = {
             "iterations": task.iteration,
             "volumes": len(sources),
             "held_out": batches.held_out_volumes,
             "validation": scores,
         }
-        task.export(run.path / "denoiser", metrics)
+        folder = run.path / "denoiser"
+        task.export(folder, metrics)
+        card = write_model_card(folder / CARD, run, "train-denoiser", network, folder, metrics)
         run.finish(metrics)
-        logger.info("%s: %s", run.path / "denoiser", by_level(scores))
+        logger.info("%s: %s", folder, by_level(scores))
+        return folder, card
 
     train_in_folder(
         run,
         task,
         batches,
         finish,
+        job="train-denoiser",
         title="training",
         iterations=iterations,
         validate_every=validate_every,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,11 @@ class Postprocessing(Method):
         self.weighs = self.start.weighs
         self.fits = self.start.fits
         self.findings = {}
+
+    @property
+    def learned(self) -> tuple[Path, ...]:
+        """File of the prior's weights."""
+        return () if self.repairer is None else (self.repairer.learned,)
 
     @torch.no_grad()
     def reconstruct(self, problem: Problem) -> Tensor:

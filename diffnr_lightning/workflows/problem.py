@@ -113,6 +113,11 @@ class Method(ABC):
     fits: bool = True
     before_prior: Tensor | None = None
 
+    @property
+    def learned(self) -> tuple[Path, ...]:
+        """Files and folders of the trained weights that it uses."""
+        return ()
+
     @abstractmethod
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume (Z, Y, X) in normalised attenuation."""

@@ -12,6 +12,7 @@ from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
 from diffnr_lightning.workflows.signature import exists, folder_to_be
+from diffnr_lightning.workflows.weights_record import weights_record
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
@@ -59,8 +60,8 @@ def reconstruct(
         photons: without object, a pixel and view, that are assumed where the case does not know its own.
         device: where to compute: cpu, cuda or cuda:N.
         checkpoint_every: batches between two checkpoints of an optimisation; a sampler is kept once a minute.
-        curves: Lightning logger, such as a WandbLogger, for the settings, loss and PSNR of an optimisation, the
-            final scores and a picture; the run folder keeps them in any case.
+        curves: Lightning logger, such as a WandbLogger, for settings, versions and commit, loss, PSNR and pictures
+            while it runs, and the final scores with a picture; the run folder keeps them in any case.
         resolved: filled in by the command line.
 
     Returns:
@@ -100,15 +101,18 @@ def reconstruct(
         out,
         resolved or {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad},
         {"case": loaded.fingerprint()},
+        {"weights": weights_record(method.learned)},
     )
     run.open()
     if run.finished:
         logger.info("%s is finished already", out)
         return out
     label = " + ".join(filter(None, (name or method.name, variant)))
+    tags = [label, f"{len(loaded.scan)} views", loaded.name]
+    told = {**run.settings, "environment": run.environment}
     with (
         run.claim(),
-        logged_run(curves, run.settings),
+        logged_run(curves, told, run.path, "reconstruct", tags),
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         scale = intensity_scale(loaded)
@@ -141,9 +145,13 @@ def reconstruct(
         if isinstance(method, Sampler):
             from diffnr_lightning.workflows.sampler_record import SamplerRecord
 
-            kept = SamplerRecord(
-                run, progress, lambda volume: _draw(run, loaded, volume[inner].cpu(), label)
-            )
+            def show(volume: Tensor) -> None:
+                """Draw an estimate (Z, Y, X) while the sampler runs."""
+                _draw(run, loaded, volume[inner].cpu(), label)
+                if curves is not None:
+                    log_preview(curves, run.path / "preview.png", kept.state["done"])
+
+            kept = SamplerRecord(run, progress, show)
             problem = problem._replace(progress=kept, state=kept.state)
         volume = method.reconstruct(problem.without_surroundings())
         # What a run says of its volume is not what the volume costs.
@@ -155,8 +163,8 @@ def reconstruct(
             metrics |= {"iterations": method.iterations, "history": convergence.history}
         metrics = _write_result(run, loaded, volume[inner].contiguous(), scale, case, metrics)
         if curves is not None:
-            steps = metrics.get("iterations", 0)
-            log_scores(curves, metrics, steps)
+            steps = metrics.get("iterations") or (kept.state.get("done", 0) if kept else 0)
+            log_scores(curves, metrics, steps, told)
             log_preview(curves, run.path / "preview.png", steps)
         run.write_json("metrics.json", metrics)
         if kept is not None:

@@ -42,6 +42,7 @@ class RunFolder:
         settings: plain dict of everything that decides the outcome, defaults filled in.
         inputs: fingerprint of the content that a setting names, by the setting's name: the files may
             move then, but not change.
+        facts: JSON-able, what else is to be known of where the result comes from; it binds nobody.
 
     Attributes:
         path: the folder.
@@ -49,11 +50,16 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], inputs: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        inputs: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.use = ResourceUse()
         self.inputs = dict(inputs or {})
+        self.facts = dict(facts or {})
         # As YAML holds them: a tuple given and a list read back are the same.
         self.settings = yaml.safe_load(yaml.safe_dump(settings))
 
@@ -66,6 +72,15 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run has come to its end; its metrics are written last."""
         return (self.path / "metrics.json").is_file()
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where the run was made, as ``environment.json`` says; empty where that is missing or damaged."""
+        try:
+            described = json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return described if isinstance(described, dict) else {}
 
     def open(self) -> None:
         """Create the folder or take up the run that it holds.
@@ -82,7 +97,7 @@ class RunFolder:
         if self.finished and (self.path / CONFIG).is_file():
             self._compare()
             return
-        described = {**environment(), "inputs": self.inputs}
+        described = {**environment(), "inputs": self.inputs, **self.facts}
         self.path.mkdir(parents=True, exist_ok=True)
         with folder_lock(self.path / ".opening", wait=True):
             if (self.path / CONFIG).is_file():
@@ -204,11 +219,7 @@ class RunFolder:
 
     def _recorded_inputs(self) -> dict[str, str]:
         """Return the fingerprints of the run that is there; runs of earlier versions have none."""
-        try:
-            described = json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return described.get("inputs", {}) if isinstance(described, dict) else {}
+        return self.environment.get("inputs", {})
 
 
 def difference(before: Any, now: Any, free: tuple[str, ...] = ()) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from diffnr_lightning.geometry import VolumeGrid
-from diffnr_lightning.priors import load_denoiser
+from diffnr_lightning.priors import denoiser_folder, load_denoiser
 from diffnr_lightning.representations import Representation, Siren
 from diffnr_lightning.solvers import diffusion
 from diffnr_lightning.workflows.problem import Method, Problem
@@ -64,6 +64,11 @@ class Sampler(Method):
             )
         self.representation = representation or Siren
         self.findings = {"denoiser": str(self.denoiser)}
+
+    @property
+    def learned(self) -> tuple[Path, ...]:
+        """Folder of the denoiser."""
+        return (denoiser_folder(self.denoiser),)
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the sampled volume.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -91,6 +92,11 @@ class Scene(Method):
         self.findings = {}
         self.name = "scene" if pseudo_reference is None else "scene + DiffNR"
         self.start = start or Solver("initial_volume")
+
+    @property
+    def learned(self) -> tuple[Path, ...]:
+        """File or folder of the prior's weights, where it takes part."""
+        return () if self.pseudo_reference is None else (self.pseudo_reference.repairer.learned,)
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""

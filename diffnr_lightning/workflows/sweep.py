@@ -19,6 +19,7 @@ from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import Settings, configured
 from diffnr_lightning.workflows.signature import folder_to_be
+from diffnr_lightning.workflows.table_logging import group_of, log_tables
 from diffnr_lightning.workflows.volume_sources import volume_sources
 from diffnr_lightning.workflows.workers import Worker, run_workers
 
@@ -36,6 +37,7 @@ def sweep(
     views: list[int],
     scans: tuple[str, ...] = ("data/body.yaml",),
     curves: str | None = None,
+    summary: bool = True,
     seed: int | None = None,
     device: str = "cpu",
     shard: str = "0/1",
@@ -58,6 +60,7 @@ def sweep(
             noise of the second file, and its folder is called `body+photons_1e5`.
         curves: config file of a Lightning logger, such as `loggers/wandb.yaml`; each run gets a logger of its own,
             and the sweep is their group where the logger has groups.
+        summary: with curves, log the table of all runs as a run of its own when the last of them is finished.
         seed: of the methods; null takes the cases'.
         device: where to compute: cpu, cuda or cuda:N; cuda:all shares the scans among all GPUs of the machine, one
             process each.
@@ -87,7 +90,7 @@ def sweep(
     recipes = _named("scans", scans)
     common: dict[str, Any] = {} if seed is None else {"seed": seed}
     if place is None:
-        options = {"out": out, "curves": curves, **common}
+        options = {"out": out, "curves": curves, "summary": None if summary else "false", **common}
         lists = {"volumes": volumes, "methods": methods, "views": views, "scans": scans}
         lists |= {name: [value] for name, value in options.items() if value is not None}
         run_workers(_workers(devices, lists, part, parts))
@@ -99,6 +102,8 @@ def sweep(
     for number, key in enumerate(wanted, 1):
         logger.info("scan %d of %d: %s, %d views, %s", number, len(wanted), *key)
         table.fill(*key)
+    if curves is not None and summary:
+        table.log(curves, {"volumes": volumes, "methods": methods, "views": views, "scans": scans})
     return out
 
 
@@ -124,9 +129,8 @@ class _Table(NamedTuple):
         folder = self.folder(scan, count, name)
         overrides = {**self.common, "case": folder / CASE, "out": folder / method}
         settings = configured(reconstruct, self.methods[method], overrides)
-        options = (settings.resolved.get("curves") or {}).get("init_args", {})
-        if "group" in options and options["group"] is None:
-            group = {"curves.init_args.group": str(self.out)}
+        group = group_of(settings, self.out)
+        if group:
             return configured(reconstruct, self.methods[method], overrides | group)
         return settings
 
@@ -141,6 +145,17 @@ class _Table(NamedTuple):
         for run in runs:
             if not _is_finished(run, fingerprint):
                 reconstruct(**run.arguments)
+
+    def log(self, curves: str, settings: dict[str, Any]) -> None:
+        """Log the table of all runs once the last of them is finished, by whichever shard that is."""
+        from diffnr_lightning.reports import plain_rows, read_run, score_table
+
+        scans = product(self.recipes, settings["views"], self.sources)
+        runs = [self.folder(*key) / method for key in scans for method in self.methods]
+        if all((run / "metrics.json").is_file() for run in runs):
+            table = score_table([read_run(run) for run in runs])
+            means, cases = plain_rows(table, table.means), plain_rows(table, table.cases)
+            log_tables(curves, self.out, {"means": means, "cases": cases}, settings)
 
     def refuse_what_cannot_fit(self, wanted: Sequence[tuple[str, int, str]], place: Device) -> None:
         """Refuse methods for which a GPU has no room, before anything is written.

@@ -24,10 +24,12 @@ from diffnr_lightning.workflows.experiment import (
     Scale,
     read_experiment,
 )
+from diffnr_lightning.workflows.run_logger import environment_defaults
 from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.signature import folder_to_be
 from diffnr_lightning.workflows.submission import submit as hand_over
 from diffnr_lightning.workflows.sweep import sweep
+from diffnr_lightning.workflows.table_logging import log_tables
 from diffnr_lightning.workflows.training import finetune
 
 RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")
@@ -40,6 +42,7 @@ def table(
     scale: Scale = "full",
     out: Annotated[Path | None, folder_to_be("table")] = None,
     rows: list[str] | None = None,
+    curves: str | None = None,
     plan: bool = False,
     device: str = "cpu",
     submit: Literal["slurm", "local"] | None = None,
@@ -57,6 +60,8 @@ def table(
             iterations of each.
         out: folder of the runs and of table.md, table.csv and table.html; null is runs/tables/NAME/SCALE.
         rows: names of those that are run and shown; null is all.
+        curves: config file of a Lightning logger, such as `loggers/wandb.yaml`: each run gets a logger of its own, the
+            table another one, and all are one group where the logger has groups.
         plan: print the commands that would make the runs, and stop.
         device: where to compute: cpu, cuda, cuda:N or cuda:all.
         submit: hand the runs over to this cluster, one `sweep` for each set of volumes, and stop; the same command
@@ -93,26 +98,45 @@ def table(
                 "the same command trains them, and --plan true shows how."
             )
         for part in experiment.parts:
-            command = shlex.join(experiment.sweep(part, runnable, folder))
+            command = shlex.join([*experiment.sweep(part, runnable, folder), *_logged(curves)])
             hand_over(command, folder / "jobs", jobs, submit, options)
         return folder
-    for row in runnable:
-        logger.info("%s", row.name)
-        try:
-            _train(experiment, row, folder)
-            for part in experiment.parts:
-                command = experiment.sweep(part, [row], folder)
-                sweep(**parse(sweep, [*command[1:], "--device", device]).arguments)
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            failed[row.name] = f"failed: {_sentence(error)}"
-            logger.warning("%s %s", row.name, failed[row.name])
-    _show(experiment, kept, failed, folder)
+    with environment_defaults({"WANDB_RUN_GROUP": str(folder) if curves else ""}):
+        failed |= _run(experiment, runnable, folder, device, curves)
+        _show(experiment, kept, failed, folder, curves)
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(kept)} rows failed ({', '.join(failed)}); {folder / 'table.md'} says why, and the "
             "same command goes on."
         )
     return folder
+
+
+def _run(
+    experiment: Experiment,
+    rows: Sequence[ExperimentRow],
+    folder: Path,
+    device: str,
+    curves: str | None,
+) -> dict[str, str]:
+    """Make what is missing of rows, and return why some failed."""
+    failed = {}
+    for row in rows:
+        logger.info("%s", row.name)
+        try:
+            _train(experiment, row, folder, curves)
+            for part in experiment.parts:
+                command = experiment.sweep(part, [row], folder)
+                command += ["--device", device, *_logged(curves), "--summary", "false"]
+                sweep(**parse(sweep, command[1:]).arguments)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            failed[row.name] = f"failed: {_sentence(error)}"
+            logger.warning("%s %s", row.name, failed[row.name])
+    return failed
+
+
+def _logged(curves: str | None) -> list[str]:
+    return [] if curves is None else ["--curves", curves]
 
 
 def _kept(experiment: Experiment, names: Sequence[str] | None) -> list[ExperimentRow]:
@@ -135,7 +159,7 @@ def _commands(
     ]
 
 
-def _train(experiment: Experiment, row: ExperimentRow, folder: Path) -> None:
+def _train(experiment: Experiment, row: ExperimentRow, folder: Path, curves: str | None) -> None:
     """Train what a row learns before it is run, and write the configs that name it."""
     for training in row.trainings(folder):
         if training.overlay.is_file():
@@ -143,7 +167,8 @@ def _train(experiment: Experiment, row: ExperimentRow, folder: Path) -> None:
         if training.pairs:
             curate(**parse(curate, experiment.curation(folder)[1:]).arguments)
         command = finetune if training.words[0] == "finetune" else train_denoiser
-        command(**parse(command, training.words[1:]).arguments)
+        logged = [] if curves is None else ["--config", curves]
+        command(**parse(command, [*training.words[1:], *logged]).arguments)
         write_bytes(training.overlay, yaml.safe_dump(training.content).encode())
 
 
@@ -163,12 +188,17 @@ def _sentence(error: BaseException) -> str:
 
 
 def _show(
-    experiment: Experiment, rows: Sequence[ExperimentRow], failed: Mapping[str, str], folder: Path
+    experiment: Experiment,
+    rows: Sequence[ExperimentRow],
+    failed: Mapping[str, str],
+    folder: Path,
+    curves: str | None,
 ) -> None:
-    """Print and write what is finished."""
+    """Print, write and log what is finished."""
     from diffnr_lightning.reports import (
         RowRuns,
         paper_lines,
+        plain_lines,
         print_paper_table,
         read_published,
         write_paper_table,
@@ -191,6 +221,9 @@ def _show(
     print_paper_table(experiment.title, lines, experiment.notes)
     page = write_paper_table(folder, experiment.title, lines, experiment.notes)
     logger.info("%s: the table as Markdown, CSV and a page", page.parent)
+    if curves is not None:
+        told = {"table": experiment.name, "scale": experiment.scale}
+        log_tables(curves, folder, {"table": plain_lines(lines)}, told)
 
 
 def _finished(

@@ -52,7 +52,7 @@ def finetune(
     A finished run is left alone; an interrupted one goes on to the same weights.
 
     Args:
-        out: run folder: weights.safetensors, curves, checkpoint, config and environment.
+        out: run folder: weights.safetensors, their model card, curves, checkpoint, config and environment.
         data: folders of pairs, held-out cases and batches.
         prior: the network, of a class of this package or of your own; see `priors.Prior`.
         module: losses and learning rates.
@@ -70,7 +70,8 @@ def finetune(
         strategy: of Lightning's Trainer, such as ddp; `ddp_find_unused_parameters_true` with a discriminator; `fsdp`
             splits the frozen backbone over the processes, see `priors.split_frozen`.
         num_nodes: of Lightning's Trainer.
-        curves: Lightning logger; it is given the settings too. null writes curves/metrics.csv.
+        curves: Lightning logger; it is given settings and commit, pictures of held-out slices and, where it keeps such,
+            the weights with their card. null writes curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
         seed: of the first weights.
         resolved: filled in by the command line.
@@ -121,6 +122,7 @@ def finetune(
         lambda scores: _finish(
             run, task, {"validation": scores, "held_out": data.held_out_volumes}
         ),
+        job="finetune",
         title="finetuning",
         iterations=iterations,
         validate_every=validate_every,
@@ -136,17 +138,20 @@ def finetune(
     return out
 
 
-def _finish(run: RunFolder, task: SliceFixerFinetuning, found: dict[str, Any]) -> None:
-    """Write weights and, last, metrics; both say which volumes were held out."""
+def _finish(run: RunFolder, task: SliceFixerFinetuning, found: dict[str, Any]) -> tuple[Path, Path]:
+    """Write weights, their card and, last, metrics; all say which volumes were held out."""
     from diffnr_lightning.files import replacing
+    from diffnr_lightning.workflows.model_card import CARD, write_model_card
 
     weights = run.path / "weights.safetensors"
     metrics = {"iterations": task.iteration, **found}
     with replacing(weights) as part:
         task.export(part, metrics)
+    card = write_model_card(run.path / CARD, run, "finetune", task.prior, weights, metrics)
     run.finish(metrics)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in found["validation"].items())
     logger.info("%s: %s", weights, scores or "not validated, as nothing is held out")
+    return weights, card
 
 
 def trainer_device(device: str, devices: int | str) -> tuple[str, int | list[int]]:

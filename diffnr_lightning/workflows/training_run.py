@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule
@@ -12,9 +13,10 @@ from lightning.pytorch.loggers import Logger
 
 from diffnr_lightning.callbacks.curve_file import CurveFile
 from diffnr_lightning.callbacks.run_record import RunRecord
+from diffnr_lightning.callbacks.slice_images import SliceImages
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.run_logger import logged_run
+from diffnr_lightning.workflows.run_logger import log_weights, logged_run
 from diffnr_lightning.workflows.trainer import quiet_trainer
 
 
@@ -22,8 +24,9 @@ def train_in_folder(
     run: RunFolder,
     task: LightningModule,
     data: LightningDataModule,
-    finish: Callable[[dict[str, float]], None],
+    finish: Callable[[dict[str, float]], tuple[Path, Path]],
     *,
+    job: str,
     title: str,
     iterations: int,
     validate_every: int,
@@ -38,22 +41,29 @@ def train_in_folder(
         run: the folder, opened.
         task: what is trained; it has `optimizer_steps` and counts `iteration`.
         data: its batches, one epoch of them.
-        finish: called by the first process with the final scores of what is held out, by name.
+        finish: called by the first process with the final scores of what is held out, by name; writes the weights and
+            their card and returns the two.
+        job: the command, for the logger.
         title: of the progress bar.
         iterations: batches of the run.
         validate_every: batches between two validations.
         checkpoint_every: batches between two checkpoints.
-        curves: Lightning logger; None writes curves/metrics.csv.
+        curves: Lightning logger, which gets settings, pictures of held-out slices, and the weights too; None writes
+            curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
         **trainer_options: accelerator, devices and the like.
     """
+    told = {**run.settings, "environment": run.environment}
+    watching = list((callbacks or {}).values())
+    if curves is not None and not any(isinstance(callback, SliceImages) for callback in watching):
+        watching.append(SliceImages(run.path / "pictures"))
     with progress_bar(title) as progress:
         record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
         trainer = quiet_trainer(
             max_steps=task.optimizer_steps,
             max_epochs=1,
             logger=curves or CurveFile(run.path / "curves" / "metrics.csv"),
-            callbacks=[*(callbacks or {}).values(), record],
+            callbacks=[*watching, record],
             val_check_interval=min(validate_every, iterations),
             num_sanity_val_steps=0,
             log_every_n_steps=1,
@@ -62,7 +72,7 @@ def train_in_folder(
         )
         with (
             run.claim() if trainer.is_global_zero else nullcontext(),
-            logged_run(curves, run.settings),
+            logged_run(curves, told, run.path, job, [type(task).__name__]),
         ):
             trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
             scores = {}
@@ -70,4 +80,6 @@ def train_in_folder(
                 found = trainer.validate(task, datamodule=data, verbose=False)[0]
                 scores = {name: float(value) for name, value in found.items()}
             if trainer.is_global_zero:
-                finish(scores)
+                written = finish(scores)
+                if curves is not None:
+                    log_weights(curves, *written, f"{job}-{run.path.name}", scores)

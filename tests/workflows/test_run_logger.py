@@ -1,14 +1,18 @@
 """What arrives at the loggers: one run each, with settings, curves, final scores and a picture."""
 
+import base64
+import hashlib
 import json
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from offline_wandb import finished_runs, series
 
 from diffnr_lightning import cli
+from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
@@ -54,98 +58,55 @@ class Recorder(Logger):
         self.calls.append(exit_code)
 
 
-def test_a_run_begins_with_its_settings_and_is_finished():
+def test_a_run_begins_with_its_settings_and_is_finished(tmp_path):
     logger = Recorder()
-    with logged_run(logger, {"seed": 1}):
+    with logged_run(logger, {"seed": 1}, tmp_path, "reconstruct"):
         log_scores(logger, {"protocols": {"r2": {"psnr": 30.0}}, "projections": {"psnr": 40.0}}, 7)
     numbers = {"r2/psnr": 30.0, "views/psnr": 40.0}
     assert logger.calls == [("settings", {"seed": 1}), ("numbers", numbers, 7), "success", 0]
 
 
-def test_a_run_that_fails_is_finished_as_failed():
+def test_a_run_that_fails_is_finished_as_failed(tmp_path):
     logger = Recorder()
-    with pytest.raises(KeyboardInterrupt), logged_run(logger, {}):
+    with pytest.raises(KeyboardInterrupt), logged_run(logger, {}, tmp_path, "reconstruct"):
         raise KeyboardInterrupt
     assert logger.calls[1:] == ["failed", 1]
 
 
 def test_lightnings_csv_logger(case, tmp_path):
-    logger = ["--curves", "lightning.pytorch.loggers.CSVLogger", "--curves.save_dir", tmp_path]
-    options = ["--config", GAUSSIANS, "--method.iterations", "20", *logger]
+    options = ["--config", GAUSSIANS, "--config", "loggers/csv", "--method.iterations", "20"]
     assert diffnr("reconstruct", "--case", case, *options, "--out", tmp_path / "run") == 0
-    file = next(tmp_path.glob("**/metrics.csv"))
+    (file,) = tmp_path.glob("run/csv/version_0/metrics.csv")
     header, *lines = file.read_text().splitlines()
-    assert {"step", "loss", "psnr", "r2/psnr", "naf/ssim", "seconds"} <= set(header.split(","))
-    assert len(lines) == 11
+    wanted = {"step", "loss", "psnr", "r2/psnr", "naf/ssim", "seconds", "system/peak_memory_mb"}
+    assert wanted <= set(header.split(","))
+    assert len(lines) == 12
     settings = yaml.safe_load((file.parent / "hparams.yaml").read_text())
     assert settings["method"]["init_args"]["iterations"] == 20
+    assert settings["environment"]["packages"]["torch"]
 
 
-def test_tensorboard(case, tmp_path):
+def test_tensorboard_gets_what_a_sweep_is_made_of(tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = tmp_path / "run"
-    options = ["--config", GAUSSIANS, "--config", "configs/loggers/tensorboard.yaml"]
-    options += ["--case", case, "--method.iterations", "20"]
-    assert diffnr("reconstruct", *options, "--out", run) == 0
-    events = accumulator.EventAccumulator(str(run / "tensorboard"))
+    monkeypatch.chdir(tmp_path)
+    options = ["--volumes", "phantom:3", "--views", "6", "--scans", TINY / "simulate.yaml"]
+    options += ["--methods", GAUSSIANS, "--curves", "loggers/tensorboard.yaml", "--out", "table"]
+    assert diffnr("sweep", *options) == 0
+    (run,) = (path.parent for path in Path("table").rglob("metrics.json"))
+    events = accumulator.EventAccumulator(str(run / "tensorboard"), {"images": 0})
     events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == list(range(2, 21, 2))
+    assert [event.step for event in events.Scalars("loss")] == list(range(12, 121, 12))
     assert events.Scalars("r2/psnr")[-1].value == pytest.approx(scores_of(run)["r2"]["psnr"])
+    assert len(events.Images("volume")) == 10
     assert events.Images("preview")
     assert (run / "tensorboard" / "hparams.yaml").stat().st_size > 100
-
-
-def records_of(file):
-    """Yield the records of a `.wandb` file, which has the form of LevelDB's logs."""
-    from wandb.proto import wandb_internal_pb2
-
-    block, header = 32768, 7
-    data, at, parts = file.read_bytes(), header, []
-    assert data.startswith(b":W&B")
-    while at + header <= len(data):
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        parts.append(data[at + header : at + header + length])
-        at += header + length
-        if kind in (1, 4):  # whole, or the last of several parts
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(b"".join(parts))
-            parts = []
-            yield record
-        if block - at % block < header:
-            at += block - at % block
-
-
-def read_wandb(run):
-    """Return name, group, settings, curves, last numbers, media and exit code of the one run."""
-    (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    found = {"settings": {}, "loss": [], "last": {}, "media": list(file.parent.rglob("*.png"))}
-    for record in records_of(file):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            found |= {"name": record.run.display_name, "group": record.run.run_group}
-        if kind in ("run", "config"):
-            updates = record.run.config.update if kind == "run" else record.config.update
-            for item in updates:
-                key = "/".join(item.nested_key) or item.key
-                found["settings"][key] = json.loads(item.value_json)
-        elif kind == "history":
-            row = {
-                "/".join(item.nested_key) or item.key: json.loads(item.value_json)
-                for item in record.history.item
-            }
-            found["last"] |= row
-            found["loss"] += [row["loss"]] if "loss" in row else []
-        elif kind == "exit":
-            found["exit"] = record.exit.exit_code
-    return found
-
-
-def finished_wandb(run):
-    """Return what `read_wandb` finds once wandb's own process has written the end of the run."""
-    until = time.monotonic() + 60
-    while "exit" not in (found := read_wandb(run)) and time.monotonic() < until:
-        time.sleep(0.2)
-    return found
+    told = {tag: data.plugin_data.content for tag, data in events.summary_metadata.items()}
+    assert b"method/init_args/iterations" in told["_hparams_/session_start_info"]
+    assert b"naf/ssim" in told["_hparams_/experiment"]
+    of_all = accumulator.EventAccumulator("table/tensorboard")
+    of_all.Reload()
+    (cases,) = of_all.Tensors("cases/text_summary")
+    assert b"phantom_3" in cases.tensor_proto.string_val[0]
 
 
 @pytest.fixture
@@ -156,26 +117,98 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def test_wandb_gets_one_run_for_each_of_a_sweep(offline, tmp_path):
+def test_wandb_gets_every_run_of_a_sweep_whole(offline):
     options = ["--volumes", "phantom:3", "--views", "6", "--scans", TINY / "simulate.yaml"]
     options += ["--methods", "reconstruct/fdk.yaml", GAUSSIANS, "--curves", "loggers/wandb.yaml"]
     assert diffnr("sweep", *options, "--out", "table") == 0
-    runs = sorted(path.parent for path in Path("table").rglob("metrics.json"))
-    assert len(runs) == 2
-    for run in runs:
-        found = finished_wandb(run)
-        assert (found["name"], found["group"], found["exit"]) == (str(run), "table", 0)
+    *runs, table = finished_runs(Path("table"))
+    assert [run["job"] for run in (*runs, table)] == ["reconstruct", "reconstruct", "table"]
+    assert len({run["id"] for run in (*runs, table)}) == 3
+    assert {run["group"] for run in (*runs, table)} == {"table"}
+    for found in runs:
+        run = Path(found["name"])
+        recorded = json.loads((run / "environment.json").read_text())
+        assert found["settings"]["environment"]["git"] == recorded["git"]
         assert found["settings"]["case"] == str(run.parent / "case")
+        assert found["tags"][1:] == ["6 views", "phantom_3"]
+        assert found["system"] and found["exit"] == 0
         for protocol, numbers in scores_of(run).items():
             for name, value in numbers.items():
                 assert found["last"][f"{protocol}/{name}"] == pytest.approx(value)
-        assert len(found["media"]) == 1
+        pictures = {path.name.split("_")[0] for path in found["pictures"]}
         if run.name == "fdk":
             assert found["settings"]["method"]["init_args"]["name"] == "analytic"
-            assert found["loss"] == []
+            assert (pictures, series(found, "loss")) == ({"preview"}, [])
         else:
             assert found["settings"]["method"]["init_args"]["iterations"] == 120
-            assert len(found["loss"]) == 10
+            assert pictures == {"preview", "volume"}
+            assert [step for step, _ in series(found, "psnr")] == list(range(12, 121, 12))
+            assert series(found, "system/seconds")[-1][0] == 120
+    cases = table["tables"]["cases"]
+    assert [row[cases["columns"].index("method")] for row in cases["data"]] == ["FDK", "scene"]
+    psnr = [row[cases["columns"].index("strict_psnr")] for row in cases["data"]]
+    assert psnr == [scores_of(Path(run["name"]))["strict"]["psnr"] for run in runs]
+    # Finished runs are left alone, and the table stays one run.
+    assert diffnr("sweep", *options, "--out", "table") == 0
+    assert [run["id"] for run in finished_runs(Path("table"))[3:]] == [table["id"]]
+
+
+def test_a_run_of_wandb_that_was_broken_off_goes_on_as_the_same(offline, case, monkeypatch):
+    options = ["--config", GAUSSIANS, "--config", "loggers/wandb", "--case", case, "--out", "run"]
+    options += ["--method.iterations", "20", "--checkpoint_every", "10"]
+    kept = RunRecord.on_train_batch_end
+
+    def broken(self, trainer, module, *arguments):
+        kept(self, trainer, module, *arguments)
+        if module.iteration == 14:
+            raise OSError("the machine is gone")
+
+    monkeypatch.setattr(RunRecord, "on_train_batch_end", broken)
+    assert diffnr("reconstruct", *options) == 2
+    monkeypatch.setattr(RunRecord, "on_train_batch_end", kept)
+    assert diffnr("reconstruct", *options) == 0
+    first, second = finished_runs(Path("run"))
+    assert first["id"] == second["id"] and first["file"] != second["file"]
+    assert (first["exit"], second["exit"]) == (1, 0)
+    assert [step for step, _ in series(first, "loss")] == [2, 4, 6, 8, 10, 12, 14]
+    assert [step for step, _ in series(second, "loss")] == [12, 14, 16, 18, 20]
+
+
+def test_only_the_first_of_several_processes_logs(offline, monkeypatch, tmp_path):
+    from lightning.pytorch.loggers import WandbLogger
+
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with logged_run(WandbLogger(save_dir=str(tmp_path), offline=True), {}, tmp_path, "finetune"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["finetune", "train-denoiser"])
+def test_wandb_gets_trained_weights_with_their_card(offline, command, tmp_path):
+    options = ["--config", "loggers/wandb", "--out", "trained"]
+    if command == "finetune":
+        pairs = ["--volumes", "[phantom:10,phantom:11]", "--size", "24", "--views", "[8]"]
+        assert diffnr("curate", "--config", TINY / "curate.yaml", *pairs, "--out", "pairs") == 0
+        options = ["--config", TINY / "finetune.yaml", *options, "--data.folders", "[pairs]"]
+    else:
+        options = ["--config", TINY / "train-denoiser.yaml", *options]
+    assert diffnr(command, *options) == 0
+    (found,) = finished_runs(tmp_path / "trained")
+    assert (found["job"], found["exit"]) == (command, 0)
+    assert found["settings"]["environment"]["diffnr_lightning"]
+    assert any("slices" in path.name for path in found["pictures"])
+    scores = json.loads(Path("trained/metrics.json").read_text())["validation"]
+    assert scores and all(found["last"][name] == pytest.approx(scores[name]) for name in scores)
+    (artifact,) = found["artifacts"]
+    assert (artifact.name, artifact.type) == (f"{command}-trained", "model")
+    files = {entry.path: entry for entry in artifact.manifest.contents}
+    weights = next(path for path in Path("trained").rglob("*.safetensors"))
+    card = next(path for path in Path("trained").rglob("README.md")).read_text()
+    assert artifact.description == card and "README.md" in files
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
+    kept = next(entry for path, entry in files.items() if path.endswith(weights.name))
+    digest = base64.b64encode(hashlib.md5(weights.read_bytes()).digest()).decode()
+    assert kept.digest == digest and Path(kept.local_path).is_relative_to(tmp_path)
 
 
 class Missing:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from offline_wandb import finished_runs, series
 
 from diffnr_lightning import cli, workflows
 from diffnr_lightning.reports import RowRuns, paper_lines, read_published
@@ -186,22 +187,72 @@ def test_what_is_no_experiment_is_refused(tmp_path, capsys):
     assert "rows has 'SART'; any of FDK are expected" in capsys.readouterr().err
 
 
-def test_agents_of_a_sweep_run_our_command(tmp_path, monkeypatch):
-    """The command line that `wandb agent` makes of the definition, for one of its combinations."""
+@pytest.fixture
+def offline(monkeypatch):
+    pytest.importorskip("wandb")
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+
+
+def agents_words(definition, chosen):
+    """The words that `wandb agent` makes of a sweep for one of its combinations, by its own functions."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    assert all(value in definition["parameters"][name]["values"] for name, value in chosen.items())
+    arguments = {"args": {name: {"value": value} for name, value in chosen.items()}}
+    made = create_sweep_command_args(arguments)
+    words = create_sweep_command(list(definition["command"]))
+    return [word for chunk in words for word in made.get(chunk.strip("${}"), [chunk])]
+
+
+def test_agents_of_the_sweep_of_table_6_run_our_command(offline, tmp_path, monkeypatch):
+    """Two of its runs, as an agent would start them but for a miniature's schedule and case, each read back."""
     definition = yaml.safe_load((EXPERIMENTS / "diffnr/6/wandb_sweep.yaml").read_text())
-    chosen = {name: entry["values"][-1] for name, entry in definition["parameters"].items()}
-    program, command, *words, arguments = definition["command"]
-    assert (program, command, arguments) == ("diffnr", "reconstruct", "${args}")
-    words = [word for word in words if not word.startswith("--case")] + [f"--case={tmp_path}"]
-    monkeypatch.setenv("WANDB_RUN_ID", "k3x")
-    settings = parse(
-        workflows.reconstruct, [*words, *(f"--{name}={value}" for name, value in chosen.items())]
-    ).resolved
-    optimisation = settings["method"]["init_args"]["optimisation"]["init_args"]
-    assert (optimisation["lambda_diff"], optimisation["reference_every"]) == (1.5, 30)
-    assert settings["out"] == "runs/table_6/k3x"
-    assert settings["curves"]["init_args"]["save_dir"] == "runs/table_6/k3x"
-    assert settings["curves"]["init_args"]["offline"] is False
+    assert definition["metric"]["name"] == "r2/psnr"
+    case = tmp_path / "case"
+    scan = ["--config", "tiny/simulate", "--size", "16", "--num_views", "6", "--out", str(case)]
+    assert cli.main(["simulate", *scan]) == 0
+    names = [
+        f"method.init_args.optimisation.init_args.{n}" for n in ("lambda_diff", "reference_every")
+    ]
+    made = []
+    for run, values in {"k3x": (0.3, 5), "k4x": (1.5, 30)}.items():
+        program, command, *words = agents_words(definition, dict(zip(names, values, strict=True)))
+        assert (program, command, words[0]) == (
+            "diffnr",
+            "reconstruct",
+            "--config=r2gaussian_paper+diffnr/paper",
+        )
+        words[words.index("--case=cases/table_6")] = f"--case={case}"
+        words[1:1] = ["--config=tiny/reconstruct_cloud+tiny/reconstruct_loop"]
+        monkeypatch.setenv("WANDB_RUN_ID", run)
+        assert cli.main([command, *words, f"--out={tmp_path / run}"]) == 0
+        (found,) = finished_runs(tmp_path / run)
+        method = found["settings"]["method"]["init_args"]
+        optimisation = method["optimisation"]["init_args"]
+        assert (optimisation["lambda_diff"], optimisation["reference_every"]) == values
+        assert (found["id"], found["job"], found["exit"]) == (run, "reconstruct", 0)
+        assert {"DiffNR", "Table 6"} <= set(found["tags"])
+        assert series(found, "loss") and found["pictures"]
+        made.append(found["last"]["r2/psnr"])
+    assert made[0] != made[1]
+    settings = parse(workflows.reconstruct, words).resolved
+    assert settings["out"] == "runs/table_6/k4x" == settings["curves"]["init_args"]["save_dir"]
+
+
+def test_a_table_and_its_runs_are_one_group(offline, tmp_path):
+    folder = write_experiment(
+        tmp_path / "mine", PART + "rows: {FDK: {method: fdk}, SIRT: {method: sirt}}\n"
+    )
+    out = str(tmp_path / "out")
+    assert cli.main(["table", str(folder), "--out", out, "--curves", "loggers/wandb"]) == 0
+    fdk, sirt, table = finished_runs(tmp_path / "out")
+    assert [run["job"] for run in (fdk, sirt, table)] == ["reconstruct", "reconstruct", "table"]
+    assert {run["group"] for run in (fdk, sirt, table)} == {out}
+    lines = table["tables"]["table"]
+    rows = [dict(zip(lines["columns"], row, strict=True)) for row in lines["data"]]
+    first = next(row for row in rows if row["method"] == "FDK" and row["metric"] == "PSNR")
+    assert (first["published"], first["ours"]) == (30.0, fdk["last"]["r2/psnr"])
 
 
 @pytest.mark.slow

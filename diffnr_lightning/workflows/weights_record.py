@@ -1,0 +1,36 @@
+"""The trained weights behind a result, by their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import diffnr_lightning
+
+PACKAGE = Path(diffnr_lightning.__file__).parent
+READ_AT_ONCE = 1 << 20
+
+
+def weights_record(learned: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of every file of weights by its path, in the package by its path there.
+
+    Args:
+        learned: files, and folders whose safetensors are meant.
+    """
+    found: dict[str, str] = {}
+    for path in learned:
+        files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+        for file in files:
+            known = file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file
+            found[known.as_posix()] = sha256(file)
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(READ_AT_ONCE):
+            digest.update(piece)
+    return digest.hexdigest()
