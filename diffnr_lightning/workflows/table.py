@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
@@ -166,10 +168,30 @@ def _train(experiment: Experiment, row: ExperimentRow, folder: Path, curves: str
             continue
         if training.pairs:
             curate(**parse(curate, experiment.curation(folder)[1:]).arguments)
-        command = finetune if training.words[0] == "finetune" else train_denoiser
         logged = [] if curves is None else ["--config", curves]
-        command(**parse(command, [*training.words[1:], *logged]).arguments)
+        _run_training([*training.words, *logged])
         write_bytes(training.overlay, yaml.safe_dump(training.content).encode())
+
+
+def _run_training(words: Sequence[str]) -> None:
+    """Run the command of a training, given without `diffnr`; one on several devices in a process of its own.
+
+    Its further processes are started by the command line of the first, which has to be that of the training.
+
+    Raises:
+        ValueError: such a process that failed.
+    """
+    command = finetune if words[0] == "finetune" else train_denoiser
+    settings = parse(command, words[1:]).arguments
+    if settings["devices"] in (1, "1") and settings["num_nodes"] == 1:
+        command(**settings)
+        return
+    ended = subprocess.run([sys.executable, "-m", "diffnr_lightning.cli", *words], check=False)
+    if ended.returncode:
+        raise ValueError(
+            f"diffnr {shlex.join(words)} ended with code {ended.returncode}; its messages are above, and the same "
+            "command goes on."
+        )
 
 
 def _unreadable(rows: Sequence[ExperimentRow]) -> dict[str, str]:

@@ -1,6 +1,8 @@
 import csv
 import importlib
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -261,3 +263,21 @@ def test_no_row_of_a_miniature_is_dead(name, tmp_path):
     assert cli.main(["table", name, "--scale", "miniature", "--out", str(tmp_path)]) == 0
     found = {line["method"] for line in lines_of(tmp_path) if line["ours"]}
     assert found == {row.name for row in read_experiment(name, "miniature").rows if row.method}
+
+
+def test_a_training_on_several_devices_is_a_command_of_its_own(tmp_path, monkeypatch):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    called, ended = [], subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(
+        module.subprocess, "run", lambda words, check: called.append(words) or ended
+    )
+    words = ["finetune", "--config", "tiny/finetune", "--data.folders", f"[{tmp_path}]"]
+    words += ["--out", str(tmp_path / "run"), "--devices", "2"]
+    module._run_training(words)
+    assert called == [[sys.executable, "-m", "diffnr_lightning.cli", *words]]
+    ended.returncode = 3
+    with pytest.raises(ValueError, match="--devices 2 ended with code 3"):
+        module._run_training(words)
+    with pytest.raises(FileNotFoundError, match="holds no slice pairs"):
+        module._run_training([*words[:-2], "--device", "cpu"])
+    assert len(called) == 2
