@@ -1,6 +1,5 @@
 """The commands of the documents exist as they are written, and the marked ones run."""
 
-import importlib
 import os
 import re
 import shlex
@@ -9,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from diffnr_lightning import cli
-from diffnr_lightning.workflows.settings import settings_parser
+from documented_commands import check_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -34,17 +31,7 @@ MARKED = [text for marked, text in blocks() if marked]
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("diffnr ")])
 def test_commands_and_options_exist(line):
-    _, command, *words = shlex.split(line, comments=True)
-    assert command in cli.COMMANDS
-    workflow = getattr(
-        importlib.import_module("diffnr_lightning.workflows"), command.replace("-", "_")
-    )
-    known = {o for action in settings_parser(workflow)._actions for o in action.option_strings}
-    for word in words:
-        if word.startswith("--"):
-            option = word.partition("=")[0]
-            # Options below a class, such as --method.init_args.x, depend on the class.
-            assert option in known or f"--{option[2:].partition('.')[0]}.help" in known, option
+    check_command(shlex.split(line, comments=True)[1:])
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "print_paper_table",
             "write_paper_table",
         ],
+        "provenance": ["provenance_in_words", "write_provenance"],
         "published": ["PublishedNumber", "read_published"],
         "runs": ["RunSummary", "ShownVolume", "read_run", "read_runs", "read_truth", "read_volume"],
         "table_forms": ["plain_rows", "print_table", "to_markdown", "write_csv", "write_tables"],

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import PROTOCOLS
+from diffnr_lightning.reports.provenance import write_provenance
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 from diffnr_lightning.reports.table_rows import (
     Column,
@@ -176,7 +177,7 @@ def write_tables(
     baseline: str | None = None,
     paper: str | Path | None = None,
 ) -> tuple[Path, Path]:
-    """Write the table as ``table.md`` and ``table.csv``.
+    """Write the table as ``table.md`` and ``table.csv``, and where it comes from as ``table.provenance.json``.
 
     Args:
         runs: finished runs.
@@ -185,14 +186,16 @@ def write_tables(
         paper: see `score_table`.
 
     Returns:
-        The two paths.
+        The first two paths.
 
     Raises:
         ValueError: see `score_table`, or a folder that cannot be written.
     """
     table = score_table(runs, baseline=baseline, paper=paper)
     markdown = write_bytes(Path(folder) / "table.md", to_markdown(table).encode())
-    return markdown, write_csv(table, Path(folder) / "table.csv")
+    written = write_csv(table, Path(folder) / "table.csv")
+    write_provenance(runs, written)
+    return markdown, written
 
 
 def write_csv(table: ScoreTable, path: str | Path) -> Path:

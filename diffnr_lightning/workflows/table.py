@@ -224,6 +224,7 @@ def _show(
         print_paper_table,
         read_published,
         write_paper_table,
+        write_provenance,
     )
 
     found = [
@@ -242,6 +243,9 @@ def _show(
     lines = [line._replace(comparable=comparable) for line in paper_lines(found, published)]
     print_paper_table(experiment.title, lines, experiment.notes)
     page = write_paper_table(folder, experiment.title, lines, experiment.notes)
+    write_provenance(
+        [run for row in found for runs in row.runs.values() for run in runs], folder / "table.csv"
+    )
     logger.info("%s: the table as Markdown, CSV and a page", page.parent)
     if curves is not None:
         told = {"table": experiment.name, "scale": experiment.scale}

@@ -1,0 +1,134 @@
+"""Where a table's numbers come from: commits, hashes of data and weights, machines and hours, as runs recorded them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffnr_lightning.files import write_json
+from diffnr_lightning.reports.runs import RunSummary
+
+ENVIRONMENT_FILE = "environment.json"
+ENDING = ".provenance.json"
+UNKNOWN = "not recorded"
+SHORT = 7
+"""Digits of a commit or hash that are shown."""
+
+
+def provenance(runs: Sequence[RunSummary], table: Path) -> dict[str, Any]:
+    """Gather what runs recorded.
+
+    Args:
+        runs: behind the table.
+        table: CSV file of it.
+
+    Returns:
+        JSON-able: hash and number of runs of the table, runs by commit, by version and by machine, hashes of the
+        cases and of the weights, hours. What a run of an earlier version has not recorded is counted as such.
+    """
+    records = [(run, _environment(run.folder)) for run in runs]
+    weights: dict[str, list[str]] = {}
+    cases: dict[str, list[str]] = {}
+    for run, record in records:
+        for path, digest in record.get("weights", {}).items():
+            _add(weights, path, digest)
+        words = (run.case, run.setting.views and f"{run.setting.views} views", run.setting.noise)
+        _add(cases, ", ".join(filter(None, words)), record.get("inputs", {}).get("case", UNKNOWN))
+    return {
+        "table": table.name,
+        "table_sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+        "runs": len(runs),
+        "commits": _counted(_commit(record) for _, record in records),
+        "versions": _counted(record.get("diffnr_lightning") for _, record in records),
+        "torch": _counted(record.get("packages", {}).get("torch") for _, record in records),
+        "machines": _counted(_machine(record) for _, record in records),
+        "hours": round(math.fsum(run.seconds or 0 for run in runs) / 3600, 3),
+        "cases_sha256": {name: sorted(found) for name, found in sorted(cases.items())},
+        "weights_sha256": {path: sorted(found) for path, found in sorted(weights.items())},
+        "runs_without_weights_record": sum("weights" not in record for _, record in records),
+    }
+
+
+def write_provenance(runs: Sequence[RunSummary], table: Path) -> Path:
+    """Write what `provenance` gathers beside the table, as NAME.provenance.json of NAME.csv, and return the path.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    return write_json(table.with_name(table.stem + ENDING), provenance(runs, table))
+
+
+def provenance_in_words(record: Mapping[str, Any]) -> str:
+    """Return a sentence with what a reader asks first: runs, hours, machines, commits, weights.
+
+    Args:
+        record: as `provenance` returns it; a `note` in it is added.
+    """
+    said = []
+    if record.get("runs"):
+        said.append(
+            f"{record['runs']} runs, {record['hours']:.1f} hours in all ({_listed(record['machines'])}), at "
+            f"{'commits' if len(record['commits']) > 1 else 'commit'} {_listed(record['commits'], SHORT)}"
+        )
+        several = sum(len(found) > 1 for found in record["cases_sha256"].values())
+        if several:
+            said.append(
+                f"{several} of {len(record['cases_sha256'])} scans were made more than once, with different content"
+            )
+        weights = [
+            f"{Path(path).name} {digest[:SHORT]}"
+            for path, found in record["weights_sha256"].items()
+            for digest in found
+        ]
+        if weights:
+            said.append(f"weights {', '.join(weights)}")
+    if record.get("note"):
+        said.append(record["note"])
+    return f"`{record['table']}`: {'; '.join(said)}."
+
+
+def _listed(counts: Mapping[str, int], digits: int | None = None) -> str:
+    names = {name: name if name == UNKNOWN else _shortened(name, digits) for name in counts}
+    if len(counts) == 1:
+        return next(iter(names.values()))
+    return ", ".join(f"{names[name]} ({count})" for name, count in counts.items())
+
+
+def _shortened(name: str, digits: int | None) -> str:
+    """Return the first digits of the first word, and the other words."""
+    if digits is None:
+        return name
+    first, _, rest = name.partition(" ")
+    return f"{first[:digits]} {rest}".strip()
+
+
+def _commit(record: Mapping[str, Any]) -> str | None:
+    code = record.get("git")
+    return None if not code else code["commit"] + " with changes" * bool(code.get("dirty"))
+
+
+def _machine(record: Mapping[str, Any]) -> str | None:
+    gpus = record.get("gpus")
+    return " and ".join(gpus) if gpus else record.get("cpu")
+
+
+def _counted(values: Any) -> dict[str, int]:
+    return dict(Counter(value or UNKNOWN for value in values).most_common())
+
+
+def _add(found: dict[str, list[str]], name: str, digest: str) -> None:
+    if digest not in found.setdefault(name, []):
+        found[name].append(digest)
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,56 @@
+"""A table says of which commits, scans, weights and machines it is, as its runs recorded them."""
+
+import hashlib
+import json
+
+import pytest
+
+from diffnr_lightning.reports import provenance_in_words, read_runs, write_tables
+
+COMMITS = ("1234567aaa", "89abcdefff")
+
+
+def write_run(folder, method, record, seconds=1800):
+    folder.mkdir(parents=True)
+    metrics = {"case": "tooth", "method": method, "views": 24, "seconds": seconds}
+    metrics["protocols"] = {"r2": {"psnr": 30.0, "ssim": 0.9}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    if record is not None:
+        (folder / "environment.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def written(tmp_path):
+    record = {"git": {"commit": COMMITS[0], "dirty": False}, "cpu": "A processor", "gpus": []}
+    write_run(tmp_path / "fdk", "FDK", {**record, "inputs": {"case": "aa"}, "weights": {}})
+    weights = {"assets/prior.safetensors": "feedbeef00"}
+    changed = {
+        "git": {"commit": COMMITS[1], "dirty": True},
+        "gpus": ["A card"],
+        "inputs": {"case": "bb"},
+    }
+    write_run(tmp_path / "ours", "DiffNR", {**changed, "weights": weights})
+    write_run(tmp_path / "old", "SIRT", None)
+    write_tables(read_runs([tmp_path]), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_what_runs_recorded_is_gathered(written):
+    record = json.loads((written / "table.provenance.json").read_text())
+    assert (
+        record["table_sha256"] == hashlib.sha256((written / "table.csv").read_bytes()).hexdigest()
+    )
+    assert record["commits"] == {COMMITS[0]: 1, "not recorded": 1, f"{COMMITS[1]} with changes": 1}
+    assert record["machines"] == {"A processor": 1, "not recorded": 1, "A card": 1}
+    # The two methods were not given the same scan, and nobody knows what the third was given.
+    assert record["cases_sha256"] == {"tooth, 24 views": ["aa", "bb", "not recorded"]}
+    assert record["weights_sha256"] == {"assets/prior.safetensors": ["feedbeef00"]}
+    assert (record["runs"], record["hours"], record["runs_without_weights_record"]) == (3, 1.5, 1)
+
+
+def test_a_sentence_says_what_readers_ask_first(written):
+    said = provenance_in_words(json.loads((written / "table.provenance.json").read_text()))
+    assert said.startswith("`table.csv`: 3 runs, 1.5 hours in all (A processor (1), ")
+    assert "at commits 1234567 (1), not recorded (1), 89abcde with changes (1)" in said
+    assert "1 of 1 scans were made more than once" in said
+    assert said.endswith("weights prior.safetensors feedbee.")
