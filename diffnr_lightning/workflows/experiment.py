@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -156,6 +156,25 @@ class Experiment:
         """File of the published numbers, None where there are none."""
         path = self.folder / PAPER_FILE
         return path if path.is_file() else None
+
+    def with_views(self, views: Sequence[int] | None) -> Experiment:
+        """Return what is left of it at some numbers of views; None is all of it.
+
+        Raises:
+            ValueError: a number of views that no part has.
+        """
+        if views is None:
+            return self
+        known = {number for part in self.parts for number in part.views}
+        if not views or not set(views) <= known:
+            raise ValueError(
+                f"views is {list(views)}; the table has {', '.join(map(str, sorted(known)))}."
+            )
+        kept = [
+            replace(part, views=tuple(number for number in part.views if number in views))
+            for part in self.parts
+        ]
+        return replace(self, parts=tuple(part for part in kept if part.views))
 
     def sweep(self, part: Part, rows: Sequence[ExperimentRow], out: Path) -> list[str]:
         """Return the command that makes the runs of some rows on one part, without `diffnr`."""

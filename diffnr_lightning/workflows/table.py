@@ -44,6 +44,7 @@ def table(
     scale: Scale = "full",
     out: Annotated[Path | None, folder_to_be("table")] = None,
     rows: list[str] | None = None,
+    views: list[int] | None = None,
     curves: str | None = None,
     plan: bool = False,
     device: str = "cpu",
@@ -62,6 +63,7 @@ def table(
             iterations of each.
         out: folder of the runs and of table.md, table.csv and table.html; null is runs/tables/NAME/SCALE.
         rows: names of those that are run and shown; null is all.
+        views: numbers of views of the table that are run and shown, likewise.
         curves: config file of a Lightning logger, such as `loggers/wandb.yaml`: each run gets a logger of its own, the
             table another one, and all are one group where the logger has groups.
         plan: print the commands that would make the runs, and stop.
@@ -76,9 +78,9 @@ def table(
 
     Raises:
         FileNotFoundError: no such experiment.
-        ValueError: a row that is not there, or rows that failed; the table is written then too.
+        ValueError: a row or number of views that is not there, or rows that failed; the table is written then too.
     """
-    experiment = read_experiment(name, scale)
+    experiment = read_experiment(name, scale).with_views(views)
     folder = out or Path("runs/tables") / experiment.name / scale
     kept = _kept(experiment, rows)
     runnable = [row for row in kept if row.method]
