@@ -68,7 +68,6 @@ def test_every_table_can_be_planned_at_both_scales(name, tmp_path, capsys):
         assert not out.exists()
 
 
-@pytest.mark.slow
 def test_some_views_of_a_table_can_be_taken_alone(capsys):
     arguments = ["table", "diffnr/1", "--plan", "true", "--views"]
     assert cli.main([*arguments, "[24]"]) == 0
@@ -80,6 +79,7 @@ def test_some_views_of_a_table_can_be_taken_alone(capsys):
     assert "views is [24, 7]; the table has 12, 24, 36." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_method_of_a_miniature_can_be_read():
     parser = settings_parser(workflows.reconstruct)
     rows = [row for name in TABLES for row in read_experiment(name, "miniature").rows]
