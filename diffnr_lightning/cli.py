@@ -45,6 +45,7 @@ RESUMABLE = {"reconstruct", "sweep", "table", "curate", "finetune", "train-denoi
 EXPECTED_ERRORS = (ValueError, TypeError, OSError)
 USAGE_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None takes those of the process.
 
     Returns:
-        Exit code: 0, 2 after bad input, 130 after an interruption.
+        Exit code: 0, 2 after bad input, 130 after an interruption, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = os.environ.get("DIFFNR_TRACEBACK") == "1"
@@ -84,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Lightning answers Ctrl-C with an exit of its own.
         if isinstance(end.__context__, KeyboardInterrupt):
             return _interrupted(command, prog)
+        # Nor has its answer to SIGTERM a code, which would pass for success.
+        if type(end).__name__ == "SIGTERMException":
+            _interrupted(command, prog)
+            return TERMINATED
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -248,6 +248,17 @@ def test_an_interrupted_run_says_how_to_go_on(config, capsys, case):
     assert "the same command resumes" in capsys.readouterr().err
 
 
+def test_a_run_that_sigterm_ends_has_not_succeeded(capsys, monkeypatch):
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    def ended(*_):
+        raise SIGTERMException
+
+    monkeypatch.setattr(cli, "_run", ended)
+    assert reconstruct() == cli.TERMINATED
+    assert "the same command resumes" in capsys.readouterr().err
+
+
 def test_unknown_command(capsys):
     assert cli.main(["reconstuct"]) == cli.USAGE_ERROR
     assert_one_sentence(capsys, ["'reconstuct'", "reconstruct"], prog="diffnr")
