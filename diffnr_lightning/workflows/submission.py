@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from diffnr_lightning.workflows.workers import THREADS
+
 SHARDED = ("curate", "sweep")
 """Commands of which several jobs share the work."""
 
-SUBMITTED = (*SHARDED, "finetune", "reconstruct", "train-denoiser")
+DISTRIBUTED = ("finetune", "train-denoiser")
+"""Commands whose processes may be the tasks of one job."""
+
+SUBMITTED = (*SHARDED, "reconstruct", *DISTRIBUTED)
+
+MOST_TIMEOUTS = 100
+"""Times that a job goes back into the queue when its time is over; one without headway has an end too."""
+
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What submitit lets the scheduler send to all processes of a job some time before it ends them."""
+
+ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+SECONDS_TO_REQUEUE = 60.0
+SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_FOR_RESULTS = 15.0
+"""After a job has left the queue, until a shared file system shows what it wrote last."""
 
 
 class CommandLine:
@@ -33,17 +57,52 @@ class CommandLine:
 
         Raises:
             RuntimeError: it failed.
+            SystemExit: the scheduler has ended it, and leaves or sets the job in the queue.
         """
         command = [sys.executable, "-m", "diffnr_lightning.cli", *self.arguments]
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(
+            command, check=False, env={**_threads(), **os.environ}, preexec_fn=_end_with_parent
+        ).returncode
+        if -code in WARNINGS:
+            # submitit queues the job again when it is warned, which the first task does for all: none may end before.
+            time.sleep(SECONDS_TO_REQUEUE)
+        if code in (-signal.SIGTERM, ENDED_BY_SIGTERM):
+            # No error, which submitit would keep as the result of a job that is to start again.
+            raise SystemExit(ENDED_BY_SIGTERM)
         if code:
-            raise RuntimeError(f"diffnr {shlex.join(self.arguments)} ended with exit code {code}.")
+            raise RuntimeError(_ending(self.arguments, code))
 
     def checkpoint(self) -> Any:
         """Return what submitit puts into the queue when the job is preempted or its time is over."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _end_with_parent() -> None:
+    """Let the kernel kill this process when its parent is killed, which can tell nobody then."""
+    set_death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+
+def _threads() -> dict[str, str]:
+    """Return numbers of threads where the scheduler has given fewer cores than it lets a job see."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit() and int(given) < len(os.sched_getaffinity(0)):
+        return dict.fromkeys(THREADS, given)
+    return {}
+
+
+def _ending(arguments: Sequence[str], code: int) -> str:
+    """Say how a command ended that did not succeed."""
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    task = f" (task {os.environ.get('SLURM_PROCID')} of {tasks})" if tasks > 1 else ""
+    command = f"diffnr {shlex.join(arguments)}{task}"
+    if code > 0:
+        return f"{command} ended with exit code {code}; what it said stands above."
+    killed = signal.Signals(-code).name
+    memory = ", as by the kernel when memory is short" if code == -signal.SIGKILL else ""
+    return f"{command} was ended by {killed}{memory}; submitted or requeued again, the job goes on from what is kept."
 
 
 def submit(
@@ -56,7 +115,8 @@ def submit(
 ) -> list[str]:
     """Hand a command over to SLURM, as one job or as an array of jobs that share the work.
 
-    A job that is preempted or runs out of time goes back into the queue and takes up its work there.
+    A job that is preempted or runs out of time goes back into the queue, up to a hundred times for want of time, and
+    takes up its work there.
 
     Args:
         command: what would stand behind `diffnr`, in quotes: curate, sweep, finetune, reconstruct or
@@ -64,8 +124,8 @@ def submit(
         folder: of scripts and logs.
         jobs: into which a `curate` or `sweep` is divided, each with its own `--shard`.
         cluster: slurm, or local, which runs the jobs as processes of this machine.
-        options: of the jobs, as submitit names them: timeout_min, nodes, tasks_per_node, gpus_per_node, cpus_per_task,
-            mem_gb, slurm_partition, slurm_account and so on.
+        options: of the jobs, as submitit names them: timeout_min (5 where nothing is said), nodes, tasks_per_node,
+            gpus_per_node, cpus_per_task, mem_gb, slurm_partition, slurm_account and so on.
         wait: until all jobs have ended.
 
     Returns:
@@ -73,18 +133,20 @@ def submit(
 
     Raises:
         ImportError: submitit is not installed.
-        ValueError: a command that cannot be submitted or divided, an unknown option, a machine without SLURM, or jobs
-            that failed.
+        ValueError: a command that cannot be submitted, divided or run as several tasks, an unknown option or one that
+            the cluster refuses, a machine without SLURM, or jobs that failed.
     """
     shares = _shares(command, jobs)
-    executor = _executor(folder, cluster, options or {})
-    with executor.batch():
-        submitted = [executor.submit(CommandLine(share)) for share in shares]
+    options = options or {}
+    _refuse_tasks(shares[0][0], options)
+    submitted = _handed_over(shares, folder, cluster, options)
     console = Console()
     for job, share in zip(submitted, shares, strict=True):
         console.print(f"{job.job_id}  diffnr {shlex.join(share)}", highlight=False, soft_wrap=True)
     if wait:
-        failed = [job.job_id for job in submitted if job.exception() is not None]
+        if cluster == "slurm":
+            _wait_for_queue([job.job_id for job in submitted])
+        failed = [job.job_id for job in submitted if not _succeeded(job, cluster)]
         if failed:
             raise ValueError(
                 f"{len(failed)} of {jobs} jobs failed ({', '.join(failed)}); read their logs in {folder} and submit "
@@ -116,6 +178,87 @@ def _shares(command: str, jobs: int) -> list[list[str]]:
     return [[*arguments, "--shard", f"{k}/{jobs}"] for k in range(jobs)]
 
 
+def _refuse_tasks(command: str, options: Mapping[str, Any]) -> None:
+    """Refuse several tasks of a job where all would do the same work."""
+    tasks = [options.get(name) or 1 for name in ("nodes", "tasks_per_node")]
+    if command not in DISTRIBUTED and tasks != [1, 1]:
+        raise ValueError(
+            f"nodes and tasks_per_node are {tasks[0]} and {tasks[1]} for {command}, each task of which would do the "
+            f"same; one of each is expected, and --jobs to divide {' or '.join(SHARDED)}."
+        )
+
+
+def _handed_over(
+    shares: Sequence[list[str]], folder: Path, cluster: str, options: dict[str, Any]
+) -> list[Any]:
+    """Return submitit's jobs, one for each share."""
+    executor = _executor(folder, cluster, options)
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder = executor.folder
+    there = set(folder.iterdir()) if folder.exists() else set()
+    try:
+        # submitit prints what sbatch says as well.
+        with redirect_stderr(StringIO()), executor.batch():
+            jobs = [executor.submit(CommandLine(share)) for share in shares]
+        return jobs
+    except (FailedJobError, FailedSubmissionError) as error:
+        for path in set(folder.iterdir()) - there:
+            path.unlink()
+        if not there:
+            folder.rmdir()
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"options are {options} for {len(shares)} jobs, which the cluster refuses ({reason}); `sinfo` shows what "
+            "it offers."
+        ) from None
+
+
+def _slurm_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of submitit, and those that resuming needs where a cluster has other defaults.
+
+    Jobs ask to be queued again, which some clusters do only then. A task that fails ends the others, which would wait
+    for it. And since SLURM 22.05 `srun` no longer asks for the cores of the job by itself.
+    """
+    srun = ["--kill-on-bad-exit=1"]
+    if options.get("cpus_per_task"):
+        srun.append(f"--cpus-per-task={options['cpus_per_task']}")
+    return {
+        **options,
+        "slurm_srun_args": [*srun, *(options.get("slurm_srun_args") or ())],
+        "slurm_additional_parameters": {
+            "requeue": True,
+            **(options.get("slurm_additional_parameters") or {}),
+        },
+    }
+
+
+def _wait_for_queue(numbers: Sequence[str]) -> None:
+    """Wait until none of some jobs is in SLURM's queue, where those that are to start again are too.
+
+    The queue knows of all that has not ended, on clusters without accounting as well.
+    """
+    ask = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+    while True:
+        told = subprocess.run(ask, text=True, capture_output=True, check=False)
+        # A controller that does not answer now will.
+        if told.returncode == 0 and not set(numbers) & set(told.stdout.split()):
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _succeeded(job: Any, cluster: str) -> bool:
+    """Whether all tasks of a job have come to their end; one that was killed has no result."""
+    if cluster == "slurm":
+        results = [job.task(k).paths.result_pickle for k in range(job.num_tasks)]
+        until = time.monotonic() + SECONDS_FOR_RESULTS
+        while not all(result.exists() for result in results):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.5)
+    return job.exception() is None
+
+
 def _executor(folder: Path, cluster: str, options: dict[str, Any]) -> Any:
     """Return submitit's executor, its options set."""
     try:
@@ -126,13 +269,15 @@ def _executor(folder: Path, cluster: str, options: dict[str, Any]) -> Any:
         ) from error
     made = not folder.exists()
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor = submitit.AutoExecutor(
+            folder=folder, cluster=cluster, slurm_max_num_timeout=MOST_TIMEOUTS
+        )
     except RuntimeError:
         raise ValueError(
             f"cluster is {cluster!r} and srun is not found; log in to a node of the cluster, or give --cluster local."
         ) from None
     try:
-        executor.update_parameters(**{"name": "diffnr", **options})
+        executor.update_parameters(**{"name": "diffnr", **_slurm_options(options)})
     except (NameError, AssertionError, TypeError) as error:
         if made:
             folder.rmdir()  # the executor had made it

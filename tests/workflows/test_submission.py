@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -72,6 +74,39 @@ def test_a_job_that_is_preempted_is_queued_again_as_it_was():
     assert again.function.arguments == ["sweep", "--config", "a.yaml"]
 
 
+@pytest.mark.parametrize("code", [-signal.SIGTERM, 143])
+def test_a_command_that_the_scheduler_ends_leaves_no_result(monkeypatch, code):
+    ended = subprocess.CompletedProcess([], code)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(SystemExit):  # submitit keeps exceptions as results
+        submission.CommandLine(["sweep"])()
+
+
+def test_a_command_that_was_killed_says_so(monkeypatch):
+    ended = subprocess.CompletedProcess([], -signal.SIGKILL)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    with pytest.raises(RuntimeError, match=r"sweep \(task 2 of 4\) was ended by SIGKILL"):
+        submission.CommandLine(["sweep"])()
+
+
+def test_threads_are_the_cores_that_were_given(monkeypatch):
+    monkeypatch.setattr(submission.os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    assert submission._threads() == {"OMP_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"}
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
+    assert submission._threads() == {}
+
+
+def test_what_resuming_needs_is_asked_for_beside_what_is_given():
+    given = {"cpus_per_task": 3, "slurm_srun_args": ["--verbose"], "timeout_min": 7}
+    options = submission._slurm_options(given | {"slurm_additional_parameters": {"nice": 5}})
+    assert options["slurm_additional_parameters"] == {"requeue": True, "nice": 5}
+    asked = ["--kill-on-bad-exit=1", "--cpus-per-task=3", "--verbose"]
+    assert options["slurm_srun_args"] == asked and options["timeout_min"] == 7
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -81,6 +116,7 @@ def test_a_job_that_is_preempted_is_queued_again_as_it_was():
         (["--command", "finetune", "--jobs", "2"], "only curate and sweep without --shard"),
         (["--command", "sweep --shard 0/2", "--jobs", "2"], "without --shard can be divided"),
         (["--command", "sweep", "--jobs", "0"], "jobs is 0"),
+        (["--command", "sweep", "--options", "{tasks_per_node: 2}"], "would do the same"),
         (["--command", "sweep", "--options", "{colour: 3}"], "names and types of submitit"),
         (["--command", "sweep", "--options", "{timeout_min: long}"], "names and types of submitit"),
         (["--command", "sweep", "--cluster", "slurm"], "srun is not found"),
