@@ -3,6 +3,7 @@
 #   make demo       a generated chest reconstructed four ways, into runs/demo
 #   make test       the tests that need neither GPU nor network
 #   make test-gpu   the tests that need a CUDA device
+#   make test-slurm the tests that need SLURM: one node of its own in a temporary folder
 #   make bench      speed, as ratios against peers measured in the same run
 #   make bench-gpu  the same on a CUDA device: kernels, peers, whole reconstructions, into benchmarks/results
 #   make lint       ruff, format check included; `make format` applies the format
@@ -36,7 +37,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.numba_cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-gpu bench bench-gpu lint format docs clean
+.PHONY: install demo test test-gpu test-slurm slurm bench bench-gpu lint format docs clean
 
 install: $(INSTALLED)
 
@@ -66,6 +67,18 @@ test: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(PYTHON) -m pytest -m gpu $(PYTEST_FLAGS)
+
+test-slurm: slurm $(INSTALLED)
+	$(PYTHON) -m pytest -m slurm tests/cluster $(PYTEST_FLAGS)
+
+# The programs alone: the package's own daemons are not started.
+slurm:
+	@PATH="$$PATH:/usr/sbin" type slurmctld slurmd munged sbatch > /dev/null 2>&1 || { \
+		echo "installing slurm-wlm and munge"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends slurm-wlm munge; } > /dev/null 2>&1 || { \
+			echo "SLURM is not here and cannot be installed from here; apt-get install slurm-wlm munge (Debian, Ubuntu; as root) brings it."; \
+			exit 1; }; }
 
 bench: $(BENCH_INSTALLED)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script; done

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from run_contents import contents
 from safetensors import safe_open
 
 from diffnr_lightning import cli
@@ -23,9 +24,6 @@ SEED = int(os.environ.get("DIFFNR_KILLS_SEED", "13"))
 KILLS = {"simulate": 3, "ingest": 3, "reconstruct": 4, "curate": 3, "finetune": 4, "sweep": 3}
 # Their files are written within milliseconds: the moment is the number of files that are there.
 BY_FILES = {"simulate", "ingest"}
-COSTS = {"seconds", "peak_memory_mb"}
-# What another process may rightly write otherwise: the machine, and a checkpoint's own clock.
-UNCOMPARED = {"environment.json", "checkpoint.ckpt"}
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
@@ -101,29 +99,6 @@ def uninterrupted(words, folder):
     began = time.monotonic()
     assert process.wait(600) == 0
     return time.monotonic() - began
-
-
-def contents(folder):
-    """Return what files of a folder hold, by path, as far as it must not depend on a kill."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder))
-        if path.name in UNCOMPARED:
-            found[name] = None
-        elif path.name == "metrics.json":
-            metrics = json.loads(path.read_text())
-            found[name] = {key: value for key, value in metrics.items() if key not in COSTS}
-            # Trials lie in folders of their own.
-            found[name].pop("case_folder", None)
-        elif path.name.endswith(".nii.gz"):
-            found[name] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).tobytes()
-        elif path.suffix == ".safetensors":
-            with safe_open(path, framework="np") as file:
-                tensors = {key: file.get_tensor(key).tobytes() for key in sorted(file.keys())}
-                found[name] = (tensors, file.metadata())
-        else:
-            found[name] = path.read_bytes()
-    return found
 
 
 def check_nothing_half_written(folder):
