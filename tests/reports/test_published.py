@@ -13,8 +13,10 @@ ROWS = {
     "dinr": 16 + 8 + 12 + 4,
     "diffusionblend": 7,
     "iscs": 5 * 3 + 4 * 3,
+    "luna16": 2 * 3 * 2,
     "main_job": 4 * 2,
     "out_of_distribution": 6 * 3 * 2,
+    "toothfairy": 2 * 3 * 2,
 }
 
 

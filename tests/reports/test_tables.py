@@ -3,6 +3,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -24,7 +25,10 @@ def runs_of(scores):
     """Build summaries from {method: {case: psnr}}."""
     return [
         RunSummary(
-            folder=None, case=case, method=method, protocols={"r2": {"psnr": psnr, "ssim": 0.9}}
+            folder=Path("no run"),
+            case=case,
+            method=method,
+            protocols={"r2": {"psnr": psnr, "ssim": 0.9}},
         )
         for method, cases in scores.items()
         for case, psnr in cases.items()
@@ -56,7 +60,7 @@ def test_means_and_best(run_folders):
 
 def test_a_mean_never_covers_some_cases_only():
     runs = runs_of({"A": {"one": 30.0, "two": 32.0}})
-    runs[1] = RunSummary(folder=None, case="two", method="A")
+    runs[1] = RunSummary(folder=Path("no run"), case="two", method="A")
     assert "r2_psnr" not in score_table(runs).means[0].values
 
 
