@@ -13,6 +13,8 @@ from offline_wandb import finished_runs, series
 
 from diffnr_lightning import cli
 from diffnr_lightning.callbacks.run_record import RunRecord
+from diffnr_lightning.priors import CompactDenoiser, save_denoiser
+from diffnr_lightning.workflows import sampler_record
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
@@ -107,6 +109,24 @@ def test_tensorboard_gets_what_a_sweep_is_made_of(tmp_path, monkeypatch):
     of_all.Reload()
     (cases,) = of_all.Tensors("cases/text_summary")
     assert b"phantom_3" in cases.tensor_proto.string_val[0]
+
+
+def test_a_sampler_shows_its_estimates_while_it_runs(case, tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    save_denoiser(tmp_path / "tiny", CompactDenoiser(channels=3, widths=(8, 16), gaps=4))
+    monkeypatch.setattr(sampler_record, "SECONDS", 0.0)
+    options = ["--config", "dds", "--config", "loggers/tensorboard", "--case", case]
+    options += ["--method.init_args.denoiser", tmp_path / "tiny"]
+    options += ["--method.init_args.options", "{steps: 3}", "--out", tmp_path / "run"]
+    assert diffnr("reconstruct", *options) == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"images": 0})
+    events.Reload()
+    assert [event.step for event in events.Images("preview")] == [1, 2, 3, 3]
+    assert events.Scalars("r2/psnr")[-1].step == 3
+    weights = json.loads((tmp_path / "run" / "environment.json").read_text())["weights"]
+    (digest,) = weights.values()
+    (file,) = (tmp_path / "tiny").rglob("*.safetensors")
+    assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @pytest.fixture
