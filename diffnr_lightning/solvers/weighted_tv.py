@@ -41,6 +41,14 @@ _VARIATION_SHARE = 0.2
 _LEAST_CURVATURE = 1e-4
 
 
+class _Penalty(NamedTuple):
+    """Total variation of the difference from a volume (Z, Y, X), None for zero, with its dual variable (3, Z, Y, X)."""
+
+    origin: Tensor | None
+    share: float
+    dual: Tensor
+
+
 class _Subset(NamedTuple):
     """Views that make one step: their scan, projections, weights and dual variable (v, H, W)."""
 
@@ -63,6 +71,8 @@ def weighted_tv(
     iterations: int | None = None,
     subsets: int | None = None,
     initial: Tensor | None = None,
+    prior_image: Tensor | None = None,
+    prior_share: float = 0.5,
     progress: Progress | None = None,
 ) -> Tensor:
     """Minimise ``1/2 ||A x - b||_W^2 + strength s sum_j sqrt(c_j) |grad x|_j`` over x >= 0.
@@ -89,6 +99,9 @@ def weighted_tv(
         subsets: how many subsets the views are dealt into, which make one step each; None takes at most 24, of equal
             size where that can be.
         initial: (Z, Y, X) to start from; None starts from `initial_volume`.
+        prior_image: (Z, Y, X) that the volume is to be like: the total variation of the difference from it takes the
+            place of a share of that of the volume. None has no such volume.
+        prior_share: of it, in [0, 1].
         progress: called with (done, total, text) after every pass.
 
     Returns:
@@ -100,10 +113,17 @@ def weighted_tv(
 
     Source: J. A. Fessler, W. L. Rogers, "Spatial resolution properties of penalized-likelihood image reconstruction",
     IEEE Trans. Image Processing 1996: penalties in proportion to what the rays know of a voxel. Deviation: its root, as
-    total variation grows with the noise and not with its square.
+    total variation grows with the noise and not with its square. G.-H. Chen, J. Tang, S. Leng, "Prior image constrained
+    compressed sensing (PICCS)", Med. Phys. 2008, for `prior_image`.
     """
     check_iterations(1 if iterations is None else iterations, 1.0)
     check_amounts(strength=strength, noise=noise or 0.0)
+    if not 0 <= prior_share <= 1:
+        raise ValueError(f"prior_share is {prior_share}; a share in [0, 1] is expected.")
+    if prior_image is not None and prior_image.shape != grid.shape:
+        raise ValueError(
+            f"prior_image has shape {tuple(prior_image.shape)}; that of the grid, {tuple(grid.shape)}, is expected."
+        )
     volume = first_volume(projections, grid, scan, initial)
     volume.clamp_(min=0.0)
     known = torch.ones_like(projections)
@@ -115,11 +135,11 @@ def weighted_tv(
         iterations = min(max(round(_STEPS / count), _LEAST_PASSES), _MOST_PASSES)
     certainty, largest = _curvatures(volume, grid, parts)
     steepest = _DATA_STEP * count * largest
-    volume_step = 1.0 / ((1.0 + _VARIATION_SHARE) * steepest)
+    penalties = _penalties(volume, prior_image, prior_share)
+    volume_step = 1.0 / ((1.0 + len(penalties) * _VARIATION_SHARE) * steepest)
     dual_step = _VARIATION_SHARE / 12.0 * least_of_neighbours(steepest)
     bound = strength * certainty.sqrt()
     ratios: Ratios = tuple(min(grid.voxel_mm) / edge for edge in grid.voxel_mm)
-    dual = volume.new_zeros(3, *grid.shape)
     ahead, slope, drift = (torch.zeros_like(volume) for _ in range(3))
     # The first pass goes without total variation where nothing is known of the noise yet.
     scale, least = noise or 0.0, math.inf
@@ -127,8 +147,11 @@ def weighted_tv(
         # On the device, which is waited for once.
         squares = volume.new_zeros((), dtype=torch.float64)
         for part in parts:
+            dual = penalties[0].dual if len(penalties) == 1 else sum(p.dual for p in penalties)
             descend(volume, ahead, drift, dual, volume_step, ratios)
-            ascend(dual, ahead, dual_step, bound, scale, ratios)
+            for penalty in penalties:
+                shown = ahead if penalty.origin is None else ahead - penalty.origin
+                ascend(penalty.dual, shown, dual_step, bound, penalty.share * scale, ratios)
             residual = project(volume, grid, part.scan) - part.projections
             force = part.weights * residual
             squares += (force * residual).sum()
@@ -144,6 +167,15 @@ def weighted_tv(
         if progress is not None:
             progress(done, iterations, f"residual {left:.4g}")
     return volume
+
+
+def _penalties(volume: Tensor, prior_image: Tensor | None, prior_share: float) -> list[_Penalty]:
+    """Return those of the volume itself and of its difference from a prior image that have a share."""
+    shares = [(None, 1.0)]
+    if prior_image is not None:
+        shares = [(None, 1.0 - prior_share), (prior_image, prior_share)]
+    dual = volume.new_zeros(3, *volume.shape)
+    return [_Penalty(origin, share, dual.clone()) for origin, share in shares if share > 0]
 
 
 def _deal(

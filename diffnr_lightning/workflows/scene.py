@@ -15,6 +15,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.representations import GaussianCloud, Representation
 from diffnr_lightning.workflows.problem import Method, Problem
+from diffnr_lightning.workflows.settling import settled
 from diffnr_lightning.workflows.solver import Solver
 from diffnr_lightning.workflows.trainer import quiet_trainer
 from diffnr_lightning.workflows.trial import Trial
@@ -34,7 +35,9 @@ class Scene(Method):
             whole object.
         density_control: adaptive density control; None leaves the Gaussians that there are.
         pseudo_reference: the prior's part; None optimises without one.
-        finish: `query` returns the representation's volume; `repair` lets the prior repair (and align) it once more.
+        finish: `query` returns the representation's volume; `repair` lets the prior repair it once more; `settle` moves
+            what came of that by total variation until it leaves no more than noise, see `settled`, where the noise of
+            the rays is known.
         trial: judges on held-out views whether the prior takes part; None lets it in any case. Without the prior the
             result is the volume that would have been repaired first.
         repaired_projections: adds repaired renderings of views between the measured ones to what is fitted; None fits
@@ -46,7 +49,7 @@ class Scene(Method):
         iterations: batches of schedule and extension together.
 
     Raises:
-        ValueError: fewer than one iteration or view, a negative extension, or `finish: repair` or a trial without a
+        ValueError: fewer than one iteration or view, a negative extension, or a repair at the end or a trial without a
             pseudo_reference.
     """
 
@@ -62,7 +65,7 @@ class Scene(Method):
         views: int = 1,
         density_control: DensityControl | None = None,
         pseudo_reference: PseudoReference | None = None,
-        finish: Literal["query", "repair"] = "query",
+        finish: Literal["query", "repair", "settle"] = "query",
         trial: Trial | None = None,
         start: Solver | None = None,
         repaired_projections: RepairedProjections | None = None,
@@ -73,8 +76,10 @@ class Scene(Method):
             raise ValueError(f"extension is {extension}; a share of at least 0 is expected.")
         if views < 1:
             raise ValueError(f"views is {views}; at least one is expected.")
-        if finish == "repair" and pseudo_reference is None:
-            raise ValueError("finish is 'repair' but there is no pseudo_reference to repair with.")
+        if finish != "query" and pseudo_reference is None:
+            raise ValueError(
+                f"finish is {finish!r} but there is no pseudo_reference to repair with."
+            )
         if trial is not None and pseudo_reference is None:
             raise ValueError("there is a trial but no pseudo_reference that it could judge.")
         self.representation = representation
@@ -123,7 +128,11 @@ class Scene(Method):
         if repaired.agreement is not None:
             contradicted = {"contradicted": repaired.contradicted}
             self.findings["agreement"] = repaired.agreement.findings() | contradicted
-        return repaired.volume
+        if self.finish == "repair" or problem.weights is None:
+            return repaired.volume
+        ended = settled(repaired.volume, problem)
+        self.findings["settled"] = ended.findings()
+        return ended.volume
 
     def fit(
         self, problem: Problem, stop_at: int | None = None, *, prior: bool = True

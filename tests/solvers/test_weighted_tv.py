@@ -113,6 +113,32 @@ def test_it_finds_the_minimum(small, system):
     assert excess(found(0.45, 300)) > 0.008
 
 
+def test_a_prior_image_takes_its_share_of_the_penalty(small):
+    projections, raw = small
+    weights = relative_weights(raw, SCAN, projections)
+    bound = bounds(weights, 0.3)
+    image = torch.zeros(GRID.shape)
+    image[1:5, 2:8, 4:10] = 1.5
+
+    def found(share: float, initial: torch.Tensor) -> torch.Tensor:
+        options = {"weights": raw, "power": 1.0, "strength": 0.3, "noise": NOISE, "subsets": 5}
+        options |= {"iterations": 300, "initial": initial, "prior_share": share}
+        return weighted_tv(projections.float(), GRID, SCAN, prior_image=image, **options).double()
+
+    def excess(volume: torch.Tensor, least: float) -> float:
+        alike = (0.6 * bound * differences(volume - image).norm(dim=0)).sum()
+        return (objective(volume, projections, weights, 0.4 * bound) + float(alike)) / least - 1
+
+    best = found(0.6, image)
+    least = excess(best, 1.0) + 1
+    assert abs(excess(found(0.6, torch.zeros(GRID.shape)), least)) < 0.004
+    assert excess(found(0.4, image), least) > 0.008
+    assert excess(found(0.8, image), least) > 0.008
+    plain = weighted_tv(projections, GRID, SCAN, iterations=3)
+    same = weighted_tv(projections, GRID, SCAN, iterations=3, prior_image=image, prior_share=0.0)
+    assert torch.equal(plain, same)
+
+
 def test_the_kernels_do_what_torch_does(small):
     projections, weights = small
     options = {"iterations": 6, "strength": 0.2}

@@ -408,7 +408,7 @@ def test_commands_that_cannot_be_done(refused, tmp_path, line, words):
         ("iterations null", "--method.iterations is null; int is expected"),
         ("trial.views two", "--method.trial.views is 'two'; int is expected"),
         ("start sirt", "--method.start is 'sirt'; the import path of a Solver or null"),
-        ("finish polish", "one of query, repair"),
+        ("finish polish", "one of query, repair, settle"),
     ],
 )
 def test_values_of_classes_within_classes(refused, options, words, tmp_path):

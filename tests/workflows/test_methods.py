@@ -108,6 +108,7 @@ def test_what_is_no_solver_is_refused(name, words):
         ({"iterations": 0}, "iterations is 0"),
         ({"views": 0}, "views is 0"),
         ({"finish": "repair"}, "no pseudo_reference"),
+        ({"finish": "settle"}, "no pseudo_reference"),
     ],
 )
 def test_scenes_that_make_no_sense(options, words):

@@ -1,0 +1,90 @@
+"""The last step of a reconstruction with a prior: what was measured is explained as well as its noise allows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from diffnr_lightning.consistency import unexplained
+from diffnr_lightning.solvers import weighted_tv
+from diffnr_lightning.workflows.problem import Problem
+
+# Passes over all views. The development volumes hardly change after six, and eight are no better.
+PASSES = 6
+# Mean square of normalised residuals that noise alone leaves.
+LEVEL = 1.0
+# Of the share by which the volume moves.
+_HALVINGS = 6
+
+
+class Settled(NamedTuple):
+    """A volume that settled, and what the projections said of it.
+
+    Attributes:
+        volume: (Z, Y, X).
+        before: mean square of the normalised residuals that it left.
+        after: the same afterwards.
+        share: of the way to the volume that total variation alone would have made of it; 0 where it is as it was.
+    """
+
+    volume: Tensor
+    before: float
+    after: float
+    share: float
+
+    def findings(self) -> dict[str, float]:
+        """Return everything but the volume."""
+        return {"before": self.before, "after": self.after, "share": self.share}
+
+
+def settled(volume: Tensor, problem: Problem) -> Settled:
+    """Move a volume that a prior made as far as its projections ask for.
+
+    Where it leaves more than noise, weighted total variation is minimised with it as the prior image, from it on, and
+    it goes towards that minimum until the mean square of its normalised residuals is 1, or all the way. The total
+    variation of the difference keeps what the prior made of edges, where `consistency.agree` knows lengths alone.
+
+    Args:
+        volume: (Z, Y, X) in the unit of the problem.
+        problem: whose noise is known.
+
+    Source: see `weighted_tv`. At 1e5 photons, 24 views and 128^3 voxels a prior image's half share is worth 0.00 to
+    0.13 dB and 0.0000 to 0.0058 of SSIM on seven development volumes, and mean squares of 1.13 to 3.12 become 1.0 to
+    1.41; at LUNA16's noise repairs explain the projections already.
+    """
+
+    def left(candidate: Tensor) -> float:
+        return unexplained(
+            candidate,
+            problem.projections,
+            problem.grid,
+            problem.scan,
+            weights=problem.weights,
+            photons=problem.photons,
+        )
+
+    before = left(volume)
+    if before <= LEVEL:
+        return Settled(volume, before, before, 0.0)
+    nearer = weighted_tv(
+        problem.projections,
+        problem.grid,
+        problem.scan,
+        weights=problem.weights,
+        iterations=PASSES,
+        initial=volume,
+        prior_image=volume,
+        progress=problem.progress,
+    )
+    after = left(nearer)
+    if after >= before:
+        return Settled(volume, before, before, 0.0)
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS if after < LEVEL else 0):
+        middle = 0.5 * (low + high)
+        if (remaining := left(volume.lerp(nearer, middle))) <= LEVEL:
+            high, after = middle, remaining
+        else:
+            low = middle
+    return Settled(volume.lerp(nearer, high), before, after, high)
