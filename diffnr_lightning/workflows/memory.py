@@ -65,6 +65,11 @@ def agreement_bytes(directions: int, voxels: int, rays: int) -> int:
     return F32 * ((directions + 7) * voxels + 9 * rays)
 
 
+def settling_bytes(voxels: int, rays: int) -> int:
+    """Return what `settled` takes: its solver with the dual variable of the differences, and the sum of both."""
+    return solver_bytes("weighted_tv", voxels, rays) + 7 * F32 * voxels
+
+
 def variation_bytes(voxels: int) -> int:
     """Return what the total variation of a volume takes with its gradient."""
     return F32 * 2 * voxels
@@ -194,6 +199,8 @@ def _scene(
         most = changed.get("batch_size", repairer.batch_size)
         parts.append(Part("pseudo-reference and what it was made of", 3 * F32 * voxels, True))
         parts += _repair(repairer, grid, rays, weighted, most)
+    if method.finish == "settle":
+        parts.append(Part("settling", settling_bytes(voxels, rays), False))
     if method.repaired_projections is not None:
         parts += _projection_repair(method.repaired_projections, scan)
     asked = cube + compared / module.reference_every

@@ -29,6 +29,7 @@ from diffnr_lightning.priors import (
     save_denoiser,
 )
 from diffnr_lightning.priors.memory import Load
+from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import (
     GaussianCloud,
     LineTransformer,
@@ -40,6 +41,7 @@ from diffnr_lightning.solvers import diffusion
 from diffnr_lightning.triton_kernels import CARDS
 from diffnr_lightning.workflows import (
     Postprocessing,
+    Problem,
     Sampler,
     Scene,
     Solver,
@@ -52,6 +54,7 @@ from diffnr_lightning.workflows import (
 )
 from diffnr_lightning.workflows.config_files import config_files
 from diffnr_lightning.workflows.settings import configured
+from diffnr_lightning.workflows.settling import settled
 
 CUDA = torch.device("cuda")
 
@@ -293,6 +296,16 @@ def test_agreement_holds_what_is_predicted(size):
     assert work().directions == 6
     assert 0.8 < memory.agreement_bytes(6, size**3, 8 * size**2) / peak(work) < 1.25
     assert inspect.signature(agree).parameters["directions"].default == memory.DIRECTIONS
+
+
+def test_settling_holds_what_is_predicted():
+    grid, scan = VolumeGrid((32,) * 3, 1.0), scan_of(32, 8)
+    measured = project(torch.ones(grid.shape), grid, scan)
+    problem = Problem(measured, scan, grid, 0, weights=torch.full_like(measured, 100.0))
+    volume = torch.rand(32, 32, 32)
+    assert settled(volume, problem).share > 0
+    found = peak(lambda: settled(volume, problem))
+    assert 0.7 < memory.settling_bytes(32**3, 8 * 32**2) / found < 1.4
 
 
 def rows_of_slices(repository):
