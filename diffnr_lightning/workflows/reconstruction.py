@@ -101,8 +101,9 @@ def reconstruct(
         out,
         resolved or {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad},
         {"case": loaded.fingerprint()},
-        {"weights": weights_record(method.learned)},
     )
+    if not run.finished:
+        run.facts["weights"] = weights_record(method.learned)
     run.open()
     if run.finished:
         logger.info("%s is finished already", out)

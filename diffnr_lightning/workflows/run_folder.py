@@ -42,24 +42,20 @@ class RunFolder:
         settings: plain dict of everything that decides the outcome, defaults filled in.
         inputs: fingerprint of the content that a setting names, by the setting's name: the files may
             move then, but not change.
-        facts: JSON-able, what else is to be known of where the result comes from; it binds nobody.
 
     Attributes:
         path: the folder.
         use: what the run has cost, counted from here.
+        facts: JSON-able, what else `open` is to record of where the result comes from; it binds nobody.
     """
 
     def __init__(
-        self,
-        path: Path,
-        settings: dict[str, Any],
-        inputs: Mapping[str, str] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        self, path: Path, settings: dict[str, Any], inputs: Mapping[str, str] | None = None
     ) -> None:
         self.path = path
         self.use = ResourceUse()
         self.inputs = dict(inputs or {})
-        self.facts = dict(facts or {})
+        self.facts: dict[str, Any] = {}
         # As YAML holds them: a tuple given and a list read back are the same.
         self.settings = yaml.safe_load(yaml.safe_dump(settings))
 
