@@ -242,7 +242,9 @@ def print_paper_table(
     console = console or Console()
     shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     heads = (*HEADS, *FIGURES)
-    left_out = ("method", *(("noise", "95 % interval") if console.width >= WIDE else NARROW))
+    left_out = {"method", *(("noise", "95 % interval") if console.width >= WIDE else NARROW)}
+    if len({line.noise for line in lines if line.ours is not None}) > 1:
+        left_out.discard("noise")  # which would be all that tells some lines apart
     kept = [position for position, head in enumerate(heads) if head not in left_out]
     for position in kept:
         figure = position >= len(HEADS)

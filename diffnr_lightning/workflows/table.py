@@ -47,6 +47,7 @@ def table(
     views: list[int] | None = None,
     curves: str | None = None,
     plan: bool = False,
+    run: bool = True,
     device: str = "cpu",
     submit: Literal["slurm", "local"] | None = None,
     jobs: int = 1,
@@ -67,6 +68,7 @@ def table(
         curves: config file of a Lightning logger, such as `loggers/wandb.yaml`: each run gets a logger of its own, the
             table another one, and all are one group where the logger has groups.
         plan: print the commands that would make the runs, and stop.
+        run: make what is missing; false shows what is finished, such as while a cluster works on the rest.
         device: where to compute: cpu, cuda, cuda:N or cuda:all.
         submit: hand the runs over to this cluster, one `sweep` for each set of volumes, and stop; the same command
             without it shows what is finished.
@@ -106,7 +108,8 @@ def table(
             hand_over(command, folder / "jobs", jobs, submit, options)
         return folder
     with environment_defaults({"WANDB_RUN_GROUP": str(folder) if curves else ""}):
-        failed |= _run(experiment, runnable, folder, device, curves)
+        if run:
+            failed |= _run(experiment, runnable, folder, device, curves)
         _show(experiment, kept, failed, folder, curves)
     if failed:
         raise ValueError(

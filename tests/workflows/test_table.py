@@ -164,6 +164,14 @@ def test_a_row_that_fails_stops_no_other(tmp_path, capsys):
     assert lines[0]["protocol"] == "r2, not stated"
 
 
+def test_what_is_finished_is_shown_alone(tmp_path):
+    folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
+    out = tmp_path / "out"
+    workflows.table(str(folder), out=out, run=False)
+    assert not any(line["ours"] for line in lines_of(out))
+    assert not list(out.rglob("metrics.json"))
+
+
 def test_runs_are_handed_over_to_a_cluster(tmp_path, monkeypatch):
     module = importlib.import_module("diffnr_lightning.workflows.table")
     handed = []
