@@ -97,7 +97,7 @@ class OneNodeSlurm:
         words = self.output("scontrol", "--oneliner", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for(self, number: str, *states: str, restarts: int = 0, seconds: float = 300) -> None:
+    def wait_for(self, number: str, *states: str, restarts: int = 0, seconds: float = 600) -> None:
         """Wait until a job is in one of some states, after having been started again so many times.
 
         Raises:
