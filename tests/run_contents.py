@@ -6,8 +6,9 @@ import SimpleITK
 from safetensors import safe_open
 
 COSTS = {"seconds", "peak_memory_mb"}
-# What another process may rightly write otherwise: the machine, and a checkpoint's own clock.
-UNCOMPARED = {"environment.json", "checkpoint.ckpt"}
+# What another process may rightly write otherwise: the machine, a checkpoint's own clock, and of a model card the hash
+# of a file whose metadata stand in any order.
+UNCOMPARED = {"environment.json", "checkpoint.ckpt", "README.md"}
 
 
 def contents(folder):
