@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffnr_lightning.geometry import VolumeGrid
@@ -32,10 +33,11 @@ class Sampler(Method):
         start: solver whose volume the sampling starts from, with noise; options then say by `start` at which share of
             the schedule. None starts from noise alone.
         representation: what the sampler fits, where it fits one as `dinr` does; null is a `Siren`.
+        counted_noise: whether the sampler is told the noise of a ray, where it is known, as its option `noise`.
 
     Raises:
-        ValueError: a name that is no sampler, an option that it does not have, or a representation that it does not
-            fit.
+        ValueError: a name that is no sampler, an option that it does not have, a representation that it does not
+            fit, or a noise that it does not take.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Sampler(Method):
         options: dict[str, Any] | None = None,
         start: Solver | None = None,
         representation: Callable[[VolumeGrid], Representation] | None = None,
+        counted_noise: bool = False,
     ) -> None:
         if name not in diffusion.__all__:
             raise ValueError(
@@ -63,6 +66,12 @@ class Sampler(Method):
                 f"the sampler {name} fits no representation and one is given; take it out, or take dinr."
             )
         self.representation = representation or Siren
+        if counted_noise and ("noise" not in parameters or "noise" in self.options):
+            takes = "options.noise as well" if "noise" in self.options else "no option noise"
+            raise ValueError(
+                f"counted_noise is set and the sampler {name} has {takes}; leave one of them out."
+            )
+        self.counted_noise = counted_noise
         self.findings = {"denoiser": str(self.denoiser)}
 
     @property
@@ -81,9 +90,14 @@ class Sampler(Method):
         initial = None
         if self.start is not None:
             initial = self.start.reconstruct(problem._replace(progress=None, state=None))
-        fitted = {}
+        further = dict(self.options)
         if self.fits_representation:
-            fitted["representation"] = self.representation(problem.grid)
+            further["representation"] = self.representation(problem.grid)
+        if self.counted_noise and problem.weights is not None:
+            power = self.options.get(
+                "power", inspect.signature(self.function).parameters["power"].default
+            )
+            further["noise"] = noise_of_mean_weight(problem.weights, power)
         return self.function(
             problem.projections,
             problem.grid,
@@ -94,6 +108,16 @@ class Sampler(Method):
             seed=problem.seed,
             state=problem.state,
             progress=problem.progress,
-            **fitted,
-            **self.options,
+            **further,
         )
+
+
+def noise_of_mean_weight(weights: Tensor, power: float = 0.5) -> float:
+    """Return the standard deviation of a ray whose weight, raised to a power, is the mean of all.
+
+    Args:
+        weights: (V, H, W) inverse variances; 0 for rays that say nothing.
+        power: above 0.
+    """
+    raised = torch.where(weights > 0, weights.double() ** power, 0.0).mean()
+    return float(raised ** (-0.5 / power))

@@ -67,6 +67,26 @@ def test_a_denoiser_of_a_folder_samples(name, folder, patch_folder, problem):
     assert not torch.equal(method.reconstruct(weighted), volume)
 
 
+def test_the_counted_noise_is_told(folder, problem):
+    weights = torch.linspace(0.0, 8.0, problem.projections.numel()).reshape(
+        problem.projections.shape
+    )
+    known = problem._replace(weights=weights)
+    told = Sampler("dds", folder, {"steps": 2}, counted_noise=True).reconstruct(known)
+    noise = 1 / float(weights.double().sqrt().mean())  # power is a half
+    same = Sampler("dds", folder, {"steps": 2, "noise": noise}).reconstruct(known)
+    other = Sampler("dds", folder, {"steps": 2}).reconstruct(known)
+    assert torch.equal(told, same)
+    assert not torch.equal(told, other)
+    # Where no noise is known, none is told.
+    unknown = Sampler("dds", folder, {"steps": 2}, counted_noise=True).reconstruct(problem)
+    assert torch.equal(unknown, Sampler("dds", folder, {"steps": 2}).reconstruct(problem))
+    with pytest.raises(ValueError, match="has options.noise as well"):
+        Sampler("dds", folder, {"noise": 0.1}, counted_noise=True)
+    with pytest.raises(ValueError, match="has no option noise"):
+        Sampler("scd", folder, counted_noise=True)
+
+
 def test_a_solver_gives_the_start(folder, problem):
     options = {"steps": 1, "cg_iterations": 1, "start": 0.01}
     start = Solver("sirt", {"iterations": 20})
