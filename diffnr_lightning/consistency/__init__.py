@@ -9,6 +9,7 @@ from diffnr_lightning.consistency.least_squares import LeastSquares
 from diffnr_lightning.consistency.misfit import misfit
 from diffnr_lightning.consistency.normalisation import (
     Normalisation,
+    noise_of_mean_weight,
     normalise,
     relative_weights,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "conjugate_gradients",
     "discrepancy",
     "misfit",
+    "noise_of_mean_weight",
     "normalise",
     "relative_weights",
     "simultaneous_steps",

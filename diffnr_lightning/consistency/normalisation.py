@@ -104,6 +104,24 @@ def relative_weights(
     return relative.to(like)
 
 
+def noise_of_mean_weight(weights: Tensor, power: float = 0.5) -> float:
+    """Return the standard deviation of a ray whose weight, raised to a power, is the mean of all.
+
+    Args:
+        weights: (V, H, W) inverse variances; 0 for rays that say nothing.
+        power: above 0.
+
+    Raises:
+        ValueError: a power with which all rays weigh alike, whatever their noise.
+    """
+    if not power > 0:
+        raise ValueError(
+            f"power is {power}; a positive number is expected where the noise of rays is told."
+        )
+    raised = torch.where(weights > 0, weights.double() ** power, 0.0).mean()
+    return float(raised ** (-0.5 / power))
+
+
 def _reciprocal(sums: Tensor, largest: Tensor) -> Tensor:
     seen = sums > _GRAZING * largest
     return torch.where(seen, 1.0 / sums.clamp_min(torch.finfo(sums.dtype).tiny), 0.0)

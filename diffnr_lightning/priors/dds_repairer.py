@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor
 
+from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors.denoiser_folders import denoiser_folder, load_denoiser
@@ -89,6 +90,6 @@ class DdsRepairer:
         """
         given = {"initial": volume.clamp(0, 1), "weights": weights}
         if self.held and weights is not None:
-            given["noise"] = float(weights.mean()) ** -0.5
+            given["noise"] = noise_of_mean_weight(weights)
         denoiser = self.denoiser.to(volume.device)
         return RepairedVolume(dds(projections, grid, scan, denoiser, **given, **self.options))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.priors import denoiser_folder, load_denoiser
 from diffnr_lightning.representations import Representation, Siren
@@ -110,14 +110,3 @@ class Sampler(Method):
             progress=problem.progress,
             **further,
         )
-
-
-def noise_of_mean_weight(weights: Tensor, power: float = 0.5) -> float:
-    """Return the standard deviation of a ray whose weight, raised to a power, is the mean of all.
-
-    Args:
-        weights: (V, H, W) inverse variances; 0 for rays that say nothing.
-        power: above 0.
-    """
-    raised = torch.where(weights > 0, weights.double() ** power, 0.0).mean()
-    return float(raised ** (-0.5 / power))

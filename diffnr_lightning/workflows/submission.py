@@ -60,9 +60,9 @@ class CommandLine:
             SystemExit: the scheduler has ended it, and leaves or sets the job in the queue.
         """
         command = [sys.executable, "-m", "diffnr_lightning.cli", *self.arguments]
-        code = subprocess.run(
-            command, check=False, env={**_threads(), **os.environ}, preexec_fn=_end_with_parent
-        ).returncode
+        tied = _end_with_parent if sys.platform == "linux" else None  # others have no such signal
+        environment = {**_threads(), **os.environ}
+        code = subprocess.run(command, check=False, env=environment, preexec_fn=tied).returncode
         if -code in WARNINGS:
             # submitit queues the job again when it is warned, which the first task does for all: none may end before.
             time.sleep(SECONDS_TO_REQUEUE)

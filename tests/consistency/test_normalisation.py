@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from diffnr_lightning.consistency import normalise, relative_weights, simultaneous_steps
+from diffnr_lightning.consistency import (
+    noise_of_mean_weight,
+    normalise,
+    relative_weights,
+    simultaneous_steps,
+)
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import backproject, project
 
@@ -147,3 +152,15 @@ def test_voxels_behind_starved_rays_are_measured_all_the_same() -> None:
 def test_weights_that_are_none_are_refused(wrong: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         normalise(GRID, SCAN, torch.ones(1), wrong)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_noise_is_that_of_a_ray_of_relative_weight_1(
+    weights: torch.Tensor, power: float
+) -> None:
+    noise = noise_of_mean_weight(weights, power)
+    raised = weights.double() ** power
+    # Such a ray, put among the others, weighs as much as they do in the mean.
+    assert noise ** (-2 * power) == pytest.approx(float(raised.mean()), rel=1e-6)
+    with pytest.raises(ValueError, match="power is 0"):
+        noise_of_mean_weight(weights, 0.0)

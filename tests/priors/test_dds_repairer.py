@@ -1,5 +1,7 @@
 """A repair by a few steps of DDS is that of the sampler, and its options are refused before a scene is fitted."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from gaussian_denoiser import GaussianDenoiser
@@ -36,6 +38,7 @@ def blurred() -> torch.Tensor:
 def known(monkeypatch, **options) -> DdsRepairer:
     """A repairer whose denoiser knows the truth nearly, in single slices in their order."""
     denoiser = GaussianDenoiser(TRUTH[:, None], 1e-4)
+    monkeypatch.setattr(dds_repairer, "denoiser_folder", Path)
     monkeypatch.setattr(dds_repairer, "load_denoiser", lambda _: denoiser)
     return DdsRepairer("known", **options)
 

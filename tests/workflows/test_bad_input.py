@@ -345,7 +345,7 @@ SCENE = "reconstruct --config r2gaussian --config diffnr/align --case empty --ou
         ("demo --size 0", "size is 0"),
         ("demo --num_views 1", "num_views is 1"),
         ("demo --out file.txt/demo", "file.txt is a file"),
-        ("submit --command nothing", "curate, sweep, finetune, reconstruct"),
+        ("submit --command nothing", "curate, sweep, reconstruct, finetune, train-denoiser"),
         ("submit --command sweep --jobs 0", "jobs is 0"),
         ("submit --command reconstruct --jobs 2", "only curate and sweep"),
         ("submit --command sweep --cluster pbs", "one of slurm, local"),
