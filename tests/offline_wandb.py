@@ -38,6 +38,7 @@ def read_run(file):
             run = record.run
             found |= {"name": run.display_name, "group": run.run_group, "id": run.run_id}
             found |= {"job": run.job_type, "tags": list(run.tags)}
+            found["begun"] = run.start_time.ToNanoseconds()
         if kind in ("run", "config"):
             updates = record.run.config.update if kind == "run" else record.config.update
             for item in updates:
@@ -61,14 +62,15 @@ def read_run(file):
 
 def finished_runs(folder):
     """Return what is below a folder, in its order in time, once wandb's own process has written the end of each run."""
-    files = sorted(folder.rglob("*.wandb"), key=lambda file: file.parent.name)
+    files = list(folder.rglob("*.wandb"))
     until = time.monotonic() + 60
     while time.monotonic() < until:
         runs = [read_run(file) for file in files]
         if all("exit" in run for run in runs):
             break
         time.sleep(0.2)
-    return runs
+    # Folders are named by the second, within which several runs may begin.
+    return sorted(runs, key=lambda run: run["begun"])
 
 
 def series(run, name):
