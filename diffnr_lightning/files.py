@@ -1,8 +1,9 @@
-"""Files and folders that appear whole or not at all, whenever the process is killed."""
+"""Files and folders that appear whole or not at all, whenever the process is killed; and what tells contents apart."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 OLD = ".old"
+READ_AT_ONCE = 1 << 20
 
 
 @contextmanager
@@ -91,6 +93,15 @@ def write_json(path: Path, content: Any) -> Path:
         ValueError: a path that cannot be written.
     """
     return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(READ_AT_ONCE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def claim(path: Path, text: str) -> None:

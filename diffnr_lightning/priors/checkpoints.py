@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.network_classes import OURS, network_class, network_name
+from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.slicefixer import SliceFixer
 from diffnr_lightning.priors.turbo_checkpoints import read_turbo_checkpoint, turbo_entries
 
@@ -26,6 +27,7 @@ logger = logging.getLogger("diffnr")
 
 FORMAT = "diffnr prior 1"
 DEFAULT_WEIGHTS = "compact_slicefixer.safetensors"
+_DEFAULT = Path(__file__).parents[1] / "assets" / DEFAULT_WEIGHTS
 RELEASED = ".pkl"
 """Ending of the released checkpoints, in the layout of pix2pix-turbo."""
 
@@ -268,3 +270,25 @@ def load_default() -> CompactSliceFixer:
                 "it, or give a weights file of your own."
             )
         return load_prior(path)
+
+
+def chosen_prior(
+    weights: Path | None, overrides: dict[str, Any] | None, allow: tuple[str, ...]
+) -> tuple[Prior, Path]:
+    """Load the prior of a file, or the one that is part of the package, and say where its weights lie.
+
+    Args:
+        weights: file; None takes the CompactSliceFixer of the package.
+        overrides: arguments that replace those in the file.
+        allow: see `load_prior`.
+
+    Raises:
+        ValueError: overrides without weights.
+    """
+    if weights is None and overrides:
+        raise ValueError(
+            f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
+        )
+    if weights is None:
+        return load_default(), _DEFAULT
+    return load_prior(weights, allow=allow, **(overrides or {})), Path(weights)

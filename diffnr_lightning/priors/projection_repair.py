@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, final
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry
-from diffnr_lightning.priors.checkpoints import load_default, load_prior
+from diffnr_lightning.priors.checkpoints import chosen_prior
 from diffnr_lightning.priors.conditioning import biplanar_conditioning
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
+
+logger = logging.getLogger("diffnr")
 
 
 @final
@@ -31,6 +34,7 @@ class ProjectionRepairer:
 
     Attributes:
         prior: the network.
+        learned: file of its weights.
 
     Raises:
         ValueError: overrides without weights.
@@ -43,16 +47,14 @@ class ProjectionRepairer:
         batch_size: int = 16,
         allow: tuple[str, ...] = (),
     ) -> None:
-        if weights is None and overrides:
-            raise ValueError(
-                f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
-            )
         self.batch_size = batch_size
-        self.prior: Prior = (
-            load_default()
-            if weights is None
-            else load_prior(weights, allow=allow, **(overrides or {}))
-        )
+        self.prior: Prior
+        self.prior, self.learned = chosen_prior(weights, overrides, allow)
+        if weights is None:
+            logger.warning(
+                "projections are repaired by the SliceFixer of the package, which has seen slices alone; weights that "
+                "have learned from projections come from curate --kind projections and finetune"
+            )
 
     def repair(self, rendered: Tensor, projections: Tensor, scan: ScanGeometry) -> Tensor:
         """Repair renderings.

@@ -20,7 +20,7 @@ from diffnr_lightning.consistency import (
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.planes import PlaneName
-from diffnr_lightning.priors.checkpoints import DEFAULT_WEIGHTS, load_default, load_prior
+from diffnr_lightning.priors.checkpoints import chosen_prior
 from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
@@ -37,7 +37,6 @@ logger = logging.getLogger("diffnr")
 # at 128^3 repairs of bodies leave 0.8 to 2.7 times as much, those of specimens of a kind that the prior does not know
 # 5.1 to 10 times; this is the middle, in logarithms.
 _CONTRADICTED = 4.0
-_DEFAULT = Path(__file__).parents[1] / "assets" / DEFAULT_WEIGHTS
 # Mean square of normalised residuals below which no volume is held to its projections.
 _LEAST_LEVEL = 1e-3
 
@@ -112,21 +111,13 @@ class Repairer:
             raise ValueError(
                 f"consistency is {consistency!r}; 'none', 'agreement' or 'null_space' is expected."
             )
-        if weights is None and overrides:
-            raise ValueError(
-                f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
-            )
         self.planes = tuple(planes)
         self.consistency = consistency
         self.align_iterations = align_iterations
         self.passes = passes
         self.batch_size = batch_size
-        self.learned = _DEFAULT if weights is None else Path(weights)
-        self.prior: Prior = (
-            load_default()
-            if weights is None
-            else load_prior(weights, allow=allow, **(overrides or {}))
-        )
+        self.prior: Prior
+        self.prior, self.learned = chosen_prior(weights, overrides, allow)
 
     def repair(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffnr_lightning.files import write_json
+from diffnr_lightning.files import sha256, write_json
 from diffnr_lightning.reports.runs import RunSummary
 
 ENVIRONMENT_FILE = "environment.json"
@@ -41,7 +40,7 @@ def provenance(runs: Sequence[RunSummary], table: Path) -> dict[str, Any]:
         _add(cases, ", ".join(filter(None, words)), record.get("inputs", {}).get("case", UNKNOWN))
     return {
         "table": table.name,
-        "table_sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+        "table_sha256": sha256(table),
         "runs": len(runs),
         "commits": _counted(_commit(record) for _, record in records),
         "versions": _counted(record.get("diffnr_lightning") for _, record in records),

@@ -174,8 +174,11 @@ def _penalties(volume: Tensor, prior_image: Tensor | None, prior_share: float) -
     shares = [(None, 1.0)]
     if prior_image is not None:
         shares = [(None, 1.0 - prior_share), (prior_image, prior_share)]
-    dual = volume.new_zeros(3, *volume.shape)
-    return [_Penalty(origin, share, dual.clone()) for origin, share in shares if share > 0]
+    return [
+        _Penalty(origin, share, volume.new_zeros(3, *volume.shape))
+        for origin, share in shares
+        if share > 0
+    ]
 
 
 def _deal(

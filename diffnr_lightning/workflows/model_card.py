@@ -9,9 +9,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from diffnr_lightning.files import write_text
+from diffnr_lightning.files import sha256, write_text
 from diffnr_lightning.workflows.run_folder import CONFIG, RunFolder
-from diffnr_lightning.workflows.weights_record import sha256
 
 CARD = "README.md"
 

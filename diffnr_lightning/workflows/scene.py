@@ -100,8 +100,9 @@ class Scene(Method):
 
     @property
     def learned(self) -> tuple[Path, ...]:
-        """File or folder of the prior's weights, where it takes part."""
-        return () if self.pseudo_reference is None else (self.pseudo_reference.repairer.learned,)
+        """Files and folders of the priors' weights, where they take part."""
+        priors = (self.pseudo_reference, self.repaired_projections)
+        return tuple(prior.repairer.learned for prior in priors if prior is not None)
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""

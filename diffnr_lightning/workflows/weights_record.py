@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import diffnr_lightning
+from diffnr_lightning.files import sha256
 
 PACKAGE = Path(diffnr_lightning.__file__).parent
-READ_AT_ONCE = 1 << 20
 
 
 def weights_record(learned: Iterable[Path]) -> dict[str, str]:
@@ -25,12 +24,3 @@ def weights_record(learned: Iterable[Path]) -> dict[str, str]:
             known = file.relative_to(PACKAGE) if file.is_relative_to(PACKAGE) else file
             found[known.as_posix()] = sha256(file)
     return found
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(READ_AT_ONCE):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -1,36 +1,15 @@
 import lightning
 import pytest
 import torch
+from blob_scan import GRID, PROJECTIONS, SCAN, TRUTH, Halving
 
 from diffnr_lightning.callbacks import PseudoReference
 from diffnr_lightning.data import ScanData
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.priors import Repairer
-from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-GRID = VolumeGrid((10, 12, 14), 2.0)
-SCAN = ScanGeometry.cone(
-    angles_rad=uniform_angles(8),
-    source_to_axis_mm=70.0,
-    source_to_detector_mm=100.0,
-    detector_shape=(16, 16),
-    pixel_mm=2.4,
-)
-TRUTH = torch.exp(-0.5 * (GRID.points() / torch.tensor([6.0, 4.0, 5.0])).square().sum(-1))
-PROJECTIONS = project(TRUTH, GRID, SCAN)
-
-
-class Halving(torch.nn.Module):
-    """A prior that halves slices."""
-
-    context, size, biplanar_size, residual = 0, None, 64, False
-
-    def repair(self, slices, conditioning):
-        return 0.5 * slices[:, 0]
 
 
 class Watch(lightning.Callback):

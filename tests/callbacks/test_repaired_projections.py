@@ -1,36 +1,18 @@
 import lightning
 import pytest
 import torch
+from blob_scan import GRID, PROJECTIONS, SCAN, TRUTH, Halving
 
 from diffnr_lightning.callbacks import RepairedProjections
 from diffnr_lightning.data import ScanData
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles, views_between
+from diffnr_lightning.geometry import views_between
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.priors import ProjectionRepairer
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
+from diffnr_lightning.workflows import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-GRID = VolumeGrid((10, 12, 14), 2.0)
-SCAN = ScanGeometry.cone(
-    angles_rad=uniform_angles(8),
-    source_to_axis_mm=70.0,
-    source_to_detector_mm=100.0,
-    detector_shape=(16, 16),
-    pixel_mm=2.4,
-)
-TRUTH = torch.exp(-0.5 * (GRID.points() / torch.tensor([6.0, 4.0, 5.0])).square().sum(-1))
-PROJECTIONS = project(TRUTH, GRID, SCAN)
-
-
-class Halving(torch.nn.Module):
-    """A prior that halves images."""
-
-    context, size, biplanar_size, residual = 0, None, 64, False
-
-    def repair(self, slices, conditioning):
-        return 0.5 * slices[:, 0]
 
 
 def callback(**options):
@@ -117,3 +99,11 @@ def test_what_cannot_be():
         module.add_novel_views(SCAN, PROJECTIONS[1:])
     with pytest.raises(ValueError, match="novel_share is 2"):
         run(callback(), 3, novel_share=2)
+
+
+def test_the_weights_of_its_network_are_among_those_of_a_scene(caplog):
+    made = RepairedProjections(ProjectionRepairer())
+    assert "has seen slices alone" in caplog.text
+    scene = Scene(repaired_projections=made)
+    assert [path.name for path in scene.learned] == ["compact_slicefixer.safetensors"]
+    assert scene.learned[0].is_file()

@@ -3,23 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from blob_scan import GRID, PROJECTIONS, SCAN, TRUTH, Halving
 
 from diffnr_lightning.consistency import agree, align, unexplained, with_unseen_of
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import backprojected_residual, residual_evidence
 
-GRID = VolumeGrid((10, 12, 14), 2.0)
-SCAN = ScanGeometry.cone(
-    angles_rad=uniform_angles(8),
-    source_to_axis_mm=70.0,
-    source_to_detector_mm=100.0,
-    detector_shape=(16, 16),
-    pixel_mm=2.4,
-)
-TRUTH = torch.exp(-0.5 * (GRID.points() / torch.tensor([6.0, 4.0, 5.0])).square().sum(-1))
-PROJECTIONS = project(TRUTH, GRID, SCAN)
 MEASURED = (PROJECTIONS, GRID, SCAN)
 WEIGHTS = torch.full_like(PROJECTIONS, 100.0)
 
@@ -27,20 +17,6 @@ WEIGHTS = torch.full_like(PROJECTIONS, 100.0)
 def noisy() -> tuple:
     noise = torch.randn(PROJECTIONS.shape, generator=torch.Generator().manual_seed(6))
     return PROJECTIONS + noise / WEIGHTS.sqrt(), GRID, SCAN
-
-
-class Halving(torch.nn.Module):
-    """A prior that halves slices, and remembers planes, batches and numbers of views."""
-
-    context, size, biplanar_size, residual = 0, None, 64, False
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def repair(self, slices, conditioning):
-        self.calls.append((int(conditioning.plane[0]), len(slices), float(conditioning.views[0])))
-        return 0.5 * slices[:, 0]
 
 
 class Adding(Halving):
