@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "protocol_metrics": {"metrics"},
     "photons": set(),
     "planes": set(),
-    "phantoms": set(),
+    "phantoms": {"kernels"},
     "triton_kernels": set(),
     "volume_patches": set(),
     "projectors": {"geometry", "kernels", "triton_kernels"},

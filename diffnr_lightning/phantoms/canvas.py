@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffnr_lightning.phantoms.tubes import raise_share
+
 Box = tuple[slice, slice, slice]
 Point = tuple[float, float, float]
 
@@ -89,20 +91,6 @@ def inside(distance: np.ndarray, edge: float) -> np.ndarray:
     return np.clip(0.5 - distance / edge, 0, 1)
 
 
-def tube_share(distance: np.ndarray, radius: np.ndarray, edge: float) -> np.ndarray:
-    """Return the share of a voxel that a round tube fills, right in sum for the thinnest tubes.
-
-    Args:
-        distance: mm from the tube's centre line.
-        radius: mm, broadcast against `distance`.
-        edge: voxel edge, mm.
-    """
-    # A ramp one voxel wide around radius r adds pi * edge^2 / 12 to the cross-section: take it off
-    # again, and where the tube is too thin for that, lower the peak instead.
-    ramp = np.sqrt(np.maximum(radius**2 - edge**2 / 12, edge**2 / 4))
-    return np.clip(0.5 + (ramp - distance) / edge, 0, 1) * np.minimum(1, 3 * radius**2 / edge**2)
-
-
 def capsule(
     x: np.ndarray, y: np.ndarray, z: np.ndarray, start: Point, end: Point
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -162,15 +150,10 @@ class Canvas:
 
     def box(self, low: Point, high: Point) -> Box | None:
         """Return the voxels that can lie between two body corners, or None if there are none."""
-        corners = np.array([[(low, high)[i >> a & 1][a] for a in range(3)] for i in range(8)])
-        world = (corners - self._offset) @ self._to_world.T
-        reach = self._reach + self.spacing_mm
-        first = np.floor((world.min(axis=0) - reach - self.axis_mm[0]) / self.spacing_mm)
-        last = np.ceil((world.max(axis=0) + reach - self.axis_mm[0]) / self.spacing_mm) + 1
-        first, last = np.clip([first, last], 0, self.size).astype(int)
-        if (first >= last).any():
+        found = self._voxels(np.array([low], float), np.array([high], float))[0]
+        if (found[:, 0] >= found[:, 1]).any():
             return None
-        return tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], last[::-1], strict=True))
+        return tuple(slice(int(first), int(stop)) for first, stop in found)
 
     def ball_box(self, centre: Point, reach: float) -> Box | None:
         """Return the voxels that can lie within `reach` mm of a body point."""
@@ -198,17 +181,25 @@ class Canvas:
             paths: pairs of points (N, 3) and radii (N,), body mm.
             grow_mm: added to every radius.
         """
+        pieces = []
         for points, radii in paths:
-            points, radii = np.asarray(points).tolist(), (np.asarray(radii) + grow_mm).tolist()
-            for i in range(len(points) - 1):
-                start, end = points[i], points[i + 1]
-                reach = max(radii[i], radii[i + 1]) + self.edge
-                low = tuple(min(a, b) - reach for a, b in zip(start, end, strict=True))
-                high = tuple(max(a, b) + reach for a, b in zip(start, end, strict=True))
-                box = self.box(low, high)
-                if box is None:
-                    continue
-                distance, along = capsule(*self.at(box), start, end)
-                radius = radii[i] + along * (radii[i + 1] - radii[i])
-                filled = tube_share(distance, radius, self.edge)
-                np.maximum(share[box], filled, out=share[box])
+            points, radii = np.asarray(points, float), np.asarray(radii, float)[:, None] + grow_mm
+            pieces.append(np.hstack([points[:-1], points[1:], radii[:-1], radii[1:]]))
+        if not pieces:
+            return
+        segments = np.concatenate(pieces)
+        start, end = segments[:, :3], segments[:, 3:6]
+        reach = segments[:, 6:].max(axis=1, keepdims=True) + self.edge
+        boxes = self._voxels(np.minimum(start, end) - reach, np.maximum(start, end) + reach)
+        raise_share(share, self.x, self.y, self.z, segments, boxes, self.edge)
+
+    def _voxels(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Return (N, 3, 2) first voxel and the one after the last, along z, y, x, between corners (N, 3) of x, y, z."""
+        corners = np.stack(
+            [[(low, high)[i >> a & 1][:, a] for a in range(3)] for i in range(8)]
+        ).transpose(2, 0, 1)
+        world = (corners - self._offset) @ self._to_world.T
+        reach = self._reach + self.spacing_mm
+        first = np.floor((world.min(axis=1) - reach - self.axis_mm[0]) / self.spacing_mm)
+        stop = np.ceil((world.max(axis=1) + reach - self.axis_mm[0]) / self.spacing_mm) + 1
+        return np.clip(np.stack([first, stop], axis=-1), 0, self.size).astype(int)[:, ::-1]

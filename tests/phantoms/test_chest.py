@@ -3,8 +3,9 @@ import pytest
 from scipy import ndimage
 
 from diffnr_lightning.phantoms.anatomy import Thorax, Variation
-from diffnr_lightning.phantoms.canvas import noise, tube_share
+from diffnr_lightning.phantoms.canvas import Canvas, capsule, noise
 from diffnr_lightning.phantoms.chest import chest
+from diffnr_lightning.phantoms.tubes import tube_share
 from diffnr_lightning.phantoms.vessels import lung_points, tree
 
 SEEDS = (0, 1, 5)
@@ -167,10 +168,37 @@ def test_noise_has_unit_variance_and_averages_with_the_voxel():
 
 @pytest.mark.parametrize("radius", [0.3, 0.8, 1.7, 5.0])
 def test_tubes_keep_their_cross_section(radius):
-    axis = np.arange(-20, 20, 0.05)
-    distance = np.hypot(axis[:, None], axis)
-    area = tube_share(distance, np.float64(radius), 2.0).sum() * 0.05**2
+    axis = np.arange(-20, 20, 0.1, dtype=np.float32)
+    distance = np.hypot(axis[:, None], axis).flatten()
+    area = sum(tube_share(d, np.float32(radius), 2.0) for d in distance) * 0.1**2
     assert area == pytest.approx(np.pi * radius**2, rel=0.02)
+
+
+def test_tubes_are_where_capsules_are():
+    """The same bits as numpy's, tube by tube and over all voxels; the second tube ends beside the cube."""
+    canvas = Canvas(24, 60.0, np.eye(3), (0.0, 0.0, 0.0), 1.0, np.random.default_rng(0))
+    share = np.zeros_like(canvas.hu)
+    paths = [
+        (
+            np.array([[-9.0, 4.0, 2.0], [3.0, 5.0, -8.0], [9.0, 0.0, 1.0]]),
+            np.array([4.0, 2.0, 0.4]),
+        ),
+        (np.array([[5.0, 8.0, 12.0], [90.0, 60.0, 30.0]]), np.array([1.0, 3.0])),
+    ]
+    canvas.tubes(share, paths, 0.5)
+    wanted = np.zeros_like(share)
+    for points, radii in paths:
+        for start, end, first, last in zip(
+            points[:-1], points[1:], radii[:-1] + 0.5, radii[1:] + 0.5, strict=True
+        ):
+            distance, along = capsule(canvas.x, canvas.y, canvas.z, start, end)
+            radius = float(first) + along * float(last - first)
+            ramp = np.sqrt(np.maximum(radius**2 - canvas.edge**2 / 12, canvas.edge**2 / 4))
+            filled = np.clip(0.5 + (ramp - distance) / canvas.edge, 0, 1)
+            filled *= np.minimum(1, 3 * radius**2 / canvas.edge**2)
+            wanted = np.maximum(wanted, filled)
+    assert (wanted > 0).sum() > 100
+    assert np.array_equal(share, wanted)
 
 
 def test_trees_reach_their_ends_and_taper():
