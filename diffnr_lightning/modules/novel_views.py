@@ -42,6 +42,10 @@ class NovelViews(NamedTuple):
         scan = ScanGeometry(self.scan.beam, self.scan.detector_shape, *vectors)
         return NovelViews(scan, torch.cat([self.projections, more.projections]))
 
+    def to(self, device: torch.device | str) -> NovelViews:
+        """Return the same views with their projections on another device."""
+        return self._replace(projections=self.projections.to(device))
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of them."""
         return {

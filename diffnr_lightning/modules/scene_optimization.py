@@ -251,6 +251,13 @@ class SceneOptimization(lightning.LightningModule):
         if hasattr(self.representation, "resize") and len(sizes) == 1:
             self.representation.resize(sizes.pop())
 
+    def on_train_start(self) -> None:
+        """Bring what a checkpoint holds beside the parameters to their device; Lightning leaves it on the CPU."""
+        if self.reference is not None:
+            self.reference = self.reference.to(self.device)
+        if self.novel is not None:
+            self.novel = self.novel.to(self.device)
+
     def _compared_part(self) -> tuple[VolumeGrid, tuple[slice, ...]]:
         """Return the grid and the slices of what is compared with the reference in this iteration."""
         if self.reference_size:

@@ -117,7 +117,8 @@ def prior_part(
     """
     from diffnr_lightning.consistency import visible_part
 
-    change = volume - before
+    # A resumed run has it from a checkpoint, on the CPU.
+    change = volume - before.to(volume.device)
     parts = visible_part(change, problem.grid, problem.scan, weights=problem.weights)
     whole = float(volume.double().square().sum())
     changed = float(change.double().square().sum())

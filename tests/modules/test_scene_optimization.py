@@ -181,6 +181,20 @@ def test_a_reference_that_shows_nothing_empties_the_volume(truth):
     assert float(module.reference_distance()) == pytest.approx(float(truth.mean()))
 
 
+def test_what_a_checkpoint_held_follows_the_parameters_to_their_device(truth, projections):
+    """Lightning moves parameters alone; `meta` stands for a GPU."""
+    first = voxels(truth)
+    first.reference = truth
+    first.add_novel_views(SCAN[:2], projections[:2])
+    checkpoint = {"state_dict": first.state_dict()}
+    first.on_save_checkpoint(checkpoint)
+    resumed = voxels(truth)
+    resumed.on_load_checkpoint(checkpoint)
+    resumed.to("meta")
+    resumed.on_train_start()
+    assert resumed.reference.device.type == resumed.novel.projections.device.type == "meta"
+
+
 def test_cubes_are_drawn_from_seed_and_iteration(truth):
     module = voxels(truth, seed=5)
     module.reference = truth
