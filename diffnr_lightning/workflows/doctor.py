@@ -169,7 +169,9 @@ def _kernels() -> Table:
         "projector, tilted detector": tilted,
     }
     for name, scan in scans.items():
-        table.add_row(name, *(_kernel(choose_backend(grid, scan, device)) for device in devices))
+        table.add_row(
+            name, *(_kernel(choose_backend(grid, scan, device), device) for device in devices)
+        )
     fused = [
         "fused (numba)"
         if device == "cpu"
@@ -183,8 +185,10 @@ def _kernels() -> Table:
     return table
 
 
-def _kernel(backend: str) -> str:
-    return "reference (torch)" if backend == "reference" else f"{backend} (numba)"
+def _kernel(backend: str, device: str) -> str:
+    if backend == "reference":
+        return "reference (torch)"
+    return f"{backend} ({'numba' if device == 'cpu' else 'triton'})"
 
 
 def _prior() -> str:

@@ -30,6 +30,13 @@ def test_doctor_says_what_will_run_where(capsys, monkeypatch):
         assert words in shown
 
 
+def test_a_gpu_is_said_to_run_its_own_kernels(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("diffnr_lightning.projectors.choose_backend", lambda *_: "separable")
+    first, second = (list(column.cells) for column in doctor_module._kernels().columns[1:])
+    assert first[0] == "separable (numba)" and second[0] == "separable (triton)"
+
+
 def test_doctor_counts_the_volumes_of_data_sets(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFNR_LUNA16", str(tmp_path))
     monkeypatch.delenv("DIFFNR_TOOTHFAIRY", raising=False)
