@@ -59,6 +59,7 @@ class RunSummary:
         window_hu: HU of the values 0 and 1 if the volume is in HU.
         setting: views, noise and size of the scan.
         kind: of object, such as head or limb, where a split lists the volume; else None.
+        normalised_by: what the truth of the case folder was divided by when it was read, 1 as a rule.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class RunSummary:
     window_hu: tuple[float, float] | None = None
     setting: ScanSetting = ScanSetting()
     kind: str | None = None
+    normalised_by: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +168,7 @@ def read_run(folder: str | Path) -> RunSummary:
         window_hu=_window_hu(content, case_folder),
         setting=_setting(content, case_folder),
         kind=content.get("kind"),
+        normalised_by=content.get("normalised_by") or 1.0,
     )
 
 
@@ -221,7 +224,7 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"the true volume {path} cannot be read; write the case again.") from error
     # Case folders store (x, y, z).
-    values = np.ascontiguousarray(turned.transpose(2, 1, 0), dtype=np.float32)
+    values = np.ascontiguousarray(turned.transpose(2, 1, 0), dtype=np.float32) / run.normalised_by
     if volume.window is not None:
         low, high = volume.window
         values = low + values * (high - low)
@@ -244,14 +247,17 @@ def _case_folder(named: Any, run: Path) -> Path | None:
     for folder in (run / str(named), Path(str(named))):
         if (folder / CASE_FILE).is_file():
             return folder
-    log.warning("case folder %s of run %s is not there; it is shown without truth.", named, run)
+    log.warning(
+        "case %s of run %s is not there, or no folder; it is shown without truth.", named, run
+    )
     return None
 
 
 def _read_case(folder: Path) -> dict[str, Any]:
     path = folder / CASE_FILE
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        # Editors on Windows put a byte order mark before the text.
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON: {error}; write the case again.") from error
     if not isinstance(meta, dict):

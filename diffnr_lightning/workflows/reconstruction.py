@@ -215,6 +215,7 @@ def _write_result(
         "voxel_mm": list(case.grid.voxel_mm),
         "window_hu": case.window_hu,
         "intensity_scale": scale,
+        "normalised_by": case.provenance.get("normalised_by", 1.0),
     }
     if case.volume is not None:
         metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())

@@ -48,6 +48,16 @@ def test_case_without_truth_or_window(tmp_path, truth):
     assert read_truth(run, volume) is None
 
 
+def test_a_truth_that_was_normalised_is_shown_as_the_run_saw_it(tmp_path, truth):
+    folder = write_run(
+        tmp_path / "run", "tooth", "FDK", truth, 0.02 * truth, None, normalised_by=0.02
+    )
+    meta = tmp_path / "case_tooth" / "meta_data.json"
+    meta.write_text(meta.read_text(), encoding="utf-8-sig")  # as editors on Windows leave it
+    run = read_run(folder)
+    np.testing.assert_allclose(read_truth(run, read_volume(run)).values, truth, rtol=1e-5)
+
+
 def test_case_that_moved_is_shown_without_truth(run_folders, caplog):
     metrics = json.loads((run_folders[0] / "metrics.json").read_text())
     metrics["case_folder"] = "elsewhere"
