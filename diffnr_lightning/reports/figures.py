@@ -177,10 +177,24 @@ def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:
     if not runs:
         raise ValueError("there are no runs to draw; name at least one finished run.")
     chosen = [run for run in runs if run.case == runs[0].case]
-    volumes = {run.method: read_volume(run) for run in chosen}
-    truth = read_truth(chosen[0], volumes[chosen[0].method])
-    captions = {run.method: score_caption(run) for run in chosen}
+    labels = run_labels(chosen)
+    volumes = {label: read_volume(run) for label, run in zip(labels, chosen, strict=True)}
+    truth = read_truth(chosen[0], volumes[labels[0]])
+    captions = {label: score_caption(run) for label, run in zip(labels, chosen, strict=True)}
     return slice_panels(volumes, truth, path, captions=captions)
+
+
+def run_labels(runs: Sequence[RunSummary]) -> list[str]:
+    """Return what the runs of a case are called beside each other: by method, and by what else tells them apart."""
+    several_views = len({run.setting.views for run in runs}) > 1
+    labels: list[str] = []
+    for run in runs:
+        label = f"{run.method}, {run.setting.views} views" if several_views else run.method
+        label = label if label not in labels else f"{label} ({run.folder.name})"
+        while label in labels:
+            label += "'"
+        labels.append(label)
+    return labels
 
 
 def score_caption(run: RunSummary) -> str:

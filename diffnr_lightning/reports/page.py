@@ -27,6 +27,7 @@ from diffnr_lightning.reports.figures import (
     PRIOR_PICTURE,
     display_window,
     full_window,
+    run_labels,
     score_caption,
 )
 from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
@@ -140,8 +141,7 @@ def _gather(name: str, runs: Sequence[RunSummary]) -> _CaseVolumes:
     volumes: dict[str, ShownVolume] = {}
     shown: dict[str, RunSummary] = {}
     truth: ShownVolume | None = None
-    several_views = len({run.setting.views for run in runs}) > 1
-    for run in runs:
+    for run, label in zip(runs, run_labels(runs), strict=True):
         volume = read_volume(run)
         shape = volume.values.shape
         first = next(iter(volumes.values()), volume)
@@ -166,10 +166,6 @@ def _gather(name: str, runs: Sequence[RunSummary]) -> _CaseVolumes:
                     shape,
                 )
                 truth = None
-        label = f"{run.method}, {run.setting.views} views" if several_views else run.method
-        label = label if label not in volumes else f"{label} ({run.folder.name})"
-        while label in volumes:
-            label += "'"
         volumes[label], shown[label] = volume, run
     return _CaseVolumes(name, volumes, truth, shown)
 

@@ -3,7 +3,14 @@ import pytest
 from matplotlib.image import imread
 
 from diffnr_lightning.reports import ShownVolume, preview, read_runs, slice_panels, write_comparison
-from diffnr_lightning.reports.figures import display_window, full_window, prior_panels
+from diffnr_lightning.reports.figures import (
+    display_window,
+    full_window,
+    prior_panels,
+    run_labels,
+)
+
+from .conftest import write_run
 
 
 def shown(values, unit="arbitrary", window=None):
@@ -36,6 +43,18 @@ def test_comparison_has_one_column_per_method_and_the_truth(run_folders, tmp_pat
     two = imread(write_comparison(read_runs(run_folders), tmp_path / "two.png"))
     # Two columns are drawn half as large again as three.
     assert two.shape[1] / one.shape[1] == pytest.approx(1, abs=0.05)
+
+
+def test_a_comparison_shows_a_method_once_for_each_number_of_views(tmp_path, truth):
+    for views in (12, 24):
+        write_run(tmp_path / f"{views}_views/fdk", "chest", "FDK", truth, truth, views=views)
+    runs = read_runs([tmp_path])
+    assert run_labels(runs) == ["FDK, 12 views", "FDK, 24 views"]
+    both, one = (
+        imread(write_comparison(chosen, tmp_path / "shown.png")) for chosen in (runs, runs[:1])
+    )
+    # Three columns with the truth, where the two of one run are half as large again.
+    assert both.shape[0] < one.shape[0]
 
 
 def test_planes_too_thin_to_show_anything_are_left_out(tmp_path, truth):
