@@ -101,7 +101,8 @@ class ShownVolume:
 def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
     """Read all finished runs in some folders and below.
 
-    A run that is not finished (a config without metrics) is left out, with a sentence in the log.
+    A run that is not finished (a config without metrics) is left out, with a sentence in the log, and so is a
+    training, such as that of a table's prior.
 
     Args:
         folders: run folders, or folders of run folders at any depth.
@@ -124,12 +125,24 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
             own = "wandb" in config.relative_to(folder).parts
             if not own and not (config.parent / METRICS_FILE).is_file():
                 log.warning("run %s is not finished and is left out.", config.parent)
+    for training in [path for path in found if _is_training(path)]:
+        log.info("%s is a training and has no place in a table of reconstructions.", training)
+        del found[training]
     if not found:
         raise ValueError(
             f"no finished run lies under {', '.join(map(str, folders)) or 'no folder'}; a folder "
             f"with {METRICS_FILE} is expected."
         )
     return [read_run(folder) for folder in found]
+
+
+def _is_training(folder: Path) -> bool:
+    """Tell a finished training by its metrics, which name what it held out; what is damaged is none."""
+    try:
+        content = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(content, dict) and "held_out" in content and "case" not in content
 
 
 def read_run(folder: str | Path) -> RunSummary:

@@ -27,6 +27,16 @@ def test_unfinished_run_is_left_out_and_named(run_folders, tmp_path, caplog):
     assert str(run_folders[0]) in caplog.text
 
 
+def test_a_training_below_the_folder_is_left_out(run_folders, tmp_path):
+    training = tmp_path / "slicefixer"
+    training.mkdir()
+    content = {"iterations": 10, "validation": {}, "held_out": ["phantom_1"], "seconds": 3.0}
+    (training / "metrics.json").write_text(json.dumps(content))
+    assert len(read_runs([tmp_path])) == len(run_folders)
+    with pytest.raises(ValueError, match="no finished run"):
+        read_runs([training])
+
+
 def test_volume_and_truth_share_unit_and_axes(run_folders, truth):
     run = read_run(run_folders[0])
     volume = read_volume(run)
