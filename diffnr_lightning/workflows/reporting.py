@@ -73,12 +73,15 @@ def report(
         baseline: method with which the others are compared case by case; not for pictures.
 
     Raises:
-        ValueError: no finished run, no run of the baseline, or published numbers that cannot be read.
+        ValueError: no finished run, no run of the baseline, published numbers that cannot be read, or a file of another
+            kind.
     """
     from diffnr_lightning.reports import read_runs, write_comparison, write_page
 
+    if out.suffix.lower() not in (".html", ".htm", ".png"):
+        raise ValueError(f"out is {out}; a name that ends in .html or .png is expected.")
     found = read_runs(runs)
-    if out.suffix == ".png":
+    if out.suffix.lower() == ".png":
         written = write_comparison(found, out)
     else:
         written = write_page(found, out, baseline=baseline, paper=paper)

@@ -29,6 +29,12 @@ def test_published_numbers_and_a_baseline_are_options(runs, tmp_path, capsys):
     assert "SIRT (paper)" in page.read_text() and "Δbaseline" in page.read_text()
 
 
+def test_a_report_of_another_kind_is_refused(runs, tmp_path, capsys):
+    out = tmp_path / "report.pdf"
+    assert cli.main(["report", "--runs", str(runs), "--out", str(out)]) == cli.USAGE_ERROR
+    assert ".html or .png is expected" in capsys.readouterr().err and not out.exists()
+
+
 def test_bad_papers_and_baselines_are_refused(runs, tmp_path, capsys):
     def refused(*options):
         assert cli.main(["evaluate", "--runs", str(runs), *options]) == cli.USAGE_ERROR
