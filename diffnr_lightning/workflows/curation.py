@@ -40,6 +40,8 @@ FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
 DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
 # Attempts to draw a scan that can be made.
 DRAWS = 10
+# Voxels that the edge of a box has at least which is cut out of a volume.
+LEAST_EDGE = 16
 BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch
 
 
@@ -317,7 +319,8 @@ def _zoomed(loaded: LoadedVolume, zoom: float, generator: np.random.Generator) -
     if zoom >= 1:
         return loaded
     shape = np.array(loaded.array.shape)
-    kept = np.maximum((shape * zoom).astype(int), 16)
+    # Of a volume of a few slices all are kept.
+    kept = np.minimum(np.maximum((shape * zoom).astype(int), LEAST_EDGE), shape)
     # Near the middle, where the object is.
     start = ((shape - kept) * generator.uniform(0.3, 0.7, 3)).astype(int)
     box = tuple(slice(a, a + n) for a, n in zip(start, kept, strict=True))
