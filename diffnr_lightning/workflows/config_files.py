@@ -58,7 +58,10 @@ def shipped_config(name: str) -> Path:
     for folder in _config_folders():
         if (folder / name).is_file():
             return folder / name
-    hint = nearest(name, shipped_names())
+    names = shipped_names()
+    # Of another folder, if that is all that is wrong.
+    alike = [known for known in names if Path(known).name == Path(name).name]
+    hint = f"; did you mean {' or '.join(alike)}" if alike else nearest(name, names)
     raise FileNotFoundError(f"config {name} is not among the configs that come with diffnr{hint}.")
 
 
@@ -113,6 +116,31 @@ def check_yaml(config: Path) -> None:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"config {config} holds no mapping; lines of 'key: value' are expected.")
+
+
+def check_one_method(configs: Sequence[Path]) -> None:
+    """Refuse config files of which one names another kind of method than one before it.
+
+    Its options would replace the method as a whole, by one with the defaults of the other kind.
+
+    Args:
+        configs: files that merge from left to right, each a YAML mapping.
+
+    Raises:
+        ValueError: `diffnr/align` over `fdk`, for example.
+    """
+    first: tuple[Path, str] | None = None
+    for config in configs:
+        node = yaml.safe_load(config.read_text(encoding="utf-8")).get("method")
+        if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
+            continue
+        kind = node["class_path"].rpartition(".")[2]
+        if first and first[1] != kind:
+            raise ValueError(
+                f"config {config} is for a method of class {kind}, and {first[0]} gives one of "
+                f"class {first[1]}; leave one of the two out."
+            )
+        first = first or (config, kind)
 
 
 def _files_of(part: str) -> list[Path]:

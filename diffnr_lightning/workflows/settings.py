@@ -21,7 +21,12 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from diffnr_lightning.lazy import Deferred
 from diffnr_lightning.workflows.class_options import check_class_options, class_nodes
-from diffnr_lightning.workflows.config_files import check_yaml, config_files, expanded
+from diffnr_lightning.workflows.config_files import (
+    check_one_method,
+    check_yaml,
+    config_files,
+    expanded,
+)
 from diffnr_lightning.workflows.null_values import check_nulls
 from diffnr_lightning.workflows.refusals import refusal
 from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
@@ -125,13 +130,14 @@ def parse(
 
     Raises:
         FileNotFoundError: a config file that does not exist.
-        ValueError: an unknown option or key, a wrong type, a missing option, or a config file that
-            is no YAML mapping.
+        ValueError: an unknown option or key, a wrong type, a missing option, a config file that
+            is no YAML mapping, or config files for methods of different kinds.
         SystemExit: after ``--help`` or ``--print_config``.
     """
     argv, configs = expanded(argv)
     for config in configs:
         check_yaml(config)
+    check_one_method(configs)
     if {"-h", "--help"}.isdisjoint(argv):
         # Before classes are imported, which takes seconds for some.
         _check_without_classes(function, argv, configs)
@@ -169,6 +175,7 @@ def configured(
     files = [path for config in configs for path in config_files(str(config))]
     for config in files:
         check_yaml(config)
+    check_one_method(files)
     # jsonargparse takes the content of a config where it takes its path.
     last = yaml.safe_dump(_nested(overrides), sort_keys=False)
     arguments = [f"--config={config}" for config in (*files, last)]

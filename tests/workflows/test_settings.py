@@ -68,3 +68,29 @@ def test_wrong_values_are_refused_in_a_sentence(config, overrides, words):
 def test_a_file_that_is_missing_is_named():
     with pytest.raises(FileNotFoundError, match="config nothing.yaml does not exist"):
         configured(fake_workflows.reconstruct, ["nothing.yaml"], WHERE)
+
+
+@pytest.mark.parametrize("name", ["align", "naf+align"])
+def test_a_config_of_another_folder_is_proposed(name):
+    with pytest.raises(FileNotFoundError, match="did you mean diffnr/align.yaml"):
+        configured(fake_workflows.reconstruct, [name], WHERE)
+
+
+def test_configs_for_methods_of_two_kinds_are_not_merged(config, tmp_path):
+    # The second replaced the first, and the run had the name of both.
+    second = tmp_path / "second.yaml"
+    second.write_text("method: {class_path: fake_workflows.Warped, init_args: {turns: 2}}")
+    words = (
+        "second.yaml is for a method of class Warped, and .*config.yaml gives one of class Solver"
+    )
+    with pytest.raises(ValueError, match=words):
+        configured(fake_workflows.reconstruct, [config, second], WHERE)
+    with pytest.raises(ValueError, match=words):
+        options = [f"--config={config}", f"--config={second}", "--case=a", "--out=b"]
+        parse(fake_workflows.reconstruct, options)
+
+
+def test_an_option_may_still_replace_the_method_of_a_config(config):
+    node = {"class_path": "fake_workflows.Solver", "init_args": {"iterations": 3}}
+    settings = configured(fake_workflows.reconstruct, [config], {**WHERE, "method": node})
+    assert settings.resolved["method"]["init_args"]["iterations"] == 3
