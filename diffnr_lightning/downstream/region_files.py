@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,21 @@ def read_regions(path: str | Path, shape: tuple[int, int, int], voxel_mm: Point)
         raise ValueError(f"{path} has the unit {unit!r}; mm or voxel is expected.")
     place = _Place(path, unit, shape, voxel_mm)
     masks = {
-        str(name): place.region(name, entry)
-        for name, entry in (content.get("regions") or {}).items()
+        str(name): place.region(name, entry) for name, entry in _named(path, content, "regions")
     }
     if content.get("labels"):
         masks |= _labelled(path, content["labels"], shape)
     if not masks:
         raise ValueError(f"{path} has neither regions nor labels; at least one region is expected.")
-    lines = {
-        str(name): place.line(name, entry) for name, entry in (content.get("lines") or {}).items()
-    }
+    lines = {str(name): place.line(name, entry) for name, entry in _named(path, content, "lines")}
     return RegionPlan(masks, _contrasts(path, content.get("contrasts"), list(masks)), lines)
+
+
+def _named(path: Path, content: Mapping[str, Any], key: str) -> Iterable[tuple[Any, Any]]:
+    entries = content.get(key) or {}
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"{path}: {key} is {entries!r}; a mapping from names is expected.")
+    return entries.items()
 
 
 class _Place:
@@ -121,12 +125,18 @@ def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> dict[str, 
             f"the label map {file} has the shape {labels.shape}; that of the volume, {tuple(shape)}, is expected."
         )
     names = entry.get("names") or {int(n): f"label {n}" for n in np.unique(labels) if n}
-    return {str(name): labels == int(label) for label, name in names.items()}
+    if not isinstance(names, Mapping) or not all(isinstance(label, int) for label in names):
+        raise ValueError(
+            f"{path}: names of labels is {names!r}; a mapping from whole numbers to names is expected."
+        )
+    return {str(name): labels == label for label, name in names.items()}
 
 
 def _contrasts(path: Path, entry: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     if entry is None:
         return tuple(zip(names[1:], names[:-1], strict=True))
+    if not isinstance(entry, Sequence):
+        raise ValueError(f"{path}: contrasts is {entry!r}; a list of pairs of names is expected.")
     for pair in entry:
         if not isinstance(pair, Sequence) or len(pair) != 2 or not set(pair) <= set(names):
             raise ValueError(

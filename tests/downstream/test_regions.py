@@ -118,11 +118,17 @@ def test_a_file_names_regions_in_mm_or_voxels(tmp_path, truth):
         ("{regions: {a: {radius: 1}}}", "centre and radius of a ball"),
         ("{regions: {a: {centre: [0, 0, 0], radius: 1}}, contrasts: [[a, b]]}", "two of a are"),
         ("{labels: {file: none.nii}}", "cannot be read"),
+        ("{regions: [{centre: [0, 0, 0], radius: 1}]}", "a mapping from names is expected"),
+        ("{regions: {a: {centre: [0, 0, 0], radius: 1}}, lines: [1]}", "lines is .* from names"),
+        ("{regions: {a: {centre: [0, 0, 0], radius: 1}}, contrasts: 3}", "a list of pairs"),
+        ("{labels: {file: map.nii, names: {left: 1}}}", "from whole numbers to names is expected"),
     ],
 )
 def test_files_that_are_none(tmp_path, text, message):
     file = tmp_path / "regions.yaml"
     file.write_text(text)
+    empty = SimpleITK.GetImageFromArray(np.zeros(SHAPE, np.uint8))
+    SimpleITK.WriteImage(empty, str(tmp_path / "map.nii"))
     with pytest.raises(ValueError, match=message):
         read_regions(file, SHAPE, VOXEL_MM)
 
