@@ -8,7 +8,7 @@ from diffnr_lightning.losses.adversarial import (
 )
 from diffnr_lightning.losses.augmentation import DiffAugment
 from diffnr_lightning.losses.clip_similarity import ClipSimilarity
-from diffnr_lightning.losses.fidelity import l1, mse, structural_l1
+from diffnr_lightning.losses.fidelity import l1
 from diffnr_lightning.losses.perceptual import Lpips
 from diffnr_lightning.losses.ssim import SsimReference, ssim_2d, ssim_2d_reference, ssim_3d
 from diffnr_lightning.losses.variation import tv_3d, tv_3d_reference
@@ -23,11 +23,9 @@ __all__ = [
     "discriminator_half",
     "generator_adversarial",
     "l1",
-    "mse",
     "ssim_2d",
     "ssim_2d_reference",
     "ssim_3d",
-    "structural_l1",
     "tv_3d",
     "tv_3d_reference",
 ]

@@ -146,7 +146,7 @@ class SceneOptimization(lightning.LightningModule):
         if smoothed:
             loss = loss + self.tv_every * self.lambda_tv * tv_3d(volumes[0])
         if compared:
-            loss = loss + self.lambda_diff * self._distance(volumes[-1])
+            loss = loss + self.lambda_diff * self.reference_distance(volumes[-1])
         return loss
 
     def add_novel_views(self, scan: ScanGeometry, projections: Tensor) -> None:
@@ -192,9 +192,23 @@ class SceneOptimization(lightning.LightningModule):
             loss = loss + self.lambda_ssim * (1 - ssim_2d(rendered, measured).mean())
         return loss
 
-    def reference_distance(self) -> Tensor:
-        """Return the distance of the current volume from the pseudo-reference, 0 where they agree."""
-        return self._distance(self.representation.query(self._compared_part()[0]))
+    def reference_distance(self, volume: Tensor) -> Tensor:
+        """Return the distance of the current volume from the pseudo-reference, 0 where they agree.
+
+        Args:
+            volume: (z, y, x), the part of the current volume that this iteration compares.
+        """
+        part = self._compared_part()[1]
+        reference = self.reference[part]
+        if self.reference_loss == "l1":
+            return l1(volume, reference)
+        prepared, occupied = self._prepared_reference()
+        if not occupied[part].any():
+            # Where the reference shows nothing there is no structure to compare.
+            return l1(volume, reference)
+        if prepared is None:
+            prepared = SsimReference(reference, occupied=occupied[part])
+        return 1 - ssim_3d(volume, prepared)
 
     def query_volume(self) -> Tensor:
         """Return the current volume (Z, Y, X) in normalised attenuation."""
@@ -263,20 +277,6 @@ class SceneOptimization(lightning.LightningModule):
         if self.reference_size:
             return self._random_cube(self.reference_size)
         return self.grid, (slice(None),) * 3
-
-    def _distance(self, volume: Tensor) -> Tensor:
-        """Return the distance of the part that is compared from the same part of the reference."""
-        part = self._compared_part()[1]
-        reference = self.reference[part]
-        if self.reference_loss == "l1":
-            return l1(volume, reference)
-        prepared, occupied = self._prepared_reference()
-        if not occupied[part].any():
-            # Where the reference shows nothing there is no structure to compare.
-            return l1(volume, reference)
-        if prepared is None:
-            prepared = SsimReference(reference, occupied=occupied[part])
-        return 1 - ssim_3d(volume, prepared)
 
     def _prepared_reference(self) -> tuple[SsimReference | None, Tensor]:
         """Return the reference for SSIM, unless its cubes are compared, and where it is above zero, on the CPU.
