@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("diffnr")
 
-__all__ = ["CARDS", "Card", "PaperLaunch", "takes_triton", "triton_modules"]
+__all__ = [
+    "CARDS",
+    "Card",
+    "PaperLaunch",
+    "on_its_device",
+    "takes_triton",
+    "triton_modules",
+]
+
+_Result = TypeVar("_Result")
 
 
 class Card(NamedTuple):
@@ -78,6 +88,21 @@ def takes_triton(where: Tensor | torch.device) -> bool:
     """
     device = where.device if isinstance(where, Tensor) else where
     return device.type == "cuda" and _has_triton()
+
+
+def on_its_device(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Let a function launch kernels on the device of its first tensor; Triton takes the current one.
+
+    Args:
+        function: its first argument is a tensor.
+    """
+
+    @wraps(function)
+    def launched(tensor: Tensor, *args: Any, **options: Any) -> _Result:
+        with torch.cuda.device_of(tensor):
+            return function(tensor, *args, **options)
+
+    return launched
 
 
 def triton_modules() -> tuple[str, ...]:

@@ -1,13 +1,17 @@
 """When Triton kernels are taken, and that every file of them is listed."""
 
+import importlib
+import inspect
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 import torch
 
 from diffnr_lightning import triton_kernels
-from diffnr_lightning.triton_kernels import takes_triton, triton_modules
+from diffnr_lightning.triton_kernels import on_its_device, takes_triton, triton_modules
 
 
 def test_tensors_on_the_cpu_are_left_to_others():
@@ -34,3 +38,28 @@ def test_every_file_of_kernels_is_listed():
 
 def test_kernels_are_interpreted_where_no_gpu_is():
     assert torch.cuda.is_available() or os.environ["TRITON_INTERPRET"] == "1"
+
+
+def test_kernels_run_on_the_device_of_their_tensors(monkeypatch):
+    # Triton launches on the current device, which need not be that of the tensors in a script.
+    asked = []
+    monkeypatch.setattr("torch.cuda.device_of", lambda of: asked.append(of) or nullcontext())
+    tensor = torch.zeros(2)
+    assert on_its_device(lambda given, more: (given, more))(tensor, more=3) == (tensor, 3)
+    assert asked == [tensor]
+
+
+# Those of Gaussians enter the device themselves.
+@pytest.mark.parametrize("name", [name for name in triton_modules() if ".gaussian_" not in name])
+def test_every_function_that_is_given_a_tensor_enters_its_device(name):
+    pytest.importorskip("triton")
+    module = importlib.import_module(name)
+    given_tensors = [
+        function
+        for word, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == name
+        and not word.startswith("_")
+        and "Tensor" in list(function.__annotations__.values())[:1]
+    ]
+    assert given_tensors
+    assert all(hasattr(function, "__wrapped__") for function in given_tensors)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diffnr_lightning.losses.ssim_kernels import K1, K2, RADIUS, gaussian_window
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 _TAPS = [float(tap) for tap in gaussian_window()[RADIUS:]]
 _W0, _W1, _W2 = (tl.constexpr(tap) for tap in _TAPS[:3])
@@ -228,11 +228,13 @@ def _add_gradient(
         tl.store(gradient + target, old + scale * slope, mask=out)
 
 
+@on_its_device
 def slice_similarity(prediction: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:
     """Mean index (N,) of pairs of float32 slices (N, H, W), differentiable in the prediction; see `ssim_2d`."""
     return _SliceSimilarity.apply(prediction, reference, data_range)
 
 
+@on_its_device
 def volume_similarity(
     prediction: Tensor,
     reference: Tensor,

@@ -30,7 +30,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors.device_tables import device_table
 from diffnr_lightning.projectors.sampling import TIE, ray_bundle
 from diffnr_lightning.projectors.voxel_driven_triton import centred_maps
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 # Rays or voxels of a program, one for each thread: two a thread would spill registers on sm_80.
 _LANES, _WARPS = 64, 2
@@ -43,6 +43,7 @@ _EPSILON = tl.constexpr(1e-12)
 _MARGIN = tl.constexpr(0.01)
 
 
+@on_its_device
 def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     """Return line integrals (V, H, W) of a float32 volume (Z, Y, X); see `projectors.project`."""
     nz, ny, nx = grid.shape
@@ -59,6 +60,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     return out.transpose(1, 2).contiguous()
 
 
+@on_its_device
 def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     """Return the adjoint (Z, Y, X) applied to float32 projections (V, H, W)."""
     nz, ny, nx = grid.shape

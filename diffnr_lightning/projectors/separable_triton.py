@@ -27,7 +27,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors.device_tables import device_table
 from diffnr_lightning.projectors.separable import fans_of
 from diffnr_lightning.projectors.voxel_driven import plane_maps
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 _MAP_FIELDS = 6  # numbers of a view that say which detector column sees a voxel column
 _LANES = 128  # rows or voxels of a program, four for each thread of one warp
@@ -37,6 +37,7 @@ _SIZES = ("views", "rows", "width", "nz", "ny", "nx")
 _MARGIN = tl.constexpr(0.01)
 
 
+@on_its_device
 def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     """Return line integrals (V, H, W) of a float32 volume (Z, Y, X); see `projectors.project`.
 
@@ -55,6 +56,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     return out
 
 
+@on_its_device
 def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     """Return the adjoint (Z, Y, X) applied to float32 projections (V, H, W).
 

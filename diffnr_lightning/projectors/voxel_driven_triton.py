@@ -23,13 +23,14 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors.device_tables import device_table
 from diffnr_lightning.projectors.sampling import require_rows_along_axis
 from diffnr_lightning.projectors.voxel_driven import homography
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 _LANES = 256  # voxels of a program, two for each thread of four warps
 # One compiled kernel serves all sizes, also those of 1 and multiples of 16.
 _SIZES = ("views", "rows", "width", "nz", "ny", "nx")
 
 
+@on_its_device
 def backproject_aligned(
     filtered: Tensor, grid: VolumeGrid, scan: ScanGeometry, weight: np.ndarray
 ) -> Tensor:
@@ -42,6 +43,7 @@ def backproject_aligned(
     return backproject_posed(filtered, grid, scan, weight)
 
 
+@on_its_device
 def backproject_posed(
     filtered: Tensor, grid: VolumeGrid, scan: ScanGeometry, weight: np.ndarray
 ) -> Tensor:

@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 _BLOCK = 256
 # Bits of the largest contribution, and of the largest sum.
@@ -109,6 +109,7 @@ def _collect(
         tl.atomic_add(target, share, mask=here[:, None] & (share != 0), sem="relaxed")
 
 
+@on_its_device
 def encode(points: Tensor, table: Tensor, levels: Sequence[Sequence[float]]) -> Tensor:
     """Return the features (L F, N) of float32 points (N, 3), differentiable in the table (T, F).
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diffnr_lightning.representations.network_kernels import network_reference
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 _TILE, _WARPS = 64, 4
 _CHUNK = 1 << 18  # points of which torch keeps all layers on the way back, 1.5 kB each
@@ -82,6 +82,7 @@ def _forward(
     tl.store(out + n, tl.sum(last[:, None] * values, 0) + tl.load(b4), mask=n < count)
 
 
+@on_its_device
 def network(encoded: Tensor, *parameters: Tensor) -> Tensor:
     """Return the output (N,) of the network for float32 features in rows (C, N), differentiable.
 

@@ -15,13 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 _LANES = 512  # voxels of a program, four for each thread of four warps
 # One compiled kernel serves all sizes, also those of 1 and multiples of 16.
 _SIZES = ("nz", "ny", "nx")
 
 
+@on_its_device
 def descend(
     volume: Tensor,
     ahead: Tensor,
@@ -35,6 +36,7 @@ def descend(
     _descend[launch](volume, ahead, drift, dual, step, *ratios, *volume.shape, LANES=_LANES)
 
 
+@on_its_device
 def ascend(
     dual: Tensor,
     ahead: Tensor,

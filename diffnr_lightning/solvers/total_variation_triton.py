@@ -16,13 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from diffnr_lightning.triton_kernels import PaperLaunch
+from diffnr_lightning.triton_kernels import PaperLaunch, on_its_device
 
 _LANES = 512  # voxels of a program, four for each thread of four warps
 # One compiled kernel serves all sizes, also those of 1 and multiples of 16.
 _SIZES = ("nz", "ny", "nx")
 
 
+@on_its_device
 def total_variation_gradient(
     volume: Tensor, spacing: tuple[float, float, float], smoothing: float
 ) -> Tensor:
