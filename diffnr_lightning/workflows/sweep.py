@@ -213,7 +213,7 @@ def _named(what: str, entries: Sequence[str]) -> dict[str, list[Path]]:
         name = method_name(entry)
         if name in named:
             raise ValueError(
-                f"{what} has {entry} and another one that would be called {name} too; rename one of the files."
+                f"{what} has {entry} and another one that would be called {name} too; leave one out or rename its file."
             )
         named[name] = config_files(entry)
     return named
