@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +124,8 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
         for config in sorted(folder.rglob(CONFIG_FILE)):
             # Weights & Biases has files of this name in folders of its own.
             own = "wandb" in config.relative_to(folder).parts
-            if not own and not (config.parent / METRICS_FILE).is_file():
+            finished = own or (config.parent / METRICS_FILE).is_file()
+            if not finished and _is_of_reconstruction(config):
                 log.warning("run %s is not finished and is left out.", config.parent)
     for training in [path for path in found if _is_training(path)]:
         log.info("%s is a training and has no place in a table of reconstructions.", training)
@@ -134,6 +136,11 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
             f"with {METRICS_FILE} is expected."
         )
     return [read_run(folder) for folder in found]
+
+
+def _is_of_reconstruction(config: Path) -> bool:
+    """Tell the settings of a reconstruction from those of a curation or training, which have no method."""
+    return re.search(r"^method:", config.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def _is_training(folder: Path) -> bool:

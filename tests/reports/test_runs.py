@@ -27,6 +27,13 @@ def test_unfinished_run_is_left_out_and_named(run_folders, tmp_path, caplog):
     assert str(run_folders[0]) in caplog.text
 
 
+def test_folders_of_pairs_are_no_runs_that_are_not_finished(run_folders, tmp_path, caplog):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "config.yaml").write_text("volumes: [phantom:1]\nmethods: []\n")
+    assert len(read_runs([tmp_path])) == len(run_folders)
+    assert not caplog.records
+
+
 def test_a_training_below_the_folder_is_left_out(run_folders, tmp_path):
     training = tmp_path / "slicefixer"
     training.mkdir()
