@@ -195,11 +195,9 @@ class Canvas:
 
     def _voxels(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Return (N, 3, 2) first voxel and the one after the last, along z, y, x, between corners (N, 3) of x, y, z."""
-        corners = np.stack(
-            [[(low, high)[i >> a & 1][:, a] for a in range(3)] for i in range(8)]
-        ).transpose(2, 0, 1)
-        world = (corners - self._offset) @ self._to_world.T
+        middle = (0.5 * (low + high) - self._offset) @ self._to_world.T
+        half = 0.5 * (high - low) @ np.abs(self._to_world).T
         reach = self._reach + self.spacing_mm
-        first = np.floor((world.min(axis=1) - reach - self.axis_mm[0]) / self.spacing_mm)
-        stop = np.ceil((world.max(axis=1) + reach - self.axis_mm[0]) / self.spacing_mm) + 1
+        first = np.floor((middle - half - reach - self.axis_mm[0]) / self.spacing_mm)
+        stop = np.ceil((middle + half + reach - self.axis_mm[0]) / self.spacing_mm) + 1
         return np.clip(np.stack([first, stop], axis=-1), 0, self.size).astype(int)[:, ::-1]
