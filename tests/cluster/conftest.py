@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from one_node_slurm import OneNodeSlurm, missing_programs, one_node_slurm
 
+from diffnr_lightning.workflows import submission
+
 
 @pytest.fixture(scope="session")
 def running_slurm():
@@ -35,6 +37,7 @@ def slurm(running_slurm: OneNodeSlurm, repository, tmp_path, monkeypatch) -> One
     monkeypatch.setenv("PYTHONPATH", str(repository))
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(submission, "SECONDS_BETWEEN_LOOKS", 0.5)  # here nobody else asks
     monkeypatch.chdir(tmp_path)
     yield running_slurm
     running_slurm.cancel_all()

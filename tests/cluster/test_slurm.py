@@ -15,7 +15,7 @@ from one_node_slurm import CORES
 from run_contents import contents
 
 from diffnr_lightning import cli
-from diffnr_lightning.workflows.submission import _executor
+from diffnr_lightning.workflows import submission
 
 pytest.importorskip("submitit")
 pytestmark = [
@@ -155,7 +155,8 @@ def test_a_training_of_two_tasks_goes_on_after_one_was_killed(slurm, inputs, tmp
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
-def test_a_job_without_a_result_has_failed(slurm, inputs, capsys):
+def test_a_job_without_a_result_has_failed(slurm, inputs, capsys, monkeypatch):
+    monkeypatch.setattr(submission, "SECONDS_FOR_RESULTS", 2.0)  # no file system is shared here
     # This cluster keeps no accounts: only its queue tells that a job is gone.
     subprocess.Popen(["sh", "-c", "sleep 3; scancel --me"])
     assert submit(reconstruction(inputs), "--wait", "true") == 2
@@ -181,7 +182,7 @@ def test_a_cluster_without_gpus_refuses_a_job_for_one(slurm, inputs, capsys):
 )
 def test_sbatch_reads_what_configs_say(slurm, config, gpus, answer):
     options = yaml.safe_load((TINY.parent / "cluster" / f"{config}.yaml").read_text())["options"]
-    executor = _executor(Path("jobs"), "slurm", options)._executor
+    executor = submission._executor(Path("jobs"), "slurm", options)._executor
     Path("job.sh").write_text(executor._make_submission_file_text("true", "0"))
     said = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", Path("job.sh").read_text(), re.MULTILINE))
     assert said["time"] == str(options["timeout_min"]) and said.get("gpus-per-node") == gpus
