@@ -278,7 +278,7 @@ def test_a_table_and_its_runs_are_one_group(offline, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
-def test_no_row_of_a_miniature_is_dead(name, tmp_path):
+def test_a_miniature_runs_at_all_its_numbers_of_views(name, tmp_path):
     assert cli.main(["table", name, "--scale", "miniature", "--out", str(tmp_path)]) == 0
     found = {line["method"] for line in lines_of(tmp_path) if line["ours"]}
     assert found == {row.name for row in read_experiment(name, "miniature").rows if row.method}
