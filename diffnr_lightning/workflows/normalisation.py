@@ -82,7 +82,7 @@ def reaches_out(case: Case) -> bool:
 
 
 def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
-    """Return the problem with what lies around its grid, where the object reaches beyond the detector.
+    """Return the problem with what lies around its grid, where the object reaches beyond the detector and the grid.
 
     Args:
         problem: as measured.
@@ -92,24 +92,26 @@ def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
     truncation = scan_truncation(problem.projections, problem.scan)
     if not truncation.share:
         return problem
+    around = None
+    if subtract:
+        around = surroundings(
+            problem.projections,
+            problem.grid,
+            problem.scan,
+            weights=problem.weights,
+            progress=problem.progress,
+        )
     logger.warning(
         "%s: in %.0f %% of the views the object reaches beyond the detector (line integrals at its edge "
         "are up to %.0f %% of the largest): values near the edge of the field of view are estimates%s",
         name,
         100 * truncation.share,
         100 * truncation.level,
-        ", and what lies around the grid is subtracted as it is estimated on a larger, coarser one"
-        if subtract
-        else "",
-    )
-    if not subtract:
-        return problem
-    around = surroundings(
-        problem.projections,
-        problem.grid,
-        problem.scan,
-        weights=problem.weights,
-        progress=problem.progress,
+        ""
+        if not subtract
+        else ", and nothing is subtracted, since a volume on the grid alone explains the projections"
+        if around is None
+        else ", and what lies around the grid is subtracted as it is estimated on a larger, coarser one",
     )
     return problem._replace(surroundings=around)
 

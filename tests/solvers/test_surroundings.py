@@ -5,7 +5,8 @@ import torch
 from balls import ball_integrals
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
-from diffnr_lightning.solvers import cgls, surroundings
+from diffnr_lightning.projectors import project
+from diffnr_lightning.solvers import cgls, scan_truncation, surroundings
 
 FIELD_MM = 18.75
 GRID = VolumeGrid((6, 20, 20), 2 * FIELD_MM / 20)
@@ -15,10 +16,10 @@ CONE = ScanGeometry.cone(
 )
 PARALLEL = ScanGeometry.parallel(pixel_mm=2 * FIELD_MM / 24, **VIEWS)
 NEAR = ScanGeometry.cone(
-    source_to_axis_mm=27.0,
-    source_to_detector_mm=60.0,
-    pixel_mm=60 / 27 * 2 * FIELD_MM / 24,
-    **VIEWS,
+    source_to_axis_mm=36.0, source_to_detector_mm=72.0, pixel_mm=2 * 2 * FIELD_MM / 24, **VIEWS
+)
+FAR = ScanGeometry.cone(
+    source_to_axis_mm=45.0, source_to_detector_mm=90.0, pixel_mm=2 * 2 * FIELD_MM / 24, **VIEWS
 )
 
 
@@ -47,6 +48,21 @@ def test_nothing_of_the_estimate_lies_in_the_grid():
     assert len(points) and bool((points.abs() > half).any(dim=-1).all())
 
 
+def test_a_block_that_fills_the_grid_has_no_surroundings():
+    block = torch.ones(GRID.shape)
+    block[:, 4:9, 6:12] = 0.3
+    projections = project(block, GRID, CONE)
+    assert scan_truncation(projections, CONE).share > 0
+    assert surroundings(projections, GRID, CONE) is None
+
+
 def test_the_coarse_grid_ends_in_front_of_the_source():
-    around = surroundings(wide_ball(NEAR), GRID, NEAR)
-    assert max(around.grid.size_mm) / 2 < 27.0
+    reach = {
+        scan: max(
+            surroundings(ball_integrals(scan, (0.0, 0.0, 0.0), 24.0), GRID, scan).grid.size_mm
+        )
+        / 2
+        for scan in (NEAR, FAR)
+    }
+    assert FIELD_MM < reach[NEAR] < 36.0
+    assert reach[NEAR] < reach[FAR]
