@@ -65,7 +65,7 @@ def reference(system, projections, weights, bound) -> torch.Tensor:
     units = torch.eye(volume.numel(), dtype=torch.float64).reshape(-1, *GRID.shape)
     rises = torch.stack([differences(unit).flatten() for unit in units], dim=1).to_sparse()
     falls = rises.T
-    for _ in range(7000):
+    for _ in range(3000):
         pull = (falls @ dual.flatten()).reshape(GRID.shape)
         slope = (curved @ volume.flatten() - target).reshape(GRID.shape) + pull
         moved = (volume - step * slope).clamp(min=0.0)
@@ -108,7 +108,7 @@ def test_it_finds_the_minimum(small, system):
     assert excess(near) < 0.004
     assert float((near - best).norm()) < 0.015 * float(best.norm())
     assert excess(found(0.3, 1000, subsets=2)) < 0.004
-    assert excess(found(0.3, 1200)) < 0.4 * excess(near)
+    assert excess(found(0.3, 600)) < 0.6 * excess(near)
     # Minima of other strengths are elsewhere.
     assert excess(found(0.2, 300)) > 0.008
     assert excess(found(0.45, 300)) > 0.008
@@ -123,7 +123,7 @@ def test_a_prior_image_takes_its_share_of_the_penalty(small):
 
     def found(share: float, initial: torch.Tensor) -> torch.Tensor:
         options = {"weights": raw, "power": 1.0, "strength": 0.3, "noise": NOISE, "subsets": 5}
-        options |= {"iterations": 300, "initial": initial, "prior_share": share}
+        options |= {"iterations": 200, "initial": initial, "prior_share": share}
         return weighted_tv(projections.float(), GRID, SCAN, prior_image=image, **options).double()
 
     def excess(volume: torch.Tensor, least: float) -> float:
@@ -153,9 +153,8 @@ def test_more_strength_leaves_less_variation_and_more_residual(small):
     projections, weights = small
     variations, residuals = [], []
     for strength in (0.0, 0.1, 0.3, 1.0, 3.0):
-        volume = weighted_tv(
-            projections, GRID, SCAN, weights=weights, strength=strength, iterations=60, noise=NOISE
-        )
+        options = {"weights": weights, "strength": strength, "iterations": 60, "noise": NOISE}
+        volume = weighted_tv(projections.float(), GRID, SCAN, **options)
         variations.append(float(total_variation(volume, GRID.voxel_mm, 0.0)))
         residual = project(volume, GRID, SCAN) - projections
         residuals.append(float((weights.sqrt() * residual.square()).sum()))
