@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "adm_checkpoints": ["read_adm_checkpoint"],
         "biplanar_features": ["BiplanarFeatures", "read_biplanar_features", "stored_features"],
         "checkpoints": [
+            "bundled_priors",
+            "bundled_weights",
             "export_turbo_checkpoint",
             "load_default",
             "load_prior",

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from diffnr_lightning.priors.turbo_checkpoints import read_turbo_checkpoint, tur
 logger = logging.getLogger("diffnr")
 
 FORMAT = "diffnr prior 1"
-DEFAULT_WEIGHTS = "compact_slicefixer.safetensors"
-_DEFAULT = Path(__file__).parents[1] / "assets" / DEFAULT_WEIGHTS
+DEFAULT = "compact_slicefixer"
+"""Name of the prior of the package that is taken where no other is named."""
+BUNDLED = Path(__file__).parents[1] / "assets"
 RELEASED = ".pkl"
 """Ending of the released checkpoints, in the layout of pix2pix-turbo."""
 
@@ -257,28 +257,42 @@ def _load_slicefixer(
     return prior.eval().requires_grad_(False)
 
 
+def bundled_priors() -> list[str]:
+    """Return the names of the priors that come with the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+
+
+def bundled_weights(name: str = DEFAULT) -> Path:
+    """Return the file of a prior that comes with the package.
+
+    Raises:
+        FileNotFoundError: the package was installed without it.
+    """
+    path = BUNDLED / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the weights {path.name} are missing from the installed package; reinstall it, or give a weights file of "
+            "your own."
+        )
+    return path
+
+
 def load_default() -> CompactSliceFixer:
     """Load the CompactSliceFixer that is part of the package.
 
     Raises:
         FileNotFoundError: the package was installed without its weights.
     """
-    with as_file(files("diffnr_lightning") / "assets" / DEFAULT_WEIGHTS) as path:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"the weights {DEFAULT_WEIGHTS} are missing from the installed package; reinstall "
-                "it, or give a weights file of your own."
-            )
-        return load_prior(path)
+    return load_prior(bundled_weights())
 
 
 def chosen_prior(
     weights: Path | None, overrides: dict[str, Any] | None, allow: tuple[str, ...]
 ) -> tuple[Prior, Path]:
-    """Load the prior of a file, or the one that is part of the package, and say where its weights lie.
+    """Load the prior of a file, or one that is part of the package, and say where its weights lie.
 
     Args:
-        weights: file; None takes the CompactSliceFixer of the package.
+        weights: file, or the name of a prior of the package; None takes the package's CompactSliceFixer.
         overrides: arguments that replace those in the file.
         allow: see `load_prior`.
 
@@ -290,5 +304,9 @@ def chosen_prior(
             f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
         )
     if weights is None:
-        return load_default(), _DEFAULT
-    return load_prior(weights, allow=allow, **(overrides or {})), Path(weights)
+        path = bundled_weights()
+    elif not Path(weights).exists() and str(weights) in bundled_priors():
+        path = bundled_weights(str(weights))
+    else:
+        path = Path(weights)
+    return load_prior(path, allow=allow, **(overrides or {})), path

@@ -63,8 +63,8 @@ class Repairer:
     The prior works on the device of the volume that it is given.
 
     Args:
-        weights: file of the prior (safetensors, or the `.pkl` of the authors); None takes the compact SliceFixer that
-            comes with the package.
+        weights: file of the prior (safetensors, or the `.pkl` of the authors), or the name of one that comes with the
+            package (`fbp_unet`); None takes the compact SliceFixer that does.
         overrides: arguments of `SliceFixer` that replace those in the file, such as base, encoder, organ, precision.
         planes: slices that are repaired; the results of several planes are averaged.
         consistency: how a pass is held to the measured projections. `agreement` changes the repaired volume as little

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -264,14 +266,22 @@ def test_weights_that_are_not_those_of_the_architecture_are_refused(weights, ten
     assert_refused(rewritten(weights, tensors=tensors), "holds no usable CompactSliceFixer")
 
 
-def test_a_package_without_its_weights_says_so(monkeypatch):
-    monkeypatch.setattr(checkpoints, "DEFAULT_WEIGHTS", "absent.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"absent.safetensors are missing .*reinstall"):
+def test_a_package_without_its_weights_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"slicefixer.safetensors are missing .*reinstall"):
         load_default()
 
 
-def test_the_default_is_read_from_the_package(tmp_path, monkeypatch, weights):
+def test_priors_of_the_package_are_chosen_by_name(tmp_path, monkeypatch, weights):
+    monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path / "assets")
     (tmp_path / "assets").mkdir()
-    weights.rename(tmp_path / "assets" / checkpoints.DEFAULT_WEIGHTS)
-    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path)
+    shutil.copy(weights, tmp_path / "assets" / "compact_slicefixer.safetensors")
+    shutil.copy(weights, tmp_path / "assets" / "other.safetensors")
     assert load_default().architecture == SMALL
+    for name, stem in ((None, "compact_slicefixer"), ("other", "other")):
+        prior, path = checkpoints.chosen_prior(name and Path(name), None, ())
+        assert prior.architecture == SMALL
+        assert path == tmp_path / "assets" / f"{stem}.safetensors"
+    assert checkpoints.chosen_prior(weights, None, ())[1] == weights
+    with pytest.raises(FileNotFoundError, match="another does not exist"):
+        checkpoints.chosen_prior(Path("another"), None, ())

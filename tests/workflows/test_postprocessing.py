@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
-from diffnr_lightning.priors import CompactSliceFixer, Repairer, save_prior
+from diffnr_lightning.priors import CompactSliceFixer, Repairer, bundled_weights, save_prior
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import analytic
 from diffnr_lightning.workflows import Postprocessing, Problem, Solver
@@ -50,10 +50,10 @@ def test_the_command_line_gives_the_weights(problem, weights, tmp_path):
 
     options = ["--config=fbp_unet", f"--case={tmp_path}", "--out=run"]
     method = parse(workflows.reconstruct, options).arguments["method"]
-    with pytest.raises(
-        ValueError, match=r"give those .* by --method\.init_args\.repairer\.weights"
-    ):
-        method.reconstruct(problem)
+    assert method.learned == (bundled_weights("fbp_unet"),)
     options.append(f"--method.init_args.repairer.weights={weights}")
     method = parse(workflows.reconstruct, options).arguments["method"]
+    assert method.learned == (weights,)
     assert method.repairer.prior.architecture["channels"] == [8, 16]
+    with pytest.raises(ValueError, match=r"give those .* by --method\.init_args\.repairer"):
+        Postprocessing().reconstruct(problem)
