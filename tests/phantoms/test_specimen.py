@@ -4,7 +4,8 @@ import pytest
 from diffnr_lightning.data.generated import generate, generated_seeds, is_generated
 from diffnr_lightning.phantoms.specimen import KINDS, SIDE_MM, kind_of, specimen
 
-SEEDS = range(6)
+# Of every kind one; the foam of the first six seeds has so many holes that it takes seconds.
+SEEDS = range(6, 12)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def halved(array):
 
 
 def test_same_seed_gives_same_specimen(specimens):
-    assert np.array_equal(specimen(1, 32).array, specimens[1].array)
+    assert np.array_equal(specimen(7, 32).array, specimens[7].array)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -43,6 +44,7 @@ def test_consecutive_seeds_are_of_different_kinds(specimens):
 
 
 def test_every_kind_meets_every_turn():
+    assert {kind_of(seed) for seed in SEEDS} == set(KINDS)
     assert len({(kind_of(seed), seed % 4) for seed in range(len(KINDS) ** 2)}) == 4 * len(KINDS)
 
 
@@ -76,8 +78,8 @@ def test_sources_of_generated_objects():
     assert not is_generated("phantom.nii.gz")
     assert not is_generated("specimen")
     assert generated_seeds("specimen:1-4") == ("specimen", range(1, 5))
-    volume = generate("specimen:2", 16)
-    assert (volume.name, volume.source) == ("specimen_2", "specimen:2")
+    volume = generate("specimen:3", 16)
+    assert (volume.name, volume.source) == ("specimen_3", "specimen:3")
 
 
 @pytest.mark.parametrize("source", ["specimen:x", "phantom:4-2", "specimen:", "specimen:1-3"])
