@@ -62,6 +62,8 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 demo: $(INSTALLED)
 	$(PYTHON) -m diffnr_lightning.cli demo --out runs/demo
 
+# One thread of torch in each process: two that share two cores take twice the processor time for small networks.
+test: export OMP_NUM_THREADS ?= 1
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
