@@ -160,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the tables and print gains and notes."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("tables", type=Path, nargs="*", default=sorted(here.glob("results_*.csv")))
+    # One of each set of volumes: results_settled.csv has some of the development set's runs again.
+    stored = [here / f"results_{name}.csv" for name in ("development", "test")]
+    parser.add_argument("tables", type=Path, nargs="*", default=stored)
     parser.add_argument("--ours", default=OURS, help="the method whose gains are wanted")
     parser.add_argument("--protocol", default="r2", help="r2, naf, strict, or views (left out)")
     parser.add_argument(
