@@ -158,6 +158,7 @@ def test_the_main_table_is_of_the_test_set(overlay, monkeypatch):
     [
         ("no_weights", {"weights": "uniform"}),
         ("no_trust", {"consistency": "none"}),
+        ("unsettled", {"finish": "repair"}),
         ("old_prior", {"weights": "runs/old_prior.safetensors"}),
     ],
 )

@@ -303,10 +303,7 @@ def chosen_prior(
         raise ValueError(
             f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
         )
-    if weights is None:
-        path = bundled_weights()
-    elif not Path(weights).exists() and str(weights) in bundled_priors():
-        path = bundled_weights(str(weights))
-    else:
-        path = Path(weights)
+    path = Path(weights or DEFAULT)
+    if weights is None or (not path.exists() and str(path) in bundled_priors()):
+        path = bundled_weights(str(path))
     return load_prior(path, allow=allow, **(overrides or {})), path

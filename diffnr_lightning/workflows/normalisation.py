@@ -92,7 +92,7 @@ def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
     truncation = scan_truncation(problem.projections, problem.scan)
     if not truncation.share:
         return problem
-    around = None
+    around, told = None, ""
     if subtract:
         around = surroundings(
             problem.projections,
@@ -101,17 +101,18 @@ def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
             weights=problem.weights,
             progress=problem.progress,
         )
+        told = (
+            ", and nothing is subtracted, since a volume on the grid alone explains the projections"
+            if around is None
+            else ", and what lies around the grid is subtracted as it is estimated on a larger, coarser one"
+        )
     logger.warning(
         "%s: in %.0f %% of the views the object reaches beyond the detector (line integrals at its edge "
         "are up to %.0f %% of the largest): values near the edge of the field of view are estimates%s",
         name,
         100 * truncation.share,
         100 * truncation.level,
-        ""
-        if not subtract
-        else ", and nothing is subtracted, since a volume on the grid alone explains the projections"
-        if around is None
-        else ", and what lies around the grid is subtracted as it is estimated on a larger, coarser one",
+        told,
     )
     return problem._replace(surroundings=around)
 

@@ -65,7 +65,7 @@ def reference(system, projections, weights, bound) -> torch.Tensor:
     units = torch.eye(volume.numel(), dtype=torch.float64).reshape(-1, *GRID.shape)
     rises = torch.stack([differences(unit).flatten() for unit in units], dim=1).to_sparse()
     falls = rises.T
-    for _ in range(3000):
+    for _ in range(7000):
         pull = (falls @ dual.flatten()).reshape(GRID.shape)
         slope = (curved @ volume.flatten() - target).reshape(GRID.shape) + pull
         moved = (volume - step * slope).clamp(min=0.0)
@@ -108,7 +108,7 @@ def test_it_finds_the_minimum(small, system):
     assert excess(near) < 0.004
     assert float((near - best).norm()) < 0.015 * float(best.norm())
     assert excess(found(0.3, 1000, subsets=2)) < 0.004
-    assert excess(found(0.3, 600)) < 0.6 * excess(near)
+    assert excess(found(0.3, 1200)) < 0.4 * excess(near)
     # Minima of other strengths are elsewhere.
     assert excess(found(0.2, 300)) > 0.008
     assert excess(found(0.45, 300)) > 0.008
