@@ -15,6 +15,8 @@ from typing import Any
 
 OLD = ".old"
 READ_AT_ONCE = 1 << 20
+SECOND_FINGERPRINT = ".v2."
+"""Between a content's fingerprint of the first version and what that one did not hold."""
 
 
 @contextmanager
@@ -102,6 +104,16 @@ def sha256(path: Path) -> str:
         while piece := file.read(READ_AT_ONCE):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def same_content(recorded: str, now: str) -> bool:
+    """Return whether a fingerprint on record is that of a content, as this version or an earlier one took it.
+
+    Args:
+        recorded: of either version.
+        now: of this version, which begins with that of the earlier one.
+    """
+    return recorded in (now, now.partition(SECOND_FINGERPRINT)[0])
 
 
 def claim(path: Path, text: str) -> None:

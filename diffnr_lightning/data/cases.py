@@ -35,7 +35,7 @@ from diffnr_lightning.data.case_photons import read_photons, write_photons
 from diffnr_lightning.data.plausibility import check_angles, check_line_integrals
 from diffnr_lightning.data.truth import check_truth, normalised
 from diffnr_lightning.data.volumes import UNTILTED, Direction
-from diffnr_lightning.files import replacing_folder
+from diffnr_lightning.files import SECOND_FINGERPRINT, replacing_folder
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
 from diffnr_lightning.photons import PhotonCounts
 
@@ -105,7 +105,11 @@ class Case:
         return tuple(float(c) for c in self.provenance.get("frame_direction") or UNTILTED)
 
     def fingerprint(self) -> str:
-        """Return a hash of all that a reconstruction reads; where the case lies is not in it."""
+        """Return a hash of all that a reconstruction reads; where the case lies is not in it.
+
+        Before the mark it is the one of earlier versions, which knew of photons their counts alone; see
+        `files.same_content`.
+        """
         frame = (self.frame_origin_mm, self.frame_direction)
         described = (self.seed, self.unit, self.window_hu, *frame, self.grid)
         digest = hashlib.sha256(repr(described).encode())
@@ -120,7 +124,15 @@ class Case:
                 digest.update(photons.counts.contiguous().numpy())
         if self.volume is not None:
             digest.update(self.volume.contiguous().numpy())
-        return digest.hexdigest()
+        first = digest.hexdigest()
+        for photons in (self.photons, self.test_photons):
+            if photons is None:
+                digest.update(b"None")
+                continue
+            numbers = (float(photons.electronic), float(photons.scale))
+            digest.update(repr((tuple(photons.air.shape), *numbers, photons.origin)).encode())
+            digest.update(photons.air.contiguous().numpy())
+        return f"{first}{SECOND_FINGERPRINT}{digest.hexdigest()}"
 
 
 def write_case(case: Case, path: str | Path) -> Path:

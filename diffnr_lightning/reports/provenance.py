@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffnr_lightning.files import sha256, write_json
+from diffnr_lightning.files import same_content, sha256, write_json
 from diffnr_lightning.reports.runs import RunSummary
 
 ENVIRONMENT_FILE = "environment.json"
@@ -47,7 +47,7 @@ def provenance(runs: Sequence[RunSummary], table: Path) -> dict[str, Any]:
         "torch": _counted(record.get("packages", {}).get("torch") for _, record in records),
         "machines": _counted(_machine(record) for _, record in records),
         "hours": round(math.fsum(run.seconds or 0 for run in runs) / 3600, 3),
-        "cases_sha256": {name: sorted(found) for name, found in sorted(cases.items())},
+        "cases_sha256": {name: sorted(_newest(found)) for name, found in sorted(cases.items())},
         "weights_sha256": {path: sorted(found) for path, found in sorted(weights.items())},
         "runs_without_weights_record": sum("weights" not in record for _, record in records),
     }
@@ -123,6 +123,15 @@ def _counted(values: Any) -> dict[str, int]:
 def _add(found: dict[str, list[str]], name: str, digest: str) -> None:
     if digest not in found.setdefault(name, []):
         found[name].append(digest)
+
+
+def _newest(digests: Sequence[str]) -> list[str]:
+    """Leave out those that runs of earlier versions recorded of a content that later ones recorded too."""
+    return [
+        digest
+        for digest in digests
+        if not any(other != digest and same_content(digest, other) for other in digests)
+    ]
 
 
 def _environment(folder: Path) -> dict[str, Any]:

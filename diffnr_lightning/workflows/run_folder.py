@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from diffnr_lightning.callbacks.resource_use import ResourceUse
-from diffnr_lightning.files import remove_leftovers, write_json, write_text
+from diffnr_lightning.files import remove_leftovers, same_content, write_json, write_text
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 
@@ -41,7 +41,7 @@ class RunFolder:
         path: the folder.
         settings: plain dict of everything that decides the outcome, defaults filled in.
         inputs: fingerprint of the content that a setting names, by the setting's name: the files may
-            move then, but not change.
+            move then, but not change (`files.same_content`).
 
     Attributes:
         path: the folder.
@@ -205,7 +205,7 @@ class RunFolder:
         free = (*FREE_KEYS, *known, *(FREE_WHEN_FINISHED if self.finished else ()))
         changed = difference(before, self.settings, free)
         for key in known:
-            if inputs[key] != self.inputs[key]:
+            if not same_content(inputs[key], self.inputs[key]):
                 changed = changed or f"another content of {key} ({self.settings.get(key)})"
         if changed:
             raise ValueError(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from diffnr_lightning.data import Case, read_case, write_case
+from diffnr_lightning.files import same_content
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.projectors import project
 
 
@@ -284,3 +287,60 @@ def test_contradictory_case_is_refused(small_case):
     with pytest.raises(ValueError, match="volume"):
         replace(small_case, grid=VolumeGrid((4, 4, 4), 1.0))
     assert isinstance(small_case, Case)
+
+
+@pytest.fixture
+def counted_case(small_case):
+    counts = torch.arange(5.0 * 6 * 9).reshape(5, 6, 9)
+    photons = PhotonCounts(counts, torch.full((1, 1, 1), 1e4), 3.0, 0.02)
+    tested = PhotonCounts(counts[:2], torch.full((2, 6, 9), 1e4), 3.0, 0.02)
+    return replace(small_case, photons=photons, test_photons=tested)
+
+
+def first_fingerprint(case):
+    """What versions recorded that hashed of the photons their counts alone."""
+    frame = (case.frame_origin_mm, case.frame_direction)
+    parts = [repr((case.seed, case.unit, case.window_hu, *frame, case.grid)).encode()]
+    for scan, projections, photons in (
+        (case.scan, case.projections, case.photons),
+        (case.test_scan, case.test_projections, case.test_photons),
+    ):
+        parts += [repr(scan).encode(), projections.numpy().tobytes()]
+        parts += [] if photons is None else [photons.counts.numpy().tobytes()]
+    return hashlib.sha256(b"".join([*parts, case.volume.numpy().tobytes()])).hexdigest()
+
+
+@pytest.mark.parametrize("which", ["photons", "test_photons"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("counts", None),
+        ("air", None),
+        ("electronic", 4.0),
+        ("scale", 0.03),
+        ("origin", "assumed"),
+    ],
+)
+def test_all_that_is_known_of_photons_is_in_the_fingerprint(counted_case, which, key, value):
+    photons = getattr(counted_case, which)
+    changed = photons._replace(**{key: getattr(photons, key) + 1 if value is None else value})
+    other = replace(counted_case, **{which: changed})
+    assert other.fingerprint() != counted_case.fingerprint()
+    assert not same_content(counted_case.fingerprint(), other.fingerprint())
+    assert same_content(first_fingerprint(counted_case), other.fingerprint()) == (key != "counts")
+
+
+def test_photons_that_are_not_known_are_others(counted_case):
+    told = {counted_case.fingerprint()}
+    for without in ({"photons": None}, {"test_photons": None}):
+        told.add(replace(counted_case, **without).fingerprint())
+    assert len(told) == 3
+
+
+def test_a_fingerprint_lasts(tmp_path, counted_case, small_case):
+    for number, case in enumerate((counted_case, small_case)):
+        folder = write_case(case, tmp_path / str(number))
+        read = read_case(folder)
+        assert read.fingerprint() == read_case(folder).fingerprint()
+        assert same_content(first_fingerprint(read), read.fingerprint())
+        assert not same_content(first_fingerprint(replace(read, seed=1)), read.fingerprint())

@@ -48,6 +48,14 @@ def test_what_runs_recorded_is_gathered(written):
     assert (record["runs"], record["hours"], record["runs_without_weights_record"]) == (3, 1.5, 1)
 
 
+def test_what_versions_recorded_of_one_scan_is_one_hash(tmp_path):
+    for number, digest in enumerate(("aa", "aa.v2.bb", "aa.v2.bb", "cc")):
+        write_run(tmp_path / str(number), f"M{number}", {"inputs": {"case": digest}})
+    write_tables(read_runs([tmp_path]), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "table.provenance.json").read_text())
+    assert record["cases_sha256"] == {"tooth, 24 views": ["aa.v2.bb", "cc"]}
+
+
 def test_a_sentence_says_what_readers_ask_first(written):
     said = provenance_in_words(json.loads((written / "table.provenance.json").read_text()))
     assert said.startswith("`table.csv`: 3 runs, 1.5 hours in all (A processor (1), ")

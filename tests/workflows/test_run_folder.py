@@ -111,6 +111,22 @@ def test_inputs_may_move_but_not_change(tmp_path):
         RunFolder(first.path, SETTINGS, {"case": "34cd"}).open()
 
 
+@pytest.mark.parametrize("left", ["checkpoint.ckpt", "metrics.json"])
+def test_inputs_are_known_by_what_earlier_versions_recorded(tmp_path, left):
+    first = RunFolder(tmp_path / "run", SETTINGS, {"case": "12ab"})
+    first.open()
+    (first.path / left).touch()
+    with pytest.raises(ValueError, match="another content of case"):
+        RunFolder(first.path, SETTINGS, {"case": "34cd.v2.56ef"}).open()
+    now = RunFolder(first.path, SETTINGS, {"case": "12ab.v2.56ef"})
+    now.open()
+    if now.finished:
+        return
+    assert now.environment["inputs"] == {"case": "12ab.v2.56ef"}
+    with pytest.raises(ValueError, match="another content of case"):
+        RunFolder(first.path, SETTINGS, {"case": "12ab.v2.78ab"}).open()
+
+
 def in_processes(number, work):
     """Call ``work(rank, barrier, answers)`` in processes; return the answers by rank."""
     barrier, answers = FORK.Barrier(number), FORK.Queue()

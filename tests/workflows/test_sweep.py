@@ -84,6 +84,26 @@ def test_a_case_that_was_exchanged_is_refused(whole, tmp_path, capsys):
     assert "another content of case" in capsys.readouterr().err
 
 
+def test_what_an_earlier_version_finished_is_not_built_again(whole, tmp_path, monkeypatch, capsys):
+    """It hashed less of a case, and recorded that."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    for file in copy.rglob("environment.json"):
+        described = json.loads(file.read_text())
+        if "inputs" in described:
+            described["inputs"] = {k: v.partition(".")[0] for k, v in described["inputs"].items()}
+            file.write_text(json.dumps(described))
+
+    def built(*args, **kwargs):
+        raise AssertionError("a solver was built for a finished run")
+
+    monkeypatch.setattr(Solver, "__init__", built)
+    assert sweep(copy) == 0
+    view = copy / "simulate/6_views/phantom_3/case/proj_train/0000.npy"
+    np.save(view, 2 * np.load(view))
+    assert sweep(copy) == cli.USAGE_ERROR
+    assert "another content of case" in capsys.readouterr().err
+
+
 def test_two_methods_of_one_name_are_refused(tmp_path, capsys):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
