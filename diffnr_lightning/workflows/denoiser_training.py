@@ -116,9 +116,7 @@ def train_denoiser(
     batches.split()
     plain = {"iterations": iterations, "seed": seed, "volumes": list(sources)}
     run = RunFolder(out, resolved or plain)
-    run.open()
-    if run.finished:
-        logger.info("%s is finished already", out)
+    if not run.begin():
         return out
     batches.setup("fit")
 

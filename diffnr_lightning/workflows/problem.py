@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diffnr_lightning.photons import PhotonCounts
     from diffnr_lightning.solvers import Surroundings
     from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+    from diffnr_lightning.workflows.ongoing_run import OngoingRun
 
 Progress = Callable[[int, int, str], None]
 
@@ -95,6 +96,27 @@ class Problem(NamedTuple):
         )
 
 
+class MethodRecord:
+    """What is kept of a method while it reconstructs; of this one nothing, and it begins anew when it is interrupted.
+
+    Attributes:
+        steps: iterations done, by which a logger orders what it is given.
+    """
+
+    steps: int = 0
+
+    def watched(self, problem: Problem) -> Problem:
+        """Return the problem with whoever watches the method, and with what it goes on from."""
+        return problem
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what `metrics.json` is to say of how the volume was made."""
+        return {}
+
+    def finish(self) -> None:
+        """Remove what a finished run does not need; its results are written."""
+
+
 class Method(ABC):
     """A way from projections to a volume; subclasses are named in configs by ``class_path``.
 
@@ -117,6 +139,10 @@ class Method(ABC):
     def learned(self) -> tuple[Path, ...]:
         """Files and folders of the trained weights that it uses."""
         return ()
+
+    def record(self, run: OngoingRun) -> MethodRecord:
+        """Return what keeps the method in a run, so that it goes on where it was interrupted."""
+        return MethodRecord()
 
     @abstractmethod
     def reconstruct(self, problem: Problem) -> Tensor:

@@ -9,16 +9,15 @@ from typing import Annotated, Any, Literal
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.evidence import evidence
+from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.run_logger import log_preview, log_scores, logged_run
+from diffnr_lightning.workflows.run_logger import log_scores, logged_run
 from diffnr_lightning.workflows.signature import exists, folder_to_be
 from diffnr_lightning.workflows.weights_record import weights_record
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
 Method = deferred("diffnr_lightning.workflows.problem.Method")
-Sampler = deferred("diffnr_lightning.workflows.sampler.Sampler")
-Scene = deferred("diffnr_lightning.workflows.scene.Scene")
 Tensor = deferred("torch.Tensor")
 
 logger = logging.getLogger("diffnr")
@@ -92,84 +91,52 @@ def reconstruct(
     loaded = load_case(case)
     grid, inner = working_grid(loaded, pad)
     subtract = surroundings == "auto" and method.fits and not pad
+    weighted = weights == "auto"
     if place.type == "cuda":
         from diffnr_lightning.workflows.memory import refuse_what_cannot_fit
 
-        given = {"weighted": weights == "auto", "surrounded": subtract and reaches_out(loaded)}
+        given = {"weighted": weighted, "surrounded": subtract and reaches_out(loaded)}
         refuse_what_cannot_fit(method, grid, loaded.scan, place, **given)
-    run = RunFolder(
-        out,
-        resolved or {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad},
-        {"case": loaded.fingerprint()},
-    )
-    if not run.finished:
-        run.facts["weights"] = weights_record(method.learned)
-    run.open()
-    if run.finished:
-        logger.info("%s is finished already", out)
+    plain = {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad}
+    folder = RunFolder(out, resolved or plain, {"case": loaded.fingerprint()})
+    if not folder.finished:
+        folder.facts["weights"] = weights_record(method.learned)
+    if not folder.begin():
         return out
     label = " + ".join(filter(None, (name or method.name, variant)))
     tags = [label, f"{len(loaded.scan)} views", loaded.name]
-    told = {**run.settings, "environment": run.environment}
     with (
-        run.claim(),
-        logged_run(curves, told, run.path, "reconstruct", tags),
+        folder.claim(),
+        logged_run(curves, folder.described, out, "reconstruct", tags),
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
+        run = OngoingRun(folder, loaded, case, label, inner, progress, curves, checkpoint_every)
         scale = intensity_scale(loaded)
         problem = measured_problem(
             loaded,
             grid,
             place,
             photons=photons_of(loaded, photons),
-            weighted=weights == "auto",
+            weighted=weighted,
             scale=scale,
             seed=seed,
             progress=progress,
         )
         problem = with_surroundings(problem, loaded.name, subtract)
-        if isinstance(method, Scene):
-            # Lightning is imported only where something is trained.
-            from diffnr_lightning.callbacks import Convergence
-            from diffnr_lightning.callbacks.run_record import RunRecord
-            from diffnr_lightning.priors import stored_features
-
-            convergence = Convergence(loaded.volume, inner)
-            record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
-            problem = problem._replace(
-                checkpoint=run.resume_from(),
-                callbacks=(convergence, record),
-                curves=curves,
-                features=stored_features(case),
-            )
-        kept = None
-        if isinstance(method, Sampler):
-            from diffnr_lightning.workflows.sampler_record import SamplerRecord
-
-            def show(volume: Tensor) -> None:
-                """Draw an estimate (Z, Y, X) while the sampler runs."""
-                _draw(run, loaded, volume[inner].cpu(), label)
-                if curves is not None:
-                    log_preview(curves, run.path / "preview.png", kept.state["done"])
-
-            kept = SamplerRecord(run, progress, show)
-            problem = problem._replace(progress=kept, state=kept.state)
+        record = method.record(run)
+        problem = record.watched(problem)
         volume = method.reconstruct(problem.without_surroundings())
         # What a run says of its volume is not what the volume costs.
-        cost = run.use.as_metrics()
-        metrics: dict[str, Any] = {"method": label, **method.findings, "pad": pad, **cost}
-        metrics |= evidence(method, volume, problem, loaded, scale, inner, run.path)
-        volume = volume.cpu()
-        if isinstance(method, Scene):
-            metrics |= {"iterations": method.iterations, "history": convergence.history}
-        metrics = _write_result(run, loaded, volume[inner].contiguous(), scale, case, metrics)
+        cost = folder.use.as_metrics()
+        metrics = {"method": label, **method.findings, "pad": pad, **cost}
+        metrics |= evidence(method, volume, problem, loaded, scale, inner, out)
+        metrics |= record.metrics()
+        metrics = _write_result(run, volume.cpu()[inner].contiguous(), scale, metrics)
         if curves is not None:
-            steps = metrics.get("iterations") or (kept.state.get("done", 0) if kept else 0)
-            log_scores(curves, metrics, steps, told)
-            log_preview(curves, run.path / "preview.png", steps)
-        run.write_json("metrics.json", metrics)
-        if kept is not None:
-            kept.finish()
+            log_scores(curves, metrics, record.steps, folder.described)
+            run.log_preview(record.steps)
+        folder.write_json("metrics.json", metrics)
+        record.finish()
     return out
 
 
@@ -180,34 +147,20 @@ def _noise_of(case: Case) -> dict[str, Any] | None:
     return case.provenance.get("simulation", {}).get("recipe", {}).get("noise")
 
 
-def _draw(run: RunFolder, case: Case, volume: Tensor, label: str) -> None:
-    """Write the preview of a volume (Z, Y, X), beside the true one where it is known."""
-    from diffnr_lightning.files import replacing
-    from diffnr_lightning.reports import preview
-
-    truth = None if case.volume is None else case.volume.numpy()
-    with replacing(run.path / "preview.png") as part:
-        preview(volume.numpy(), truth, part, case.grid.voxel_mm, label)
-
-
 def _write_result(
-    run: RunFolder,
-    case: Case,
-    volume: Tensor,
-    scale: float,
-    folder: Path,
-    metrics: dict[str, Any],
+    run: OngoingRun, volume: Tensor, scale: float, metrics: dict[str, Any]
 ) -> dict[str, Any]:
     """Write volume and preview, and return the metrics, which are written last."""
     from diffnr_lightning.data import save_volume
     from diffnr_lightning.data.datasets import known_volume
     from diffnr_lightning.metrics import evaluate_volume
 
+    case = run.case
     known = known_volume(case.source)
     metrics = {
         "case": case.name,
         "kind": known.kind if known else None,
-        "case_folder": str(folder.resolve()),
+        "case_folder": str(run.case_path.resolve()),
         **metrics,
         "views": len(case.scan),
         "noise": _noise_of(case),
@@ -219,9 +172,9 @@ def _write_result(
     }
     if case.volume is not None:
         metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())
-    _draw(run, case, volume, metrics["method"])
+    run.draw(volume)
     save_volume(
-        run.path / "volume.nii.gz",
+        run.folder.path / "volume.nii.gz",
         (volume if case.window_hu else volume * scale).numpy(),
         case.grid,
         case.window_hu,
@@ -230,5 +183,5 @@ def _write_result(
     )
     score = metrics.get("protocols", {}).get("r2")
     text = f", PSNR {score['psnr']:.2f} dB, SSIM {score['ssim']:.3f}" if score else ""
-    logger.info("%s: %s in %.0f s%s", case.name, metrics["method"], metrics["seconds"], text)
+    logger.info("%s: %s in %.0f s%s", case.name, run.label, metrics["seconds"], text)
     return metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import remove_leftovers, same_content, write_json, write_text
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
+
+logger = logging.getLogger("diffnr")
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -78,6 +81,11 @@ class RunFolder:
             return {}
         return described if isinstance(described, dict) else {}
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """Settings and environment, as a logger is told of the run."""
+        return {**self.settings, "environment": self.environment}
+
     def open(self) -> None:
         """Create the folder or take up the run that it holds.
 
@@ -104,6 +112,18 @@ class RunFolder:
                 )
             write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False))
             self.write_json(ENVIRONMENT, described)
+
+    def begin(self) -> bool:
+        """Open the folder, and return whether anything is left to do; where nothing is, say so.
+
+        Raises:
+            ValueError: the folder holds a run of other settings, or something that is no run.
+            OSError: the folder cannot be written.
+        """
+        self.open()
+        if self.finished:
+            logger.info("%s is finished already", self.path)
+        return not self.finished
 
     @contextmanager
     def claim(self) -> Iterator[None]:

@@ -14,7 +14,9 @@ from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.priors import denoiser_folder, load_denoiser
 from diffnr_lightning.representations import Representation, Siren
 from diffnr_lightning.solvers import diffusion
+from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
+from diffnr_lightning.workflows.sampler_record import SamplerRecord
 from diffnr_lightning.workflows.solver import Solver, check_options
 
 HANDED = ("denoiser", "representation", "seed", "state")
@@ -78,6 +80,10 @@ class Sampler(Method):
     def learned(self) -> tuple[Path, ...]:
         """Folder of the denoiser."""
         return (denoiser_folder(self.denoiser),)
+
+    def record(self, run: OngoingRun) -> SamplerRecord:
+        """Return what keeps the state of the sampler, and shows its estimates."""
+        return SamplerRecord(run.folder, run.progress, run.show)
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the sampled volume.

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from diffnr_lightning.files import replacing
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
-from diffnr_lightning.workflows.problem import Progress
+from diffnr_lightning.workflows.problem import MethodRecord, Problem, Progress
 from diffnr_lightning.workflows.run_folder import RunFolder
 
 SECONDS = 60.0
 """Between two checkpoints, which take the time and the room of some volumes."""
 
 
-class SamplerRecord:
+class SamplerRecord(MethodRecord):
     """Keep the state of a sampler in the run folder, replaced in one step, and report progress.
 
     Args:
         run: its folder; what it has cost travels with the checkpoint.
         progress: called with (steps done, steps in all, text).
-        show: called with each estimate (Z, Y, X) that is kept.
+        show: called with each estimate (Z, Y, X) that is kept and the steps done.
 
     Attributes:
         state: what the sampler fills; that of the checkpoint where there is one.
@@ -36,7 +36,7 @@ class SamplerRecord:
         self,
         run: RunFolder,
         progress: Progress | None = None,
-        show: Callable[[Tensor], None] | None = None,
+        show: Callable[[Tensor, int], None] | None = None,
     ) -> None:
         self.run, self.progress, self.show = run, progress, show
         kept = run.kept("sampler", "seconds", "peak_memory_mb") or {"sampler": {}}
@@ -44,6 +44,15 @@ class SamplerRecord:
         run.use.earlier_seconds = kept.get("seconds", 0.0)
         run.use.earlier_peak_mb = kept.get("peak_memory_mb", 0.0)
         self._kept_at = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self.state.get("done", 0)
+
+    def watched(self, problem: Problem) -> Problem:
+        """Return the problem with the state to go on from, of which this one is told."""
+        return problem._replace(progress=self, state=self.state)
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """Write the checkpoint where it is due, and report progress."""
@@ -63,4 +72,4 @@ class SamplerRecord:
             cost = {"seconds": use.seconds, "peak_memory_mb": use.peak_memory_mb}
             torch.save({"sampler": self.state, **cost}, part)
         if self.show and "estimate" in self.state:
-            self.show(self.state["estimate"])
+            self.show(self.state["estimate"], self.steps)

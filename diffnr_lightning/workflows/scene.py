@@ -14,7 +14,9 @@ from diffnr_lightning.data import RaySampling, ScanData
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.representations import GaussianCloud, Representation
+from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
+from diffnr_lightning.workflows.scene_record import SceneRecord
 from diffnr_lightning.workflows.settling import settled
 from diffnr_lightning.workflows.solver import Solver
 from diffnr_lightning.workflows.trainer import quiet_trainer
@@ -103,6 +105,10 @@ class Scene(Method):
         """Files and folders of the priors' weights, where they take part."""
         priors = (self.pseudo_reference, self.repaired_projections)
         return tuple(prior.repairer.learned for prior in priors if prior is not None)
+
+    def record(self, run: OngoingRun) -> SceneRecord:
+        """Return what keeps checkpoint and convergence of the optimisation."""
+        return SceneRecord(run, self.iterations)
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""

@@ -222,8 +222,4 @@ def _named(what: str, entries: Sequence[str]) -> dict[str, list[Path]]:
 def _is_finished(settings: Settings, fingerprint: str) -> bool:
     """Tell before networks are built; refuses, as `reconstruct` does, a run of other settings."""
     run = RunFolder(Path(settings.resolved["out"]), settings.resolved, {"case": fingerprint})
-    if not run.finished:
-        return False
-    run.open()
-    logger.info("%s is finished already", run.path)
-    return True
+    return run.finished and not run.begin()

@@ -111,9 +111,7 @@ def finetune(
         frozen_backbone(network)
     data.setup("fit")  # what is wrong with the pairs is known before anything is written
     run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
-    run.open()
-    if run.finished:
-        logger.info("%s is finished already", out)
+    if not run.begin():
         return out
     train_in_folder(
         run,

@@ -53,7 +53,6 @@ def train_in_folder(
         callbacks: further Lightning callbacks, by name.
         **trainer_options: accelerator, devices and the like.
     """
-    told = {**run.settings, "environment": run.environment}
     watching = list((callbacks or {}).values())
     if curves is not None and not any(isinstance(callback, SliceImages) for callback in watching):
         watching.append(SliceImages(run.path / "pictures"))
@@ -72,7 +71,7 @@ def train_in_folder(
         )
         with (
             run.claim() if trainer.is_global_zero else nullcontext(),
-            logged_run(curves, told, run.path, job, [type(task).__name__]),
+            logged_run(curves, run.described, run.path, job, [type(task).__name__]),
         ):
             trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
             scores = {}

@@ -241,6 +241,19 @@ def test_a_hostile_checkpoint_is_not_run(run, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+def test_a_run_begins_until_it_is_finished(run, caplog):
+    caplog.set_level("INFO", "diffnr")
+    assert run.begin() and not caplog.messages
+    run.finish({})
+    assert not run.begin()
+    assert caplog.messages == [f"{run.path} is finished already"]
+
+
+def test_a_logger_is_told_settings_and_environment(run):
+    assert set(run.described) == {*SETTINGS, "environment"}
+    assert run.described["environment"] == run.environment
+
+
 def test_metrics_mark_the_end(run):
     metrics = run.finish({"protocols": {"r2": {"psnr": 30.0}}})
     assert run.finished

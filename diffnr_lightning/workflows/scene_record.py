@@ -1,0 +1,46 @@
+"""Checkpoint and convergence of an optimisation, from which a killed run goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffnr_lightning.callbacks import Convergence
+from diffnr_lightning.callbacks.run_record import RunRecord
+from diffnr_lightning.priors import stored_features
+from diffnr_lightning.workflows.ongoing_run import OngoingRun
+from diffnr_lightning.workflows.problem import MethodRecord, Problem
+
+
+class SceneRecord(MethodRecord):
+    """Let Lightning keep an optimisation in the run folder, and note how it converges.
+
+    Args:
+        run: that is kept.
+        iterations: batches of the optimisation.
+    """
+
+    def __init__(self, run: OngoingRun, iterations: int) -> None:
+        self.run = run
+        self.steps = iterations
+        self.convergence = Convergence(run.case.volume, run.inner)
+
+    def watched(self, problem: Problem) -> Problem:
+        """Return the problem with checkpoint, callbacks, logger, and the features that came with the case.
+
+        Raises:
+            ValueError: the checkpoint is damaged.
+        """
+        folder = self.run.folder
+        kept = RunRecord(
+            folder.checkpoint, self.run.checkpoint_every, folder.use, self.run.progress
+        )
+        return problem._replace(
+            checkpoint=folder.resume_from(),
+            callbacks=(self.convergence, kept),
+            curves=self.run.curves,
+            features=stored_features(self.run.case_path),
+        )
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the number of iterations, and loss and PSNR over them."""
+        return {"iterations": self.steps, "history": self.convergence.history}
