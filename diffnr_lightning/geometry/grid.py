@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,11 +101,14 @@ class VolumeGrid:
         centre = first + 0.5 * (np.asarray(shape[::-1]) - 1) * np.asarray(self.voxel_mm[::-1])
         return VolumeGrid(tuple(shape), self.voxel_mm, tuple(centre))
 
-    def enlarged(self, share: float) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:
+    def enlarged(
+        self, share: float | Sequence[float]
+    ) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:
         """Return a grid of the same voxels that reaches out further, and where this one lies in it.
 
         Args:
-            share: of each edge that is added to it, half on either side, rounded up to whole voxels.
+            share: of each edge, or of those along (z, y, x), that is added to it, half on either side, rounded up to
+                whole voxels.
 
         Returns:
             the larger grid, and the slices (Z, Y, X) that cut this grid out of its volumes.
@@ -112,9 +116,10 @@ class VolumeGrid:
         Raises:
             ValueError: a negative or infinite share.
         """
-        if not 0.0 <= share < np.inf:
+        shares = np.broadcast_to(share, 3)
+        if not (np.isfinite(shares) & (shares >= 0.0)).all():
             raise ValueError(f"share is {share}; a number of at least 0 is expected.")
-        added = [int(np.ceil(0.5 * share * n - 1e-9)) for n in self.shape]
+        added = [int(np.ceil(0.5 * s * n - 1e-9)) for s, n in zip(shares, self.shape, strict=True)]
         shape = tuple(n + 2 * more for n, more in zip(self.shape, added, strict=True))
         inner = tuple(slice(more, more + n) for n, more in zip(self.shape, added, strict=True))
         return VolumeGrid(shape, self.voxel_mm, self.centre_mm), inner

@@ -18,7 +18,7 @@ from diffnr_lightning.solvers.sbtv import sbtv
 from diffnr_lightning.solvers.sirt import sirt
 from diffnr_lightning.solvers.surroundings import Surroundings, surroundings
 from diffnr_lightning.solvers.total_variation import total_variation, total_variation_gradient
-from diffnr_lightning.solvers.truncation import object_radius, scan_truncation
+from diffnr_lightning.solvers.truncation import meets_the_ends, object_radius, scan_truncation
 from diffnr_lightning.solvers.weighted_tv import weighted_tv
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "fista_tv",
     "initial_volume",
     "mbir",
+    "meets_the_ends",
     "near_circle",
     "object_radius",
     "ramp_filter",

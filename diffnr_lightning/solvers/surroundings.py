@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers.problem import Progress
-from diffnr_lightning.solvers.truncation import object_radius
+from diffnr_lightning.solvers.truncation import axial_reach, meets_the_ends, object_radius
 from diffnr_lightning.solvers.weighted_tv import weighted_tv
 
 logger = logging.getLogger("diffnr")
 
-# Of each edge, by which the grid is enlarged: as far as continued rows reach and a little farther, within limits. Of a
-# chest in a field of 70 % of its width, whose rows say 2.2, 0.6, which just holds it, leaves 26.64 dB, 1 leaves 26.49
-# and 1.5 leaves 26.08 (24 views, 128^3, 1e5 photons, as below).
+# Of each edge, by which the grid is enlarged: as far as continued rows reach and a little farther, along the axis as
+# far as rays to the detector go, within limits. Of a chest in a field of 70 % of its width, whose rows say 2.2, 0.6,
+# which just holds it, leaves 26.64 dB, 1 leaves 26.49 and 1.5 leaves 26.08 (24 views, 128^3, 1e5 photons, as below).
 _LEAST, _LARGEST = 0.1, 1.0
 _MARGIN = 1.1
 _VIEWS = 16  # whose rows are continued
@@ -27,8 +27,8 @@ _VIEWS = 16  # whose rows are continued
 _COARSENESS = 2
 # What is left unexplained has to fall to this share of what a volume on the grid alone leaves, or nothing lies around
 # it. It is 0.03 of truncated scans of a head and a limb (development set, 24 views, 1e5 photons; the log says it), 0.14
-# and 0.19 with the noise of the LUNA16 recipe, 1.0 to 1.2 of specimens that fill the grid and end with it. Nearer to
-# these, so that a little that lies outside is not missed.
+# and 0.19 with the noise of the LUNA16 recipe, 1.0 to 1.2 of specimens that fill the grid and end with it; 0.43 of a
+# head that goes on above it (training set). Nearer to the blocks, so that a little that lies outside is not missed.
 _NEEDED = 0.9
 # Share of the way to the nearest source that the enlarged grid may take up.
 _CLEAR = 0.9
@@ -64,8 +64,9 @@ def surroundings(
     Of an object that reaches beyond the detector no volume on the grid explains the projections: what is outside is
     piled up at its edges, and streaks run from there through the middle. With the line integrals of the surroundings
     taken away, every method explains them again. They need not be known finely, since each ray sees them as a whole.
-    A block that fills the grid and ends with it may reach to the detector's edge too, but a volume on the grid explains
-    it.
+    So it is of an object that goes on above or below the grid, which rays of a cone beam pass on their way to the
+    outermost rows. A block that fills the grid and ends with it may reach to the detector's edges too, but a volume on
+    the grid explains it.
 
     Args:
         projections: (V, H, W) line integrals in unit times mm.
@@ -88,7 +89,7 @@ def surroundings(
     shape = tuple(max(1, round(n / _COARSENESS)) for n in grid.shape)
     edges = tuple(size / n for size, n in zip(grid.size_mm, shape, strict=True))
     coarse = VolumeGrid(shape, edges, grid.centre_mm)
-    wide, inner = coarse.enlarged(_share(projections, grid, scan))
+    wide, inner = coarse.enlarged(_shares(projections, grid, scan))
     volume, left = _fitted(projections, wide, scan, weights, progress)
     share = left / _fitted(projections, coarse, scan, weights, progress)[1]
     logger.info(
@@ -114,13 +115,18 @@ def _fitted(
     return volume, float((residual if weights is None else residual.mul_(weights)).mean())
 
 
-def _share(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> float:
-    """Return by how much of each edge the grid is enlarged: it holds the object, but no source."""
+def _shares(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> np.ndarray:
+    """Return by how much of its edges (z, y, x) the grid is enlarged: it holds what rays see, but no source."""
     some = slice(None, None, max(1, len(scan) // _VIEWS))
-    reach = object_radius(projections[some], scan[some])
-    share = min(_LARGEST, max(_LEAST, 2.0 * _MARGIN * reach / min(grid.size_mm[1:]) - 1.0))
+    projections, scan = projections[some], scan[some]
+    reach = object_radius(projections, scan)
+    shares = np.full(3, max(_LEAST, 2.0 * _MARGIN * reach / min(grid.size_mm[1:]) - 1.0))
+    if meets_the_ends(projections, scan):
+        axis = 2 - int(np.argmax(np.abs(nominal_orbit(scan).orbit.axis_direction)))
+        shares[axis] = max(_LEAST, 2.0 * axial_reach(scan, reach) / grid.size_mm[axis] - 1.0)
+    shares = shares.clip(max=_LARGEST)
     if scan.beam != "cone":
-        return share
+        return shares
     half = 0.5 * np.asarray(grid.size_mm[::-1])
     away = (np.abs(scan.source_mm - np.asarray(grid.centre_mm)) / half).max(axis=1).min()
-    return min(share, max(0.0, _CLEAR * float(away) - 1.0))
+    return shares.clip(max=max(0.0, _CLEAR * float(away) - 1.0))

@@ -1,4 +1,4 @@
-"""Objects that reach beyond the detector: which views they do it in, and how the rows go on there."""
+"""Objects that reach beyond the detector: which views they do it in, and how they go on there."""
 
 from __future__ import annotations
 
@@ -56,6 +56,35 @@ def scan_truncation(projections: Tensor, scan: ScanGeometry) -> Truncation:
     return find_truncation(
         upright, open_sides(nominal.orbit.detector_offset_mm[1], nominal.orbit.pixel_mm[1])
     )
+
+
+def meets_the_ends(projections: Tensor, scan: ScanGeometry) -> bool:
+    """Return whether the first or last row of a cone beam is not air in some view.
+
+    Through these rows rays leave a grid by its ends, above and below, and pass what an object goes on with there. The
+    rays of a parallel beam stay at their height.
+
+    Args:
+        projections: (V, H, W) line integrals.
+        scan: their geometry.
+    """
+    if scan.beam != "cone":
+        return False
+    upright = nominal_orbit(scan).orientation.upright(projections)
+    return find_truncation(upright.transpose(1, 2)).share > 0
+
+
+def axial_reach(scan: ScanGeometry, radius_mm: float) -> float:
+    """Return how far from the height of the central ray the rays of a scan see an object, in mm.
+
+    Args:
+        scan: a cone beam.
+        radius_mm: how far the object reaches from the axis.
+    """
+    orbit = nominal_orbit(scan).orbit
+    offset, pitch = orbit.detector_offset_mm[0], orbit.pixel_mm[0]
+    edge = abs(offset) + 0.5 * pitch * scan.detector_shape[0]
+    return edge * (orbit.source_to_axis_mm + radius_mm) / orbit.source_to_detector_mm
 
 
 def object_radius(projections: Tensor, scan: ScanGeometry) -> float:

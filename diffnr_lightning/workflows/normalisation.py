@@ -10,7 +10,12 @@ from diffnr_lightning.data import Case
 from diffnr_lightning.data.noise import MU_WATER_PER_MM
 from diffnr_lightning.geometry import VolumeGrid, check_scan_sees_grid
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.solvers import initial_volume, scan_truncation, surroundings
+from diffnr_lightning.solvers import (
+    initial_volume,
+    meets_the_ends,
+    scan_truncation,
+    surroundings,
+)
 from diffnr_lightning.workflows.problem import Problem, Progress
 
 logger = logging.getLogger("diffnr")
@@ -76,9 +81,10 @@ def measured_problem(
     )
 
 
-def reaches_out(case: Case) -> bool:
-    """Return whether the object reaches beyond the detector in some view."""
-    return scan_truncation(case.projections, case.scan).share > 0
+def reaches_out(measured: Case | Problem) -> bool:
+    """Return whether the object may lie beyond the grid as well: some edge of the detector is not air."""
+    projections, scan = measured.projections, measured.scan
+    return scan_truncation(projections, scan).share > 0 or meets_the_ends(projections, scan)
 
 
 def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
@@ -89,10 +95,9 @@ def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
         name: of the case, for the warning.
         subtract: whether the surroundings are wanted.
     """
-    truncation = scan_truncation(problem.projections, problem.scan)
-    if not truncation.share:
+    if not reaches_out(problem):
         return problem
-    around, told = None, ""
+    around = None
     if subtract:
         around = surroundings(
             problem.projections,
@@ -101,20 +106,37 @@ def with_surroundings(problem: Problem, name: str, subtract: bool) -> Problem:
             weights=problem.weights,
             progress=problem.progress,
         )
-        told = (
-            ", and nothing is subtracted, since a volume on the grid alone explains the projections"
-            if around is None
-            else ", and what lies around the grid is subtracted as it is estimated on a larger, coarser one"
-        )
-    logger.warning(
-        "%s: in %.0f %% of the views the object reaches beyond the detector (line integrals at its edge "
-        "are up to %.0f %% of the largest): values near the edge of the field of view are estimates%s",
-        name,
-        100 * truncation.share,
-        100 * truncation.level,
-        told,
-    )
+    _tell(problem, name, subtract, around is not None)
     return problem._replace(surroundings=around)
+
+
+def _tell(problem: Problem, name: str, asked: bool, found: bool) -> None:
+    """Warn of an object that is wider than the detector, or longer where something was found beyond the ends."""
+    subtracted = (
+        "what lies around the grid is subtracted as it is estimated on a larger, coarser one"
+    )
+    truncation = scan_truncation(problem.projections, problem.scan)
+    if truncation.share:
+        outcome = (
+            f", and {subtracted}"
+            if found
+            else ", and nothing is subtracted, since a volume on the grid alone explains the projections"
+        )
+        logger.warning(
+            "%s: in %.0f %% of the views the object reaches beyond the detector (line integrals at its edge "
+            "are up to %.0f %% of the largest): values near the edge of the field of view are estimates%s",
+            name,
+            100 * truncation.share,
+            100 * truncation.level,
+            outcome if asked else "",
+        )
+    elif found:
+        logger.warning(
+            "%s: rays to the first or last row of the detector pass something beyond the ends of the grid: values "
+            "near these are estimates, and %s",
+            name,
+            subtracted,
+        )
 
 
 def intensity_scale(case: Case) -> float:

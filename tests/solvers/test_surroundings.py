@@ -6,7 +6,7 @@ from balls import ball_integrals
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
-from diffnr_lightning.solvers import cgls, scan_truncation, surroundings
+from diffnr_lightning.solvers import cgls, meets_the_ends, scan_truncation, surroundings
 
 FIELD_MM = 18.75
 GRID = VolumeGrid((6, 20, 20), 2 * FIELD_MM / 20)
@@ -39,6 +39,18 @@ def test_a_solver_that_knows_the_surroundings_keeps_the_density(scan):
         for p in (projections, projections - around.project(scan))
     ]
     assert errors[1] < 0.1 < 0.2 < errors[0]
+
+
+def test_what_lies_above_the_grid_is_found_though_no_row_is_cut_sideways():
+    inside = ball_integrals(CONE, (0.0, 0.0, 0.0), 5.0)
+    projections = inside + ball_integrals(CONE, (6.0, 0.0, 9.5), 3.0)
+    assert scan_truncation(projections, CONE).share == 0 and meets_the_ends(projections, CONE)
+    around = surroundings(projections, GRID, CONE)
+    left = [
+        float((p - inside).square().mean().sqrt())
+        for p in (projections, projections - around.project(CONE))
+    ]
+    assert left[1] < 0.5 * left[0]
 
 
 def test_nothing_of_the_estimate_lies_in_the_grid():

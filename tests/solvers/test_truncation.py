@@ -11,8 +11,10 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.solvers import analytic
 from diffnr_lightning.solvers.truncation import (
     AIR_SHARE,
+    axial_reach,
     continue_rows,
     find_truncation,
+    meets_the_ends,
     object_radius,
     scan_truncation,
 )
@@ -124,3 +126,25 @@ def test_a_continuation_never_rises_and_ends_at_nothing(row):
 def test_the_extent_of_a_ball_is_estimated_from_its_rows(scan, radius):
     projections = ball_integrals(scan, (0.0, 0.0, 0.0), radius)
     assert object_radius(projections, scan) == pytest.approx(radius, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scan", "centre", "radius", "meets"),
+    [
+        (CONE, (0.0, 0.0, 0.0), 12.0, False),
+        (CONE, (0.0, 0.0, 10.0), 12.0, True),
+        (CONE, (0.0, 0.0, -10.0), 12.0, True),
+        (PARALLEL, (0.0, 0.0, 10.0), 12.0, False),
+    ],
+    ids=["in air", "above", "below", "parallel"],
+)
+def test_objects_that_go_on_along_the_axis_meet_the_outermost_rows(scan, centre, radius, meets):
+    assert meets_the_ends(ball_integrals(scan, centre, radius), scan) is meets
+
+
+def test_rays_see_no_farther_along_the_axis_than_they_reach():
+    reach = axial_reach(CONE, 10.0)
+    low, high = (ball_integrals(CONE, (0.0, 0.0, reach + gap), 1.0) for gap in (-2.0, 1.1))
+    assert float(low.max()) > 0 and float(high.max()) == 0
+    aside = ball_integrals(CONE, (9.0, 0.0, reach - 2.0), 1.0)
+    assert float(aside.max()) > 0
