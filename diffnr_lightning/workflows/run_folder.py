@@ -59,6 +59,8 @@ class RunFolder:
         self.use = ResourceUse()
         self.inputs = dict(inputs or {})
         self.facts: dict[str, Any] = {}
+        self._begun = False
+        self._new_folders: list[Path] = []
         # As YAML holds them: a tuple given and a list read back are the same.
         self.settings = yaml.safe_load(yaml.safe_dump(settings))
 
@@ -102,6 +104,9 @@ class RunFolder:
             self._compare()
             return
         described = {**environment(), "inputs": self.inputs, **self.facts}
+        self._new_folders = [
+            folder for folder in (self.path, *self.path.parents) if not folder.exists()
+        ]
         self.path.mkdir(parents=True, exist_ok=True)
         with folder_lock(self.path / ".opening", wait=True):
             if (self.path / CONFIG).is_file():
@@ -110,6 +115,8 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds files but no {CONFIG}; give the run a folder of its own."
                 )
+            else:
+                self._begun = True
             write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False))
             self.write_json(ENVIRONMENT, described)
 
@@ -129,6 +136,9 @@ class RunFolder:
     def claim(self) -> Iterator[None]:
         """Work in the folder alone; of a run of several processes the first one claims it for all.
 
+        What `open` has written, and the folders that it has made, are taken away again where an error comes
+        before any result: a run that is refused, by its settings or for want of a package, leaves nothing.
+
         Raises:
             ValueError: another run is working in the folder.
             OSError: the folder cannot be written.
@@ -137,11 +147,17 @@ class RunFolder:
             with folder_lock(self.path / ".running", wait=False):
                 self._compare()  # another run may have opened the folder since
                 remove_leftovers(self.path)
-                yield
+                try:
+                    yield
+                except Exception:
+                    self._forget()
+                    raise
         except FolderInUseError as holder:
             raise ValueError(
                 f"{self.path} is being filled by {holder}; wait for its end, or give another --out."
             ) from None
+        finally:
+            self._remove_new_folders()
 
     def resume_from(self) -> Path | None:
         """Return the checkpoint of an optimisation to go on from, None where there is none.
@@ -207,6 +223,20 @@ class RunFolder:
             except FolderInUseError:
                 pass
             raise
+
+    def _forget(self) -> None:
+        """Take away what describes the run, where it has begun here and made nothing else."""
+        if self._begun and all(map(self._describes, self.path.iterdir())):
+            for name in (CONFIG, ENVIRONMENT):
+                (self.path / name).unlink(missing_ok=True)
+
+    def _remove_new_folders(self) -> None:
+        """Remove the folders that `open` has made as far as they are empty, which those of a run are not."""
+        for folder in self._new_folders:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
 
     @staticmethod
     def _describes(entry: Path) -> bool:

@@ -225,6 +225,36 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["config.yaml", "environment.json"]
 
 
+def fails(folder, *made):
+    with pytest.raises(ValueError, match="no such option"), folder.claim():
+        for name in made:
+            (folder.path / name).write_text("kept")
+        raise ValueError("no such option")
+
+
+def test_a_run_that_fails_before_any_result_leaves_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "chest" / "run", SETTINGS)
+    folder.open()
+    fails(folder)
+    assert not list(tmp_path.iterdir())
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    folder = RunFolder(empty, SETTINGS)
+    folder.open()
+    fails(folder)
+    assert not list(empty.iterdir())
+
+
+def test_a_run_that_fails_later_or_in_a_run_that_was_there_keeps_what_it_has(run):
+    fails(run, "checkpoint.ckpt")
+    assert (run.path / "config.yaml").is_file()
+    (run.path / "checkpoint.ckpt").unlink()
+    again = RunFolder(run.path, SETTINGS)
+    again.open()
+    fails(again)
+    assert (run.path / "config.yaml").is_file()
+
+
 def test_a_damaged_checkpoint_is_refused(run):
     run.checkpoint.write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(ValueError, match="cannot be read"):
