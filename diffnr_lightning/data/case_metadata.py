@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner
+
+logger = logging.getLogger("diffnr")
 
 META_FILE = "meta_data.json"
 SCANNER_NUMBERS = {
@@ -22,6 +25,10 @@ SCANNER_NUMBERS = {
     "offOrigin": 3,
     "offDetector": 2,
 }
+# What the format says twice: edge of a voxel or pixel -> edge of the whole and number of them.
+STEPS = {"dVoxel": ("sVoxel", "nVoxel"), "dDetector": ("sDetector", "nDetector")}
+# Share by which the two may differ, of lengths that were rounded.
+STEP_TOLERANCE = 0.01
 
 
 def read_meta(meta_path: Path) -> dict[str, Any]:
@@ -100,6 +107,11 @@ def described_geometry(
     try:
         scan, grid = from_r2_scanner(scanner, [angle for _, angle in entries])
         vectors = meta.get(f"views_{part}")
+        if vectors is None and meta.get("centre_mm") is not None:
+            # Written where the scan is no circle, so that the scanner's numbers are nominal ones.
+            raise ValueError(
+                f"centre_mm is given without views_{part}, the poses that it belongs to"
+            )
         if vectors is not None:
             poses = [vectors[key] for key in ("source_mm", "detector_mm", "u_mm", "v_mm")]
             scan = ScanGeometry(vectors["beam"], scan.detector_shape, *poses)
@@ -114,6 +126,30 @@ def described_geometry(
             f"proj_{part}; they must agree."
         )
     return scan, grid
+
+
+def warn_of_steps(scanner: Mapping[str, Any], meta_path: Path) -> None:
+    """Say so where voxels or pixels are stated with an edge that the whole and their number do not give.
+
+    Args:
+        scanner: the scanner entry, whose numbers were checked.
+        meta_path: how the warning names the file.
+    """
+    for key, (whole, number) in STEPS.items():
+        if scanner.get(key) is None:
+            continue
+        steps = np.divide(scanner[whole], scanner[number])
+        stated = scanner[key]
+        numbers = isinstance(stated, list) and len(stated) == steps.size
+        if not (
+            numbers
+            and all(map(_finite, stated))
+            and np.allclose(stated, steps, rtol=STEP_TOLERANCE, atol=0.0)
+        ):
+            logger.warning(
+                "%s has scanner %s = %s, but %s / %s is %s; the latter is used",
+                *(meta_path, key, stated, whole, number, [float(f"{step:.4g}") for step in steps]),
+            )
 
 
 def checked_seed(seed: Any, meta_path: Path) -> int:

@@ -14,6 +14,9 @@ from diffnr_lightning.data.case_metadata import META_FILE
 from diffnr_lightning.data.volumes import read_array
 from diffnr_lightning.photons import PhotonCounts
 
+# Photons without object: as the released DiffNR case spells it, and as R2-Gaussian's generator does.
+NOISE_KEYS = ("poisson_noise", "possion_noise")
+
 
 def write_photons(folder: Path, part: str, photons: PhotonCounts) -> dict[str, Any]:
     """Write `counts_<part>.npy` (V, H, W), and `air_<part>.npy` where it is not one number.
@@ -53,37 +56,64 @@ def read_photons(
     if projections is None:
         return None
     entry = meta.get(f"photons_{part}")
+    meta_path = folder / META_FILE
     if entry is None:
         # Our own cases say how they were made, and those without counts have no noise.
         foreign = part == "train" and not meta.get("provenance")
-        return _of_noise_rule(meta["scanner"], projections) if foreign else None
-    electronic, scale = (_number(entry, key) for key in ("electronic", "scale"))
+        return _of_noise_rule(meta["scanner"], projections, meta_path) if foreign else None
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"{meta_path} has photons_{part} {entry!r:.40}; a JSON object is expected."
+        )
+    electronic = _number(entry, "electronic", meta_path)
+    scale = _positive(entry, "scale", meta_path)
     counts = _stored(folder, f"counts_{part}.npy", tuple(projections.shape))
     if "air" in entry:
-        air = torch.full((1, 1, 1), _number(entry, "air"))
+        air = torch.full((1, 1, 1), _positive(entry, "air", meta_path))
     else:
         air = _stored(folder, f"air_{part}.npy", tuple(projections.shape))
     origin = "assumed" if entry.get("origin") == "assumed" else "counted"
     return PhotonCounts(counts, air, electronic, scale, origin)
 
 
-def _of_noise_rule(scanner: Mapping[str, Any], projections: Tensor) -> PhotonCounts | None:
-    photons, electronic = scanner.get("poisson_noise"), scanner.get("gaussian_noise")
+def _of_noise_rule(
+    scanner: Mapping[str, Any], projections: Tensor, meta_path: Path
+) -> PhotonCounts | None:
     largest = float(projections.max())
-    if not scanner.get("noise") or not isinstance(photons, int | float) or not largest > 0:
+    key = next((key for key in NOISE_KEYS if scanner.get(key) is not None), None)
+    if not scanner.get("noise") or key is None or not largest > 0:
         return None
-    deviation = electronic[-1] if isinstance(electronic, list) and electronic else 0.0
-    assumed = PhotonCounts.assumed(projections, float(photons), 1.0 / largest)
-    return assumed._replace(electronic=float(deviation))
-
-
-def _number(entry: Mapping[str, Any], key: str) -> float:
-    value = entry.get(key)
-    if not isinstance(value, int | float) or not 0 <= value < np.inf:
+    photons = _positive(scanner, key, meta_path)
+    mean_and_deviation = scanner.get("gaussian_noise")
+    if mean_and_deviation is None:
+        mean_and_deviation = [0.0, 0.0]
+    if not isinstance(mean_and_deviation, list) or len(mean_and_deviation) != 2:
         raise ValueError(
-            f"{META_FILE} has photons with {key} = {value!r}; a number of at least 0 is expected."
+            f"{meta_path} has gaussian_noise = {mean_and_deviation!r}; two numbers, mean and deviation in "
+            "photons, are expected."
+        )
+    deviation = _number({"gaussian_noise": mean_and_deviation[1]}, "gaussian_noise", meta_path)
+    assumed = PhotonCounts.assumed(projections, photons, 1.0 / largest)
+    return assumed._replace(electronic=deviation)
+
+
+def _number(entry: Mapping[str, Any], key: str, meta_path: Path) -> float:
+    value = entry.get(key)
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not 0 <= value < np.inf:
+        raise ValueError(
+            f"{meta_path} has photons with {key} = {value!r}; a number of at least 0 is expected."
         )
     return float(value)
+
+
+def _positive(entry: Mapping[str, Any], key: str, meta_path: Path) -> float:
+    value = _number(entry, key, meta_path)
+    if not value:
+        raise ValueError(
+            f"{meta_path} has photons with {key} = {value}; a positive number is expected."
+        )
+    return value
 
 
 def _stored(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:

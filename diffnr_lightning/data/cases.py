@@ -30,6 +30,7 @@ from diffnr_lightning.data.case_metadata import (
     read_meta,
     total_angle,
     view_entries,
+    warn_of_steps,
 )
 from diffnr_lightning.data.case_photons import read_photons, write_photons
 from diffnr_lightning.data.plausibility import check_angles, check_line_integrals
@@ -187,6 +188,7 @@ def read_case(path: str | Path) -> Case:
         )
     scanner = meta["scanner"]
     scan, grid = described_geometry(scanner, meta, "train", train, meta_path)
+    warn_of_steps(scanner, meta_path)
     check_angles(np.array([angle for _, angle in train]), total_angle(scanner), str(meta_path))
     projections = read_projections(path, train, scan.detector_shape)
     test_scan, test_projections = None, None

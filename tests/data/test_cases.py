@@ -74,6 +74,22 @@ def test_case_in_another_length_unit_gives_scaled_projections(tmp_path, small_ca
     assert ours.max() > 0
 
 
+@pytest.mark.parametrize(
+    ("key", "stated"), [("dVoxel", [9.0, 9.0, 9.0]), ("dDetector", "fine"), ("dDetector", [1.0])]
+)
+def test_edges_of_voxels_and_pixels_that_contradict_are_told(
+    tmp_path, small_case, key, stated, caplog
+):
+    folder = write_case(small_case, tmp_path / "case")
+    with caplog.at_level("WARNING", "diffnr"):
+        expected = read_case(folder).fingerprint()
+    assert not caplog.records
+    _edit(lambda meta: meta["scanner"].update({key: stated}))(folder)
+    with caplog.at_level("WARNING", "diffnr"):
+        assert read_case(folder).fingerprint() == expected
+    assert f"scanner {key} = {stated}" in caplog.text
+
+
 def test_spellings_and_omissions_of_other_writers_are_read(tmp_path, small_case):
     """The format's generators disagree about keys; only what is needed is asked for."""
     projections = project(small_case.volume, small_case.grid, small_case.scan)
@@ -203,6 +219,12 @@ def _put(name, array):
     return lambda folder: np.save(folder / name, array)
 
 
+def _say_noise(meta, **rule):
+    """As the folders of other writers do, which say nothing of where they come from."""
+    del meta["provenance"]
+    meta["scanner"].update(noise=True, **rule)
+
+
 PROJECTION = "proj_train/0002.npy"
 DAMAGES = {
     "no folder": (lambda f: f.rename(f.parent / "elsewhere"), "does not exist"),
@@ -241,6 +263,16 @@ DAMAGES = {
     "text view": (_put(PROJECTION, np.full((6, 9), "x")), PROJECTION),
     "missing truth": (lambda f: (f / "vol_gt.npy").unlink(), "vol_gt.npy"),
     "shape of truth": (_put("vol_gt.npy", np.random.rand(4, 5, 7)), "vol_gt.npy"),
+    "photons": (_edit(lambda m: m.update(photons_train=3)), "photons_train"),
+    "photons behind nothing": (
+        _edit(lambda m: _say_noise(m, poisson_noise=-5)),
+        "poisson_noise = -5",
+    ),
+    "read-out noise": (
+        _edit(lambda m: _say_noise(m, poisson_noise=1e4, gaussian_noise=10)),
+        "mean and deviation",
+    ),
+    "poses": (_edit(lambda m: m.update(centre_mm=[0, 0, 0])), "views_train"),
     "nan truth": (_put("vol_gt.npy", np.full((7, 5, 4), np.inf)), "vol_gt.npy"),
 }
 

@@ -335,13 +335,14 @@ def test_a_case_keeps_the_counts_behind_its_projections(loaded, mode, tmp_path):
     assert (again.scale, again.electronic) == (case.photons.scale, 10.0)
 
 
-def test_a_case_of_the_noise_rule_of_published_tables_has_assumed_counts(loaded, tmp_path):
+@pytest.mark.parametrize("key", ["poisson_noise", "possion_noise"])
+def test_a_case_of_the_noise_rule_of_published_tables_has_assumed_counts(loaded, tmp_path, key):
     """R2-Gaussian's folders say photons and read-out noise and hold no counts."""
     case = simulate_case(loaded, replace(SMALL, noise=Noise(mode="tigre", photons=1e4)))
     path = write_case(replace(case, photons=None, provenance={}), tmp_path / "case")
     meta = json.loads((path / "meta_data.json").read_text())
-    meta["scanner"] |= {"noise": True, "poisson_noise": 1e4, "gaussian_noise": [0, 10]}
+    meta["scanner"] |= {"noise": True, key: 1e4, "gaussian_noise": [0, 10]}
     (path / "meta_data.json").write_text(json.dumps(meta))
     found = read_case(path).photons
-    assert found.origin == "assumed"
+    assert (found.origin, found.electronic) == ("assumed", 10.0)
     assert found.weights().mean() == pytest.approx(float(case.photons.weights().mean()), rel=0.05)
