@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.signature import Checked, exists, folder_to_be
-from diffnr_lightning.workflows.training import trainer_device, trainer_strategy
+from diffnr_lightning.workflows.trainer_options import trainer_options
 from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
@@ -85,33 +85,21 @@ def train_denoiser(
         ValueError: a volume that a split keeps, data that the denoiser cannot take, numbers of iterations that
             disagree, a strategy that splits the weights, or a run of other settings in the folder.
     """
-    sources = volume_sources(volumes)
-    unwanted = left_out(sources, exclude or [])
-    sources = {name: source for name, source in sources.items() if name not in unwanted}
-    if not sources:
-        raise ValueError("exclude leaves no volume to learn from; shorten it.")
-    refuse_held_back(sources.values())
+    sources = _learned_from(volumes, exclude or [])
     if strategy == "fsdp":
         raise ValueError("strategy is 'fsdp', but a denoiser has no frozen weights; use ddp.")
-    if device is not None:
-        accelerator, devices = trainer_device(device, devices)
-    distribution = trainer_strategy(strategy, devices, num_nodes, precision)
+    machines = trainer_options(device, accelerator, devices, strategy, num_nodes, precision)
 
     import lightning
 
     from diffnr_lightning.priors import load_denoiser
-    from diffnr_lightning.workflows.model_card import CARD, write_model_card
-    from diffnr_lightning.workflows.training_run import train_in_folder
+    from diffnr_lightning.workflows.training_run import agreed_iterations, train_in_folder
 
     lightning.seed_everything(seed, verbose=False)
     network = denoiser() if start is None else load_denoiser(start)
     network.train().requires_grad_(True)
     task, batches = module(network), data(sources)
-    if not iterations == batches.iterations == task.iterations:
-        raise ValueError(
-            f"iterations are {iterations}, data.iterations {batches.iterations} and module.iterations "
-            f"{task.iterations}; the three have to agree."
-        )
+    agreed_iterations(iterations, batches, task)
     batches.check_denoiser(network)
     batches.split()
     plain = {"iterations": iterations, "seed": seed, "volumes": list(sources)}
@@ -119,27 +107,11 @@ def train_denoiser(
     if not run.begin():
         return out
     batches.setup("fit")
-
-    def finish(scores: dict[str, float]) -> tuple[Path, Path]:
-        """Write the denoiser, its card and, last, metrics; all say which volumes were held out."""
-        metrics = {
-            "iterations": task.iteration,
-            "volumes": len(sources),
-            "held_out": batches.held_out_volumes,
-            "validation": scores,
-        }
-        folder = run.path / "denoiser"
-        task.export(folder, metrics)
-        card = write_model_card(folder / CARD, run, "train-denoiser", network, folder, metrics)
-        run.finish(metrics)
-        logger.info("%s: %s", folder, by_level(scores))
-        return folder, card
-
     train_in_folder(
         run,
         task,
         batches,
-        finish,
+        lambda scores: _finish(run, task, batches, scores),
         job="train-denoiser",
         title="training",
         iterations=iterations,
@@ -147,13 +119,40 @@ def train_denoiser(
         checkpoint_every=checkpoint_every,
         curves=curves,
         callbacks=callbacks,
-        accelerator=accelerator,
-        devices=devices,
-        strategy=distribution,
-        num_nodes=num_nodes,
-        precision=precision,
+        **machines,
     )
     return out
+
+
+def _learned_from(volumes: list[str], exclude: list[str]) -> dict[str, str]:
+    """Return the sources of the volumes to learn from by their names; refuse those that splits keep."""
+    sources = volume_sources(volumes)
+    unwanted = left_out(sources, exclude)
+    sources = {name: source for name, source in sources.items() if name not in unwanted}
+    if not sources:
+        raise ValueError("exclude leaves no volume to learn from; shorten it.")
+    refuse_held_back(sources.values())
+    return sources
+
+
+def _finish(
+    run: RunFolder, task: DenoiserTraining, data: CleanVolumeData, scores: dict[str, float]
+) -> tuple[Path, Path]:
+    """Write the denoiser, its card and, last, metrics; all say which volumes were held out."""
+    from diffnr_lightning.workflows.model_card import CARD, write_model_card
+
+    metrics = {
+        "iterations": task.iteration,
+        "volumes": len(data.sources),
+        "held_out": data.held_out_volumes,
+        "validation": scores,
+    }
+    folder = run.path / "denoiser"
+    task.export(folder, metrics)
+    card = write_model_card(folder / CARD, run, "train-denoiser", task.denoiser, folder, metrics)
+    run.finish(metrics)
+    logger.info("%s: %s", folder, by_level(scores))
+    return folder, card
 
 
 def by_level(scores: dict[str, float]) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.signature import exists, folder_to_be
+from diffnr_lightning.workflows.trainer_options import trainer_options
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
 CompactSliceFixer = deferred("diffnr_lightning.priors.compact.CompactSliceFixer")
@@ -20,7 +20,6 @@ SliceFixerFinetuning = deferred(
     "diffnr_lightning.modules.slicefixer_finetuning.SliceFixerFinetuning"
 )
 SlicePairData = deferred("diffnr_lightning.data.slice_pairs.SlicePairData")
-Strategy = deferred("lightning.pytorch.strategies.strategy.Strategy")
 
 logger = logging.getLogger("diffnr")
 
@@ -85,13 +84,11 @@ def finetune(
             settings in the folder.
     """
     import lightning
-    from lightning.pytorch.strategies import ModelParallelStrategy
 
     from diffnr_lightning.priors import frozen_backbone, load_prior, network_name
-    from diffnr_lightning.workflows.training_run import train_in_folder
+    from diffnr_lightning.workflows.training_run import agreed_iterations, train_in_folder
 
-    if device is not None:
-        accelerator, devices = trainer_device(device, devices)
+    machines = trainer_options(device, accelerator, devices, strategy, num_nodes, precision)
     lightning.seed_everything(seed, verbose=False)
     network = (
         prior()
@@ -101,14 +98,9 @@ def finetune(
     network_name(network)  # refuses what could not be exported after the training
     network.train().requires_grad_(True)
     task = module(network)
-    if not iterations == data.iterations == task.iterations:
-        raise ValueError(
-            f"iterations are {iterations}, data.iterations {data.iterations} and module.iterations {task.iterations}; "
-            "the three have to agree."
-        )
-    distribution = trainer_strategy(strategy, devices, num_nodes, precision)
-    if isinstance(distribution, ModelParallelStrategy):
-        frozen_backbone(network)
+    agreed_iterations(iterations, data, task)
+    if strategy == "fsdp":
+        frozen_backbone(network)  # refuses a network that has none to split
     data.setup("fit")  # what is wrong with the pairs is known before anything is written
     run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
     if not run.begin():
@@ -117,9 +109,7 @@ def finetune(
         run,
         task,
         data,
-        lambda scores: _finish(
-            run, task, {"validation": scores, "held_out": data.held_out_volumes}
-        ),
+        lambda scores: _finish(run, task, data, scores),
         job="finetune",
         title="finetuning",
         iterations=iterations,
@@ -127,79 +117,28 @@ def finetune(
         checkpoint_every=checkpoint_every,
         curves=curves,
         callbacks=callbacks,
-        accelerator=accelerator,
-        devices=devices,
-        strategy=distribution,
-        num_nodes=num_nodes,
-        precision=precision,
+        **machines,
     )
     return out
 
 
-def _finish(run: RunFolder, task: SliceFixerFinetuning, found: dict[str, Any]) -> tuple[Path, Path]:
+def _finish(
+    run: RunFolder, task: SliceFixerFinetuning, data: SlicePairData, scores: dict[str, float]
+) -> tuple[Path, Path]:
     """Write weights, their card and, last, metrics; all say which volumes were held out."""
     from diffnr_lightning.files import replacing
     from diffnr_lightning.workflows.model_card import CARD, write_model_card
 
     weights = run.path / "weights.safetensors"
-    metrics = {"iterations": task.iteration, **found}
+    metrics = {
+        "iterations": task.iteration,
+        "validation": scores,
+        "held_out": data.held_out_volumes,
+    }
     with replacing(weights) as part:
         task.export(part, metrics)
     card = write_model_card(run.path / CARD, run, "finetune", task.prior, weights, metrics)
     run.finish(metrics)
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in found["validation"].items())
-    logger.info("%s: %s", weights, scores or "not validated, as nothing is held out")
+    told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    logger.info("%s: %s", weights, told or "not validated, as nothing is held out")
     return weights, card
-
-
-def trainer_device(device: str, devices: int | str) -> tuple[str, int | list[int]]:
-    """Return accelerator and devices of a Trainer for one device by its word.
-
-    Args:
-        device: cpu, cuda or cuda:N.
-        devices: what was asked for beside it.
-
-    Raises:
-        ValueError: several devices beside it, or a device that does not exist.
-    """
-    if devices != 1:
-        raise ValueError(
-            f"device is {device!r} and devices {devices!r}; give device for one, or devices for several."
-        )
-    place = use_device(device)
-    return ("cpu", 1) if place.type == "cpu" else ("gpu", [place.index])
-
-
-def trainer_strategy(
-    name: str, devices: int | str | list[int], num_nodes: int, precision: str
-) -> str | Strategy:
-    """Return the strategy for Lightning's Trainer, whose own `fsdp` splits what is trained too and needs a GPU.
-
-    Args:
-        name: of the strategy.
-        devices: of a node.
-        num_nodes: of the run.
-        precision: of the computation.
-
-    Raises:
-        ValueError: a strategy that splits what is trained, or fsdp without a number of devices or in float16.
-    """
-    if name.startswith(("deepspeed", "fsdp_")):
-        raise ValueError(
-            f"strategy is {name!r}, which splits what is trained; its moving average needs it whole: use fsdp or ddp."
-        )
-    if name != "fsdp":
-        return name
-    if not str(devices).isdigit():
-        raise ValueError(f"devices is {devices!r} with strategy fsdp; their number is expected.")
-    if precision.startswith("16"):
-        raise ValueError(
-            f"precision is {precision!r} with strategy fsdp; expected bf16-mixed or 32-true."
-        )
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
-    return ModelParallelStrategy(
-        data_parallel_size=int(devices) * num_nodes,
-        tensor_parallel_size=1,
-        save_distributed_checkpoint=False,
-    )

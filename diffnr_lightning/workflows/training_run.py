@@ -20,6 +20,19 @@ from diffnr_lightning.workflows.run_logger import log_weights, logged_run
 from diffnr_lightning.workflows.trainer import quiet_trainer
 
 
+def agreed_iterations(iterations: int, data: LightningDataModule, task: LightningModule) -> None:
+    """Refuse data or a task for another number of batches than that of the run.
+
+    Raises:
+        ValueError: the numbers disagree.
+    """
+    if not iterations == data.iterations == task.iterations:
+        raise ValueError(
+            f"iterations are {iterations}, data.iterations {data.iterations} and module.iterations {task.iterations}; "
+            "the three have to agree."
+        )
+
+
 def train_in_folder(
     run: RunFolder,
     task: LightningModule,

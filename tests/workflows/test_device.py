@@ -3,7 +3,7 @@ import torch
 
 from diffnr_lightning import cli
 from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.training import trainer_device
+from diffnr_lightning.workflows.trainer_options import trainer_device
 
 COMMANDS = {
     "reconstruct": ["--case", ".", "--config", "fdk"],
