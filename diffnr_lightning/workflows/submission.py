@@ -36,6 +36,9 @@ WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 SECONDS_TO_REQUEUE = 60.0
 SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_WITHOUT_ANSWER = 600.0
+"""Of the queue, until nobody waits for it any more; a controller that starts again takes minutes."""
+
 SECONDS_FOR_RESULTS = 15.0
 """After a job has left the queue, until a shared file system shows what it wrote last."""
 
@@ -133,6 +136,7 @@ def submit(
 
     Raises:
         ImportError: submitit is not installed.
+        ChildProcessError: `squeue` does not answer while jobs are waited for.
         ValueError: a command that cannot be submitted, divided or run as several tasks, an unknown option or one that
             the cluster refuses, a machine without SLURM, or jobs that failed.
     """
@@ -237,13 +241,26 @@ def _wait_for_queue(numbers: Sequence[str]) -> None:
     """Wait until none of some jobs is in SLURM's queue, where those that are to start again are too.
 
     The queue knows of all that has not ended, on clusters without accounting as well.
+
+    Raises:
+        ChildProcessError: `squeue` fails, again and again.
     """
     ask = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+    answered = time.monotonic()
     while True:
         told = subprocess.run(ask, text=True, capture_output=True, check=False)
-        # A controller that does not answer now will.
-        if told.returncode == 0 and not set(numbers) & set(told.stdout.split()):
-            return
+        if told.returncode == 0:
+            answered = time.monotonic()
+            if not set(numbers) & set(told.stdout.split()):
+                return
+        # A controller that does not answer now may do so soon.
+        elif time.monotonic() - answered > SECONDS_WITHOUT_ANSWER:
+            said = told.stderr.strip().splitlines() or [f"exit code {told.returncode}"]
+            raise ChildProcessError(
+                f"squeue has failed for {SECONDS_WITHOUT_ANSWER / 60:.0f} minutes ({said[-1].rstrip('.')}) and jobs "
+                f"{', '.join(numbers)} are not waited for any longer; they go on in the queue, and their logs tell "
+                "how they end."
+            )
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 

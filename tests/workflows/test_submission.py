@@ -91,6 +91,34 @@ def test_a_command_that_was_killed_says_so(monkeypatch):
         submission.CommandLine(["sweep"])()
 
 
+def answer_in_turn(monkeypatch, *answers):
+    """Let `squeue` say one after the other, the last one for ever; None is a failure."""
+    given = list(answers)
+
+    def run(*_, **__):
+        out = given.pop(0) if len(given) > 1 else given[0]
+        code, error = (0, "") if out is not None else (1, "squeue: error:\nUnable to contact it.\n")
+        return subprocess.CompletedProcess([], code, out, error)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(submission, "SECONDS_BETWEEN_LOOKS", 0.0)
+    return given
+
+
+def test_jobs_are_waited_for_while_the_queue_knows_them(monkeypatch):
+    left = answer_in_turn(monkeypatch, "7_0\n7_1\n", None, "7_1\n9\n", None, "9\n")
+    submission._wait_for_queue(["7_0", "7_1"])
+    assert left == ["9\n"]
+
+
+def test_a_queue_that_never_answers_is_not_waited_for(monkeypatch):
+    answer_in_turn(monkeypatch, "7_0\n", None)
+    monkeypatch.setattr(submission, "SECONDS_WITHOUT_ANSWER", 0.05)
+    with pytest.raises(ChildProcessError) as error:
+        submission._wait_for_queue(["7_0", "7_1"])
+    assert "(Unable to contact it) and jobs 7_0, 7_1 are not waited for" in str(error.value)
+
+
 def test_threads_are_the_cores_that_were_given(monkeypatch):
     monkeypatch.setattr(submission.os, "sched_getaffinity", lambda _: range(64))
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
