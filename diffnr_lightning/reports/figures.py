@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ ERROR_COLOURS = "inferno"
 # Inches of a panel's edge; planes whose height is less than this share of the highest are left out.
 EDGE = 2.4
 THINNEST = 0.15
+# Inches of a line of titles and, in the mean, of one of its letters, which are of nine points.
+TITLE_LINE, TITLE_CHARACTER = 0.16, 0.075
 BACKGROUND = "black"
 FOREGROUND = "0.85"
 # What `prior_panels` draws, in the folder of a run in which a prior took part.
@@ -114,9 +117,11 @@ def slice_panels(
     rows = [(plane, kind) for plane in planes for kind in kinds]
     ratios = [heights[plane] for plane, _ in rows]
     edge = EDGE if len(columns) > 2 else 1.5 * EDGE
-    figure = Figure(
-        figsize=(edge * len(columns) + 0.4, edge * sum(ratios) + 0.9), facecolor=BACKGROUND
-    )
+    titles = _titles(columns, captions or {}, edge)
+    lines = max(title.count("\n") for title in titles.values()) + 1
+    above = 0.5 + TITLE_LINE * max(lines - 2, 0)
+    height = edge * sum(ratios) + 0.4 + above
+    figure = Figure(figsize=(edge * len(columns) + 0.4, height), facecolor=BACKGROUND)
     grid = figure.add_gridspec(
         len(rows),
         len(columns),
@@ -125,8 +130,8 @@ def slice_panels(
         hspace=0.03,
         left=0.3 / (edge * len(columns) + 0.4),
         right=0.995,
-        top=1 - 0.5 / (edge * sum(ratios) + 0.9),
-        bottom=0.35 / (edge * sum(ratios) + 0.9),
+        top=1 - above / height,
+        bottom=0.35 / height,
     )
     for i, (plane, kind) in enumerate(rows):
         for j, (name, volume) in enumerate(columns.items()):
@@ -144,9 +149,7 @@ def slice_panels(
             else:
                 _show(axes, image, plane, voxel_mm, (low, high), "gray")
             if i == 0:
-                caption = (captions or {}).get(name)
-                title = name if caption is None else f"{name}\n{caption}"
-                axes.set_title(title, color=FOREGROUND, fontsize=9)
+                axes.set_title(titles[name], color=FOREGROUND, fontsize=9)
             if j == 0:
                 label = plane.name if kind == "image" else "error"
                 axes.set_ylabel(label, color=FOREGROUND, fontsize=9)
@@ -158,6 +161,13 @@ def slice_panels(
         note += f"; maps from 0 to {error_high:.4g}{suffix}"
     figure.text(0.5, 0.01, note, color=FOREGROUND, fontsize=8, ha="center", va="bottom")
     return _save(figure, Path(path))
+
+
+def _titles(names: Iterable[str], captions: Mapping[str, str], edge: float) -> dict[str, str]:
+    """Return name and caption of each column, in lines that are no wider than its `edge` (inches)."""
+    width = max(int(edge / TITLE_CHARACTER), 1)
+    lines = {name: [*textwrap.wrap(name, width), captions.get(name)] for name in names}
+    return {name: "\n".join(filter(None, parts)) for name, parts in lines.items()}
 
 
 def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:

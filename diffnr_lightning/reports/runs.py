@@ -117,6 +117,8 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
     """
     found: dict[Path, None] = {}
     for folder in map(Path, folders):
+        if folder.is_file():
+            raise ValueError(f"run folder {folder} is a file; a folder of runs is expected.")
         if not folder.is_dir():
             raise FileNotFoundError(f"run folder {folder} does not exist; check the path.")
         metrics = sorted(path.parent for path in folder.rglob(METRICS_FILE))

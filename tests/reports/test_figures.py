@@ -1,8 +1,17 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from diffnr_lightning.reports import ShownVolume, preview, read_runs, slice_panels, write_comparison
+from diffnr_lightning.reports import (
+    ShownVolume,
+    figures,
+    preview,
+    read_runs,
+    slice_panels,
+    write_comparison,
+)
 from diffnr_lightning.reports.figures import (
     display_window,
     full_window,
@@ -55,6 +64,26 @@ def test_a_comparison_shows_a_method_once_for_each_number_of_views(tmp_path, tru
     )
     # Three columns with the truth, where the two of one run are half as large again.
     assert both.shape[0] < one.shape[0]
+
+
+def test_long_names_of_methods_stay_above_their_own_columns(tmp_path, truth, monkeypatch):
+    drawn = []
+    save = figures._save
+    monkeypatch.setattr(
+        figures, "_save", lambda figure, path: drawn.append(figure) or save(figure, path)
+    )
+    names = [f"3D Gaussians (paper) + DiffNR + data consistency, {kind}" for kind in "abcd"]
+    captions = dict.fromkeys(names, "27.97 dB / 0.929")
+    slice_panels(
+        {name: shown(truth) for name in names}, None, tmp_path / "long.png", captions=captions
+    )
+    titles = [axes.title for axes in drawn[0].axes if axes.get_title()]
+    assert [" ".join(title.get_text().split()) for title in titles] == [
+        f"{name} {captions[name]}" for name in names
+    ]
+    extents = [title.get_window_extent() for title in titles]
+    assert all(left.x1 < right.x0 for left, right in pairwise(extents))
+    assert max(extent.y1 for extent in extents) < drawn[0].bbox.height
 
 
 def test_planes_too_thin_to_show_anything_are_left_out(tmp_path, truth):
