@@ -55,13 +55,18 @@ def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:
             right for samples wider than the detector.
 
     Raises:
-        ValueError: the flat field is nowhere brighter than the dark field, or an unknown border.
+        ValueError: the flat field or all views are nowhere brighter than the dark field, or an unknown border.
     """
     beam = raw.flat - raw.dark
     median = float(np.median(beam))
     if not median > 0:
         raise ValueError(
             f"{raw.source}: the flat field is no brighter than the dark field; were they exchanged?"
+        )
+    if not (raw.counts > raw.dark).any():
+        raise ValueError(
+            f"{raw.source}: no pixel of any view is brighter than the dark field; counts, which grow with the light, "
+            "are expected."
         )
     dead = beam < DEAD_SHARE * median
     transmission = _transmission(raw, np.where(dead, 1.0, beam), dead)

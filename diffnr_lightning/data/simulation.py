@@ -63,6 +63,8 @@ def simulate_case(
     Raises:
         ValueError: a recipe that makes no scan of this volume.
     """
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed is {seed}; a whole number of at least 0 is expected.")
     record = simulation_record(recipe, loaded.source, name, seed)
     name = name or loaded.name
     seed = stable_seed(name, recipe.num_views) if seed is None else int(seed)
@@ -138,6 +140,12 @@ def normalised_cube(loaded: LoadedVolume, recipe: ScanRecipe) -> NormalisedCube:
     if recipe.voxel_mm is not None:
         side = recipe.size * recipe.voxel_mm
     grid = VolumeGrid((recipe.size,) * 3, side / recipe.size)
+    extent = max(np.multiply(density.shape, loaded.spacing_mm))
+    if grid.voxel_mm[0] > extent:
+        raise ValueError(
+            f"{loaded.name}: one voxel of the cube is {grid.voxel_mm[0]:.3g} mm wide and the whole volume "
+            f"{extent:.3g} mm; check voxel_mm, margin and the spacing of the file."
+        )
     truth = resample(density, loaded.spacing_mm, grid.shape, grid.voxel_mm, centre)
     if float(truth.max()) < OBJECT_FLOOR:
         raise ValueError(

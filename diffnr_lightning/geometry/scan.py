@@ -195,12 +195,9 @@ class ScanGeometry(Poses):
             if orbit.source_to_axis_mm is not None
             else ""
         )
-        offset = orbit.detector_offset_mm
-        shifted = (
-            f", offset (v, u) ({offset[0]:.3g}, {offset[1]:.3g}) mm"
-            if any(abs(o) > 1e-9 for o in offset)
-            else ""
-        )
+        # A zero of either sign is written alike.
+        offset = [0.0 if abs(o) <= 1e-9 else o for o in orbit.detector_offset_mm]
+        shifted = f", offset (v, u) ({offset[0]:.3g}, {offset[1]:.3g}) mm" if any(offset) else ""
         pitch = f"{orbit.pixel_mm[0]:.4g}x{orbit.pixel_mm[1]:.4g}"
         return f"{views}{distances}, detector {rows}x{columns} of {pitch} mm{shifted}"
 

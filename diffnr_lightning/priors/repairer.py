@@ -107,6 +107,13 @@ class Repairer:
     ) -> None:
         if passes < 1:
             raise ValueError(f"passes is {passes}; at least one pass of a repair is expected.")
+        if not planes or batch_size < 1:
+            raise ValueError(
+                f"planes is {tuple(planes)} and batch_size {batch_size}; at least one plane and one slice in a batch "
+                "are expected."
+            )
+        if align_iterations < 0:
+            raise ValueError(f"align_iterations is {align_iterations}; 0 or more is expected.")
         if consistency not in ("none", "agreement", "null_space"):
             raise ValueError(
                 f"consistency is {consistency!r}; 'none', 'agreement' or 'null_space' is expected."

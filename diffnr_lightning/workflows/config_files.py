@@ -12,6 +12,9 @@ from diffnr_lightning.workflows.refusals import nearest
 
 logger = logging.getLogger("diffnr")
 
+# All names share folders and ending: less alike than this is another word.
+LEAST_LIKENESS = 0.9
+
 # Configs of the release before that are composed of two now: accepted for one release, with a warning.
 COMPOSED = {
     "reconstruct/r2gaussian_diffnr": "r2gaussian+diffnr/loop",
@@ -61,7 +64,7 @@ def shipped_config(name: str) -> Path:
     names = shipped_names()
     # Of another folder, if that is all that is wrong.
     alike = [known for known in names if Path(known).name == Path(name).name]
-    hint = f"; did you mean {' or '.join(alike)}" if alike else nearest(name, names)
+    hint = f"; did you mean {' or '.join(alike)}" if alike else nearest(name, names, LEAST_LIKENESS)
     raise FileNotFoundError(f"config {name} is not among the configs that come with diffnr{hint}.")
 
 

@@ -18,7 +18,7 @@ from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
 from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.signature import Checked, folder_to_be
+from diffnr_lightning.workflows.signature import Checked, folder_to_be, seed_of
 from diffnr_lightning.workflows.variation import Variation
 from diffnr_lightning.workflows.volume_sources import (
     left_out,
@@ -81,7 +81,7 @@ def curate(
     repair: Repairer | None = None,
     residual: bool = False,
     kind: Literal["slices", "projections"] = "slices",
-    seed: int = 0,
+    seed: Annotated[int, seed_of("seed")] = 0,
     shard: Annotated[str, Checked(shard_of)] = "0/1",
     device: str = "cpu",
     resolved: dict[str, Any] | None = None,

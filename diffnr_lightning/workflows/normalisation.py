@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 
@@ -172,7 +173,13 @@ def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
     Raises:
         ValueError: an assumed number that is not positive.
     """
+    if assumed is not None and not 0 < assumed < math.inf:
+        raise ValueError(f"photons is {assumed:g}; a positive number is expected.")
     if case.photons is not None:
+        if assumed is not None:
+            logger.warning(
+                "%s knows its photons; the %g that are assumed are not used", case.name, assumed
+            )
         return case.photons
     if assumed is None:
         logger.info(

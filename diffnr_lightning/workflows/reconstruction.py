@@ -12,7 +12,7 @@ from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
-from diffnr_lightning.workflows.signature import exists, folder_to_be
+from diffnr_lightning.workflows.signature import exists, folder_to_be, seed_of
 from diffnr_lightning.workflows.weights_record import weights_record
 
 Case = deferred("diffnr_lightning.data.cases.Case")
@@ -29,7 +29,7 @@ def reconstruct(
     method: Method,
     name: str | None = None,
     variant: str | None = None,
-    seed: int | None = None,
+    seed: Annotated[int | None, seed_of("seed")] = None,
     pad: float = 0.0,
     surroundings: Literal["auto", "ignore"] = "auto",
     weights: Literal["auto", "uniform"] = "auto",

@@ -45,7 +45,8 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
     if missing := re.search(r"the following arguments are required: (\w+)", message):
         return f"{path}.{missing[1]} missing: give it as an option or in a config."
     return (
-        _unknown_parameter(path, message)
+        _no_class(path, message)
+        or _unknown_parameter(path, message)
         or _wrong_type(parser, path, message)
         or _own_words(message)
         or _wrong_alternative(path, message)
@@ -72,6 +73,26 @@ def _unknown_parameter(path: str, message: str) -> str | None:
     return f"{path}: {name} has no '{key}'{nearest(key, inspect.signature(kind).parameters)}."
 
 
+def _no_class(path: str, message: str) -> str | None:
+    """Say what a class is named by, where a value names none, and what became of a file that was given instead."""
+    if file := re.search(r"Unable to load config ['\"]([^'\"]+)['\"]", message):
+        # The group is named twice.
+        option = "--" + ".".join(dict.fromkeys(path.lstrip("-").split(".")))
+        return f"{option} is {file[1]!r}; a file that can be read is expected."
+    given = re.search(
+        r"Expected a dot import path string: (.*?)\.?$|Not a valid subclass of \w+\. Got value: (.*?)$",
+        message,
+        re.MULTILINE,
+    )
+    if not given:
+        return None
+    value = (given[1] or given[2] or "").strip()
+    return (
+        f"{path} is {value!r}; a class_path with its init_args is expected, or, as an option of its own, "
+        "--config with the name of a config that holds them."
+    )
+
+
 def _wrong_alternative(path: str, message: str) -> str | None:
     """Say what the innermost type with alternatives expects, of those that a message nests."""
     head, found, rest = message.partition("Given value: ")
@@ -85,7 +106,7 @@ def _wrong_alternative(path: str, message: str) -> str | None:
 
 def _alternative(name: str) -> str:
     module, _, kind = name.rpartition(".")
-    if module and not module.startswith(("typing", "pathlib", "collections")):
+    if "[" not in name and module and not module.startswith(("typing", "pathlib", "collections")):
         return f"the import path of a {kind}"
     return _type_name(name)
 
@@ -95,6 +116,9 @@ def _wrong_type(parser: ArgumentParser, path: str, message: str) -> str | None:
     hint = getattr(action, "_typehint", None)
     given = re.search(r"(?:Given|Got) value: (.*)$", message, re.DOTALL)
     simple = hint is not None and (not inspect.isclass(hint) or hint in (int, float, bool, str))
+    if given and re.fullmatch(r"[-+]?\.?(nan|inf|infinity)", given[1].strip(), re.IGNORECASE):
+        if float in _alternatives(hint):
+            return f"{path} is {given[1].strip()}; a finite number is expected."
     if given and simple:
         return f"{path} is {_as_typed(given[1])!r}; {_expectation(parser, path)}."
     if found := _NESTED.search(message):
@@ -171,9 +195,15 @@ def _class_at(class_path: str, parents: Sequence[str]) -> type | None:
     return kind if inspect.isclass(kind) else None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the words that propose the name most like one that is not known, nothing if none is."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+def nearest(name: str, known: Iterable[str], least: float = 0.6) -> str:
+    """Return the words that propose the name most like one that is not known, nothing if none is.
+
+    Args:
+        name: as it was given.
+        known: names.
+        least: likeness from 0 to 1 that a proposal has, more where names have much in common.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=least)
     return f"; did you mean {close[0]}" if close else ""
 
 
@@ -192,6 +222,7 @@ def _type_name(hint: Any) -> str:
         text = text.replace(verbose, plain)
     text = re.sub(r"Optional\[(.+)\]$", r"\1 or null", re.sub(r"<class '([^']+)'>", r"\1", text))
     text = re.sub(r"Union\[(.+)\]$", lambda m: " or ".join(m[1].split(", ")), text)
-    if literal := re.fullmatch(r"Literal\[(.+)\]", text):
-        return "one of " + literal[1].replace("'", "")
+    text = re.sub(
+        r"^Literal\[([^\]]+)\]", lambda literal: "one of " + literal[1].replace("'", ""), text
+    )
     return text.replace(" | None", " or null").replace("None", "null")

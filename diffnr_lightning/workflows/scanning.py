@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from diffnr_lightning.data import ScanRecipe, is_generated
 from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.signature import folder_to_be
+from diffnr_lightning.workflows.signature import folder_to_be, seed_of
 
 logger = logging.getLogger("diffnr")
 
@@ -19,7 +19,7 @@ def simulate(
     out: Annotated[Path, folder_to_be("case")],
     recipe: Annotated[ScanRecipe, Flatten()] = ScanRecipe(),
     name: str | None = None,
-    seed: int | None = None,
+    seed: Annotated[int | None, seed_of("seed")] = None,
 ) -> Path:
     """Scan a volume, or a generated object, and write the case.
 

@@ -45,6 +45,20 @@ def exists(what: str) -> Checked:
     return Checked(refuse_nothing)
 
 
+def seed_of(what: str) -> Checked:
+    """Return the mark of a seed.
+
+    Args:
+        what: option it is called, in the ValueError.
+    """
+
+    def refuse_negative(seed: int) -> None:
+        if seed < 0:
+            raise ValueError(f"{what} is {seed}; a whole number of at least 0 is expected.")
+
+    return Checked(refuse_negative)
+
+
 def folder_to_be(what: str) -> Checked:
     """Return the mark of a folder that is made where there is none.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.signature import exists, folder_to_be
+from diffnr_lightning.workflows.signature import exists, folder_to_be, seed_of
 from diffnr_lightning.workflows.trainer_options import trainer_options
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
@@ -43,7 +43,7 @@ def finetune(
     num_nodes: int = 1,
     curves: Logger | None = None,
     callbacks: dict[str, Callback] | None = None,
-    seed: int = 0,
+    seed: Annotated[int, seed_of("seed")] = 0,
     resolved: dict[str, Any] | None = None,
 ) -> Path:
     """Train a SliceFixer on curated pairs.

@@ -101,6 +101,11 @@ def test_files_that_are_missing_or_damaged(refused, tmp_path, name):
         (["--num_views", "0"], "num_views is 0"),
         (["--size", "0"], "size is 0"),
         (["--voxel_mm", "-1"], "voxel_mm is -1"),
+        (["--voxel_mm", "1e9"], "one voxel of the cube is 1e+09 mm wide"),
+        (["--margin", "nan"], "--margin is nan; a finite number is expected"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--volume", "split:test"], "split:test, a set of volumes"),
+        (["--scanner", "none.yaml"], "--scanner is 'none.yaml'; a file that can be read"),
         (["--scanner.source_to_detector", "1"], "less than source_to_axis_mm"),
         (["--window_hu", "100", "-100"], "window_hu"),
         (["--window_hu", "3000"], "two numbers are expected, such as --window_hu -1000 1024"),
@@ -221,6 +226,8 @@ def counts(**changes):
     [
         ({"angles_deg": np.linspace(0, 3.1, 12)}, [], "angle_unit=rad"),
         ({"flat": 100, "dark": 20_100}, [], "exchanged"),
+        ({"raw": np.full((12, 16, 32), -9e3)}, [], "brighter than the dark field"),
+        ({"angles_deg": np.full(12, np.nan)}, [], "infinite angles;"),
         ({"raw": np.full((12, 16, 32), 9e3)}, [], "shows something"),
         ({"raw": np.full((12, 16, 32), "x")}, [], "real numbers"),
         ({"angles_deg": np.arange(12) * 9.0}, [], "axis_column"),
@@ -254,6 +261,39 @@ def test_outputs_that_cannot_be_written(refused, good_case):
 def test_folders_that_are_no_runs(refused):
     for command in ("evaluate", "report"):
         assert "does not exist" in refused(command, "--runs", "nothing")
+        assert "is a file" in refused(command, "--runs", __file__)
+    words = "'hearts'; one of lungs, regions or null is expected"
+    assert words in refused("evaluate", "--runs", "nothing", "--downstream", "hearts")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--method", "fdk"], "--method is 'fdk'; a class_path with its init_args is expected"),
+        (["--method", "{}"], "--method is '{}'; a class_path with its init_args is expected"),
+        (
+            ["--config", "nosuch"],
+            "reconstruct/nosuch.yaml is not among the configs that come with diffnr.",
+        ),
+        ([*FDK, "--method.init_args.options", "5"], "is '5'; dict[str, Any] or null is expected"),
+        ([*FDK, "--photons", "-5"], "photons is -5"),
+        ([*FDK, "--seed", "-3"], "seed is -3"),
+        (["--config", "sirt", "--method.init_args.options", "{iterations: 0}"], "iterations is 0"),
+        (
+            [
+                "--config",
+                "r2gaussian",
+                "--config",
+                "diffnr/loop",
+                "--method.pseudo_reference.repairer.batch_size",
+                "0",
+            ],
+            "batch_size 0",
+        ),
+    ],
+)
+def test_methods_that_cannot_be(refused, good_case, options, words):
+    assert words in refused("reconstruct", "--case", good_case, "--out", "runs/run", *options)
 
 
 @pytest.mark.parametrize("content", [b"junk" * 50, pickle.dumps({"weights": 1}), b""])

@@ -10,6 +10,7 @@ from diffnr_lightning.data.datasets.registry import located
 from diffnr_lightning.data.datasets.words import names_data_set
 from diffnr_lightning.data.generated import generate, is_generated
 from diffnr_lightning.data.scan_recipe import ScanRecipe
+from diffnr_lightning.data.splits import is_selection
 
 if TYPE_CHECKING:
     from diffnr_lightning.data.volumes import LoadedVolume
@@ -30,6 +31,10 @@ def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
     if is_generated(source):
         return generate(source, recipe.size)
     file_only = not names_data_set(source)
+    if file_only and is_selection(source):
+        raise ValueError(
+            f"volume is {source}, a set of volumes; one file of it is expected here, and `sweep` takes sets."
+        )
     if file_only and not Path(source).exists():
         raise FileNotFoundError(f"volume {source} does not exist; check the path.")
     from diffnr_lightning.data.volumes import load_volume

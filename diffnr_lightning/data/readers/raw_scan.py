@@ -64,7 +64,7 @@ class RawScan:
         array = array.astype(np.float64)
         if not np.isfinite(array).all():
             raise ValueError(
-                f"{self.source} holds NaN or infinite {name}; finite ones are expected."
+                f"{self.source} holds NaN or infinite {name.removesuffix('_rad')}; finite ones are expected."
             )
         return array
 
