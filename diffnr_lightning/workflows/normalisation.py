@@ -174,7 +174,7 @@ def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
         ValueError: an assumed number that is not positive.
     """
     if assumed is not None and not 0 < assumed < math.inf:
-        raise ValueError(f"photons is {assumed:g}; a positive number is expected.")
+        raise ValueError(f"photons is {assumed}; a positive number is expected.")
     if case.photons is not None:
         if assumed is not None:
             logger.warning(
