@@ -197,9 +197,12 @@ def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:
 def run_labels(runs: Sequence[RunSummary]) -> list[str]:
     """Return what the runs of a case are called beside each other: by method, and by what else tells them apart."""
     several_views = len({run.setting.views for run in runs}) > 1
+    several_noises = len({run.setting.noise for run in runs}) > 1
     labels: list[str] = []
     for run in runs:
-        label = f"{run.method}, {run.setting.views} views" if several_views else run.method
+        views = f"{run.setting.views} views" if several_views else None
+        noise = f"noise {run.setting.noise or 'unknown'}" if several_noises else None
+        label = ", ".join(filter(None, (run.method, views, noise)))
         label = label if label not in labels else f"{label} ({run.folder.name})"
         while label in labels:
             label += "'"

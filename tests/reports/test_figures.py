@@ -66,6 +66,13 @@ def test_a_comparison_shows_a_method_once_for_each_number_of_views(tmp_path, tru
     assert both.shape[0] < one.shape[0]
 
 
+def test_a_comparison_says_which_noise_is_whose(tmp_path, truth):
+    noises = ({"mode": "none"}, {"mode": "physical", "photons": 1e4, "electronic": 10.0})
+    for number, noise in enumerate(noises):
+        write_run(tmp_path / f"{number}/fdk", "chest", "FDK", truth, truth, views=12, noise=noise)
+    assert run_labels(read_runs([tmp_path])) == ["FDK, noise none", "FDK, noise physical 10000±10"]
+
+
 def test_long_names_of_methods_stay_above_their_own_columns(tmp_path, truth, monkeypatch):
     drawn = []
     save = figures._save
