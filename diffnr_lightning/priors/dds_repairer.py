@@ -13,7 +13,7 @@ from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors.denoiser_folders import denoiser_folder, load_denoiser
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds
-from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling
+from diffnr_lightning.solvers.diffusion.sampling import check_sampling, sampled_times
 
 
 @final
@@ -67,7 +67,7 @@ class DdsRepairer:
         if self.denoiser.dimensions != 2:
             raise ValueError(f"denoiser {denoiser} is one of patches; one of slices is expected.")
         # What no schedule has is refused now, not at the first repair.
-        self.denoiser.schedule.timesteps(steps, max(round(start * self.denoiser.schedule.steps), 1))
+        sampled_times(self.denoiser, steps, start)
         self.batch_size, self.held = batch_size, held
         self.options = {"steps": steps, "start": start, "eta": eta, "cg_iterations": cg_iterations}
         self.options |= {"coupling": coupling, "threshold": threshold}

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.adaptation import SlabLoss, check_adaptation, drawn_slabs
-from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, denoising_steps
 from diffnr_lightning.solvers.diffusion.lora import adapted
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
-from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
+from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations
@@ -97,13 +97,14 @@ def ddip3d(
     check_iterations(min(steps, cg_iterations), 1.0)
     check_amounts(coupling=coupling, threshold=threshold, tuning_iterations=tuning_iterations)
     first = first_volume(projections, grid, scan, initial)
-    schedule = denoiser.schedule
-    times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
-    settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
-    settings |= {"cg_iterations": cg_iterations, "power": power, "coupling": coupling}
+    settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "coupling": coupling}
     settings |= {"threshold": threshold, "rank": rank, "updates": updates, "rate": rate}
     settings |= {"slices": slices, "tuning_iterations": tuning_iterations}
-    state = resumed(state, settings | {"slice_noise": slice_noise_kind})
+    settings |= {"slice_noise": slice_noise_kind}
+    sampling = Sampling(
+        denoiser, first, state, settings, steps=steps, start=start, seed=seed, kind=slice_noise_kind
+    )
+    state = sampling.state
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(fit, iterations=cg_iterations, coupling=coupling, threshold=threshold)
     loss = SlabLoss(fit, data.scale, denoiser, iterations=tuning_iterations)
@@ -113,7 +114,7 @@ def ddip3d(
             adapter.load(state["lora"])
 
         def find(noisy: Tensor, index: int) -> Tensor:
-            step = times[index]
+            step = sampling.times[index]
             if step > 0:
                 places = drawn_slabs(len(noisy), slices, updates, seed, index)
                 loss.hold(state["estimate"].to(first) if index else first)
@@ -122,16 +123,9 @@ def ddip3d(
                 )
             return predicted_noise(noisy, step, denoiser, single_slices(len(noisy)), batch_size)
 
-        def fresh(number: int) -> Tensor:
-            return slice_noise(slice_noise_kind, first, seed, number)
-
-        volume = denoising_steps(
+        volume = sampling.volume(
             find,
-            fresh,
-            denoiser,
             data,
-            times,
-            state,
             initial=first,
             eta=eta,
             kept=lambda: {"lora": adapter.values()},

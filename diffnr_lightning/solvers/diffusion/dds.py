@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, denoising_steps
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
-from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
+from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import (
     StackKind,
     check_stacks,
@@ -111,18 +111,12 @@ def dds(
     check_iterations(min(steps, cg_iterations), 1.0)
     check_amounts(coupling=coupling, threshold=threshold, noise=noise or 0.0)
     first = start_volume(projections, grid, scan, initial)
-    schedule = denoiser.schedule
-    times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
-    settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
-    settings |= {"cg_iterations": cg_iterations, "power": power, "coupling": coupling}
-    settings |= {"threshold": threshold, "noise": noise, "spread": spread}
-    settings |= {
-        "corrected": corrected,
-        "slicewise": slicewise,
-        "stacks": stacks,
-        "slice_noise": slice_noise_kind,
-    }
-    state = resumed(state, settings)
+    settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "coupling": coupling}
+    settings |= {"threshold": threshold, "noise": noise, "spread": spread, "corrected": corrected}
+    settings |= {"slicewise": slicewise, "stacks": stacks, "slice_noise": slice_noise_kind}
+    sampling = Sampling(
+        denoiser, first, state, settings, steps=steps, start=start, seed=seed, kind=slice_noise_kind
+    )
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(
         fit, iterations=cg_iterations, coupling=coupling, threshold=threshold, slicewise=slicewise
@@ -130,23 +124,8 @@ def dds(
 
     def find(noisy: Tensor, index: int) -> Tensor:
         seen = stacks_of_step(stacks, denoiser, len(noisy), seed, index)
-        return predicted_noise(noisy, times[index], denoiser, seen, batch_size)
+        return predicted_noise(noisy, sampling.times[index], denoiser, seen, batch_size)
 
-    def fresh(number: int) -> Tensor:
-        return slice_noise(slice_noise_kind, first, seed, number)
-
-    volume = denoising_steps(
-        find,
-        fresh,
-        denoiser,
-        data,
-        times,
-        state,
-        initial=None if initial is None else first,
-        eta=eta,
-        noise=noise,
-        spread=spread,
-        corrected=corrected,
-        progress=progress,
-    )
+    held = {"noise": noise, "spread": spread, "corrected": corrected}
+    volume = sampling.volume(find, data, initial=initial, eta=eta, progress=progress, **held)
     return volume.clamp(min=0.0) if nonnegative else volume

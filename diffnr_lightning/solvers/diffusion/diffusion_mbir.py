@@ -7,13 +7,9 @@ from torch import Tensor, nn
 
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.solvers.diffusion.denoising_steps import (
-    check_sampling,
-    first_noisy,
-    keep,
-)
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
-from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
+from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import (
     StackKind,
     check_stacks,
@@ -104,14 +100,14 @@ def diffusion_mbir(
     check_iterations(min(steps, cg_iterations), 1.0)
     check_amounts(coupling=coupling, threshold=threshold)
     first = start_volume(projections, grid, scan, initial)
-    schedule, (low, high) = denoiser.schedule, denoiser.scale
-    times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
-    settings = {"shape": list(grid.shape), "times": times, "seed": seed, "snr": snr}
-    settings |= {"cg_iterations": cg_iterations, "power": power, "coupling": coupling}
+    settings = {"snr": snr, "cg_iterations": cg_iterations, "power": power, "coupling": coupling}
     settings |= {"threshold": threshold, "stacks": stacks, "slice_noise": slice_noise_kind}
-    state = resumed(state, settings)
+    sampling = Sampling(
+        denoiser, first, state, settings, steps=steps, start=start, seed=seed, kind=slice_noise_kind
+    )
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(fit, iterations=cg_iterations, coupling=coupling, threshold=threshold)
+    schedule, (low, high), times = denoiser.schedule, denoiser.scale, sampling.times
 
     def found(noisy: Tensor, step: int, number: int) -> tuple[Tensor, Tensor]:
         """Return the clean estimate and the noise."""
@@ -119,30 +115,28 @@ def diffusion_mbir(
         noise = predicted_noise(noisy, step, denoiser, seen, batch_size)
         return schedule.estimate(noisy, noise, step), noise
 
-    def fresh(number: int) -> Tensor:
-        return slice_noise(slice_noise_kind, first, seed, number)
-
-    start_from = None if initial is None else first
-    noisy = first_noisy(fresh, denoiser, data, times[0], state, start_from)
-    for index in range(state["done"], steps):
+    noisy = sampling.first_noisy(data, initial, sampling.fresh)
+    for index in range(sampling.state["done"], steps):
         step, signal = times[index], 1.0
         clean, noise = found(noisy, step, 2 * index)
         estimate, noisy = (clean - low) / (high - low), clean
         if index + 1 < steps:
             after = times[index + 1]
             eta, signal = schedule.ancestral(step, after), float(schedule.signal[after])
-            noisy = schedule.ddim_step(clean, noise, after, fresh(2 * index + 1), eta)
+            noisy = schedule.ddim_step(clean, noise, after, sampling.fresh(2 * index + 1), eta)
             if snr > 0.0:
                 clean, noise = found(noisy, after, 2 * index + 1)
-                noisy = schedule.ddim_step(clean, noise, after, fresh(2 * index + 2), 2.0 * snr)
+                noisy = schedule.ddim_step(
+                    clean, noise, after, sampling.fresh(2 * index + 2), 2.0 * snr
+                )
         volume = (noisy / signal - low) / (high - low)
         data.renew(volume)
         fitted = data(volume)
         if index + 1 == steps:
             estimate = fitted + fit.pull(projections - fit.shown(fitted)) / fit.curvature()
         noisy = signal * (low + (high - low) * fitted)
-        keep(state, index + 1, noisy, data, estimate)
+        sampling.keep(index + 1, noisy, data, estimate)
         if progress is not None:
             progress(index + 1, steps, f"step {step} of the schedule")
-    volume = state["estimate"].to(first)
+    volume = sampling.state["estimate"].to(first)
     return volume.clamp(min=0.0) if nonnegative else volume

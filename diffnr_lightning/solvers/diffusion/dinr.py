@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.adaptation import SlabLoss, check_adaptation, drawn_slabs
-from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, denoising_steps
 from diffnr_lightning.solvers.diffusion.lora import adapted
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
-from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
+from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations
@@ -104,14 +104,15 @@ def dinr(
     check_iterations(min(steps, iterations), 1.0)
     check_amounts(omega=omega, rho=rho, first_iterations=first_iterations)
     first = first_volume(projections, grid, scan, initial)
-    schedule = denoiser.schedule
-    times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
-    settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
-    settings |= {"omega": omega, "rho": rho, "power": power, "iterations": iterations}
+    settings = {"eta": eta, "omega": omega, "rho": rho, "power": power, "iterations": iterations}
     settings |= {"first_iterations": first_iterations, "rank": rank, "updates": updates}
     settings |= {"rate": rate, "slices": slices, "slice_noise": slice_noise_kind}
     sizes = {name: list(value.shape) for name, value in representation.state_dict().items()}
-    state = resumed(state, settings | {"representation": sizes})
+    settings |= {"representation": sizes}
+    sampling = Sampling(
+        denoiser, first, state, settings, steps=steps, start=start, seed=seed, kind=slice_noise_kind
+    )
+    state = sampling.state
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     representation.initialise(first, projections, scan, seed)
     data = _RepresentationStep(fit, representation.to(first.device), iterations)
@@ -128,7 +129,7 @@ def dinr(
 
         def find(noisy: Tensor, index: int) -> Tensor:
             nonlocal moments
-            step = times[index]
+            step = sampling.times[index]
             if step > 0:
                 places = drawn_slabs(len(noisy), slices, updates, seed, index)
                 loss.hold(data.volume())
@@ -141,23 +142,20 @@ def dinr(
             return predicted_noise(noisy, step, denoiser, single_slices(len(noisy)), batch_size)
 
         def fresh(number: int) -> Tensor:
-            noise = slice_noise(slice_noise_kind, first, seed, number)
+            noise = sampling.fresh(number)
             return noise if number else omega * noise
 
         def kept() -> dict[str, Any]:
             lora = {"weights": adapter.values(), "moments": moments}
             return {"lora": lora, "fitted": data.memory()}
 
-        volume = denoising_steps(
+        volume = sampling.volume(
             find,
-            fresh,
-            denoiser,
             data,
-            times,
-            state,
             initial=first,
             eta=eta,
             proximity=rho,
+            fresh=fresh,
             kept=kept,
             progress=progress,
         )

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, denoising_steps
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
-from diffnr_lightning.solvers.diffusion.slice_noise import slice_noise
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
@@ -107,40 +106,23 @@ def patches(
     check_iterations(min(steps, cg_iterations, tilings), 1.0)
     check_amounts(noise=noise or 0.0)
     first = start_volume(projections, grid, scan, initial)
-    times = denoiser.schedule.timesteps(steps, max(round(start * denoiser.schedule.steps), 1))
-    settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
-    settings |= {"cg_iterations": cg_iterations, "power": power, "tilings": tilings, "patch": size}
-    settings |= {"noise": noise, "spread": spread, "corrected": corrected}
-    state = resumed(state, settings)
+    held = {"noise": noise, "spread": spread, "corrected": corrected}
+    settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "tilings": tilings}
+    settings |= {"patch": size, **held}
+    sampling = Sampling(denoiser, first, state, settings, steps=steps, start=start, seed=seed)
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(fit, iterations=cg_iterations)
 
     def find(noisy: Tensor, index: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         offsets = torch.randint(size, (tilings, 3), generator=generator).tolist()
-        found = torch.zeros_like(noisy)
+        found, step = torch.zeros_like(noisy), sampling.times[index]
         for offset in offsets:
             tiling = patch_tiling(noisy.shape, size, offset)
-            found += noise_in_patches(noisy, times[index], denoiser, tiling, batch_size)
+            found += noise_in_patches(noisy, step, denoiser, tiling, batch_size)
         return found / tilings
 
-    def fresh(number: int) -> Tensor:
-        return slice_noise("independent", first, seed, number)
-
-    volume = denoising_steps(
-        find,
-        fresh,
-        denoiser,
-        data,
-        times,
-        state,
-        initial=None if initial is None else first,
-        eta=eta,
-        noise=noise,
-        spread=spread,
-        corrected=corrected,
-        progress=progress,
-    )
+    volume = sampling.volume(find, data, initial=initial, eta=eta, progress=progress, **held)
     return volume.clamp(min=0.0) if nonnegative else volume
 
 

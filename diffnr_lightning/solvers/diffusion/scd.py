@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.adaptation import SlabLoss, check_adaptation, side_by_side
-from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, denoising_steps
 from diffnr_lightning.solvers.diffusion.lora import adapted
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
-from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
+from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations
@@ -106,12 +106,13 @@ def scd(
     check_amounts(proximity=proximity, variation=variation)
     # In the first step, what other slices are held at where there is nothing to start from.
     first = first_volume(projections, grid, scan, initial)
-    schedule = denoiser.schedule
-    times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
-    settings = {"shape": list(grid.shape), "times": times, "seed": seed, "eta": eta}
-    settings |= {"cg_iterations": cg_iterations, "power": power, "proximity": proximity}
+    settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "proximity": proximity}
     settings |= {"rank": rank, "updates": updates, "rate": rate, "every": every, "slices": slices}
-    state = resumed(state, settings | {"variation": variation, "slice_noise": slice_noise_kind})
+    settings |= {"variation": variation, "slice_noise": slice_noise_kind}
+    sampling = Sampling(
+        denoiser, first, state, settings, steps=steps, start=start, seed=seed, kind=slice_noise_kind
+    )
+    state, times = sampling.state, sampling.times
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(fit, iterations=cg_iterations)
     options = {"iterations": cg_iterations, "proximity": proximity, "variation": variation}
@@ -148,18 +149,11 @@ def scd(
             with adapter.left_aside():
                 return noise_of(noisy, index)
 
-        def fresh(number: int) -> Tensor:
-            return slice_noise(slice_noise_kind, first, seed, number)
-
-        volume = denoising_steps(
+        volume = sampling.volume(
             find,
-            fresh,
-            denoiser,
             data,
-            times,
-            state,
-            initial=None if initial is None else first,
-            eta=[eta * schedule.ancestral(*pair) for pair in pairwise(times)],
+            initial=initial,
+            eta=[eta * denoiser.schedule.ancestral(*pair) for pair in pairwise(times)],
             proximity=proximity,
             carried=unadapted,
             kept=lambda: {"batches": [dict(batch) for batch in batches]},

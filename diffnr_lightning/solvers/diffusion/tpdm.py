@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.solvers.diffusion.denoising_steps import check_sampling, denoising_steps
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
-from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
+from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import (
     StackKind,
     check_stacks,
@@ -102,21 +103,21 @@ def tpdm(
     if not 1.0 < every < math.inf:
         raise ValueError(f"every is {every}; a number above 1 is expected.")
     first = start_volume(projections, grid, scan, initial)
-    schedule = denoiser.schedule
-    times = schedule.timesteps(steps, max(round(start * schedule.steps), 1))
-    settings = {"shape": list(grid.shape), "times": times, "seed": seed, "every": every}
-    settings |= {"snr": snr, "cg_iterations": cg_iterations, "power": power, "noise": noise}
-    settings |= {"spread": spread, "stacks": stacks, "slice_noise": slice_noise_kind}
-    state = resumed(state, settings)
+    settings = {"every": every, "snr": snr, "cg_iterations": cg_iterations, "power": power}
+    settings |= {"noise": noise, "spread": spread, "stacks": stacks}
+    settings |= {"slice_noise": slice_noise_kind}
+    sampling = Sampling(
+        denoiser, first, state, settings, steps=steps, start=start, seed=seed, kind=slice_noise_kind
+    )
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(fit, iterations=cg_iterations)
     coronal = [_is_coronal(every, seed, index) for index in range(steps - 1)] + [False]
-    shares = [schedule.ancestral(*pair) for pair in zip(times, times[1:], strict=False)] + [0.0]
+    shares = [denoiser.schedule.ancestral(*pair) for pair in pairwise(sampling.times)] + [0.0]
     calls = 1
     if snr > 0.0:
         # A corrector is a step to the same level.
         calls = 2
-        times = [step for step in times for _ in range(calls)]
+        sampling.times = [step for step in sampling.times for _ in range(calls)]
         shares = [share for predictor in shares for share in (2.0 * snr, predictor)]
 
     def turned(volume: Tensor, index: int) -> Tensor:
@@ -126,24 +127,22 @@ def tpdm(
     def find(noisy: Tensor, index: int) -> Tensor:
         slices = turned(noisy, index)
         seen = stacks_of_step(stacks, denoiser, len(slices), seed, index)
-        return turned(predicted_noise(slices, times[index], denoiser, seen, batch_size), index)
+        step = sampling.times[index]
+        return turned(predicted_noise(slices, step, denoiser, seen, batch_size), index)
 
     def fresh(number: int) -> Tensor:
         index = max(number - 1, 0)
-        return turned(slice_noise(slice_noise_kind, turned(first, index), seed, number), index)
+        return turned(sampling.fresh(number, turned(first, index)), index)
 
-    volume = denoising_steps(
+    volume = sampling.volume(
         find,
-        fresh,
-        denoiser,
         data,
-        times,
-        state,
-        initial=None if initial is None else first,
+        initial=initial,
         eta=shares,
         noise=noise,
         spread=spread,
-        fitted=[not coronal[index // calls] for index in range(len(times))],
+        fitted=[not coronal[index // calls] for index in range(len(sampling.times))],
+        fresh=fresh,
         progress=progress,
     )
     return volume.clamp(min=0.0) if nonnegative else volume

@@ -16,7 +16,7 @@ from diffnr_lightning.solvers.diffusion import dds
 @pytest.fixture
 def silent(monkeypatch):
     """No noise: since everything is linear, what is returned is the mean of what noise would give."""
-    module = importlib.import_module("diffnr_lightning.solvers.diffusion.dds")
+    module = importlib.import_module("diffnr_lightning.solvers.diffusion.sampling")
     monkeypatch.setattr(module, "slice_noise", lambda _, like, *__: 0.0 * like)
 
 

@@ -22,7 +22,7 @@ PLAIN = {"coupling": 0.0, "nonnegative": False}
 @pytest.fixture
 def silent(monkeypatch):
     """No noise: what is returned is about the mean of what noise would give."""
-    module = importlib.import_module("diffnr_lightning.solvers.diffusion.diffusion_mbir")
+    module = importlib.import_module("diffnr_lightning.solvers.diffusion.sampling")
     monkeypatch.setattr(module, "slice_noise", lambda _, like, *__: 0.0 * like)
 
 

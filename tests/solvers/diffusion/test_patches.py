@@ -63,7 +63,7 @@ def test_the_posterior_mean_of_exact_projections(monkeypatch):
 
     Without noise: since everything is linear, what is returned is the mean of what noise would give.
     """
-    module = importlib.import_module("diffnr_lightning.solvers.diffusion.patches")
+    module = importlib.import_module("diffnr_lightning.solvers.diffusion.sampling")
     monkeypatch.setattr(module, "slice_noise", lambda _, like, *__: 0.0 * like)
     mean, generator = drawn(1), torch.Generator().manual_seed(2)
     truth = mean + VARIANCE**0.5 * torch.randn(GRID.shape, generator=generator)

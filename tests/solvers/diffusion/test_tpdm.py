@@ -32,7 +32,7 @@ class PlaneDenoiser(GaussianDenoiser):
 @pytest.fixture
 def silent(monkeypatch):
     """No noise: what is returned is about the mean of what noise would give."""
-    module = importlib.import_module("diffnr_lightning.solvers.diffusion.tpdm")
+    module = importlib.import_module("diffnr_lightning.solvers.diffusion.sampling")
     monkeypatch.setattr(module, "slice_noise", lambda _, like, *__: 0.0 * like)
 
 
