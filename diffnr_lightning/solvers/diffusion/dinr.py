@@ -207,4 +207,4 @@ class _RepresentationStep(DataStep):
     def recall(self, memory: dict[str, Any]) -> None:
         """Take up what `memory` returned."""
         self.representation.load_state_dict(memory["weights"])
-        self.optimizer.load_state_dict(memory["moments"])
+        self.optimizer.load_state_dict(deepcopy(memory["moments"]))

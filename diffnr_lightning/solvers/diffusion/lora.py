@@ -70,13 +70,14 @@ class Adapter:
         """
         optimizer = torch.optim.Adam(self.parameters.values(), lr=rate)
         if moments:
-            optimizer.load_state_dict(moments)
+            # Adam overwrites what it is given, and a sampler's state may hold it.
+            optimizer.load_state_dict(deepcopy(moments))
         with torch.enable_grad():
             for number in range(updates):
                 optimizer.zero_grad()
                 loss(number).backward()
                 optimizer.step()
-        return deepcopy(optimizer.state_dict())
+        return optimizer.state_dict()
 
 
 @contextmanager
