@@ -14,6 +14,7 @@ from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.priors import denoiser_folder, load_denoiser
 from diffnr_lightning.representations import Representation, Siren
 from diffnr_lightning.solvers import diffusion
+from diffnr_lightning.solvers.diffusion.sampler_state import begun
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
@@ -93,9 +94,6 @@ class Sampler(Method):
             ValueError: one that is damaged, or that the sampler cannot use.
         """
         denoiser = load_denoiser(self.denoiser).to(problem.projections.device)
-        initial = None
-        if self.start is not None:
-            initial = self.start.reconstruct(problem._replace(progress=None, state=None))
         further = dict(self.options)
         if self.fits_representation:
             further["representation"] = self.representation(problem.grid)
@@ -109,10 +107,20 @@ class Sampler(Method):
             problem.grid,
             problem.scan,
             denoiser,
-            initial=initial,
+            initial=self._initial(problem),
             weights=problem.weights,
             seed=problem.seed,
             state=problem.state,
             progress=problem.progress,
             **further,
         )
+
+    def _initial(self, problem: Problem) -> Tensor | None:
+        """Return the volume to start from; None where there is none, or where the state of a killed run is beyond it.
+
+        A representation is begun from it again, and states of earlier versions do not hold it.
+        """
+        held = not self.fits_representation or "first" in (problem.state or {})
+        if self.start is None or (begun(problem.state) and held):
+            return None
+        return self.start.reconstruct(problem._replace(progress=None, state=None))

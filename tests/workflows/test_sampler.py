@@ -96,6 +96,50 @@ def test_a_solver_gives_the_start(folder, problem):
     assert float((warm - wanted).abs().mean()) < 0.5 * float((cold - wanted).abs().mean())
 
 
+LORA = {"updates": 1, "slices": 4, "rank": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dds", {}),
+        ("blend", {}),
+        ("diffusion_mbir", {}),
+        ("patches", {}),
+        ("tpdm", {}),
+        ("scd", LORA),
+        ("ddip3d", LORA),
+        ("dinr", LORA | {"first_iterations": 2, "iterations": 2}),
+    ],
+)
+def test_a_resumed_run_does_not_solve_its_start_again(
+    name, options, folder, patch_folder, problem, monkeypatch
+):
+    """It ends with an equal volume; what `dinr` begins with, which shapes later steps too, is in its state."""
+    solve, starts, state = Solver.reconstruct, [], {}
+
+    def counting(self, problem):
+        starts.append(self.name)
+        return solve(self, problem)
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Solver, "reconstruct", counting)
+    folder = patch_folder if name == "patches" else folder
+    method = Sampler(name, folder, {"steps": 3} | options, Solver("sirt", {"iterations": 3}))
+    whole = method.reconstruct(problem._replace(state={}))
+    with pytest.raises(KeyboardInterrupt):
+        method.reconstruct(problem._replace(state=state, progress=kill))
+    assert len(starts) == 2
+    earlier = {key: value for key, value in state.items() if key != "first"}
+    assert torch.equal(method.reconstruct(problem._replace(state=state)), whole)
+    assert len(starts) == 2
+    # A state of an earlier version, in which `dinr` kept no such volume.
+    assert torch.equal(method.reconstruct(problem._replace(state=earlier)), whole)
+    assert len(starts) == (3 if name == "dinr" else 2)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

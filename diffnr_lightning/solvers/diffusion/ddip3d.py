@@ -9,12 +9,12 @@ from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.adaptation import SlabLoss, check_adaptation, drawn_slabs
 from diffnr_lightning.solvers.diffusion.lora import adapted
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun
 from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations
+from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations, start_volume
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def ddip3d(
     check_sampling(eta=eta, start=start, spread=1.0, batch_size=batch_size)
     check_iterations(min(steps, cg_iterations), 1.0)
     check_amounts(coupling=coupling, threshold=threshold, tuning_iterations=tuning_iterations)
-    first = first_volume(projections, grid, scan, initial)
+    first = (start_volume if begun(state) else first_volume)(projections, grid, scan, initial)
     settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "coupling": coupling}
     settings |= {"threshold": threshold, "rank": rank, "updates": updates, "rate": rate}
     settings |= {"slices": slices, "tuning_iterations": tuning_iterations}

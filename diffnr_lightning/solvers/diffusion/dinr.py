@@ -83,7 +83,7 @@ def dinr(
         weights: (V, H, W) statistical weights of the rays; None weighs all alike.
         power: that weights are raised to, see `cgls`.
         seed: of all noise, slabs and first weights.
-        state: as of `dds`; it holds LoRA and representation with their moments.
+        state: as of `dds`; it holds LoRA and representation with their moments, and the volume it began with.
         progress: called with (done, total, text) after every step.
 
     Returns:
@@ -103,7 +103,8 @@ def dinr(
     check_sampling(eta=eta, start=start, batch_size=batch_size)
     check_iterations(min(steps, iterations), 1.0)
     check_amounts(omega=omega, rho=rho, first_iterations=first_iterations)
-    first = first_volume(projections, grid, scan, initial)
+    # A representation that goes on is begun again, from the volume that it began with.
+    first = first_volume(projections, grid, scan, (state or {}).get("first", initial))
     settings = {"eta": eta, "omega": omega, "rho": rho, "power": power, "iterations": iterations}
     settings |= {"first_iterations": first_iterations, "rank": rank, "updates": updates}
     settings |= {"rate": rate, "slices": slices, "slice_noise": slice_noise_kind}
@@ -147,7 +148,7 @@ def dinr(
 
         def kept() -> dict[str, Any]:
             lora = {"weights": adapter.values(), "moments": moments}
-            return {"lora": lora, "fitted": data.memory()}
+            return {"lora": lora, "fitted": data.memory(), "first": first}
 
         volume = sampling.volume(
             find,

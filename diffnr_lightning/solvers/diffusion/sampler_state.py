@@ -31,3 +31,8 @@ def resumed(state: SamplerState | None, settings: dict[str, Any]) -> SamplerStat
             )
     state.setdefault("done", 0)
     return state
+
+
+def begun(state: SamplerState | None) -> bool:
+    """Return whether a state has steps done, after which no sampler but `dinr` needs what it started from."""
+    return bool(state) and state.get("done", 0) > 0

@@ -12,12 +12,12 @@ from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.adaptation import SlabLoss, check_adaptation, side_by_side
 from diffnr_lightning.solvers.diffusion.lora import adapted
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun
 from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations
+from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations, start_volume
 
 # Steps at the end of the schedule before all of which the denoiser is adapted.
 LAST = 4
@@ -105,7 +105,7 @@ def scd(
     check_iterations(min(steps, cg_iterations, every), 1.0)
     check_amounts(proximity=proximity, variation=variation)
     # In the first step, what other slices are held at where there is nothing to start from.
-    first = first_volume(projections, grid, scan, initial)
+    first = (start_volume if begun(state) else first_volume)(projections, grid, scan, initial)
     settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "proximity": proximity}
     settings |= {"rank": rank, "updates": updates, "rate": rate, "every": every, "slices": slices}
     settings |= {"variation": variation, "slice_noise": slice_noise_kind}
