@@ -15,4 +15,5 @@ def random_pair(grid: VolumeGrid, scan: ScanGeometry, seed: int = 0) -> tuple[Te
 
 def relative(actual: Tensor, expected: Tensor) -> float:
     """The norm of the difference as a share of the norm of what is expected, in double precision."""
-    return float((actual.double() - expected.double()).norm() / expected.double().norm())
+    actual, expected = actual.detach().double(), expected.detach().double()
+    return float((actual - expected).norm() / expected.norm())

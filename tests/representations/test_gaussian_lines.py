@@ -1,11 +1,12 @@
 """Exact line integrals of 3D Gaussians, and what affine splatting misses of them."""
 
 import logging
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from gaussian_oracle import leaves, line_integrals, normalised
+from operators import relative
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.representations import GaussianCloud, render_gaussians
@@ -32,38 +33,9 @@ def near_scan(**changes):
 
 
 def closed_form(tensors, scan, cut):
-    """Sum of the Gaussians' line integrals (V, H, W) by inverse covariances, in double precision."""
-    positions, scales, rotations, densities = (t.double() for t in tensors)
-    axes = rotation_matrices(rotations)
-    covariances = axes @ torch.diag_embed(scales**2) @ axes.transpose(1, 2)
-    origins, directions = scan.rays(dtype=torch.float64)
-    image = 0.0
-    for position, precision, density in zip(
-        positions, torch.linalg.inv(covariances), densities, strict=True
-    ):
-        offset = origins - position
-        along = torch.einsum("...i,ij,...j->...", directions, precision, directions)
-        mixed = torch.einsum("...i,ij,...j->...", offset, precision, directions)
-        across = torch.einsum("...i,ij,...j->...", offset, precision, offset)
-        distance2 = across - mixed**2 / along
-        value = density * (2 * math.pi / along).sqrt() * torch.exp(-0.5 * distance2)
-        image = image + torch.where(distance2 <= cut * cut, value, 0.0)
-    return image / kept_mass(cut, 2)
-
-
-def leaves(tensors, dtype):
-    """Leaf tensors of which the quaternions still have to be normalised."""
-    stretched = [*tensors[:2], 1.7 * tensors[2], tensors[3]]
-    return [t.to(dtype).clone().requires_grad_() for t in stretched]
-
-
-def normalised(tensors):
-    return tensors[0], tensors[1], F.normalize(tensors[2], dim=1), tensors[3]
-
-
-def relative(actual, expected):
-    difference = actual.detach().double() - expected.detach().double()
-    return float(difference.norm() / expected.detach().double().norm())
+    """Sum of the Gaussians' line integrals (V, H, W), of those alone that pass within the cut."""
+    integrals, distance2 = line_integrals(tensors, scan)
+    return torch.where(distance2 <= cut * cut, integrals, 0.0).sum(0) / kept_mass(cut, 2)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
