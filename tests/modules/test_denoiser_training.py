@@ -9,6 +9,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from killed_run import Killed, StopAt
 
 from diffnr_lightning.data.clean_slices import CleanPatchData, CleanSliceData
 from diffnr_lightning.modules import DenoiserTraining
@@ -73,22 +74,6 @@ def fit(module, sources, *callbacks, checkpoint=None, **options) -> lightning.Tr
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
-
-
-class Killed(Exception):  # noqa: N818
-    pass
-
-
-class StopAt(lightning.Callback):
-    """Saves after a batch and leaves the run, as a kill after the checkpoint would."""
-
-    def __init__(self, iteration, path):
-        self.iteration, self.path = iteration, path
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if pl_module.iteration == self.iteration:
-            trainer.save_checkpoint(self.path)
-            raise Killed
 
 
 def test_it_learns_and_is_judged_by_noise_level(sources, tmp_path):

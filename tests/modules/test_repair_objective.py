@@ -1,8 +1,11 @@
+"""The terms of a repair's loss: the paper's weights, what each adds, and that no weight computes nothing."""
+
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tiny_finetuning import Darkness, finetuning, fit
 
 from diffnr_lightning.modules.repair_objective import RepairObjective
 
@@ -57,3 +60,34 @@ def test_the_relative_error_counts_good_and_bad_slices_alike():
     # The repair of a slice that was perfect is not asked to be so to the last bit.
     term = objective.terms(clean + 1e-3 * left, clean, clean)["relative"]
     assert 0.02 < term.item() < 0.05
+
+
+def test_terms_of_no_weight_are_not_computed():
+    repaired, clean = torch.rand(2, 2, 16, 16)
+    for weights, names in (
+        ({"lambda_l2": 1, "lambda_l1": 0, "lambda_ssim": 0}, {"l2"}),
+        ({"lambda_l2": 0, "lambda_l1": 2, "lambda_ssim": 1}, {"l1", "dssim"}),
+    ):
+        assert finetuning(**weights).objective.terms(repaired, clean, clean).keys() == names
+    terms = finetuning(lambda_l1=1).objective.terms(clean, clean, clean)
+    assert all(term.item() == pytest.approx(0, abs=1e-5) for term in terms.values())
+
+
+def test_perceptual_terms_train_the_prior_and_stay_frozen(boxes):
+    options = {"lambda_l2": 0.0, "lambda_ssim": 0.0, "lambda_lpips": 1.0, "lambda_clip": 0.5}
+    module = finetuning(**options, lpips=Darkness(), similarity=Darkness())
+    before = [p.clone() for p in module.prior.parameters()]
+    fit(module, boxes)
+    pairs = zip(module.prior.parameters(), before, strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    assert module.objective.lpips.scale.item() == module.objective.similarity.scale.item() == 2
+    repaired, clean = torch.rand(2, 2, 16, 16)
+    terms = module.objective.terms(repaired, clean, clean)
+    assert terms.keys() == {"lpips", "clip"}
+    assert terms["clip"].item() == pytest.approx(2 * repaired.square().mean().item())
+
+
+@pytest.mark.parametrize("weight", ["lambda_lpips", "lambda_clip"])
+def test_a_perceptual_weight_needs_its_network(weight):
+    with pytest.raises(ValueError, match="needs the network '(lpips|similarity)'"):
+        finetuning(**{weight: 1.0})

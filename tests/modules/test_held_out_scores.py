@@ -1,0 +1,62 @@
+"""The scores of held-out slices and volumes, before and after the repair."""
+
+import warnings
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from tiny_finetuning import ITERATIONS, finetuning, fit
+
+from diffnr_lightning.data.slice_pairs import SlicePairData
+from diffnr_lightning.metrics import r2_protocol
+from diffnr_lightning.modules.held_out_scores import conditioning_of
+from diffnr_lightning.priors import Conditioning, repair_volume
+
+
+def test_validation_of_an_untrained_prior_gains_nothing(boxes):
+    module = finetuning(1, rate=1e-12)
+    scores = fit(module, boxes).callback_metrics
+    assert scores["val_psnr_gain"].item() == pytest.approx(0, abs=1e-3)
+
+
+def test_validation_uses_the_average_and_returns_the_slices(boxes):
+    module = finetuning()
+    trainer = fit(module, boxes)
+    (batch,) = list(trainer.datamodule.val_dataloader())
+    module.log_dict = module.log = lambda *args, **kwargs: None
+    shown = module.validation_step(batch, 0)
+    assert {name: tuple(t.shape) for name, t in shown.items()} == {
+        name: (4, 32, 32) for name in ("degraded", "repaired", "clean")
+    }
+    assert torch.equal(shown["degraded"], batch.degraded[:, 1])
+    assert torch.equal(shown["clean"], batch.clean[:, 0])
+    with torch.no_grad():
+        for name, parameter in module.prior.named_parameters():
+            parameter.copy_(module.average.state_dict()[name.replace(".", "/")])
+    repaired = module.prior.repair(batch.degraded, conditioning_of(batch))
+    assert torch.equal(shown["repaired"], repaired)
+
+
+def test_whole_volumes_are_scored_before_and_after(boxes, tmp_path):
+    module, logger = finetuning(), CSVLogger(tmp_path, name="", version="")
+    data = SlicePairData([boxes], ITERATIONS, ("two",), batch_size=2, crop=24, validation="volumes")
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=module.optimizer_steps, max_epochs=1, logger=logger,
+        val_check_interval=ITERATIONS, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, datamodule=data)
+    (pair,) = data.val_dataloader()
+    scores = trainer.callback_metrics
+    expected = r2_protocol(pair.degraded, pair.clean)
+    assert scores["val_psnr_before"].item() == pytest.approx(expected["psnr"], rel=1e-5)
+    assert scores["val_ssim_before"].item() == pytest.approx(expected["ssim"], rel=1e-5)
+    first = torch.zeros(1)
+    conditioning = Conditioning(pair.biplanar[None], first.long(), first, pair.views[None])
+    with module.average.applied(module.prior):
+        repaired = repair_volume(module.prior, pair.degraded, conditioning, batch_size=8)
+    after = r2_protocol(repaired, pair.clean)
+    assert scores["val_psnr"].item() == pytest.approx(after["psnr"], rel=1e-4)
