@@ -1,34 +1,26 @@
-"""What a run is predicted to need: formulas against measured peaks on the CPU, refusals, and the paper's presets."""
+"""What a run is predicted to need: formulas against measured peaks on the CPU, and refusals."""
 
 import inspect
-import re
-import tracemalloc
-from functools import partial
 
 import pytest
 import torch
 from gaussian_denoiser import GaussianDenoiser
-from torch.profiler import ProfilerActivity, profile
+from peak_memory import peak, scan_of
 
 from diffnr_lightning import solvers
 from diffnr_lightning.callbacks import RepairedProjections, SampledReference
 from diffnr_lightning.consistency import agree
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.priors import (
     CompactDenoiser,
     DdsRepairer,
-    PatchDenoiser,
     ProjectionRepairer,
     Repairer,
     biplanar_conditioning,
     dds_repairer,
-    denoiser_folders,
     load_default,
-    load_denoiser,
-    save_denoiser,
 )
-from diffnr_lightning.priors.memory import Load
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import (
     GaussianCloud,
@@ -37,19 +29,14 @@ from diffnr_lightning.representations import (
     Siren,
     VoxelGrid,
 )
-from diffnr_lightning.solvers import diffusion
-from diffnr_lightning.triton_kernels import CARDS
 from diffnr_lightning.workflows import (
     Postprocessing,
     Problem,
-    Sampler,
     Scene,
     Solver,
     doctor,
-    estimate,
     memory,
     reconstruct,
-    sampler_memory,
     simulate,
 )
 from diffnr_lightning.workflows.config_files import config_files
@@ -57,35 +44,6 @@ from diffnr_lightning.workflows.settings import configured
 from diffnr_lightning.workflows.settling import settled
 
 CUDA = torch.device("cuda")
-
-
-def peak(work):
-    """Bytes alive at the worst moment of some work: torch's, and numpy's at theirs."""
-    work()  # compiles, and makes what is kept
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    tracemalloc.start(1)
-    before = tracemalloc.get_traced_memory()[0]
-    tracemalloc.reset_peak()
-    work()
-    after = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return most + after - before
-
-
-def scan_of(size, views):
-    return ScanGeometry.cone(
-        angles_rad=uniform_angles(views),
-        source_to_axis_mm=4.0 * size,
-        source_to_detector_mm=6.0 * size,
-        detector_shape=(size, size),
-        pixel_mm=1.6,
-    )
 
 
 @pytest.mark.parametrize(("size", "views"), [(32, 8), (40, 20)])
@@ -225,64 +183,6 @@ def test_the_shipped_prior_takes_what_is_predicted_of_slices(shape):
     assert 0.95 < prior.repair_bytes(count, height, width) / found < 1.1
 
 
-@pytest.mark.parametrize(
-    ("made", "images"),
-    [
-        (lambda: CompactDenoiser(widths=(32, 64)), (2, 64, 64)),
-        (lambda: CompactDenoiser(1, (16, 32, 64), 2, 1, 0, coordinates=True), (3, 50, 70)),
-        (lambda: PatchDenoiser(16, (32, 64)), (4, 16, 16, 16)),
-    ],
-    ids=["compact", "unfolded", "patches"],
-)
-def test_denoisers_take_what_is_predicted_of_images(made, images):
-    denoiser = made().eval().requires_grad_(False)
-    noisy = torch.rand(images[0], denoiser.channels, *images[1:])
-    found = peak(lambda: denoiser.predict(noisy, 5))
-    assert 0.9 < denoiser.predict_bytes(*images) / found < 1.15
-
-
-@pytest.mark.parametrize("name", sampler_memory.SAMPLERS)
-def test_samplers_hold_what_is_predicted(name):
-    denoiser = GaussianDenoiser(0.0, 1.0, channels=3, gaps=4)
-    denoiser.dimensions, denoiser.patch = (3, 8) if name == "patches" else (2, None)
-    volumes, sets, _ = sampler_memory.SAMPLERS[name]
-    for size, views in ((24, 4), (24, 20)):
-        grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, views)
-        projections = torch.rand(views, size, size)
-        sample = partial(getattr(diffusion, name), projections, grid, scan, denoiser, steps=2)
-        found = peak(lambda sample=sample: sample(batch_size=4))
-        assert 0.75 < 4 * (volumes * size**3 + sets * views * size**2) / found < 1.3
-
-
-def test_adaptation_takes_what_is_predicted_of_its_slices():
-    denoiser = CompactDenoiser(1, (16, 32), 1, 1, 0).eval().requires_grad_(False)
-    grid, scan = VolumeGrid((8, 32, 32), 1.0), scan_of(32, 2)
-    projections = torch.rand(2, 32, 32)
-    options = {"steps": 1, "updates": 1, "slices": 8, "initial": torch.rand(grid.shape)}
-    found = peak(lambda: diffusion.scd(projections, grid, scan, denoiser, **options))
-    adapted = sampler_memory.TRAINED * denoiser.predict_bytes(8, 32, 32)
-    assert 0.8 < adapted / found < 1.3
-
-
-def test_a_sampler_is_predicted_with_its_denoiser(tmp_path, monkeypatch):
-    save_denoiser(tmp_path / "slices", CompactDenoiser(widths=(8, 16)))
-    monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path)
-    grid, scan = VolumeGrid((64,) * 3, 1.0), scan_of(64, 8)
-    method = Sampler("blend", None, {"batch_size": 4096}, Solver("sirt"))
-    needed = memory.estimate(method, grid, scan)
-    parts = {part.name: part.bytes for part in needed.parts}
-    assert needed.iterations == 200
-    assert parts["denoiser"] == 4 * sum(p.numel() for p in load_denoiser("slices").parameters())
-    assert parts["start: sirt"] == memory.solver_bytes("sirt", 64**3, 8 * 64**2)
-    small = memory.estimate(method, grid, scan, changed={"batch_size": 4})
-    assert small.peak < needed.peak
-    assert "options.batch_size = 4" in memory.what_fits(method, grid, scan, small.peak)
-    whole = memory.estimate(Sampler("dinr", "slices"), grid, scan)
-    assert whole.parts[-1] == ("representation asked for all voxels", whole.parts[-1].bytes, False)
-    once, twice = (memory.estimate(Sampler(n), grid, scan) for n in ("dds", "diffusion_mbir"))
-    assert needed.operations < once.operations < twice.operations < 2 * once.operations
-
-
 @pytest.mark.parametrize("size", [24, 32])
 def test_agreement_holds_what_is_predicted(size):
     grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, 8)
@@ -306,83 +206,6 @@ def test_settling_holds_what_is_predicted():
     assert settled(volume, problem).share > 0
     found = peak(lambda: settled(volume, problem))
     assert 0.7 < memory.settling_bytes(32**3, 8 * 32**2) / found < 1.4
-
-
-def rows_of_slices(repository):
-    """Yield words of docs/gpu.md for a prior and the GiB that it states at 256^2 and at 512^2."""
-    page = (repository / "docs/gpu.md").read_text(encoding="utf-8")
-    table = page.partition("| slices at once |")[2].partition("\n\n")[0]
-    for line in table.splitlines()[2:]:
-        what, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        yield what, *cells
-
-
-def test_the_page_states_what_slices_take(repository):
-    rows = list(rows_of_slices(repository))
-    assert len(rows) == 4
-    for what, *stated in rows:
-        count, words = int(what.split(",")[0]), what.split("`")
-        for edge, gib in zip((256, 512), stated, strict=True):
-            needed = load_default().repair_bytes(count, edge, edge)
-            if "compact" not in what:
-                options = dict(word.split(": ") for word in words[1::2])
-                tile = int(options["tile"]) if "tile" in options else None
-                load = Load(count, edge**2, precision=options["precision"], tile=tile)
-                needed = load.counted_bytes()
-            assert f"{estimate.MARGIN * needed / 2**30:.1f}" == gib, (what, edge)
-
-
-def rows_of_the_page(repository):
-    """Yield configs and the GiB that docs/gpu.md states for them, at 256^3 and at 512^3."""
-    base = ""
-    for line in (repository / "docs/gpu.md").read_text(encoding="utf-8").splitlines():
-        what, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        names = re.findall("`([^`]+)`", what)
-        if line.startswith("| the same with"):
-            yield f"{base}+{names[0]}", *cells[:2]
-        elif line.startswith("| `reconstruct"):
-            base = names[-1]
-            yield from ((name, *cells[:2]) for name in names)
-
-
-def test_the_page_states_what_is_predicted(repository):
-    rows = list(rows_of_the_page(repository))
-    assert len(rows) > 12
-    for names, *stated in rows:
-        files = [file for name in names.split("+") for file in config_files(name)]
-        given = configured(doctor, files, {}).arguments
-        for size, gib in zip((256, 512), stated, strict=True):
-            needed = memory.estimate(
-                given["method"],
-                VolumeGrid((size,) * 3, 1.0),
-                scan_of(size, 36),
-                weighted=given["weights"] == "auto",
-            )
-            assert f"{needed.peak / 2**30:.1f}" == gib, (names, size)
-            # The paper's settings fit a card of 24 GB.
-            assert estimate.CONTEXT < needed.peak < 24e9
-            assert 0 < needed.seconds(CARDS[2]) < needed.seconds(CARDS[0])
-
-
-def test_the_page_states_what_samplers_need(repository, tmp_path, monkeypatch):
-    """With networks of the size of the package's, whatever they learned."""
-    for name in ("slices", "ellipses"):
-        save_denoiser(tmp_path / name, CompactDenoiser())
-    save_denoiser(tmp_path / "patches", PatchDenoiser())
-    monkeypatch.setattr(denoiser_folders, "BUNDLED", tmp_path)
-    page = (repository / "docs/gpu.md").read_text(encoding="utf-8")
-    table = page.partition("| sampler |")[2].partition("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    assert len(rows[2:]) > 4
-    for name, *gib, old, new in rows[2:]:
-        given = configured(doctor, config_files(name.strip("`")), {}).arguments
-        for size, stated in zip((256, 512), gib, strict=True):
-            needed = memory.estimate(
-                given["method"], VolumeGrid((size,) * 3, 1.0), scan_of(size, 36), weighted=True
-            )
-            assert f"{needed.peak / 2**30:.1f}" == stated, (name, size)
-            if size == 256:
-                assert [old, new] == [f"{needed.seconds(c):.0f} s" for c in (CARDS[0], CARDS[2])]
 
 
 def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
