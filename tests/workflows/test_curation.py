@@ -13,55 +13,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from small_curation import curate, scene, write_config
 
 from diffnr_lightning import cli
-from diffnr_lightning.data import (
-    LoadedVolume,
-    NoClearanceError,
-    Noise,
-    ScanRecipe,
-    generate,
-    simulate_case,
-)
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
-from diffnr_lightning.phantoms import chest
-from diffnr_lightning.workflows import Solver
-from diffnr_lightning.workflows.curation import _drawn_case, _problem, _zoomed, shard_of
+from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
-from diffnr_lightning.workflows.variation import Variation
-from diffnr_lightning.workflows.volume_sources import volume_sources
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def scene(representation, iterations=6, **options):
-    path = f"diffnr_lightning.representations.{representation}"
-    representation = {"class_path": path, "init_args": options}
-    init_args = {"iterations": iterations, "representation": representation}
-    return {"class_path": "diffnr_lightning.workflows.Scene", "init_args": init_args}
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Four scans of two volumes by two representations in turn."""
-    path = tmp_path_factory.mktemp("config") / "curate.yaml"
-    settings = {
-        "volumes": ["phantom:1-2"],
-        "runs": 2,
-        "size": 16,
-        "views": [8, 12],
-        "fractions": [0.5, 1.0],
-        "biplanar_size": 20,
-        "residual": True,
-        "methods": [scene("GaussianCloud", num_gaussians=100), scene("VoxelGrid")],
-    }
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def curate(config, out, *options):
-    arguments = ["curate", "--config", config, "--out", out, *options]
-    return cli.main([str(argument) for argument in arguments])
+    return write_config(tmp_path_factory.mktemp("config"))
 
 
 def test_nothing_is_written_of_a_curation_that_cannot_fit(config, tmp_path, capsys, monkeypatch):
@@ -305,130 +269,7 @@ def test_each_gpu_can_be_named(config, pairs, tmp_path):
         assert scan.info["psnr"] == pytest.approx(open_pairs(pairs)[name].info["psnr"], abs=0.5)
 
 
-def test_volumes_are_named_by_their_files(tmp_path):
-    series = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1001"
-    for name in (f"{series}.mhd", "pt_1.nii.gz", "P1/data.npy", "P2/data.npy"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    names = volume_sources([f"{tmp_path}/*.*", f"{tmp_path}/P*/*.npy", "phantom:3-4", "specimen:3"])
-    assert set(names) == {
-        series,
-        "pt_1",
-        "P1_data",
-        "P2_data",
-        "phantom_3",
-        "phantom_4",
-        "specimen_3",
-    }
-    assert names["P2_data"] == f"{tmp_path}/P2/data.npy"
-    # A file that two patterns match is one volume.
-    assert len(volume_sources([f"{tmp_path}/pt*", f"{tmp_path}/*.gz"])) == 1
-
-
-def test_a_scan_that_cannot_be_made_is_drawn_again():
-    array = np.full((16, 16, 16), -1000, np.float32)
-    array[7:9, 7:9, 7:9] = 1000
-    array[7:9, 0, 0] = array[
-        7:9, -1, -1
-    ] = -945  # too thin for a body, and in the way of a source near to it
-    loaded = LoadedVolume(array, (1.0, 1.0, 1.0), "HU", "small")
-    recipe = ScanRecipe(size=8, test_views=0)
-    with pytest.raises(NoClearanceError, match="the source turns at 6 mm"):
-        _drawn_case(loaded, "small_0", 1, recipe, Variation(views=(4,), fits=("body",)))
-    drawn = Variation(views=(4,), fits=("body", "volume"))
-    edges = {
-        _drawn_case(loaded, "small_0", seed, recipe, drawn)[0].grid.voxel_mm for seed in range(4)
-    }
-    assert edges == {(2.0, 2.0, 2.0)}
-
-
-def test_two_volumes_of_one_name_are_refused(tmp_path):
-    for name in ("a/P1/data.npy", "b/P1/data.npy"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="both would be called P1_data"):
-        volume_sources([f"{tmp_path}/*/P1/data.npy"])
-
-
-def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
-    volume = chest(3, size=24)
-    np.save(tmp_path / "chest.npy", volume.array)
-    options = ["--volumes", tmp_path / "chest.npy", "--runs", "1", "--voxel_mm", "10"]
-    options += ["--spacing_mm", "[12, 12, 12]", "--unit", "HU", "--attenuate_outside", "false"]
-    assert curate(config, tmp_path / "pairs", *options) == 0
-    info = open_pairs(tmp_path / "pairs")["chest_0"].info
-    assert info["voxel_mm"] == [10, 10, 10]
-    assert info["scan"]["simulation"]["recipe"]["attenuate_outside"] is False
-    assert info["scan"]["window"] == [-1000, 1024]
-
-
 @pytest.mark.parametrize("shard", ["", "3", "2/2", "a/b", "-1/2", "1/0"])
 def test_shards_that_do_not_exist(shard):
     with pytest.raises(ValueError, match="K/N with K < N"):
         shard_of(shard)
-
-
-def test_solvers_are_run_for_fractions_of_their_iterations(config, tmp_path):
-    """Weighted by the photons of the scan, and told them, where the variation says so."""
-    solver = {"class_path": "diffnr_lightning.workflows.Solver"}
-    solver["init_args"] = {"name": "sirt", "options": {"iterations": 6}}
-    text = yaml.safe_load(config.read_text()) | {"methods": [solver], "runs": 1}
-    text |= {"noises": ["physical"], "photons": [1e4, 1e5], "scales": [0.5, 0.5]}
-    (tmp_path / "solver.yaml").write_text(yaml.safe_dump(text))
-    for share in (1, 0):
-        out = tmp_path / f"pairs_{share}"
-        assert curate(tmp_path / "solver.yaml", out, "--weighted_share", share) == 0
-        for scan in open_pairs(out).values():
-            assert scan.info["representation"] == "sirt"
-            assert scan.info["iterations"] == [3, 6]
-            assert scan.info["psnr"][0] < scan.info["psnr"][1]
-            assert scan.info["weighted"] == bool(share)
-            assert (scan.noise is not None) == bool(share)
-            assert 1e4 <= scan.info["scan"]["simulation"]["recipe"]["noise"]["photons"] <= 1e5
-
-
-def test_methods_that_fit_are_given_a_truncated_scan_without_its_surroundings():
-    recipe = ScanRecipe(size=16, num_views=8, voxel_mm=14.0, test_views=0, noise=Noise("physical"))
-    case = simulate_case(generate("phantom:3", 48), recipe)
-    fitted, filtered = (_problem(case, Solver(name), True, "cpu") for name in ("sirt", "fdk"))
-    assert fitted.surroundings is None
-    assert float(fitted.projections.mean()) < 0.8 * float(case.projections.mean())
-    assert torch.equal(filtered.projections, case.projections)
-
-
-def test_projections_between_the_views_are_pairs_too(config, tmp_path, capsys):
-    refused = curate(config, tmp_path / "none", "--kind", "projections")
-    assert (
-        refused == cli.USAGE_ERROR and "have no backprojected residual" in capsys.readouterr().err
-    )
-    options = ["--kind", "projections", "--residual", "false", "--noise.mode", "none"]
-    assert curate(config, tmp_path / "pairs", *options) == 0
-    found = open_pairs(tmp_path / "pairs")
-    assert len(found) == 4
-    for scan in found.values():
-        assert scan.info["kind"] == "projections" and 0.25 <= scan.info["share_to_next_view"] <= 0.5
-        views = len(scan.clean)
-        assert scan.degraded.shape == (2, *scan.clean.shape)
-        # An arc that does not close has no view behind its last.
-        assert scan.info["views"] - views in (0, 1)
-        # Largest as the measured ones are, which they lie between; reconstructions resemble them.
-        assert 0.9 < scan.clean.max() <= 1
-        assert scan.info["psnr"][-1] > 15
-    data = SlicePairData(
-        [tmp_path / "pairs"],
-        2,
-        batch_size=2,
-        crop=12,
-        context=0,
-        planes=["axial"],
-        held_out_share=0,
-    )
-    data.setup("test")
-    assert len(data.training) == 4
-
-
-def test_a_volume_of_a_few_slices_keeps_them_all_when_it_is_zoomed():
-    # A box of sixteen slices began before the first one, which left three of the ten.
-    thin = LoadedVolume(np.ones((10, 40, 60), np.float32), (1.0, 1.0, 1.0), "HU", "thin")
-    part = _zoomed(thin, 0.5, np.random.default_rng(0))
-    assert part.array.shape == (10, 20, 30)

@@ -69,3 +69,31 @@ def test_curate_refuses_a_test_volume_and_leaves_it_out_on_demand(tmp_path, caps
     assert not (tmp_path / "pairs").exists()
     assert cli.main([*words, "--exclude", "split:test"]) == 0
     assert all("phantom_5" in path.name for path in (tmp_path / "pairs").glob("*.safetensors"))
+
+
+def test_volumes_are_named_by_their_files(tmp_path):
+    series = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1001"
+    for name in (f"{series}.mhd", "pt_1.nii.gz", "P1/data.npy", "P2/data.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = volume_sources([f"{tmp_path}/*.*", f"{tmp_path}/P*/*.npy", "phantom:3-4", "specimen:3"])
+    assert set(names) == {
+        series,
+        "pt_1",
+        "P1_data",
+        "P2_data",
+        "phantom_3",
+        "phantom_4",
+        "specimen_3",
+    }
+    assert names["P2_data"] == f"{tmp_path}/P2/data.npy"
+    # A file that two patterns match is one volume.
+    assert len(volume_sources([f"{tmp_path}/pt*", f"{tmp_path}/*.gz"])) == 1
+
+
+def test_two_volumes_of_one_name_are_refused(tmp_path):
+    for name in ("a/P1/data.npy", "b/P1/data.npy"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="both would be called P1_data"):
+        volume_sources([f"{tmp_path}/*/P1/data.npy"])

@@ -1,0 +1,123 @@
+"""What a curation makes of volumes, methods and kinds, and how scans are drawn."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small_curation import curate, write_config
+
+from diffnr_lightning import cli
+from diffnr_lightning.data import (
+    LoadedVolume,
+    NoClearanceError,
+    Noise,
+    ScanRecipe,
+    generate,
+    simulate_case,
+)
+from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
+from diffnr_lightning.phantoms import chest
+from diffnr_lightning.workflows import Solver
+from diffnr_lightning.workflows.curation import _drawn_case, _problem, _zoomed
+from diffnr_lightning.workflows.variation import Variation
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("config"))
+
+
+def test_a_scan_that_cannot_be_made_is_drawn_again():
+    array = np.full((16, 16, 16), -1000, np.float32)
+    array[7:9, 7:9, 7:9] = 1000
+    # Too thin for a body, and in the way of a source near to it.
+    array[7:9, 0, 0] = array[7:9, -1, -1] = -945
+    loaded = LoadedVolume(array, (1.0, 1.0, 1.0), "HU", "small")
+    recipe = ScanRecipe(size=8, test_views=0)
+    with pytest.raises(NoClearanceError, match="the source turns at 6 mm"):
+        _drawn_case(loaded, "small_0", 1, recipe, Variation(views=(4,), fits=("body",)))
+    drawn = Variation(views=(4,), fits=("body", "volume"))
+    edges = {
+        _drawn_case(loaded, "small_0", seed, recipe, drawn)[0].grid.voxel_mm for seed in range(4)
+    }
+    assert edges == {(2.0, 2.0, 2.0)}
+
+
+def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
+    volume = chest(3, size=24)
+    np.save(tmp_path / "chest.npy", volume.array)
+    options = ["--volumes", tmp_path / "chest.npy", "--runs", "1", "--voxel_mm", "10"]
+    options += ["--spacing_mm", "[12, 12, 12]", "--unit", "HU", "--attenuate_outside", "false"]
+    assert curate(config, tmp_path / "pairs", *options) == 0
+    info = open_pairs(tmp_path / "pairs")["chest_0"].info
+    assert info["voxel_mm"] == [10, 10, 10]
+    assert info["scan"]["simulation"]["recipe"]["attenuate_outside"] is False
+    assert info["scan"]["window"] == [-1000, 1024]
+
+
+def test_solvers_are_run_for_fractions_of_their_iterations(config, tmp_path):
+    """Weighted by the photons of the scan, and told them, where the variation says so."""
+    solver = {"class_path": "diffnr_lightning.workflows.Solver"}
+    solver["init_args"] = {"name": "sirt", "options": {"iterations": 6}}
+    text = yaml.safe_load(config.read_text()) | {"methods": [solver], "runs": 1}
+    text |= {"noises": ["physical"], "photons": [1e4, 1e5], "scales": [0.5, 0.5]}
+    (tmp_path / "solver.yaml").write_text(yaml.safe_dump(text))
+    for share in (1, 0):
+        out = tmp_path / f"pairs_{share}"
+        assert curate(tmp_path / "solver.yaml", out, "--weighted_share", share) == 0
+        for scan in open_pairs(out).values():
+            assert scan.info["representation"] == "sirt"
+            assert scan.info["iterations"] == [3, 6]
+            assert scan.info["psnr"][0] < scan.info["psnr"][1]
+            assert scan.info["weighted"] == bool(share)
+            assert (scan.noise is not None) == bool(share)
+            assert 1e4 <= scan.info["scan"]["simulation"]["recipe"]["noise"]["photons"] <= 1e5
+
+
+def test_methods_that_fit_are_given_a_truncated_scan_without_its_surroundings():
+    recipe = ScanRecipe(size=16, num_views=8, voxel_mm=14.0, test_views=0, noise=Noise("physical"))
+    case = simulate_case(generate("phantom:3", 48), recipe)
+    fitted, filtered = (_problem(case, Solver(name), True, "cpu") for name in ("sirt", "fdk"))
+    assert fitted.surroundings is None
+    assert float(fitted.projections.mean()) < 0.8 * float(case.projections.mean())
+    assert torch.equal(filtered.projections, case.projections)
+
+
+def test_projections_between_the_views_are_pairs_too(config, tmp_path, capsys):
+    refused = curate(config, tmp_path / "none", "--kind", "projections")
+    assert (
+        refused == cli.USAGE_ERROR and "have no backprojected residual" in capsys.readouterr().err
+    )
+    options = ["--kind", "projections", "--residual", "false", "--noise.mode", "none"]
+    assert curate(config, tmp_path / "pairs", *options) == 0
+    found = open_pairs(tmp_path / "pairs")
+    assert len(found) == 4
+    for scan in found.values():
+        assert scan.info["kind"] == "projections" and 0.25 <= scan.info["share_to_next_view"] <= 0.5
+        views = len(scan.clean)
+        assert scan.degraded.shape == (2, *scan.clean.shape)
+        # An arc that does not close has no view behind its last.
+        assert scan.info["views"] - views in (0, 1)
+        # Largest as the measured ones are, which they lie between; reconstructions resemble them.
+        assert 0.9 < scan.clean.max() <= 1
+        assert scan.info["psnr"][-1] > 15
+    data = SlicePairData(
+        [tmp_path / "pairs"],
+        2,
+        batch_size=2,
+        crop=12,
+        context=0,
+        planes=["axial"],
+        held_out_share=0,
+    )
+    data.setup("test")
+    assert len(data.training) == 4
+
+
+def test_a_volume_of_a_few_slices_keeps_them_all_when_it_is_zoomed():
+    # A box of sixteen slices began before the first one, which left three of the ten.
+    thin = LoadedVolume(np.ones((10, 40, 60), np.float32), (1.0, 1.0, 1.0), "HU", "thin")
+    part = _zoomed(thin, 0.5, np.random.default_rng(0))
+    assert part.array.shape == (10, 20, 30)
