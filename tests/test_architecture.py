@@ -193,6 +193,14 @@ def test_files_are_short_and_named_by_a_noun(path):
     assert not FORBIDDEN_NAMES & set(re.split(r"[/_.]", relative(path)))
 
 
+def test_files_of_tests_are_short_and_named_by_a_noun():
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= MOST_LINES, f"{path.relative_to(tests)} has {lines} lines"
+        assert not FORBIDDEN_NAMES & set(re.split(r"[/_.]", str(path.relative_to(tests))))
+
+
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_optional_packages_are_imported_where_they_are_used(path):
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
