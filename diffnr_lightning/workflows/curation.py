@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -129,23 +130,10 @@ def curate(
         ValueError: no volume, one that a split keeps, projections with a residual, no method, a shard or device that
             does not exist, a method that a GPU has no room for, or a folder of other settings.
     """
-    if not methods:
-        raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
-    for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
-        if value < 1:
-            raise ValueError(f"{key} is {value}; at least 1 is expected.")
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise ValueError(
-            f"fractions is {fractions}; shares above 0 and up to 1 of the iterations are expected."
-        )
-    if kind == "projections" and residual:
-        raise ValueError(
-            "residual is true and kind is projections, which have no backprojected residual; leave one of them out."
-        )
+    _check_options(methods, runs, biplanar_size, fractions, kind, residual)
     shard_of(shard)
     sources = volume_sources(volumes)
-    unwanted = left_out(sources, exclude or [])
-    validated = left_out(sources, held_out or [])
+    unwanted, validated = (left_out(sources, names or []) for names in (exclude, held_out))
     refuse_held_back(
         (source for name, source in sources.items() if name not in unwanted),
         (source for name, source in sources.items() if name in validated),
@@ -166,43 +154,106 @@ def curate(
     }
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
     folder = PairsFolder(out, settings, list(sources))
-    jobs = [
-        job
-        for job in _jobs(list(sources), unwanted, runs, shard, folder)
-        if not folder.holds(job.name)
-    ]
-    described = settings.get("methods") or [{"class_path": type(m).__name__} for m in methods]
-    code = environment()
-    at_hand: dict[str, tuple[LoadedVolume, str]] = {}
+    wanted = _jobs(list(sources), unwanted, runs, shard, folder)
+    jobs = [job for job in wanted if not folder.holds(job.name)]
+    curation = _Curation(
+        methods,
+        settings.get("methods") or [{"class_path": type(m).__name__} for m in methods],
+        recipe,
+        variation,
+        fractions,
+        biplanar_size,
+        repair,
+        residual,
+        kind,
+        seed,
+        device,
+    )
+    code = {k: v for k, v in environment().items() if k in ("diffnr_lightning", "git")}
+    # The scans of a volume follow each other.
+    load = lru_cache(maxsize=1)(lambda volume: _with_hash(load_source(sources[volume], recipe)))
     with progress_bar("curating") as progress:
         for done, job in enumerate(jobs):
             progress(done, len(jobs), job.name)
-            if job.volume not in at_hand:
-                loaded = load_source(sources[job.volume], recipe)
-                at_hand = {job.volume: (loaded, hashlib.sha256(loaded.array).hexdigest())}
-            loaded, digest = at_hand[job.volume]
-            case, weighted = _drawn_case(loaded, job.name, seed, recipe, variation)
-            turn = job.number % len(methods)
-            problem = _problem(case, methods[turn], weighted, device)
-            tensors, info = stopped_early(case, problem, methods[turn], fractions, repair)
-            if kind == "projections":
-                share = np.random.default_rng([seed, _hash(job.name), 1]).uniform(*SHARES)
-                tensors, info = projection_pairs(problem, tensors, info, float(share))
-            provenance = {
-                "volume": job.volume,
-                "held_out": job.volume in validated,
-                "volume_sha256": digest,
-                "method": described[turn],
-                "weighted": problem.weights is not None,
-                "code": {key: code[key] for key in ("diffnr_lightning", "git")},
-            }
-            tensors["biplanar"], pair = _biplanar(problem, biplanar_size)
-            if residual:
-                tensors |= _evidence(problem, tensors["degraded"])
-            folder.add(job.name, {**info, "biplanar_views": pair, **provenance}, **tensors)
+            loaded, digest = load(job.volume)
+            origin = {"volume": job.volume, "held_out": job.volume in validated}
+            tensors, info = curation.pairs(job, loaded, {**origin, "volume_sha256": digest})
+            folder.add(job.name, {**info, "code": code}, **tensors)
         progress(len(jobs), len(jobs), "done")
     folder.finish()
     return out
+
+
+def _check_options(
+    methods: list[Method],
+    runs: int,
+    biplanar_size: int,
+    fractions: tuple[float, ...],
+    kind: str,
+    residual: bool,
+) -> None:
+    """Refuse values that no curation can have."""
+    if not methods:
+        raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
+    for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
+        if value < 1:
+            raise ValueError(f"{key} is {value}; at least 1 is expected.")
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise ValueError(
+            f"fractions is {fractions}; shares above 0 and up to 1 of the iterations are expected."
+        )
+    if kind == "projections" and residual:
+        raise ValueError(
+            "residual is true and kind is projections, which have no backprojected residual; leave one of them out."
+        )
+
+
+class _Curation(NamedTuple):
+    """What the scans of a curation have in common, under the names of its options.
+
+    Attributes:
+        described: the methods as settings name them.
+    """
+
+    methods: list[Method]
+    described: list[Any]
+    recipe: ScanRecipe
+    variation: Variation
+    fractions: tuple[float, ...]
+    biplanar_size: int
+    repair: Repairer | None
+    residual: bool
+    kind: Literal["slices", "projections"]
+    seed: int
+    device: str
+
+    def pairs(
+        self, job: Job, loaded: LoadedVolume, origin: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Scan a volume and return its pairs by name, and how they were made.
+
+        Args:
+            job: the scan that is wanted.
+            loaded: its volume.
+            origin: what is recorded of the volume.
+        """
+        case, weighted = _drawn_case(loaded, job.name, self.seed, self.recipe, self.variation)
+        turn = job.number % len(self.methods)
+        method = self.methods[turn]
+        problem = _problem(case, method, weighted, self.device)
+        tensors, info = stopped_early(case, problem, method, self.fractions, self.repair)
+        if self.kind == "projections":
+            share = np.random.default_rng([self.seed, _hash(job.name), 1]).uniform(*SHARES)
+            tensors, info = projection_pairs(problem, tensors, info, float(share))
+        tensors["biplanar"], views = _biplanar(problem, self.biplanar_size)
+        if self.residual:
+            tensors |= _evidence(problem, tensors["degraded"])
+        made = {"method": self.described[turn], "weighted": problem.weights is not None}
+        return tensors, {**info, "biplanar_views": views, **origin, **made}
+
+
+def _with_hash(loaded: LoadedVolume) -> tuple[LoadedVolume, str]:
+    return loaded, hashlib.sha256(loaded.array).hexdigest()
 
 
 def _refuse_what_cannot_fit(
