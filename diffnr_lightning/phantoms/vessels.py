@@ -7,15 +7,38 @@ follows Murray's law.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from scipy.interpolate import CubicSpline
 
 from diffnr_lightning.phantoms.anatomy import SIDES, Thorax
+from diffnr_lightning.phantoms.canvas import Point
 
 Path = tuple[np.ndarray, np.ndarray]
 
 # Radius of a branch that supplies n ends: tip * n ** (1 / 2.7).
 MURRAY = 1 / 2.7
+# Height, radius, and how far to the patient's left of its usual place, mm.
+DESCENDING_AORTA = (
+    (40, 12, 1),
+    (0, 11.5, 0),
+    (-60, 11, 0),
+    (-110, 10.5, -6),
+    (-160, 10, -12),
+    (-225, 9, -14),
+)
+# Height, how far before the spine, and how far to the patient's left of its usual place, mm.
+OESOPHAGUS = (
+    (225, 22, -3),
+    (120, 23, -1),
+    (70, 22, 0),
+    (30, 24, 0),
+    (-20, 26, 3),
+    (-60, 32, 10),
+    (-85, 38, 24),
+)
 HILUM_MM = {-1.0: (-40.0, 8.0, 30.0), 1.0: (44.0, 10.0, 36.0)}
 
 
@@ -28,6 +51,52 @@ def smooth_path(*knots: tuple[float, float, float, float], step_mm: float = 4.0)
     return dense[:, :3], np.maximum(dense[:, 3], knots[:, 3].min())
 
 
+class Landmarks(NamedTuple):
+    """What the knots of the trunks are counted from, in body millimetres.
+
+    Attributes:
+        spine: y of the vertebral bodies' middle by z.
+        left_ventricle: middle (x, y, z), as of the other chambers.
+        right_ventricle: likewise.
+        left_atrium: likewise.
+        right_atrium: likewise.
+        heart_y: middle of the heart.
+        behind: y a little behind it, where the great vessels are.
+        arch: z of the top of the aortic arch.
+        carina: where the windpipe divides.
+        width: of this patient's aorta over the usual one.
+    """
+
+    spine: Callable[[float], float]
+    left_ventricle: Point
+    right_ventricle: Point
+    left_atrium: Point
+    right_atrium: Point
+    heart_y: float
+    behind: float
+    arch: float
+    carina: Point
+    width: float
+
+    @classmethod
+    def drawn(cls, thorax: Thorax, rng: np.random.Generator) -> Landmarks:
+        """Return those of a thorax, with what differs between patients drawn."""
+        width = float(rng.uniform(0.88, 1.12))
+        shift = rng.normal(0, 2, 6)
+        return cls(
+            thorax.spine_y,
+            *(
+                thorax.chambers[name][0]
+                for name in ("left ventricle", "right ventricle", "left atrium", "right atrium")
+            ),
+            thorax.heart_centre[1],
+            thorax.heart_centre[1] + 16,
+            72 + shift[0],
+            (1.0 + shift[1] / 2, thorax.spine_y(50) - 34, 50.0),
+            width,
+        )
+
+
 def trunks(thorax: Thorax, rng: np.random.Generator) -> dict[str, list[Path]]:
     """Return the large vessels, oesophagus and airways outside the lungs, by what flows in them.
 
@@ -35,75 +104,74 @@ def trunks(thorax: Thorax, rng: np.random.Generator) -> dict[str, list[Path]]:
         paths under "artery" (aorta and its branches), "lung artery", "lung vein", "vein", "airway"
         and "oesophagus".
     """
-    heart, spine = thorax.heart_centre, thorax.spine_y
-    lv, rv, ra, la = (
-        thorax.chambers[f"{side} {part}"][0]
-        for side, part in (
-            ("left", "ventricle"),
-            ("right", "ventricle"),
-            ("right", "atrium"),
-            ("left", "atrium"),
-        )
+    at = Landmarks.drawn(thorax, rng)
+    return {
+        "artery": [_aorta(at), *_neck_arteries(at)],
+        "lung artery": _lung_arteries(at),
+        "lung vein": _lung_veins(at),
+        "vein": [*_upper_veins(at), _lower_cava(at), _azygos(at)],
+        "airway": _airways(at),
+        "oesophagus": [_oesophagus(at)],
+    }
+
+
+def _aorta(at: Landmarks) -> Path:
+    x, y, z = at.left_ventricle
+    return smooth_path(
+        (x - 16, y - 8, z + 14, 12 * at.width),
+        (-6, at.behind - 16, 12, 15.5 * at.width),
+        (-13, at.behind - 16, 40, 15.5 * at.width),
+        (-5, at.behind - 9, at.arch - 7, 14.5 * at.width),
+        (10, at.behind + 8, at.arch, 13.5 * at.width),
+        (20, at.spine(66) - 25, at.arch - 8, 12.5 * at.width),
+        *((20 + dx, at.spine(z) - 17, z, r * at.width) for z, r, dx in DESCENDING_AORTA),
     )
-    wide = float(rng.uniform(0.88, 1.12))
-    shift = rng.normal(0, 2, 6)
-    behind = heart[1] + 16
-    arch = 72 + shift[0]
-    descending = [
-        (20 + s, spine(z) - 17, z, r * wide)
-        for z, r, s in (
-            (40, 12, 1),
-            (0, 11.5, 0),
-            (-60, 11, 0),
-            (-110, 10.5, -6),
-            (-160, 10, -12),
-            (-225, 9, -14),
-        )
-    ]
-    aorta = smooth_path(
-        (lv[0] - 16, lv[1] - 8, lv[2] + 14, 12 * wide),
-        (-6, behind - 16, 12, 15.5 * wide),
-        (-13, behind - 16, 40, 15.5 * wide),
-        (-5, behind - 9, arch - 7, 14.5 * wide),
-        (10, behind + 8, arch, 13.5 * wide),
-        (20, spine(66) - 25, arch - 8, 12.5 * wide),
-        *descending,
-    )
-    neck = [
+
+
+def _neck_arteries(at: Landmarks) -> list[Path]:
+    """Innominate with the right carotid, left carotid, left subclavian, right subclavian."""
+    return [
         smooth_path(
-            (-6, behind - 6, arch, 6.5),
-            (-18, behind + 1, 100, 6),
+            (-6, at.behind - 6, at.arch, 6.5),
+            (-18, at.behind + 1, 100, 6),
             (-24, 6, 128, 4.5),
             (-25, 12, 230, 3.8),
         ),
         smooth_path(
-            (6, behind + 4, arch, 4.5),
-            (12, behind + 6, 100, 4.2),
+            (6, at.behind + 4, at.arch, 4.5),
+            (12, at.behind + 6, 100, 4.2),
             (23, 8, 130, 4),
             (25, 12, 230, 3.8),
         ),
         smooth_path(
-            (15, behind + 14, arch, 5),
+            (15, at.behind + 14, at.arch, 5),
             (24, 16, 108, 5),
             (48, 12, 124, 4.5),
             (92, 10, 124, 4),
             (112, 16, 120, 4),
         ),
         smooth_path(
-            (-18, behind + 2, 100, 5), (-48, 12, 124, 4.5), (-92, 10, 124, 4), (-112, 16, 120, 4)
+            (-18, at.behind + 2, 100, 5),
+            (-48, 12, 124, 4.5),
+            (-92, 10, 124, 4),
+            (-112, 16, 120, 4),
         ),
     ]
-    cava = smooth_path(
-        (ra[0] + 4, ra[1], ra[2] + 8, 9),
-        (-25, behind - 8, 30, 9),
-        (-24, behind - 8, 62, 9),
-        (-25, -2, 92, 8.5),
-    )
-    veins = [
-        cava,
+
+
+def _upper_veins(at: Landmarks) -> list[Path]:
+    """Superior cava, left and right brachiocephalic with subclavian, the jugular ones."""
+    x, y, z = at.right_atrium
+    return [
+        smooth_path(
+            (x + 4, y, z + 8, 9),
+            (-25, at.behind - 8, 30, 9),
+            (-24, at.behind - 8, 62, 9),
+            (-25, -2, 92, 8.5),
+        ),
         smooth_path(
             (-25, -2, 90, 7),
-            (4, behind - 24, 92, 6.5),
+            (4, at.behind - 24, 92, 6.5),
             (34, -2, 108, 6),
             (70, 2, 122, 5.5),
             (112, 8, 116, 4),
@@ -113,68 +181,71 @@ def trunks(thorax: Thorax, rng: np.random.Generator) -> dict[str, list[Path]]:
             smooth_path((s * 34, 0, 110, 6), (s * 34, 8, 140, 6), (s * 34, 10, 230, 5.5))
             for s in SIDES
         ),
-        smooth_path(
-            (ra[0] + 5, ra[1] + 6, ra[2] - 10, 11),
-            (-20, 10, -75, 11),
-            (-18, 20, -120, 11),
-            (-16, 24, -225, 10),
-        ),
-        smooth_path(
-            (-8, spine(-190) - 12, -220, 3),
-            (-9, spine(-60) - 18, -60, 3),
-            (-9, spine(40) - 16, 40, 3.2),
-            (-16, spine(54) - 22, 54, 4),
-            (-24, behind - 2, 54, 4.5),
-        ),
     ]
-    middle = (14.0, behind - 14, 36.0)
-    lung_arteries = [
+
+
+def _lower_cava(at: Landmarks) -> Path:
+    x, y, z = at.right_atrium
+    return smooth_path(
+        (x + 5, y + 6, z - 10, 11), (-20, 10, -75, 11), (-18, 20, -120, 11), (-16, 24, -225, 10)
+    )
+
+
+def _azygos(at: Landmarks) -> Path:
+    return smooth_path(
+        (-8, at.spine(-190) - 12, -220, 3),
+        (-9, at.spine(-60) - 18, -60, 3),
+        (-9, at.spine(40) - 16, 40, 3.2),
+        (-16, at.spine(54) - 22, 54, 4),
+        (-24, at.behind - 2, 54, 4.5),
+    )
+
+
+def _lung_arteries(at: Landmarks) -> list[Path]:
+    """Trunk, right and left artery."""
+    x, y, z = at.right_ventricle
+    middle = (14.0, at.behind - 14, 36.0)
+    return [
+        smooth_path((x + 12, y + 4, z + 14, 13), (18, at.heart_y - 18, 18, 13), (*middle, 13)),
         smooth_path(
-            (rv[0] + 12, rv[1] + 4, rv[2] + 14, 13), (18, heart[1] - 18, 18, 13), (*middle, 13)
+            (*middle, 11),
+            (4, at.behind, 36, 10.5),
+            (-20, at.behind + 4, 33, 10),
+            (*HILUM_MM[-1.0], 7.5),
         ),
-        smooth_path(
-            (*middle, 11), (4, behind, 36, 10.5), (-20, behind + 4, 33, 10), (*HILUM_MM[-1.0], 7.5)
-        ),
-        smooth_path((*middle, 11), (26, behind + 2, 44, 10.5), (*HILUM_MM[1.0], 8)),
+        smooth_path((*middle, 11), (26, at.behind + 2, 44, 10.5), (*HILUM_MM[1.0], 8)),
     ]
-    lung_veins = []
-    for side in SIDES:
-        for level, back in ((12, -6), (-14, 8)):
-            end = (side * 42 + 2, 4 + back, la[2] + level)
-            lung_veins.append(
-                smooth_path((la[0] + side * 18, la[1], la[2] + 0.4 * level, 7.5), (*end, 5.5))
-            )
-    carina = (1.0 + shift[1] / 2, spine(50) - 34, 50.0)
-    airways = [
+
+
+def _lung_veins(at: Landmarks) -> list[Path]:
+    """Upper and lower one of each side."""
+    x, y, z = at.left_atrium
+    return [
         smooth_path(
-            (0, spine(225) - 34, 225, 8.3),
-            (0, spine(150) - 35, 150, 8.3),
-            (1, spine(95) - 36, 95, 8.5),
-            (*carina, 8.5),
-        ),
-        smooth_path((*carina, 7), (-16, carina[1] + 1, 38, 6.5), (-36, 16, 27, 5)),
-        smooth_path((*carina, 6.5), (18, carina[1] + 2, 36, 6), (40, 18, 24, 4.8)),
-    ]
-    gullet = [
-        (5 + s, spine(z) - back, z, 6.5)
-        for z, back, s in (
-            (225, 22, -3),
-            (120, 23, -1),
-            (70, 22, 0),
-            (30, 24, 0),
-            (-20, 26, 3),
-            (-60, 32, 10),
-            (-85, 38, 24),
+            (x + side * 18, y, z + 0.4 * level, 7.5), (side * 42 + 2, 4 + back, z + level, 5.5)
         )
+        for side in SIDES
+        for level, back in ((12, -6), (-14, 8))
     ]
-    return {
-        "artery": [aorta, *neck],
-        "lung artery": lung_arteries,
-        "lung vein": lung_veins,
-        "vein": veins,
-        "airway": airways,
-        "oesophagus": [smooth_path(*gullet)],
-    }
+
+
+def _airways(at: Landmarks) -> list[Path]:
+    """Windpipe, right and left main bronchus."""
+    y = at.carina[1]
+    return [
+        smooth_path(
+            (0, at.spine(225) - 34, 225, 8.3),
+            (0, at.spine(150) - 35, 150, 8.3),
+            (1, at.spine(95) - 36, 95, 8.5),
+            (*at.carina, 8.5),
+        ),
+        smooth_path((*at.carina, 7), (-16, y + 1, 38, 6.5), (-36, 16, 27, 5)),
+        smooth_path((*at.carina, 6.5), (18, y + 2, 36, 6), (40, 18, 24, 4.8)),
+    ]
+
+
+def _oesophagus(at: Landmarks) -> Path:
+    return smooth_path(*((5 + dx, at.spine(z) - dy, z, 6.5) for z, dy, dx in OESOPHAGUS))
 
 
 def lung_points(
