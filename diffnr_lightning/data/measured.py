@@ -86,46 +86,22 @@ def measured_case(
         FileNotFoundError: there is no such file.
         ValueError: a file that is no scan, or arguments that make no case of it.
     """
-    if every < 1:
-        raise ValueError(f"every is {every}; one or more is expected.")
-    if size is not None and size < 8:
-        raise ValueError(f"size is {size}; at least 8 voxels a side are expected.")
-    if pixel_mm is not None and not 0 < pixel_mm < np.inf:
-        raise ValueError(f"pixel_mm is {pixel_mm}; a positive length is expected.")
+    _check_numbers(every, size, pixel_mm)
     raw = read_raw(path, angle_unit)
     fielded = flat_fielded(raw, air_border)
-    projections = fielded.line_integrals
-    check_line_integrals(projections, raw.source)
-    views, rows, columns = projections.shape
-    found = axis_column is None
-    axis_column = _axis(raw, projections) if found else axis_column
-    if not 0 <= axis_column <= columns - 1:
-        raise ValueError(
-            f"axis_column is {axis_column}; a column of the detector, 0 to {columns - 1}, is "
-            "expected."
-        )
-    train = np.arange(0, views, every)
-    if len(train) < 2:
-        raise ValueError(
-            f"every is {every}, which leaves {len(train)} of {views} views; at least two are "
-            "expected."
-        )
+    check_line_integrals(fielded.line_integrals, raw.source)
+    column = _axis(raw, fielded.line_integrals, axis_column)
+    train, test = _shared_out(len(fielded.line_integrals), every)
     pitch = pixel_mm or 1.0
-    scan = ScanGeometry.parallel(
-        angles_rad=-raw.angles_rad if clockwise else raw.angles_rad,
-        detector_shape=(rows, columns),
-        pixel_mm=pitch,
-        detector_offset_mm=(0.0, (0.5 * (columns - 1) - axis_column) * pitch),
-    )
-    data = torch.from_numpy(projections.astype(np.float32))
-    test = np.setdiff1d(np.arange(views), train)
+    scan = _scan(raw, column, pitch, clockwise)
+    data = torch.from_numpy(fielded.line_integrals.astype(np.float32))
     photons = _photons(raw, fielded)
     name = name or raw.name
     return Case(
         name=name,
         scan=scan[train],
         projections=data[train],
-        grid=_grid(raw, axis_column, pitch, size),
+        grid=_grid(raw, column, pitch, size),
         test_scan=scan[test] if len(test) else None,
         test_projections=data[test] if len(test) else None,
         photons=photons and photons.of_views(torch.from_numpy(train)),
@@ -136,8 +112,8 @@ def measured_case(
         provenance={
             "kind": "measured",
             "every": every,
-            "axis_column": float(axis_column),
-            "axis_found": found,
+            "axis_column": float(column),
+            "axis_found": axis_column is None,
             "clockwise": clockwise,
             "air_border": air_border,
             "views": {"arc_deg": float(np.rad2deg(np.ptp(raw.angles_rad)))},
@@ -145,13 +121,55 @@ def measured_case(
     )
 
 
-def _axis(raw: RawScan, projections: np.ndarray) -> float:
+def _check_numbers(every: int, size: int | None, pixel_mm: float | None) -> None:
+    if every < 1:
+        raise ValueError(f"every is {every}; one or more is expected.")
+    if size is not None and size < 8:
+        raise ValueError(f"size is {size}; at least 8 voxels a side are expected.")
+    if pixel_mm is not None and not 0 < pixel_mm < np.inf:
+        raise ValueError(f"pixel_mm is {pixel_mm}; a positive length is expected.")
+
+
+def _axis(raw: RawScan, projections: np.ndarray, given: float | None) -> float:
+    """Return the column of the rotation axis, as it was given or else found."""
+    column = _found_axis(raw, projections) if given is None else given
+    last = projections.shape[2] - 1
+    if not 0 <= column <= last:
+        raise ValueError(
+            f"axis_column is {column}; a column of the detector, 0 to {last}, is expected."
+        )
+    return column
+
+
+def _found_axis(raw: RawScan, projections: np.ndarray) -> float:
     try:
         column = find_axis(projections, raw.angles_rad)
     except ValueError as error:
         raise ValueError(f"{raw.source}: {error}") from error
     LOGGER.info("%s: rotation axis found at column %.2f", raw.name, column)
     return column
+
+
+def _shared_out(views: int, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which views are used, and which are kept for evaluation."""
+    train = np.arange(0, views, every)
+    if len(train) < 2:
+        raise ValueError(
+            f"every is {every}, which leaves {len(train)} of {views} views; at least two are "
+            "expected."
+        )
+    return train, np.setdiff1d(np.arange(views), train)
+
+
+def _scan(raw: RawScan, axis_column: float, pitch: float, clockwise: bool) -> ScanGeometry:
+    """Return the geometry of all views, with the rotation axis at x = y = 0."""
+    _, rows, columns = raw.counts.shape
+    return ScanGeometry.parallel(
+        angles_rad=-raw.angles_rad if clockwise else raw.angles_rad,
+        detector_shape=(rows, columns),
+        pixel_mm=pitch,
+        detector_offset_mm=(0.0, (0.5 * (columns - 1) - axis_column) * pitch),
+    )
 
 
 def _photons(raw: RawScan, fielded: FlatFielded) -> PhotonCounts | None:
