@@ -14,7 +14,7 @@ from torch import Tensor
 from diffnr_lightning.consistency import LeastSquares, discrepancy, unresolved_variance
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
+from diffnr_lightning.solvers.problem import Progress, check_counts, start_volume
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def cgls(
         ValueError: shapes that disagree, non-finite input, or options out of range.
         TypeError: input that is not a tensor of floats.
     """
-    check_iterations(iterations, 1.0)
+    check_counts(iterations=iterations)
     if not 0.0 <= level < float("inf"):
         raise ValueError(f"level is {level}; a finite number of at least 0 is expected.")
     volume = start_volume(projections, grid, scan, initial)

@@ -21,7 +21,7 @@ from diffnr_lightning.solvers.primal_dual import ascend, descend, least_of_neigh
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
 )
 from diffnr_lightning.solvers.total_variation import total_variation
 
@@ -74,7 +74,7 @@ def fista_tv(
         ValueError: shapes that disagree, non-finite input, or options out of range.
         TypeError: input that is not a tensor of floats.
     """
-    check_iterations(min(iterations, inner_iterations), 1.0)
+    check_counts(iterations=iterations, inner_iterations=inner_iterations)
     check_amounts(strength=strength, noise=noise or 0.0, tolerance=tolerance)
     volume = first_volume(projections, grid, scan, initial)
     volume.clamp_(min=0.0)

@@ -18,7 +18,7 @@ from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
 )
 from diffnr_lightning.solvers.qggmrf import QGGMRF, automatic_sigmas
 
@@ -77,7 +77,7 @@ def mbir(
         ValueError: shapes that disagree, non-finite input, or options out of range.
         TypeError: input that is not a tensor of floats.
     """
-    check_iterations(iterations, 1.0)
+    check_counts(iterations=iterations)
     check_amounts(tolerance=tolerance)
     if not 1.0 <= q <= p <= 2.0:
         raise ValueError(f"p is {p} and q is {q}; 1 <= q <= p <= 2 is expected.")

@@ -54,10 +54,20 @@ def check_iterations(iterations: int, relaxation: float) -> None:
     Raises:
         ValueError: fewer than one iteration, or a relaxation outside (0, 2).
     """
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}; at least one is expected.")
+    check_counts(iterations=iterations)
     if not 0.0 < relaxation < 2.0:
         raise ValueError(f"relaxation is {relaxation}; a number between 0 and 2 is expected.")
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse to do something less than once.
+
+    Raises:
+        ValueError: naming the first such one.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; at least one is expected.")
 
 
 def check_amounts(**amounts: float) -> None:

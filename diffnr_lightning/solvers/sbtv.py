@@ -16,7 +16,7 @@ from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
 )
 from diffnr_lightning.solvers.total_variation import differences, differences_adjoint
 
@@ -68,7 +68,7 @@ def sbtv(
         ValueError: shapes that disagree, non-finite input, or options out of range.
         TypeError: input that is not a tensor of floats.
     """
-    check_iterations(min(iterations, inner_iterations), 1.0)
+    check_counts(iterations=iterations, inner_iterations=inner_iterations)
     check_amounts(strength=strength, noise=noise or 0.0)
     if not 0.0 < coupling < float("inf"):
         raise ValueError(f"coupling is {coupling}; a positive finite number is expected.")

@@ -23,7 +23,7 @@ from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend, least_
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
 )
 from diffnr_lightning.solvers.sart import deal_views
 
@@ -116,7 +116,7 @@ def weighted_tv(
     total variation grows with the noise and not with its square. G.-H. Chen, J. Tang, S. Leng, "Prior image constrained
     compressed sensing (PICCS)", Med. Phys. 2008, for `prior_image`.
     """
-    check_iterations(1 if iterations is None else iterations, 1.0)
+    check_counts(iterations=1 if iterations is None else iterations)
     check_amounts(strength=strength, noise=noise or 0.0)
     if not 0 <= prior_share <= 1:
         raise ValueError(f"prior_share is {prior_share}; a share in [0, 1] is expected.")

@@ -248,7 +248,7 @@ def test_projections_of_nothing_give_nothing(name, measurement):
         ("cgls", {"iterations": 0}, "iterations is 0"),
         ("cgls", {"level": -1.0}, "level is -1"),
         ("fista_tv", {"strength": -1.0}, "strength is -1"),
-        ("fista_tv", {"inner_iterations": 0}, "iterations is 0"),
+        ("fista_tv", {"inner_iterations": 0}, "inner_iterations is 0"),
         ("sbtv", {"coupling": 0.0}, "coupling is 0"),
         ("sbtv", {"noise": -1.0}, "noise is -1"),
         ("mbir", {"p": 1.2, "q": 2.0}, "p is 1.2 and q is 2"),

@@ -14,7 +14,7 @@ from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations, start_volume
+from diffnr_lightning.solvers.problem import Progress, check_amounts, check_counts, start_volume
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def ddip3d(
     """
     check_adaptation(denoiser, rate=rate, updates=updates, slices=slices)
     check_sampling(eta=eta, start=start, spread=1.0, batch_size=batch_size)
-    check_iterations(min(steps, cg_iterations), 1.0)
+    check_counts(steps=steps, cg_iterations=cg_iterations)
     check_amounts(coupling=coupling, threshold=threshold, tuning_iterations=tuning_iterations)
     first = (start_volume if begun(state) else first_volume)(projections, grid, scan, initial)
     settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "coupling": coupling}

@@ -19,7 +19,7 @@ from diffnr_lightning.solvers.diffusion.slice_stacks import (
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
     start_volume,
 )
 
@@ -108,7 +108,7 @@ def dds(
     """
     check_stacks(denoiser, stacks)
     check_sampling(eta=eta, start=start, spread=spread, batch_size=batch_size)
-    check_iterations(min(steps, cg_iterations), 1.0)
+    check_counts(steps=steps, cg_iterations=cg_iterations)
     check_amounts(coupling=coupling, threshold=threshold, noise=noise or 0.0)
     first = start_volume(projections, grid, scan, initial)
     settings = {"eta": eta, "cg_iterations": cg_iterations, "power": power, "coupling": coupling}

@@ -19,7 +19,7 @@ from diffnr_lightning.solvers.diffusion.slice_stacks import (
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
     start_volume,
 )
 
@@ -97,7 +97,7 @@ def diffusion_mbir(
     """
     check_stacks(denoiser, stacks)
     check_sampling(start=start, batch_size=batch_size, snr=snr)
-    check_iterations(min(steps, cg_iterations), 1.0)
+    check_counts(steps=steps, cg_iterations=cg_iterations)
     check_amounts(coupling=coupling, threshold=threshold)
     first = start_volume(projections, grid, scan, initial)
     settings = {"snr": snr, "cg_iterations": cg_iterations, "power": power, "coupling": coupling}

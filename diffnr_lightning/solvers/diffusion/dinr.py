@@ -17,7 +17,7 @@ from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations
+from diffnr_lightning.solvers.problem import Progress, check_amounts, check_counts
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def dinr(
     """
     check_adaptation(denoiser, rate=rate, updates=updates, slices=slices)
     check_sampling(eta=eta, start=start, batch_size=batch_size)
-    check_iterations(min(steps, iterations), 1.0)
+    check_counts(steps=steps, iterations=iterations)
     check_amounts(omega=omega, rho=rho, first_iterations=first_iterations)
     # A representation that goes on is begun again, from the volume that it began with.
     first = first_volume(projections, grid, scan, (state or {}).get("first", initial))

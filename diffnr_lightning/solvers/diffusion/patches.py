@@ -12,7 +12,7 @@ from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
     start_volume,
 )
 from diffnr_lightning.volume_patches import (
@@ -103,7 +103,7 @@ def patches(
             "edge shorter than that is expected."
         )
     check_sampling(eta=eta, start=start, spread=spread, batch_size=batch_size)
-    check_iterations(min(steps, cg_iterations, tilings), 1.0)
+    check_counts(steps=steps, cg_iterations=cg_iterations, tilings=tilings)
     check_amounts(noise=noise or 0.0)
     first = start_volume(projections, grid, scan, initial)
     held = {"noise": noise, "spread": spread, "corrected": corrected}

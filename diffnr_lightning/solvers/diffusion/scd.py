@@ -17,7 +17,7 @@ from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import Progress, check_amounts, check_iterations, start_volume
+from diffnr_lightning.solvers.problem import Progress, check_amounts, check_counts, start_volume
 
 # Steps at the end of the schedule before all of which the denoiser is adapted.
 LAST = 4
@@ -102,7 +102,7 @@ def scd(
     """
     check_adaptation(denoiser, rate=rate, updates=updates, slices=slices)
     check_sampling(eta=eta, start=start, spread=1.0, batch_size=batch_size)
-    check_iterations(min(steps, cg_iterations, every), 1.0)
+    check_counts(steps=steps, cg_iterations=cg_iterations, every=every)
     check_amounts(proximity=proximity, variation=variation)
     # In the first step, what other slices are held at where there is nothing to start from.
     first = (start_volume if begun(state) else first_volume)(projections, grid, scan, initial)

@@ -22,7 +22,7 @@ from diffnr_lightning.solvers.diffusion.slice_stacks import (
 from diffnr_lightning.solvers.problem import (
     Progress,
     check_amounts,
-    check_iterations,
+    check_counts,
     start_volume,
 )
 
@@ -98,7 +98,7 @@ def tpdm(
     """
     check_stacks(denoiser, stacks)
     check_sampling(start=start, spread=spread, batch_size=batch_size, snr=snr)
-    check_iterations(min(steps, cg_iterations), 1.0)
+    check_counts(steps=steps, cg_iterations=cg_iterations)
     check_amounts(noise=noise or 0.0)
     if not 1.0 < every < math.inf:
         raise ValueError(f"every is {every}; a number above 1 is expected.")

@@ -167,7 +167,7 @@ def test_slabs_lie_in_the_volume():
         ({"slices": 0}, "slices 0"),
         ({"rank": 0}, "rank is 0"),
         ({"eta": 2.0}, "eta is 2.0"),
-        ({"steps": 0}, "iterations is 0"),
+        ({"steps": 0}, "steps is 0"),
     ],
 )
 @pytest.mark.parametrize("sampler", [scd, ddip3d])

@@ -165,7 +165,7 @@ def test_weights_move_the_volume():
     [
         ({"eta": 1.5}, "eta is 1.5"),
         ({"start": 0.0}, "start is 0.0"),
-        ({"steps": 0}, "iterations is 0"),
+        ({"steps": 0}, "steps is 0"),
         ({"steps": 400, "start": 0.1}, "400 steps below step 100"),
         ({"stacks": "pairs"}, "stacks is 'pairs'"),
         ({"stacks": "single"}, "stacks is single and the denoiser sees 3"),

@@ -109,7 +109,7 @@ def test_a_killed_sampler_goes_on_to_an_equal_volume(projections):
     [
         ({"snr": 0.6}, "snr is 0.6; a number from 0 to 0.5"),
         ({"start": 0.0}, "start is 0.0"),
-        ({"cg_iterations": 0}, "iterations is 0"),
+        ({"cg_iterations": 0}, "cg_iterations is 0"),
         ({"stacks": "single"}, "stacks is single and the denoiser sees 3"),
         ({"threshold": -1.0}, "threshold is -1.0"),
     ],

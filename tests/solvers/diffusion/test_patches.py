@@ -134,7 +134,7 @@ def test_weights_and_a_warm_start_count():
     [
         ({"denoiser": GaussianDenoiser()}, "the denoiser is one of 2 dimensions; one of patches"),
         ({"grid": VolumeGrid((9, 3, 9), 2.0)}, r"shape \(9, 3, 9\) and a patch .* of 4 voxels"),
-        ({"tilings": 0}, "iterations is 0"),
+        ({"tilings": 0}, "tilings is 0"),
         ({"eta": 1.5}, "eta is 1.5"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],

@@ -117,7 +117,7 @@ def test_a_killed_sampler_goes_on_to_an_equal_volume(projections):
     [
         ({"every": 1.0}, "every is 1.0; a number above 1"),
         ({"snr": -0.1}, "snr is -0.1"),
-        ({"steps": 0}, "iterations is 0"),
+        ({"steps": 0}, "steps is 0"),
         ({"stacks": "alternating"}, "tells 0 gaps apart"),
         ({"noise": -1.0}, "noise is -1.0"),
     ],
