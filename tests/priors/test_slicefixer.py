@@ -195,6 +195,7 @@ def test_the_text_encoder_is_not_kept(slicefixer):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@torch.backends.mkldnn.flags(enabled=False)  # its gradients were not finite once, with AMX
 def test_half_precision_computes_about_the_same(build, slicefixer, told, slices, precision):
     half = build(precision=precision)
     trained = {id(p) for p in half.trained().values()}
