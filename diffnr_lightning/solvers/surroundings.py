@@ -122,8 +122,11 @@ def _shares(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> np.nda
     reach = object_radius(projections, scan)
     shares = np.full(3, max(_LEAST, 2.0 * _MARGIN * reach / min(grid.size_mm[1:]) - 1.0))
     if meets_the_ends(projections, scan):
-        axis = 2 - int(np.argmax(np.abs(nominal_orbit(scan).orbit.axis_direction)))
-        shares[axis] = max(_LEAST, 2.0 * axial_reach(scan, reach) / grid.size_mm[axis] - 1.0)
+        orbit = nominal_orbit(scan).orbit
+        axis = int(np.argmax(np.abs(orbit.axis_direction)))
+        aside = abs(float(orbit.axis_point_mm[axis]) - grid.centre_mm[axis])
+        ends = 2.0 * (aside + axial_reach(scan, reach)) / grid.size_mm[2 - axis] - 1.0
+        shares[2 - axis] = max(_LEAST, ends)
     shares = shares.clip(max=_LARGEST)
     if scan.beam != "cone":
         return shares

@@ -75,7 +75,7 @@ def meets_the_ends(projections: Tensor, scan: ScanGeometry) -> bool:
 
 
 def axial_reach(scan: ScanGeometry, radius_mm: float) -> float:
-    """Return how far from the height of the central ray the rays of a scan see an object, in mm.
+    """Return how far along the axis from the height of the central ray the rays of a scan see an object, in mm.
 
     Args:
         scan: a cone beam.

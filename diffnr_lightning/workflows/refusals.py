@@ -84,7 +84,8 @@ def _no_class(path: str, message: str) -> str | None:
         message,
         re.MULTILINE,
     )
-    if not given:
+    # Only a class by itself has configs of its own; one within another is told by its alternatives.
+    if not given or "." in path:
         return None
     value = (given[1] or given[2] or "").strip()
     return (

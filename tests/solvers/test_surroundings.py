@@ -7,6 +7,7 @@ from balls import ball_integrals
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import cgls, meets_the_ends, scan_truncation, surroundings
+from diffnr_lightning.solvers.truncation import axial_reach
 
 FIELD_MM = 18.75
 GRID = VolumeGrid((6, 20, 20), 2 * FIELD_MM / 20)
@@ -51,6 +52,13 @@ def test_what_lies_above_the_grid_is_found_though_no_row_is_cut_sideways():
         for p in (projections, projections - around.project(CONE))
     ]
     assert left[1] < 0.5 * left[0]
+
+
+def test_a_grid_aside_of_the_central_ray_is_enlarged_as_far_as_rays_go():
+    grid = VolumeGrid((12, 20, 20), GRID.voxel_mm, (0.0, 0.0, 6.0))
+    inside = ball_integrals(CONE, (0.0, 0.0, 3.0), 5.0)
+    around = surroundings(inside + ball_integrals(CONE, (6.0, 0.0, -10.0), 4.0), grid, CONE)
+    assert 6.0 - around.grid.size_mm[0] / 2 < -axial_reach(CONE, FIELD_MM)
 
 
 def test_nothing_of_the_estimate_lies_in_the_grid():

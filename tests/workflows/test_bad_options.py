@@ -128,7 +128,7 @@ def test_commands_that_cannot_be_done(refused, tmp_path, line, words):
         ("optimisation.lambda_diff null", "--method.optimisation.lambda_diff is null; float"),
         ("iterations null", "--method.iterations is null; int is expected"),
         ("trial.views two", "--method.trial.views is 'two'; int is expected"),
-        ("start sirt", "--method.start is 'sirt'; a class_path with its init_args is expected"),
+        ("start sirt", "--method.start is 'sirt'; the import path of a Solver or null"),
         ("finish polish", "one of query, repair, settle"),
     ],
 )
