@@ -22,6 +22,9 @@ QUANTILES = (0.1, 0.99)
 def check_angles(angles_rad: np.ndarray, total_deg: float | None, where: str) -> None:
     """Refuse angles that lie outside the arc of the scan, such as degrees; warn of a wrong arc.
 
+    The stated arc is held against the arc on the circle: an arc that passes through zero may be
+    written with its angles from 0 to 2 pi.
+
     Args:
         angles_rad: (V,) as the file has them, which should be radians.
         total_deg: arc that the file states, or None.
@@ -37,12 +40,20 @@ def check_angles(angles_rad: np.ndarray, total_deg: float | None, where: str) ->
             f"{where} has angles that span {span:.4g} rad; at most one turn (2 pi) is expected: "
             "turn degrees into radians, and take angles of several turns modulo 2 pi."
         )
-    if span > stated + ARC_TOLERANCE_RAD:
+    arc = _smallest_arc(angles_rad)
+    if arc > stated + ARC_TOLERANCE_RAD:
         LOGGER.warning(
             "%s has angles that span %.4g degrees, more than its totalAngle of %g; the angles "
             "are used",
-            where, np.rad2deg(span), total_deg,
+            where, np.rad2deg(arc), total_deg,
         )  # fmt: skip
+
+
+def _smallest_arc(angles_rad: np.ndarray) -> float:
+    """Return the length (rad) of the smallest arc of the circle that holds all angles (V,)."""
+    ordered = np.sort(np.mod(angles_rad, 2 * np.pi))
+    gaps = np.diff(ordered, append=ordered[0] + 2 * np.pi)
+    return float(2 * np.pi - gaps.max())
 
 
 def check_line_integrals(projections: np.ndarray, where: str) -> None:

@@ -76,6 +76,16 @@ def test_case_explains_the_measurement(ellipsoid, archive, tmp_path):
     np.testing.assert_allclose(again.scan.u_mm, case.scan.u_mm, atol=1e-9)
 
 
+def test_a_scan_through_zero_is_read_again_without_a_word(archive, tmp_path, caplog):
+    with np.load(archive) as fields:
+        moved = {**fields, "angles_deg": fields["angles_deg"] - 88.0}
+    np.savez(archive, **moved)
+    case = measured_case(archive, every=4, axis_column=AXIS)
+    again = read_case(write_case(case, tmp_path / "case"))
+    np.testing.assert_allclose(again.scan.direction, case.scan.direction, atol=1e-9)
+    assert "totalAngle" not in caplog.text
+
+
 def test_options(archive):
     case = measured_case(archive, every=61 // 2, size=29, pixel_mm=0.5, clockwise=True)
     assert len(case.scan) == 3

@@ -61,3 +61,11 @@ def test_angles_within_their_arc_pass(said):
     assert not said()
     check_angles(np.linspace(0, 2 * np.pi, 25), 180.0, "scan")
     assert "totalAngle" in said()[0]
+
+
+def test_an_arc_through_zero_is_judged_on_the_circle(said):
+    arc = np.deg2rad(np.linspace(-88, 92, 25))
+    check_angles(np.mod(arc, 2 * np.pi), 180.0, "scan")
+    assert not said()
+    check_angles(np.mod(arc, 2 * np.pi), 90.0, "scan")
+    assert "angles that span 180 degrees, more than its totalAngle of 90" in said()[0]
