@@ -18,6 +18,7 @@ from diffnr_lightning.workflows.early_stops import stopped_early
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
+from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import Checked, folder_to_be, seed_of
 from diffnr_lightning.workflows.variation import Variation
@@ -177,7 +178,8 @@ def curate(
             progress(done, len(jobs), job.name)
             loaded, digest = load(job.volume)
             origin = {"volume": job.volume, "held_out": job.volume in validated}
-            tensors, info = curation.pairs(job, loaded, {**origin, "volume_sha256": digest})
+            with each_warning_once():
+                tensors, info = curation.pairs(job, loaded, {**origin, "volume_sha256": digest})
             folder.add(job.name, {**info, "code": code}, **tensors)
         progress(len(jobs), len(jobs), "done")
     folder.finish()

@@ -10,6 +10,7 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
+from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
 from diffnr_lightning.workflows.signature import exists, folder_to_be, seed_of
@@ -107,6 +108,7 @@ def reconstruct(
     tags = [label, f"{len(loaded.scan)} views", loaded.name]
     with (
         folder.claim(),
+        each_warning_once(),
         logged_run(curves, folder.described, out, "reconstruct", tags),
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
