@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.priors import RepairedVolume, Repairer
+from diffnr_lightning.priors import RepairedVolume, Repairer, refuse_fbp_unet
 
 logger = logging.getLogger("diffnr")
 
@@ -31,7 +31,8 @@ class PseudoReference(lightning.Callback):
         first: (Z, Y, X) the volume of this scan before the first of them, None before that.
 
     Raises:
-        ValueError: a period below one batch, or a share that is not positive or, of the start, outside [0, 1].
+        ValueError: a period below one batch, a share that is not positive or, of the start, outside [0, 1], or a
+            repairer with the weights of an FBP-UNet.
 
     Source: Algorithm 1 of DiffNR (ell = 10,000). Deviation: `start_share` is ours; with the default it does nothing.
     """
@@ -52,6 +53,8 @@ class PseudoReference(lightning.Callback):
             raise ValueError(f"every_share is {every_share}; null or a positive share is expected.")
         if not 0 <= start_share <= 1:
             raise ValueError(f"start_share is {start_share}; a share in [0, 1] is expected.")
+        if isinstance(repairer, Repairer):
+            refuse_fbp_unet(repairer.learned)
         self.repairer = repairer
         self.every_share = every_share
         self.every = every

@@ -167,6 +167,12 @@ class SlicePairData(lightning.LightningDataModule):
         self.validation = [scan for scan in scans if _volume_of(scan) in held]
         self.drawing["chances"] = drawing_chances(_names(self.training), self.shares)
 
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods whose volumes training sees; none where a scan of earlier versions does not say."""
+        names = {str(scan.info.get("representation", "")) for scan in self.training}
+        return [] if "" in names else sorted(names)
+
     def _held_out(self, scans: list[ScanPairs]) -> set[str]:
         """Volumes that training does not see: those that were curated so, and those that are named, or a share."""
         curated = {_volume_of(scan) for scan in scans if scan.info.get("held_out")}

@@ -34,7 +34,8 @@ def write_model_card(
         command: of it, such as finetune.
         network: what was trained.
         weights: file or folder of them.
-        metrics: `iterations`, `validation` (number by name) and `held_out` (names of volumes).
+        metrics: `iterations`, `validation` (number by name), `held_out` (names of volumes) and, where it is known,
+            `learned_from` (names of methods).
 
     Returns:
         The path.
@@ -45,6 +46,7 @@ def write_model_card(
     commit = code.get("commit", "not known, no checkout") + (
         " with changes" * bool(code.get("dirty"))
     )
+    methods = metrics.get("learned_from")
     facts = {
         "network": f"`{type(network).__name__}`, {sum(p.numel() for p in network.parameters()):,} parameters",
         **{f"SHA-256 of `{file.name}`": f"`{sha256(file)}`" for file in files},
@@ -52,6 +54,7 @@ def write_model_card(
         "hours": f"{run.use.seconds / 3600:.2f}, {_machine(made)}",
         "code": f"diffnr_lightning {made.get('diffnr_lightning')}, commit {commit}",
         "packages": ", ".join(f"{k} {v}" for k, v in made.get("packages", {}).items() if v),
+        **({"learned from volumes of": ", ".join(methods)} if methods else {}),
         "held out": ", ".join(metrics["held_out"]) or "nothing",
     }
     scores = "\n".join(f"| {name} | {value:.5g} |" for name, value in metrics["validation"].items())

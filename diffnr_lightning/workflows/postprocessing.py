@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffnr_lightning.priors import Repairer
+from diffnr_lightning.priors import Repairer, refuse_slicefixer
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.solver import Solver
 
@@ -20,6 +20,9 @@ class Postprocessing(Method):
         repairer: with the weights of the prior, as `diffnr finetune` writes them. Its defaults do one pass over the
             axial slices and hold nothing to the projections.
 
+    Raises:
+        ValueError: the weights of a SliceFixer behind FDK.
+
     Source: K. H. Jin, M. T. McCann, E. Froustey, M. Unser, "Deep convolutional neural network for inverse problems in
     imaging", IEEE Trans. Image Process. 2017 (FBPConvNet), for FDK and slices. Deviation: slices are clipped to [0, 1]
     before the network, as every prior's are.
@@ -27,6 +30,8 @@ class Postprocessing(Method):
 
     def __init__(self, start: Solver | None = None, repairer: Repairer | None = None) -> None:
         self.start = start or Solver("analytic")
+        if repairer is not None and not self.start.fits:
+            refuse_slicefixer(repairer.learned, repairer.prior)
         self.repairer = repairer
         self.name = f"{self.start.name} + repair"
         self.weighs = self.start.weighs

@@ -125,8 +125,9 @@ def finetune(
 def _finish(
     run: RunFolder, task: SliceFixerFinetuning, data: SlicePairData, scores: dict[str, float]
 ) -> tuple[Path, Path]:
-    """Write weights, their card and, last, metrics; all say which volumes were held out."""
+    """Write weights, their card and, last, metrics; all say which volumes were held out, and what was learned from."""
     from diffnr_lightning.files import replacing
+    from diffnr_lightning.priors import LEARNED_FROM
     from diffnr_lightning.workflows.model_card import CARD, write_model_card
 
     weights = run.path / "weights.safetensors"
@@ -134,6 +135,7 @@ def _finish(
         "iterations": task.iteration,
         "validation": scores,
         "held_out": data.held_out_volumes,
+        LEARNED_FROM: data.methods,
     }
     with replacing(weights) as part:
         task.export(part, metrics)

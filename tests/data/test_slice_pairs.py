@@ -101,6 +101,20 @@ class TestData:
         with pytest.raises(ValueError, match="no pattern for the scans of 'chest_2'"):
             SlicePairData([folder], 5, held_out=("head*",), shares={"chest_1": 4}).setup("fit")
 
+    def test_methods_are_those_of_the_training_scans(self, folder, tmp_path):
+        pairs = scan("spine", shape=(6, 12, 12))
+        tensors = {k: getattr(pairs, k) for k in ("degraded", "clean", "biplanar")}
+        for number, method in enumerate(("VoxelGrid", "analytic", "VoxelGrid", "sirt")):
+            info = {"case": f"spine_{number}", "views": 12, "representation": method}
+            write_pairs(tmp_path / "more", f"spine_{number}", **tensors, info=info)
+        data = SlicePairData([tmp_path / "more"], 5, held_out=("spine_3",))
+        data.setup("fit")
+        assert data.methods == ["VoxelGrid", "analytic"]
+        # Scans that do not say it leave it open.
+        data = SlicePairData([folder, tmp_path / "more"], 5)
+        data.setup("fit")
+        assert data.methods == []
+
     def test_nothing_held_out_means_no_validation(self, folder):
         data = SlicePairData([folder], 5, held_out_share=0)
         data.setup("fit")

@@ -139,6 +139,18 @@ def test_values_of_classes_within_classes(refused, options, words, tmp_path):
     assert len(line) < 200
 
 
+def test_weights_of_the_other_kind(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    line = refused(*SCENE.split(), "--method.pseudo_reference.repairer.weights", "fbp_unet")
+    assert "fbp_unet.safetensors holds an FBP-UNet" in line and "a SliceFixer is expected" in line
+    line = refused(
+        *SCENE.replace("r2gaussian --config diffnr/align", "fbp_unet").split(),
+        "--method.repairer.weights",
+        "compact_slicefixer",
+    )
+    assert "holds a SliceFixer" in line and "an FBP-UNet" in line
+
+
 @pytest.mark.parametrize(
     "option",
     [

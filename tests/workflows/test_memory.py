@@ -1,6 +1,7 @@
 """What a run is predicted to need: formulas against measured peaks on the CPU, and refusals."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_solvers_hold_what_is_predicted(name, size, views):
 def test_repairs_that_are_no_slicefixer_s_count(monkeypatch):
     """A network behind a solver, and DDS in the place of the SliceFixer, whose steps are measured."""
     grid, scan = VolumeGrid((32,) * 3, 1.0), scan_of(32, 8)
-    behind = Postprocessing(repairer=Repairer())
+    behind = Postprocessing(repairer=Repairer(Path("fbp_unet")))
     needed = memory.estimate(behind, grid, scan)
     assert needed.peak > memory.estimate(Solver("analytic"), grid, scan).peak
     assert "repair: slices at once" in {part.name for part in needed.parts}

@@ -117,8 +117,11 @@ def test_the_encoder_sees_each_scan_once(trained, pairs, encoded):
     assert {path.stem for path in (pairs / "features").rglob("*.safetensors")} == names
 
 
-def test_the_weights_say_what_was_held_out(trained):
-    assert read_header(trained / "weights.safetensors")["metadata"]["held_out"] == ["phantom_11"]
+def test_the_weights_say_what_was_held_out_and_what_was_learned_from(trained):
+    metadata = read_header(trained / "weights.safetensors")["metadata"]
+    assert metadata["held_out"] == ["phantom_11"]
+    assert metadata["learned_from"] == ["GaussianCloud"]
+    assert "| learned from volumes of | GaussianCloud |" in (trained / "README.md").read_text()
 
 
 def test_the_loss_falls_and_everything_trained_is_kept(trained, models):

@@ -1,0 +1,87 @@
+"""Whose volumes a prior has learned to repair, by which an FBP-UNet and a SliceFixer are told apart.
+
+Both may be networks of one class; what they have seen differs. An FBP-UNet has learned from FDK's slices alone, whose
+streaks optimised volumes do not have, and a SliceFixer has not seen these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffnr_lightning.priors.checkpoints import RELEASED, read_header
+from diffnr_lightning.priors.compact import CompactSliceFixer
+from diffnr_lightning.priors.prior import Prior
+from diffnr_lightning.priors.slicefixer import SliceFixer
+
+LEARNED_FROM = "learned_from"
+"""Key in the metadata of weights: names of the methods whose volumes a training has seen."""
+ANALYTIC = {"analytic", "fdk", "fbp"}
+"""Methods whose volumes an FBP-UNet learns from."""
+
+
+def learned_methods(weights: Path) -> set[str]:
+    """Return the methods whose volumes the prior of a file has learned from; none where the file does not say.
+
+    Args:
+        weights: file of a prior, as `load_prior` reads it.
+    """
+    if weights.suffix == RELEASED:
+        return set()
+    named = read_header(weights)["metadata"].get(LEARNED_FROM)
+    return {str(name) for name in named} if isinstance(named, list) else set()
+
+
+def refuse_fbp_unet(weights: Path) -> None:
+    """Refuse the weights of an FBP-UNet where a SliceFixer is wanted.
+
+    Args:
+        weights: file of a prior.
+
+    Raises:
+        ValueError: the file says that it has learned from analytic volumes alone.
+    """
+    methods = learned_methods(weights)
+    if methods and methods <= ANALYTIC:
+        raise ValueError(
+            f"{weights} holds an FBP-UNet, which has learned from volumes of {_listed(methods)} alone; a SliceFixer is "
+            "expected as pseudo_reference: leave repairer.weights out for that of the package, or take --config "
+            "fbp_unet."
+        )
+
+
+def refuse_slicefixer(weights: Path, prior: Prior) -> None:
+    """Refuse the weights of a SliceFixer where an FBP-UNet is wanted.
+
+    Args:
+        weights: file of a prior.
+        prior: that was read from it. Where the file does not say what it has learned from, one of our networks that
+            looks at projections is a SliceFixer.
+
+    Raises:
+        ValueError: it has learned from no analytic volume.
+    """
+    methods = learned_methods(weights)
+    if methods & ANALYTIC or not (methods or _looks_at_projections(prior)):
+        return
+    learned = (
+        f"learned from volumes of {_listed(methods)}"
+        if methods
+        else "learned to look at projections"
+    )
+    raise ValueError(
+        f"{weights} holds a SliceFixer, which has {learned}; an FBP-UNet, which has learned from volumes of FDK, is "
+        "expected: leave repairer.weights at fbp_unet, or use the SliceFixer by --config r2gaussian+diffnr/align."
+    )
+
+
+def _looks_at_projections(prior: Prior) -> bool:
+    """Whether a network of ours takes projections or the residual, as no FBP-UNet does."""
+    if isinstance(prior, SliceFixer):
+        return True
+    return isinstance(prior, CompactSliceFixer) and (
+        prior.residual or prior.architecture["biplanar"]
+    )
+
+
+def _listed(methods: set[str]) -> str:
+    return ", ".join(sorted(methods))
