@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,19 +12,22 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from diffnr_lightning.files import write_bytes
-from diffnr_lightning.planes import PLANES, Plane, image_of, pixel_aspect
+from diffnr_lightning.reports.panels import (
+    BACKGROUND,
+    Panels,
+    bare,
+    broken_titles,
+    columns_of_one_shape,
+    laid_out,
+    position_inside,
+)
 from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
 
 # Share of the intensity window that the error maps span unless said otherwise.
 ERROR_SHARE = 0.1
 HU_SHOWN = (-1000.0, 1000.0)
-ERROR_COLOURS = "inferno"
-# Inches of a panel's edge; planes whose height is less than this share of the highest are left out.
+# Inches of a panel's edge.
 EDGE = 2.4
-THINNEST = 0.15
-# Inches of a line of titles and, in the mean, of one of its letters, which are of nine points.
-TITLE_LINE, TITLE_CHARACTER = 0.16, 0.075
-BACKGROUND = "black"
 FOREGROUND = "0.85"
 # What `prior_panels` draws, in the folder of a run in which a prior took part.
 PRIOR_PICTURE = "prior_share.png"
@@ -94,80 +95,29 @@ def slice_panels(
         ValueError: no volumes, volumes on different grids, a position outside of them, or a path
             that cannot be written.
     """
-    if not volumes:
-        raise ValueError("there are no volumes to draw; name at least one method.")
-    maps = maps or {}
-    columns = {**volumes, **({"truth": truth} if truth is not None else {}), **maps}
-    shapes = {name: volume.values.shape for name, volume in columns.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the volumes to draw have shapes {shapes}; one shape is expected.")
-    shape = next(iter(shapes.values()))
-    position = position or tuple(n // 2 for n in shape)
-    if not all(0 <= index < n for index, n in zip(position, shape, strict=True)):
-        raise ValueError(f"position {position} lies outside of the volumes of shape {shape}.")
-    low, high = window or display_window(volumes, truth)
-    error_high = error_window or ERROR_SHARE * (high - low)
-    voxel_mm = next(iter(columns.values())).voxel_mm
-    unit = next(iter(columns.values())).unit
-
-    kinds = ("image", "error") if truth is not None else ("image",)
-    heights = {p: shape[p.rows] * voxel_mm[p.rows] / (shape[2] * voxel_mm[2]) for p in PLANES}
-    # Of a volume of a few slices only the plane that shows something is drawn.
-    planes = [p for p in PLANES if heights[p] > THINNEST * max(heights.values())]
-    rows = [(plane, kind) for plane in planes for kind in kinds]
-    ratios = [heights[plane] for plane, _ in rows]
+    columns = columns_of_one_shape(volumes, truth, maps or {})
+    position = position_inside(position, next(iter(columns.values())).values.shape)
+    window = window or display_window(volumes, truth)
+    error_high = error_window or ERROR_SHARE * (window[1] - window[0])
+    panels = Panels(columns, truth, frozenset(maps or ()), position, window, error_high)
     edge = EDGE if len(columns) > 2 else 1.5 * EDGE
-    titles = _titles(columns, captions or {}, edge)
-    lines = max(title.count("\n") for title in titles.values()) + 1
-    above = 0.5 + TITLE_LINE * max(lines - 2, 0)
-    height = edge * sum(ratios) + 0.4 + above
-    figure = Figure(figsize=(edge * len(columns) + 0.4, height), facecolor=BACKGROUND)
-    grid = figure.add_gridspec(
-        len(rows),
-        len(columns),
-        height_ratios=ratios,
-        wspace=0.03,
-        hspace=0.03,
-        left=0.3 / (edge * len(columns) + 0.4),
-        right=0.995,
-        top=1 - above / height,
-        bottom=0.35 / height,
-    )
-    for i, (plane, kind) in enumerate(rows):
-        for j, (name, volume) in enumerate(columns.items()):
-            axes = figure.add_subplot(grid[i, j])
-            _bare(axes)
-            image = image_of(volume.values, plane, position[plane.axis])
-            if kind == "error" and truth is not None:
-                if volume is truth or name in maps:
-                    axes.set_facecolor(BACKGROUND)
-                    continue
-                error = np.abs(image - image_of(truth.values, plane, position[plane.axis]))
-                _show(axes, error, plane, voxel_mm, (0.0, error_high), ERROR_COLOURS)
-            elif name in maps:
-                _show(axes, image, plane, voxel_mm, (0.0, error_high), ERROR_COLOURS)
-            else:
-                _show(axes, image, plane, voxel_mm, (low, high), "gray")
+    titles = broken_titles(columns, captions or {}, edge)
+    figure, cells = laid_out(panels.heights(), len(columns), edge, titles.values())
+    for i, (plane, kind) in enumerate(panels.rows()):
+        for j, name in enumerate(columns):
+            axes = figure.add_subplot(cells[i, j])
+            bare(axes)
+            if panels.is_blank(name, kind):
+                axes.set_facecolor(BACKGROUND)
+                continue
+            panels.draw(axes, name, plane, kind)
             if i == 0:
                 axes.set_title(titles[name], color=FOREGROUND, fontsize=9)
             if j == 0:
                 label = plane.name if kind == "image" else "error"
                 axes.set_ylabel(label, color=FOREGROUND, fontsize=9)
-    suffix = "" if unit == "arbitrary" else f" {unit}"
-    note = f"window {low:.4g} to {high:.4g}{suffix}"
-    if truth is not None:
-        note += f"; error maps |volume - truth| from 0 to {error_high:.4g}{suffix}"
-    elif maps:
-        note += f"; maps from 0 to {error_high:.4g}{suffix}"
-    figure.text(0.5, 0.01, note, color=FOREGROUND, fontsize=8, ha="center", va="bottom")
+    figure.text(0.5, 0.01, panels.note(), color=FOREGROUND, fontsize=8, ha="center", va="bottom")
     return _save(figure, Path(path))
-
-
-def _titles(names: Iterable[str], captions: Mapping[str, str], edge: float) -> dict[str, str]:
-    """Return name and caption of each column, in lines that are no wider than its `edge` (inches)."""
-    width = max(int(edge / TITLE_CHARACTER), 1)
-    lines = {name: [*textwrap.wrap(name, width), captions.get(name)] for name in names}
-    return {name: "\n".join(filter(None, parts)) for name, parts in lines.items()}
 
 
 def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:
@@ -290,31 +240,6 @@ def profile_curves(
 
 def _own_window(values: NDArray[np.float32]) -> tuple[float, float]:
     return full_window({"": ShownVolume(values, (1.0, 1.0, 1.0), None, "arbitrary")}, None)
-
-
-def _bare(axes: Any) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _show(
-    axes: Any,
-    image: NDArray[np.float32],
-    plane: Plane,
-    voxel_mm: tuple[float, float, float],
-    limits: tuple[float, float],
-    colours: str,
-) -> None:
-    axes.imshow(
-        image,
-        cmap=colours,
-        vmin=limits[0],
-        vmax=limits[1],
-        aspect=pixel_aspect(plane, voxel_mm),
-        interpolation="antialiased",
-    )
 
 
 def _save(figure: Figure, path: Path, background: str = BACKGROUND) -> Path:
