@@ -10,6 +10,7 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
+from diffnr_lightning.workflows.problem import MethodRecord, Problem, Progress
 from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
@@ -17,9 +18,11 @@ from diffnr_lightning.workflows.signature import exists, folder_to_be, seed_of
 from diffnr_lightning.workflows.weights_record import weights_record
 
 Case = deferred("diffnr_lightning.data.cases.Case")
+Device = deferred("torch.device")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
 Method = deferred("diffnr_lightning.workflows.problem.Method")
 Tensor = deferred("torch.Tensor")
+VolumeGrid = deferred("diffnr_lightning.geometry.grid.VolumeGrid")
 
 logger = logging.getLogger("diffnr")
 
@@ -73,14 +76,7 @@ def reconstruct(
             in the folder.
     """
     from diffnr_lightning.data import load_case
-    from diffnr_lightning.workflows.normalisation import (
-        intensity_scale,
-        measured_problem,
-        photons_of,
-        reaches_out,
-        with_surroundings,
-        working_grid,
-    )
+    from diffnr_lightning.workflows.normalisation import reaches_out, working_grid
     from diffnr_lightning.workflows.progress import progress_bar
 
     if checkpoint_every < 1:
@@ -113,33 +109,98 @@ def reconstruct(
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         run = OngoingRun(folder, loaded, case, label, inner, progress, curves, checkpoint_every)
-        scale = intensity_scale(loaded)
-        problem = measured_problem(
+        problem, scale = _problem_of(
             loaded,
             grid,
             place,
-            photons=photons_of(loaded, photons),
+            photons=photons,
             weighted=weighted,
-            scale=scale,
+            subtract=subtract,
             seed=seed,
             progress=progress,
         )
-        problem = with_surroundings(problem, loaded.name, subtract)
         record = method.record(run)
         problem = record.watched(problem)
         volume = method.reconstruct(problem.without_surroundings())
-        # What a run says of its volume is not what the volume costs.
-        cost = folder.use.as_metrics()
-        metrics = {"method": label, **method.findings, "pad": pad, **cost}
-        metrics |= evidence(method, volume, problem, loaded, scale, inner, out)
-        metrics |= record.metrics()
-        metrics = _write_result(run, volume.cpu()[inner].contiguous(), scale, metrics)
-        if curves is not None:
-            log_scores(curves, metrics, record.steps, folder.described)
-            run.log_preview(record.steps)
-        folder.write_json("metrics.json", metrics)
-        record.finish()
+        _conclude(run, method, record, volume, problem, scale, pad)
     return out
+
+
+def _problem_of(
+    case: Case,
+    grid: VolumeGrid,
+    place: Device,
+    *,
+    photons: float | None,
+    weighted: bool,
+    subtract: bool,
+    seed: int | None,
+    progress: Progress,
+) -> tuple[Problem, float]:
+    """Return what a method is given of a case, and what its projections were divided by.
+
+    Args:
+        case: what is reconstructed.
+        grid: voxels of the volume.
+        place: device of the computation.
+        photons: that are assumed where the case knows none.
+        weighted: whether rays are weighed by them.
+        subtract: whether what lies around the grid is estimated.
+        seed: of everything random; None takes the case's.
+        progress: of solvers.
+    """
+    from diffnr_lightning.workflows.normalisation import (
+        intensity_scale,
+        measured_problem,
+        photons_of,
+        with_surroundings,
+    )
+
+    scale = intensity_scale(case)
+    problem = measured_problem(
+        case,
+        grid,
+        place,
+        photons=photons_of(case, photons),
+        weighted=weighted,
+        scale=scale,
+        seed=seed,
+        progress=progress,
+    )
+    return with_surroundings(problem, case.name, subtract), scale
+
+
+def _conclude(
+    run: OngoingRun,
+    method: Method,
+    record: MethodRecord,
+    volume: Tensor,
+    problem: Problem,
+    scale: float,
+    pad: float,
+) -> None:
+    """Write volume and evidence and tell the logger; the metrics, by which a run is finished, come last.
+
+    Args:
+        run: that comes to its end.
+        method: that it was done with.
+        record: of the method.
+        volume: (Z, Y, X) on the whole grid.
+        problem: that it is the answer to.
+        scale: what the projections were divided by.
+        pad: share by which the grid was larger than the case's.
+    """
+    # What a run says of its volume is not what the volume costs.
+    cost = run.folder.use.as_metrics()
+    metrics = {"method": run.label, **method.findings, "pad": pad, **cost}
+    metrics |= evidence(method, volume, problem, run.case, scale, run.inner, run.folder.path)
+    metrics |= record.metrics()
+    metrics = _write_result(run, volume.cpu()[run.inner].contiguous(), scale, metrics)
+    if run.curves is not None:
+        log_scores(run.curves, metrics, record.steps, run.folder.described)
+        run.log_preview(record.steps)
+    run.folder.write_json("metrics.json", metrics)
+    record.finish()
 
 
 def _noise_of(case: Case) -> dict[str, Any] | None:
