@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.adaptation import SlabLoss, check_adaptation, drawn_slabs
-from diffnr_lightning.solvers.diffusion.lora import adapted
+from diffnr_lightning.solvers.diffusion.lora import Adapter, adapted
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
 from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
@@ -123,32 +124,19 @@ def dinr(
         data.approach(first, 0.0, first_iterations)
     loss = SlabLoss(fit, data.scale, denoiser, iterations=0)
 
+    def fresh(number: int) -> Tensor:
+        noise = sampling.fresh(number)
+        return noise if number else omega * noise
+
     with adapted(denoiser, rank, seed) as adapter:
-        lora: dict[str, Any] = state.get("lora", {"weights": adapter.values(), "moments": None})
-        adapter.load(lora["weights"])
-        moments = lora["moments"]
+        lora = _Lora(adapter, loss, state.get("lora"), updates=updates, rate=rate)
 
         def find(noisy: Tensor, index: int) -> Tensor:
-            nonlocal moments
             step = sampling.times[index]
             if step > 0:
-                places = drawn_slabs(len(noisy), slices, updates, seed, index)
                 loss.hold(data.volume())
-                moments = adapter.tune(
-                    lambda number: loss(noisy, step, places[number]),
-                    updates=updates,
-                    rate=rate,
-                    moments=moments,
-                )
+                lora.tune(noisy, step, drawn_slabs(len(noisy), slices, updates, seed, index))
             return predicted_noise(noisy, step, denoiser, single_slices(len(noisy)), batch_size)
-
-        def fresh(number: int) -> Tensor:
-            noise = sampling.fresh(number)
-            return noise if number else omega * noise
-
-        def kept() -> dict[str, Any]:
-            lora = {"weights": adapter.values(), "moments": moments}
-            return {"lora": lora, "fitted": data.memory(), "first": first}
 
         volume = sampling.volume(
             find,
@@ -157,10 +145,51 @@ def dinr(
             eta=eta,
             proximity=rho,
             fresh=fresh,
-            kept=kept,
+            kept=lambda: {"lora": lora.memory(), "fitted": data.memory(), "first": first},
             progress=progress,
         )
     return volume.clamp(min=0.0) if nonnegative else volume
+
+
+class _Lora:
+    """The one LoRA of the denoiser, which is trained on slabs before every step.
+
+    Args:
+        adapter: its weights.
+        loss: of a slab.
+        memory: what `memory` returned, or None to begin.
+        updates: of the weights for a step.
+        rate: of these.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        loss: SlabLoss,
+        memory: dict[str, Any] | None,
+        *,
+        updates: int,
+        rate: float,
+    ) -> None:
+        self.adapter = adapter
+        self.loss = loss
+        self.options = {"updates": updates, "rate": rate}
+        self.moments: dict[str, Any] | None = None
+        if memory is not None:
+            adapter.load(memory["weights"])
+            self.moments = memory["moments"]
+
+    def tune(self, noisy: Tensor, step: int, places: Sequence[slice]) -> None:
+        """Train it on noisy slices (Z, Y, X) of a step, at one place an update."""
+        self.moments = self.adapter.tune(
+            lambda number: self.loss(noisy, step, places[number]),
+            **self.options,
+            moments=self.moments,
+        )
+
+    def memory(self) -> dict[str, Any]:
+        """Return copies of the weights, and the moments."""
+        return {"weights": self.adapter.values(), "moments": self.moments}
 
 
 class _RepresentationStep(DataStep):
