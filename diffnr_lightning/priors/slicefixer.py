@@ -117,10 +117,7 @@ class SliceFixer(nn.Module):
             latent=latent,
             precision=precision,
         )
-        if size < FACTOR or size % FACTOR:
-            raise ValueError(f"size is {size}; expected a positive multiple of {FACTOR}.")
-        if tile is not None and (tile < 16 or tile % 16):
-            raise ValueError(f"tile is {tile}; expected a positive multiple of 16, or null.")
+        _refuse_sizes(size, tile)
         self.architecture = {
             "base": str(base),
             "encoder": str(encoder),
@@ -145,16 +142,12 @@ class SliceFixer(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.channels_last = channels_last
         self.tile = tile
-        self.text: Tensor
-        self.register_buffer(
-            "text", embed_text(sentence if text else "", str(base)), persistent=False
+        self._read_conditioning(
+            str(base),
+            sentence if text else "",
+            str(encoder) if biplanar else None,
+            encoder_revision,
         )
-        self.encoder = None
-        self.fusion_adapter = None
-        if biplanar:
-            self.encoder = BiplanarFeatures(str(encoder), encoder_revision)
-            self.biplanar_size = self.encoder.size
-            self.fusion_adapter = CrossAttnFusionAdapter(self.text.shape[-1], self.encoder.width)
         self.backbone = load_turbo(
             str(base),
             rank_unet=rank_unet,
@@ -170,6 +163,27 @@ class SliceFixer(nn.Module):
         self._features: tuple[Tensor, Tensor] | None = None
         self._fitting: set[tuple] = set()
         self.requires_grad_(True)
+
+    def _read_conditioning(
+        self, base: str, sentence: str, encoder: str | None, revision: str | None
+    ) -> None:
+        """Read what conditions the backbone: the embedded sentence, and the encoder of projections with its adapter.
+
+        Args:
+            base: folder or name of SD-Turbo, whose text encoder embeds the sentence.
+            sentence: of the prompt.
+            encoder: folder or name of RAD-DINO; None leaves the projections out.
+            revision: commit of it at the hub.
+        """
+        self.text: Tensor
+        self.register_buffer("text", embed_text(sentence, base), persistent=False)
+        self.encoder = None
+        self.fusion_adapter = None
+        if encoder is None:
+            return
+        self.encoder = BiplanarFeatures(encoder, revision)
+        self.biplanar_size = self.encoder.size
+        self.fusion_adapter = CrossAttnFusionAdapter(self.text.shape[-1], self.encoder.width)
 
     @property
     def projection_encoder(self) -> BiplanarFeatures | None:
@@ -340,6 +354,13 @@ class SliceFixer(nn.Module):
             tile=self.tile,
             width=self.backbone.vae.config.block_out_channels[0],
         )
+
+
+def _refuse_sizes(size: int, tile: int | None) -> None:
+    if size < FACTOR or size % FACTOR:
+        raise ValueError(f"size is {size}; expected a positive multiple of {FACTOR}.")
+    if tile is not None and (tile < 16 or tile % 16):
+        raise ValueError(f"tile is {tile}; expected a positive multiple of 16, or null.")
 
 
 def _refuse_unknown(**options: str) -> None:
