@@ -41,7 +41,7 @@ class Scene(Method):
             what came of that by total variation until it leaves no more than noise, see `settled`, where the noise of
             the rays is known.
         trial: judges on held-out views whether the prior takes part; None lets it in any case. Without the prior the
-            result is the volume that would have been repaired first.
+            result is the volume that would have been repaired first, or the start where that predicts them better.
         repaired_projections: adds repaired renderings of views between the measured ones to what is fitted; None fits
             measured views alone.
         start: solver whose volume the representation starts from; None is the analytic one where the views are near a
@@ -118,10 +118,11 @@ class Scene(Method):
                 problem, self._without_prior, self.pseudo_reference.repairer.repair
             )
             self.findings = {"trial": verdict._asdict()}
-            if not verdict.passed:
-                return self._without_prior(
-                    problem, min(self.pseudo_reference.every, self.iterations)
-                )
+            if verdict.chosen == "start":
+                return self.start.reconstruct(problem)
+            if verdict.chosen == "fit":
+                stop_at = min(self.pseudo_reference.every, self.iterations)
+                return self._without_prior(problem, stop_at)[1]
         module = self.fit(problem)
         if self.pseudo_reference is None:
             return _volume_of(module)
@@ -180,9 +181,10 @@ class Scene(Method):
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         return module.to(problem.projections.device)
 
-    def _without_prior(self, problem: Problem, stop_at: int) -> Tensor:
-        """Return the volume (Z, Y, X) after some iterations in which the prior has no part."""
-        return self.pseudo_reference.unrepaired(self.fit(problem, stop_at, prior=False))
+    def _without_prior(self, problem: Problem, stop_at: int) -> tuple[Tensor, Tensor]:
+        """Return the volume (Z, Y, X) of the start, and after some iterations in which the prior has no part."""
+        module = self.fit(problem, stop_at, prior=False)
+        return module.start, self.pseudo_reference.unrepaired(module)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,17 +17,19 @@ logger = logging.getLogger("diffnr")
 
 
 class Verdict(NamedTuple):
-    """What a trial found.
+    """What a trial found: mean square errors of the held-out projections, by the weights of their rays.
 
     Attributes:
-        before: mean square error of the held-out projections, by the weights of their rays, before the repair.
-        after: the same after the repair.
-        passed: whether the prior may take part.
+        start: of the volume that the representation starts from.
+        before: of the fit without the prior.
+        after: of the repaired fit.
+        chosen: `repair`, `fit` or `start`: what predicts them best.
     """
 
+    start: float
     before: float
     after: float
-    passed: bool
+    chosen: Literal["repair", "fit", "start"]
 
 
 class Trial:
@@ -35,7 +37,8 @@ class Trial:
 
     The scene is fitted briefly, without the prior, to all views but a few. The prior repairs that
     volume. If the repaired volume predicts the views that were left out worse than before, the
-    prior invents what is not there, and has no part in the reconstruction.
+    prior invents what is not there, and has no part in the reconstruction; if it predicts them worse than what the
+    representation started from, neither has the representation.
 
     Args:
         views: that are left out, evenly spaced.
@@ -61,43 +64,63 @@ class Trial:
     def judge(
         self,
         problem: Problem,
-        fit: Callable[[Problem, int], Tensor],
+        fit: Callable[[Problem, int], tuple[Tensor, Tensor]],
         repair: Callable[..., RepairedVolume],
     ) -> Verdict:
         """Fit, repair and compare.
 
         Args:
             problem: what is given; views of it are left out.
-            fit: returns the volume (Z, Y, X) after that many iterations without the prior.
+            fit: returns the volume (Z, Y, X) that the representation starts from, and the one after that many
+                iterations without the prior.
             repair: `Repairer.repair`.
 
         Raises:
             ValueError: a scan of too few views to leave some out.
         """
-        count = len(problem.scan)
+        held_out = self._held_out(len(problem.scan))
+        fitted, unseen = problem.of_views(~held_out), problem.of_views(held_out)
+        start, volume = fit(fitted, self.iterations)
+        with torch.no_grad():
+            noise = {"weights": fitted.weights, "photons": fitted.photons}
+            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan, **noise).volume
+            errors = [
+                misfit(candidate, unseen.projections, problem.grid, unseen.scan, unseen.weights)
+                for candidate in (start, volume, repaired)
+            ]
+        verdict = Verdict(*errors, self._best(*errors))
+        _tell(verdict)
+        return verdict
+
+    def _held_out(self, count: int) -> Tensor:
+        """Return which of so many views are left out, (V,) bool."""
         if count < self.views + 2:
             raise ValueError(
                 f"the scan has {count} views, of which the trial leaves out {self.views}; expected "
                 "at least two that remain: lower trial.init_args.views, or set trial to null."
             )
-        held_out = (torch.arange(self.views) + 0.5) * count / self.views
-        fitted_to = torch.ones(count, dtype=torch.bool)
-        fitted_to[held_out.long()] = False
-        fitted = problem.of_views(fitted_to)
-        volume = fit(fitted, self.iterations)
-        with torch.no_grad():
-            noise = {"weights": fitted.weights, "photons": fitted.photons}
-            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan, **noise).volume
-            unseen = problem.of_views(~fitted_to)
-            before, after = (
-                misfit(candidate, unseen.projections, problem.grid, unseen.scan, unseen.weights)
-                for candidate in (volume, repaired)
-            )
-        passed = after <= self.worst * before
-        logger.log(
-            logging.INFO if passed else logging.WARNING,
-            "trial: the repair changes the error of held-out views by the factor %.3f; the prior %s",
-            after / before,
-            "takes part" if passed else "is left out",
-        )
-        return Verdict(before, after, passed)
+        held_out = torch.zeros(count, dtype=torch.bool)
+        held_out[((torch.arange(self.views) + 0.5) * count / self.views).long()] = True
+        return held_out
+
+    def _best(self, start: float, before: float, after: float) -> Literal["repair", "fit", "start"]:
+        if after <= self.worst * min(start, before):
+            return "repair"
+        return "fit" if before <= start else "start"
+
+
+def _tell(verdict: Verdict) -> None:
+    """Say what becomes of the prior, as a warning where it has no part."""
+    outcome = {
+        "repair": "the prior takes part",
+        "fit": "the prior is left out",
+        "start": "prior and representation are left out, since their start predicts the views best",
+    }
+    logger.log(
+        logging.INFO if verdict.chosen == "repair" else logging.WARNING,
+        "trial: the repair changes the error of held-out views by the factor %.3f, and has %.3f times that of "
+        "the start; %s",
+        verdict.after / verdict.before,
+        verdict.after / verdict.start,
+        outcome[verdict.chosen],
+    )

@@ -50,7 +50,7 @@ def test_a_prior_that_helps_takes_part(problem):
     tried = scene(truth, lambda slices: slices, Trial(views=2, iterations=40))
     assert torch.equal(tried.reconstruct(given), scene(truth, lambda s: s, None).reconstruct(given))
     verdict = tried.findings["trial"]
-    assert verdict["passed"] and verdict["after"] < 0.5 * verdict["before"]
+    assert verdict["chosen"] == "repair" and verdict["after"] < 0.5 * verdict["before"]
 
 
 def test_a_prior_that_harms_is_left_out(problem):
@@ -60,7 +60,27 @@ def test_a_prior_that_harms_is_left_out(problem):
     plain.pseudo_reference, plain.finish, plain.iterations = None, "query", 60
     assert torch.allclose(tried.reconstruct(given), plain.reconstruct(given), atol=1e-6)
     verdict = tried.findings["trial"]
-    assert not verdict["passed"] and verdict["after"] > verdict["before"]
+    assert verdict["chosen"] == "fit" and verdict["after"] > verdict["before"]
+
+
+class KnownVolume:
+    """A start that is given."""
+
+    def __init__(self, volume):
+        self.volume = volume
+
+    def reconstruct(self, problem):
+        return self.volume
+
+
+def test_a_start_that_predicts_the_views_best_is_the_result(problem):
+    truth, given = problem
+    tried = scene(truth, lambda slices: 0.9 * slices, Trial(views=2, iterations=40))
+    tried.start = KnownVolume(truth)
+    assert torch.equal(tried.reconstruct(given), truth)
+    verdict = tried.findings["trial"]
+    assert verdict["chosen"] == "start"
+    assert verdict["start"] < min(verdict["before"], verdict["after"])
 
 
 def test_the_last_repair_explains_the_projections_as_well_as_what_it_repaired(problem):
