@@ -23,6 +23,8 @@ logger = logging.getLogger("diffnr")
 
 # The brightest voxels may be streaks; this share of the first reconstruction is below intensity 1.
 BRIGHT_QUANTILE = 0.9999
+# Photons without object, a pixel and view, by which rays weigh that were simulated without noise.
+MUCH_LIGHT = 1e6
 
 
 def working_grid(case: Case, pad: float) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:
@@ -166,12 +168,19 @@ def intensity_scale(case: Case) -> float:
 def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
     """Return the photons behind the projections, in the case's unit, and say where they are from.
 
+    A scan that was simulated without noise gets those of much light, so that its rays weigh as they would there: all
+    alike, those that voxels resolve least would count as much as the others, and repairs could not be held to the
+    projections by a level of noise.
+
     Args:
         case: what is reconstructed.
         assumed: photons without object where the case knows none; None leaves it at that.
 
     Raises:
         ValueError: an assumed number that is not positive.
+
+    Source: of two volumes of the development set without noise DiffNR gains 0.18 and 0.43 dB by 1e6 photons over rays
+    that weigh alike (`experiments/main_job`).
     """
     if assumed is not None and not 0 < assumed < math.inf:
         raise ValueError(f"photons is {assumed}; a positive number is expected.")
@@ -181,12 +190,32 @@ def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
                 "%s knows its photons; the %g that are assumed are not used", case.name, assumed
             )
         return case.photons
+    noiseless = case.noise_settings.get("mode") == "none"
+    if assumed is None and noiseless:
+        logger.info(
+            "%s was simulated without noise: its rays weigh as those of %g photons (--photons assumes another number, "
+            "--weights uniform weighs them alike)",
+            case.name,
+            MUCH_LIGHT,
+        )
+        assumed = MUCH_LIGHT
     if assumed is None:
         logger.info(
             "%s does not know its photons: all rays weigh alike (--photons assumes a number)",
             case.name,
         )
         return None
-    width = None if case.window_hu is None else case.window_hu[1] - case.window_hu[0]
-    scale = 1.0 if width is None else MU_WATER_PER_MM * width / 1000.0
-    return PhotonCounts.assumed(case.projections, assumed, scale)
+    return PhotonCounts.assumed(case.projections, assumed, _attenuation_of_unit(case, noiseless))
+
+
+def _attenuation_of_unit(case: Case, noiseless: bool) -> float:
+    """Return what a line integral of the case's unit times mm attenuates, as an exponent.
+
+    A simulated volume that is not in HU gets what its noise would have been made by; measured projections are line
+    integrals already.
+    """
+    if case.window_hu is not None:
+        return MU_WATER_PER_MM * (case.window_hu[1] - case.window_hu[0]) / 1000.0
+    if noiseless:
+        return case.noise_settings["peak_line_integral"] / float(case.projections.max())
+    return 1.0

@@ -1,12 +1,15 @@
 """Which weights the rays of a case get, and that methods use them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK
 
 from diffnr_lightning import cli
+from diffnr_lightning.data import load_case
+from diffnr_lightning.workflows.normalisation import photons_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SOLVER = ["--method", "diffnr_lightning.workflows.Solver", "--method.name", "sirt"]
@@ -48,14 +51,31 @@ def test_a_method_that_weighs_no_rays_does_not_claim_to(case, tmp_path):
     assert metrics["weights"] == "uniform"
 
 
-def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path):
-    """A scan without noise knows of no photons."""
+def test_rays_of_a_scan_without_noise_weigh_as_those_of_much_light(tmp_path):
     case = simulated(tmp_path / "case", "--noise.mode", "none")
-    alike, metrics = reconstructed(case, tmp_path / "alike")
-    assert metrics["weights"] == "uniform"
-    assumed, metrics = reconstructed(case, tmp_path / "assumed", "--photons", 1e4)
-    assert metrics["weights"] == "assumed"
-    assert not np.allclose(alike, assumed)
+    weighted, metrics = reconstructed(case, tmp_path / "weighted")
+    alike, uniform = reconstructed(case, tmp_path / "alike", "--weights", "uniform")
+    same, _ = reconstructed(case, tmp_path / "same", "--photons", 1e6)
+    less, _ = reconstructed(case, tmp_path / "less", "--photons", 1e4)
+    assert (metrics["weights"], uniform["weights"]) == ("assumed", "uniform")
+    assert np.array_equal(weighted, same)
+    assert not np.allclose(weighted, alike) and not np.allclose(weighted, less)
+
+
+def test_blocks_without_unit_let_some_light_through(tmp_path):
+    """Their line integrals, in voxels, are no exponents."""
+    np.save(tmp_path / "block.npy", np.pad(np.full((12, 12, 12), 7.0, np.float32), 2))
+    block = ("--volume", tmp_path / "block.npy", "--spacing_mm", 1.0)
+    case = load_case(simulated(tmp_path / "case", *block, "--noise.mode", "none"))
+    assert case.window_hu is None
+    assert photons_of(case, None).counts.min() == pytest.approx(1e6 * np.exp(-3), rel=0.01)
+
+
+def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path):
+    """A scan of which nothing is known of its noise knows of no photons."""
+    case = replace(load_case(simulated(tmp_path / "case", "--noise.mode", "none")), provenance={})
+    assert photons_of(case, None) is None
+    assert photons_of(case, 1e4).origin == "assumed"
 
 
 def test_no_beam_has_less_than_no_photons(case, tmp_path, capsys):
