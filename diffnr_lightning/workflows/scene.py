@@ -20,7 +20,7 @@ from diffnr_lightning.workflows.scene_record import SceneRecord
 from diffnr_lightning.workflows.settling import settled
 from diffnr_lightning.workflows.solver import Solver
 from diffnr_lightning.workflows.trainer import quiet_trainer
-from diffnr_lightning.workflows.trial import Trial
+from diffnr_lightning.workflows.trial import Candidates, Trial
 
 
 class Scene(Method):
@@ -114,33 +114,43 @@ class Scene(Method):
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""
         self.findings, self.before_prior = {}, None
         if self.trial is not None:
-            verdict = self.trial.judge(
-                problem, self._without_prior, self.pseudo_reference.repairer.repair
-            )
+            verdict = self.trial.judge(problem, self._candidates)
             self.findings = {"trial": verdict._asdict()}
             if verdict.chosen == "start":
                 return self.start.reconstruct(problem)
             if verdict.chosen == "fit":
                 stop_at = min(self.pseudo_reference.every, self.iterations)
-                return self._without_prior(problem, stop_at)[1]
+                module = self.fit(problem, stop_at, prior=False)
+                return self.pseudo_reference.unrepaired(module)
         module = self.fit(problem)
         if self.pseudo_reference is None:
             return _volume_of(module)
         if self.finish == "query":
             self.before_prior = self.pseudo_reference.first
             return _volume_of(module)
+        finished = self._repaired(module, problem)
+        self.before_prior = self.pseudo_reference.first
+        return finished
+
+    def _repaired(self, module: SceneOptimization, problem: Problem) -> Tensor:
+        """Return what the prior makes of a module (Z, Y, X), settled where `finish` says so; write the findings."""
         repaired = self.pseudo_reference.repair(
             module, problem.projections, problem.weights, problem.photons, problem.features
         )
-        self.before_prior = self.pseudo_reference.first
         if repaired.agreement is not None:
             contradicted = {"contradicted": repaired.contradicted}
             self.findings["agreement"] = repaired.agreement.findings() | contradicted
-        if self.finish == "repair" or problem.weights is None:
+        if self.finish != "settle" or problem.weights is None:
             return repaired.volume
         ended = settled(repaired.volume, problem)
         self.findings["settled"] = ended.findings()
         return ended.volume
+
+    def _candidates(self, problem: Problem, iterations: int) -> Candidates:
+        """Return what a trial chooses among, of some iterations in which the prior has no part."""
+        module = self.fit(problem, iterations, prior=False)
+        fitted = self.pseudo_reference.unrepaired(module)
+        return Candidates(module.start, fitted, self._repaired(module, problem))
 
     def fit(
         self, problem: Problem, stop_at: int | None = None, *, prior: bool = True
@@ -180,11 +190,6 @@ class Scene(Method):
         resume = problem.checkpoint if problem.checkpoint and problem.checkpoint.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         return module.to(problem.projections.device)
-
-    def _without_prior(self, problem: Problem, stop_at: int) -> tuple[Tensor, Tensor]:
-        """Return the volume (Z, Y, X) of the start, and after some iterations in which the prior has no part."""
-        module = self.fit(problem, stop_at, prior=False)
-        return module.start, self.pseudo_reference.unrepaired(module)
 
 
 @torch.no_grad()

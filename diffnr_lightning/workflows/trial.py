@@ -10,10 +10,23 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.consistency import misfit
-from diffnr_lightning.priors import RepairedVolume
 from diffnr_lightning.workflows.problem import Problem
 
 logger = logging.getLogger("diffnr")
+
+
+class Candidates(NamedTuple):
+    """Volumes (Z, Y, X) among which a trial chooses.
+
+    Attributes:
+        start: what the representation starts from.
+        fit: what would be repaired of the representation, fitted without the prior.
+        repair: what is made of that, as at the end of a reconstruction.
+    """
+
+    start: Tensor
+    fit: Tensor
+    repair: Tensor
 
 
 class Verdict(NamedTuple):
@@ -35,8 +48,8 @@ class Verdict(NamedTuple):
 class Trial:
     """Let measured views judge whether the prior fits the object.
 
-    The scene is fitted briefly, without the prior, to all views but a few. The prior repairs that
-    volume. If the repaired volume predicts the views that were left out worse than before, the
+    The scene is fitted briefly, without the prior, to all views but a few. The prior repairs that volume, and the
+    result is finished as a reconstruction is. If that predicts the views that were left out worse than before, the
     prior invents what is not there, and has no part in the reconstruction; if it predicts them worse than what the
     representation started from, neither has the representation.
 
@@ -61,33 +74,22 @@ class Trial:
         self.iterations = iterations
         self.worst = worst
 
-    def judge(
-        self,
-        problem: Problem,
-        fit: Callable[[Problem, int], tuple[Tensor, Tensor]],
-        repair: Callable[..., RepairedVolume],
-    ) -> Verdict:
-        """Fit, repair and compare.
+    def judge(self, problem: Problem, candidates: Callable[[Problem, int], Candidates]) -> Verdict:
+        """Leave views out, and compare how the candidates predict them.
 
         Args:
             problem: what is given; views of it are left out.
-            fit: returns the volume (Z, Y, X) that the representation starts from, and the one after that many
-                iterations without the prior.
-            repair: `Repairer.repair`.
+            candidates: returns them of a problem, after that many iterations.
 
         Raises:
             ValueError: a scan of too few views to leave some out.
         """
         held_out = self._held_out(len(problem.scan))
-        fitted, unseen = problem.of_views(~held_out), problem.of_views(held_out)
-        start, volume = fit(fitted, self.iterations)
-        with torch.no_grad():
-            noise = {"weights": fitted.weights, "photons": fitted.photons}
-            repaired = repair(volume, fitted.projections, problem.grid, fitted.scan, **noise).volume
-            errors = [
-                misfit(candidate, unseen.projections, problem.grid, unseen.scan, unseen.weights)
-                for candidate in (start, volume, repaired)
-            ]
+        unseen = problem.of_views(held_out)
+        errors = [
+            misfit(volume, unseen.projections, problem.grid, unseen.scan, unseen.weights)
+            for volume in candidates(problem.of_views(~held_out), self.iterations)
+        ]
         verdict = Verdict(*errors, self._best(*errors))
         _tell(verdict)
         return verdict
