@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -144,6 +145,37 @@ def check_one_method(configs: Sequence[Path]) -> None:
                 f"class {first[1]}; leave one of the two out."
             )
         first = first or (config, kind)
+
+
+def joined_options(configs: Sequence[Path]) -> str | None:
+    """Return YAML that gives a method the `options` of all files together, as other settings merge.
+
+    By itself a mapping of options replaces the one before: `dds2d` with twenty steps would couple its slices again.
+
+    Args:
+        configs: files that merge from left to right, each a YAML mapping.
+
+    Returns:
+        What is to be laid over them; None where the last options are complete. Options are those of a function by its
+        `name`: under another name they begin anew.
+    """
+    joined: dict[str, Any] = {}
+    last: dict[str, Any] | None = None
+    kind, name = None, None
+    for config in configs:
+        node = yaml.safe_load(config.read_text(encoding="utf-8")).get("method")
+        given = node.get("init_args") if isinstance(node, dict) else None
+        if not isinstance(given, dict):
+            continue
+        kind = node.get("class_path", kind)
+        if given.get("name", name) != name:
+            name, joined = given["name"], {}
+        if "options" in given:
+            last = given["options"] or {}
+            joined = {**joined, **last} if last else {}
+    if joined == (last or {}):
+        return None
+    return yaml.safe_dump({"method": {"class_path": kind, "init_args": {"options": joined}}})
 
 
 def _files_of(part: str) -> list[Path]:

@@ -26,6 +26,7 @@ from diffnr_lightning.workflows.config_files import (
     check_yaml,
     config_files,
     expanded,
+    joined_options,
 )
 from diffnr_lightning.workflows.null_values import check_nulls
 from diffnr_lightning.workflows.refusals import refusal
@@ -145,6 +146,7 @@ def parse(
     else:
         wanted = _given(argv, configs)
     parser = settings_parser(function, prog, wanted)
+    argv = _with_joined_options(argv, configs)
     settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
     check_nulls(with_classes(function, ()), settings.resolved)
     settings.arguments  # noqa: B018 - what a class refuses is known here, too
@@ -178,11 +180,21 @@ def configured(
     check_one_method(files)
     # jsonargparse takes the content of a config where it takes its path.
     last = yaml.safe_dump(_nested(overrides), sort_keys=False)
-    arguments = [f"--config={config}" for config in (*files, last)]
+    arguments = _with_joined_options([f"--config={config}" for config in files], files)
+    arguments.append(f"--config={last}")
     wanted = _given([], files) | _nested(overrides).keys() | _with_class_as_default(function)
     settings = _settings(function, settings_parser(function, wanted=wanted), arguments, files)
     check_nulls(with_classes(function, ()), settings.resolved)
     return settings
+
+
+def _with_joined_options(argv: Sequence[str], configs: Sequence[Path]) -> list[str]:
+    """Return the options with what `joined_options` lays over the last config file."""
+    joined = joined_options(configs)
+    if joined is None:
+        return list(argv)
+    end = len(argv) - argv[::-1].index(f"--config={configs[-1]}")
+    return [*argv[:end], f"--config={joined}", *argv[end:]]
 
 
 def _check_without_classes(

@@ -5,6 +5,7 @@ from pathlib import Path
 import fake_workflows
 import pytest
 
+from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.settings import configured, parse
 
 METHOD = """
@@ -94,3 +95,42 @@ def test_an_option_may_still_replace_the_method_of_a_config(config):
     node = {"class_path": "fake_workflows.Solver", "init_args": {"iterations": 3}}
     settings = configured(fake_workflows.reconstruct, [config], {**WHERE, "method": node})
     assert settings.resolved["method"]["init_args"]["iterations"] == 3
+
+
+SAMPLER = "method: {{class_path: diffnr_lightning.workflows.Sampler, init_args: {}}}\n"
+
+
+def options_of(folder, *given):
+    """Return a sampler's options by configs whose init_args are given, by name and on the command line."""
+    files = [folder / f"{number}.yaml" for number, _ in enumerate(given)]
+    for file, text in zip(files, given, strict=True):
+        file.write_text(SAMPLER.format(text))
+    settings = configured(reconstruct, files, {"case": folder, "out": folder / "run"})
+    words = ["--case", str(folder), "--out", str(folder / "run")]
+    words += [word for file in files for word in ("--config", str(file))]
+    assert parse(reconstruct, words).resolved == settings.resolved
+    return settings.resolved["method"]["init_args"]["options"]
+
+
+def test_options_of_a_later_config_leave_the_others_of_an_earlier_one(tmp_path):
+    slices, steps = "{name: dds, options: {coupling: 0.0, steps: 50}}", "{options: {steps: 20}}"
+    assert options_of(tmp_path, slices, steps) == {"coupling": 0.0, "steps": 20}
+    assert options_of(tmp_path, slices, steps, "{counted_noise: true}") == {
+        "coupling": 0.0,
+        "steps": 20,
+    }
+
+
+def test_options_of_another_function_begin_anew(tmp_path):
+    slices = "{name: dds, options: {coupling: 0.0}}"
+    assert options_of(tmp_path, slices, "{name: patches, options: {tilings: 2}}") == {"tilings": 2}
+    assert not options_of(tmp_path, slices, "{name: patches}")
+    assert not options_of(tmp_path, slices, "{options: null}")
+
+
+def test_options_on_the_command_line_replace_those_of_configs(tmp_path):
+    file = tmp_path / "slices.yaml"
+    file.write_text(SAMPLER.format("{name: dds, options: {coupling: 0.0}}"))
+    words = ["--config", str(file), "--case", str(tmp_path), "--out", str(tmp_path / "run")]
+    given = parse(reconstruct, [*words, "--method.init_args.options", "{steps: 3}"])
+    assert given.resolved["method"]["init_args"]["options"] == {"steps": 3}
