@@ -1,0 +1,35 @@
+"""Print chi-square of the true volumes of cases, which no reconstruction on the same voxels need stay below, as Markdown.
+
+    python experiments/main_job/chi_of_truth.py runs/main/body+photons_1e5/24_views/*/case
+
+As a reconstruction does, it takes away what lies around the grid, and counts what voxels do not resolve as noise.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffnr_lightning.data import load_case
+from diffnr_lightning.workflows.evidence import chi_squares
+from diffnr_lightning.workflows.normalisation import measured_problem, with_surroundings
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a line for each case."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("cases", type=Path, nargs="+")
+    options = parser.parse_args(argv)
+    print("| case | noise alone | with what voxels do not resolve |")
+    print("| --- | ---: | ---: |")
+    for folder in options.cases:
+        case = load_case(folder)
+        if case.volume is None or case.photons is None:
+            continue
+        problem = measured_problem(case, case.grid, "cpu", photons=case.photons, weighted=True)
+        problem = with_surroundings(problem, case.name, subtract=True)
+        mean = chi_squares(case.volume, problem, case, 1.0)["mean"]
+        print(f"| {case.name} | {mean['fitted']:.2f} | {mean['resolved']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
