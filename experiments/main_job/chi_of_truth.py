@@ -1,4 +1,4 @@
-"""Print chi-square of the true volumes of cases, which no reconstruction on the same voxels need stay below, as Markdown.
+"""Print chi-square of the true volumes of cases, below which no volume on the same voxels need stay, as Markdown.
 
     python experiments/main_job/chi_of_truth.py runs/main/body+photons_1e5/24_views/*/case
 
