@@ -88,7 +88,9 @@ def _rich_table(title: str, rows: Sequence[Row], table: ScoreTable, width: int) 
     known = {column.key: column for column in table.columns}
     # PSNR and SSIM share a cell, so that all protocols fit into a terminal of 80 characters.
     short = SHORT_COLUMNS if width >= WIDE_TERMINAL else NARROW_COLUMNS
-    if width < WIDE_TERMINAL and any(key in known for key in DIFFERENCES):
+    # Names of methods need the room where there is more to be said.
+    crowded = bool(table.settings) or any(key in known for key in DIFFERENCES)
+    if width < WIDE_TERMINAL and crowded:
         short = {head: keys for head, keys in short.items() if not set(keys) & OTHER_PROTOCOLS}
     cells = {head: [known[key] for key in keys if key in known] for head, keys in short.items()}
     cells = {head: group for head, group in cells.items() if group}

@@ -210,6 +210,19 @@ def test_what_all_scans_share_is_said_once():
     assert len([line for line in text.getvalue().splitlines() if "G " in line]) == 6
 
 
+def test_names_of_methods_have_room_beside_settings():
+    """They were broken into four letters a line."""
+    name, scores = "DDS, slices + counted", {"psnr": 30.0, "ssim": 0.9}
+    runs = [
+        replace(run, method=name, protocols=dict.fromkeys(("r2", "naf", "strict"), scores))
+        for run in runs_at(SETTINGS[::2], lambda *scan: 30.0)
+        if run.method == "G"
+    ]
+    text = io.StringIO()
+    print_table(runs, console=Console(file=text, width=80, color_system=None))
+    assert name in text.getvalue()
+
+
 def test_best_is_best_of_its_scan():
     table = score_table(
         runs_at(SETTINGS[:2], lambda m, c, s: 20.0 + 5 * SETTINGS.index(s) + (m == "D"))
