@@ -1,11 +1,9 @@
 """Case folders in R2-Gaussian's format: a scan, its projections and, where known, the truth.
 
-``meta_data.json`` holds the scanner and the list of views, ``proj_train/`` and ``proj_test/`` one
-NPY file a view, ``vol_gt.npy`` the true volume in (x, y, z) order. ``counts_train.npy`` (ours) holds the
-photons behind the projections. Keys of our own (name, unit,
-window_hu, seed, source, provenance; per-view vectors where the scan is no circle) stand beside that
-format's and are ignored by its other readers. Everything is turned to the package's conventions
-here, once.
+``meta_data.json`` holds the scanner and the list of views, ``proj_train/`` and ``proj_test/`` one NPY file a view,
+``vol_gt.npy`` the true volume in (x, y, z) order. ``counts_train.npy`` (ours) holds the photons behind the projections.
+Keys of our own (name, unit, window_hu, seed, source, provenance; per-view vectors where the scan is no circle) stand
+beside that format's and are ignored by its other readers. Everything is turned to the package's conventions here, once.
 """
 
 from __future__ import annotations
@@ -90,8 +88,7 @@ class Case:
             _check_views(self.test_scan, self.test_projections, "test_projections")
         if self.volume is not None and tuple(self.volume.shape) != self.grid.shape:
             raise ValueError(
-                f"volume has shape {tuple(self.volume.shape)}, its grid {self.grid.shape}; they "
-                f"must agree."
+                f"volume has shape {tuple(self.volume.shape)}, its grid {self.grid.shape}; they must agree."
             )
         _check_frame(self.provenance, self.name)
 

@@ -147,17 +147,27 @@ def check_one_method(configs: Sequence[Path]) -> None:
         first = first or (config, kind)
 
 
-def joined_options(configs: Sequence[Path]) -> str | None:
-    """Return YAML that gives a method the `options` of all files together, as other settings merge.
+def with_joined_options(argv: Sequence[str], configs: Sequence[Path]) -> list[str]:
+    """Return options with a config that joins `options` of configs, which by themselves replace each other.
 
-    By itself a mapping of options replaces the one before: `dds2d` with twenty steps would couple its slices again.
+    Other settings of configs merge. Without it `dds2d` with twenty steps would couple its slices again.
 
     Args:
-        configs: files that merge from left to right, each a YAML mapping.
+        argv: options with paths of configs, as `expanded` returns them.
+        configs: these paths in their order, each a YAML mapping.
+    """
+    joined = _joined_options(configs)
+    if joined is None:
+        return list(argv)
+    end = len(argv) - argv[::-1].index(f"--config={configs[-1]}")
+    return [*argv[:end], f"--config={joined}", *argv[end:]]
 
-    Returns:
-        What is to be laid over them; None where the last options are complete. Options are those of a function by its
-        `name`: under another name they begin anew.
+
+def _joined_options(configs: Sequence[Path]) -> str | None:
+    """Return YAML that gives a method the `options` of all files together, as other settings merge.
+
+    None where the last options are complete. Options are those of a function by its `name`: under another name they
+    begin anew.
     """
     joined: dict[str, Any] = {}
     last: dict[str, Any] | None = None

@@ -14,6 +14,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
+# Packages of Lightning's loggers, each an extra of the same name.
+LOGGERS = ("wandb", "tensorboard")
 _NESTED = re.compile(
     r"Expected an? (<class '[^']+'>|[\w.]+(?:\[[^\]]*\])?)\. Got value: (.*?)(?=\. Got value|$)",
     re.MULTILINE,
@@ -52,6 +54,18 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
         or _wrong_alternative(path, message)
         or _in_one_line(path, message)
     )
+
+
+def missing_logger(error: BaseException | None) -> str | None:
+    """Return the package that one of Lightning's loggers asked for in vain, if that is what happened.
+
+    The loggers ask when they are built, and jsonargparse wraps what they say.
+    """
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            return next((name for name in LOGGERS if name in str(error)), None)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _unknown_parameter(path: str, message: str) -> str | None:

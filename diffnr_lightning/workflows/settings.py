@@ -26,16 +26,14 @@ from diffnr_lightning.workflows.config_files import (
     check_yaml,
     config_files,
     expanded,
-    joined_options,
+    with_joined_options,
 )
 from diffnr_lightning.workflows.null_values import check_nulls
-from diffnr_lightning.workflows.refusals import refusal
+from diffnr_lightning.workflows.refusals import missing_logger, refusal
 from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
-# Packages of Lightning's loggers, each an extra of the same name.
-LOGGERS = ("wandb", "tensorboard")
 
 _NUMBER = re.compile(r"-\.?\d")
 
@@ -146,7 +144,7 @@ def parse(
     else:
         wanted = _given(argv, configs)
     parser = settings_parser(function, prog, wanted)
-    argv = _with_joined_options(argv, configs)
+    argv = with_joined_options(argv, configs)
     settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
     check_nulls(with_classes(function, ()), settings.resolved)
     settings.arguments  # noqa: B018 - what a class refuses is known here, too
@@ -180,21 +178,12 @@ def configured(
     check_one_method(files)
     # jsonargparse takes the content of a config where it takes its path.
     last = yaml.safe_dump(_nested(overrides), sort_keys=False)
-    arguments = _with_joined_options([f"--config={config}" for config in files], files)
+    arguments = with_joined_options([f"--config={config}" for config in files], files)
     arguments.append(f"--config={last}")
     wanted = _given([], files) | _nested(overrides).keys() | _with_class_as_default(function)
     settings = _settings(function, settings_parser(function, wanted=wanted), arguments, files)
     check_nulls(with_classes(function, ()), settings.resolved)
     return settings
-
-
-def _with_joined_options(argv: Sequence[str], configs: Sequence[Path]) -> list[str]:
-    """Return the options with what `joined_options` lays over the last config file."""
-    joined = joined_options(configs)
-    if joined is None:
-        return list(argv)
-    end = len(argv) - argv[::-1].index(f"--config={configs[-1]}")
-    return [*argv[:end], f"--config={joined}", *argv[end:]]
 
 
 def _check_without_classes(
@@ -246,7 +235,7 @@ def _settings(
         try:
             arguments = _arguments(function, parser.instantiate(namespace).as_dict())
         except (ValueError, ModuleNotFoundError) as error:
-            if missing := _missing_logger(error):
+            if missing := missing_logger(error):
                 raise ImportError(
                     f"curves needs {missing}, which is not installed; pip install "
                     f"'diffnr-lightning[{missing}]'."
@@ -258,18 +247,6 @@ def _settings(
         return {**arguments, **({RESOLVED: resolved} if _takes_resolved(function) else {})}
 
     return Settings(resolved, build)
-
-
-def _missing_logger(error: BaseException | None) -> str | None:
-    """Return the package that one of Lightning's loggers asked for in vain, if that is what happened.
-
-    The loggers ask when they are built, and jsonargparse wraps what they say.
-    """
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError):
-            return next((name for name in LOGGERS if name in str(error)), None)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _arguments(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
