@@ -178,6 +178,14 @@ def checked_provenance(provenance: Any, meta_path: Path) -> dict[str, Any]:
     return dict(provenance)
 
 
+def simulated_noise(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `Noise` that a scan was simulated with; empty where that is not known."""
+    node: Any = provenance
+    for key in ("simulation", "recipe", "noise"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return dict(node) if isinstance(node, Mapping) else {}
+
+
 def total_angle(scanner: Mapping[str, Any]) -> float | None:
     """Return the arc in degrees that the scanner states, or None where it states none."""
     total = scanner.get("totalAngle", scanner.get("total_angle"))

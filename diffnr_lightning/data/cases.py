@@ -26,6 +26,7 @@ from diffnr_lightning.data.case_metadata import (
     checked_window,
     described_geometry,
     read_meta,
+    simulated_noise,
     total_angle,
     view_entries,
     warn_of_steps,
@@ -101,11 +102,6 @@ class Case:
     def frame_direction(self) -> Direction:
         """Rows of the (3, 3) matrix whose columns are the case's x, y, z in the source's world."""
         return tuple(float(c) for c in self.provenance.get("frame_direction") or UNTILTED)
-
-    @property
-    def noise_settings(self) -> dict[str, Any]:
-        """Noise that the scan was simulated with, as in `Noise`; empty where that is not known."""
-        return self.provenance.get("simulation", {}).get("recipe", {}).get("noise", {})
 
     def fingerprint(self) -> str:
         """Return a hash of all that a reconstruction reads; where the case lies is not in it.
@@ -334,7 +330,7 @@ def _write_files(case: Case, folder: Path) -> None:
 def _scanner_entry(case: Case) -> dict[str, Any]:
     """Return the format's scanner block; for a scan that is no circle, nominal numbers."""
     circular = case.scan if case.scan.orbit is not None else None
-    noise = case.noise_settings
+    noise = simulated_noise(case.provenance)
     views = case.provenance.get("views", {})
     entry = (
         r2_scanner(circular, case.grid)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from diffnr_lightning.data import Case
-from diffnr_lightning.data.noise import MU_WATER_PER_MM
+from diffnr_lightning.data.case_metadata import simulated_noise
+from diffnr_lightning.data.noise import MU_WATER_PER_MM, Noise
 from diffnr_lightning.geometry import VolumeGrid, check_scan_sees_grid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.solvers import (
@@ -190,7 +193,8 @@ def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
                 "%s knows its photons; the %g that are assumed are not used", case.name, assumed
             )
         return case.photons
-    noiseless = case.noise_settings.get("mode") == "none"
+    noise = simulated_noise(case.provenance)
+    noiseless = noise.get("mode") == "none"
     if assumed is None and noiseless:
         logger.info(
             "%s was simulated without noise: its rays weigh as those of %g photons (--photons assumes another number, "
@@ -205,17 +209,18 @@ def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
             case.name,
         )
         return None
-    return PhotonCounts.assumed(case.projections, assumed, _attenuation_of_unit(case, noiseless))
+    return PhotonCounts.assumed(case.projections, assumed, _attenuation_of_unit(case, noise))
 
 
-def _attenuation_of_unit(case: Case, noiseless: bool) -> float:
+def _attenuation_of_unit(case: Case, noise: Mapping[str, Any]) -> float:
     """Return what a line integral of the case's unit times mm attenuates, as an exponent.
 
-    A simulated volume that is not in HU gets what its noise would have been made by; measured projections are line
-    integrals already.
+    A simulated volume that is not in HU gets what its noise would have been made by (`Noise`); measured projections are
+    line integrals already.
     """
     if case.window_hu is not None:
         return MU_WATER_PER_MM * (case.window_hu[1] - case.window_hu[0]) / 1000.0
-    if noiseless:
-        return case.noise_settings["peak_line_integral"] / float(case.projections.max())
+    if noise:
+        densest = noise.get("peak_line_integral", Noise.peak_line_integral)
+        return densest / float(case.projections.max())
     return 1.0

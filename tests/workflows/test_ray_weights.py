@@ -71,9 +71,11 @@ def test_blocks_without_unit_let_some_light_through(tmp_path):
     assert photons_of(case, None).counts.min() == pytest.approx(1e6 * np.exp(-3), rel=0.01)
 
 
-def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path):
+@pytest.mark.parametrize("provenance", [{}, {"simulation": None}, {"simulation": {"recipe": 3}}])
+def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path, provenance):
     """A scan of which nothing is known of its noise knows of no photons."""
-    case = replace(load_case(simulated(tmp_path / "case", "--noise.mode", "none")), provenance={})
+    bare = load_case(simulated(tmp_path / "case", "--noise.mode", "none"))
+    case = replace(bare, provenance=provenance)
     assert photons_of(case, None) is None
     assert photons_of(case, 1e4).origin == "assumed"
 
