@@ -55,6 +55,25 @@ PROTOCOL_NOTES = {
     "naf": "peak 1, not clipped; 3D SSIM, uniform 7³ window, data range 2 (inflated)",
     "strict": "clipped to 0–1, inside the field of view, range of the truth; 3D Gaussian SSIM",
 }
+COLUMN_NOTES = {
+    **{f"{name}_": f"{name}: {text}." for name, text in PROTOCOL_NOTES.items()},
+    "views_": "views: projections that were held out, divided by each view's maximum.",
+    "chi_": (
+        "chi²: squared differences from the photons counted, in standard deviations, mean over rays. Noise alone gives "
+        "1; what voxels do not resolve adds to it, behind many photons by far the most, and is allowed for in "
+        "\u2018resolved\u2019."
+    ),
+    "lungs_": (
+        "lungs: Dice, and mean distance of the surfaces (ASD), of the lungs that one segmenter finds in the "
+        "reconstruction and in the true volume."
+    ),
+    "prior_unseen": "prior unseen: share of what the prior changed (its energy) that the projections cannot confirm.",
+    "evaluations": (
+        "evaluations: how often a denoiser of several steps was asked for the whole volume; what overlaps counts as "
+        "often as it is seen."
+    ),
+}
+"""What is said below a table that has a column whose key begins so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,28 +325,11 @@ def _tables(table: ScoreTable) -> str:
     notes = [
         *table.notes,
         *(
-            f"{name}: {text}."
-            for name, text in PROTOCOL_NOTES.items()
-            if any(column.key.startswith(f"{name}_") for column in table.columns)
+            text
+            for prefix, text in COLUMN_NOTES.items()
+            if any(column.key.startswith(prefix) for column in table.columns)
         ),
     ]
-    if any(column.key.startswith("views_") for column in table.columns):
-        notes.append("views: projections that were held out, divided by each view's maximum.")
-    if any(column.key.startswith("chi_") for column in table.columns):
-        notes.append(
-            "chi²: squared differences from the photons counted, in standard deviations, mean over rays. Noise alone "
-            "gives 1; what voxels do not resolve adds to it, behind many photons by far the most, and is allowed for "
-            "in \u2018resolved\u2019."
-        )
-    if any(column.key.startswith("lungs_") for column in table.columns):
-        notes.append(
-            "lungs: Dice, and mean distance of the surfaces (ASD), of the lungs that one segmenter finds in the "
-            "reconstruction and in the true volume."
-        )
-    if any(column.key == "prior_unseen" for column in table.columns):
-        notes.append(
-            "prior unseen: share of what the prior changed (its energy) that the projections cannot confirm."
-        )
     parts.append(
         f'<ul class="notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
     )

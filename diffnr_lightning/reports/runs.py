@@ -54,6 +54,7 @@ class RunSummary:
         downstream: results of tasks on the volume by their names, such as "lungs"; empty where none was asked for.
         seconds: wall time, None where not recorded.
         peak_memory_mb: peak resident memory, None where not recorded.
+        evaluations: how often a denoiser was asked for the whole volume, None where none was.
         iterations: of the optimisation, None for a method without.
         case_folder: the case, None where it is not named or not there any more.
         history: series of numbers by name, among them "iteration", for the convergence chart.
@@ -73,6 +74,7 @@ class RunSummary:
     downstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float | None = None
     peak_memory_mb: float | None = None
+    evaluations: float | None = None
     iterations: int | None = None
     case_folder: Path | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -184,6 +186,7 @@ def read_run(folder: str | Path) -> RunSummary:
         downstream=_downstream(Path(folder) / DOWNSTREAM_FILE),
         seconds=content.get("seconds"),
         peak_memory_mb=content.get("peak_memory_mb"),
+        evaluations=content.get("evaluations"),
         iterations=content.get("iterations"),
         case_folder=case_folder,
         history=content.get("history") or {},

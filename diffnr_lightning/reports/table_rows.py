@@ -107,6 +107,7 @@ COLUMNS = (
     Column("regions_deviation", "regions deviation", 2, -1),
     Column("regions_contrast_percent", "regions contrast %", 1, 0),
     Column("regions_profile_error", "regions profile error", 2, -1),
+    Column("evaluations", "evaluations", 0, 0),
     Column("seconds", "seconds", 1, 0),
     Column("peak_memory_mb", "memory MB", 0, 0),
 )

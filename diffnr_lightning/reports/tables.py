@@ -198,6 +198,7 @@ def _numbers(run: RunSummary) -> dict[str, float]:
     values.update(lungs_surface_distance=lungs.get("surface_distance_mm"))
     regions = run.downstream.get("regions", {}).get("summary", {})
     values.update({f"regions_{key}": value for key, value in regions.items()})
+    values.update(evaluations=run.evaluations)
     values.update(seconds=run.seconds, peak_memory_mb=run.peak_memory_mb)
     columns = {column.key for column in COLUMNS}
     return {k: float(v) for k, v in values.items() if v is not None and k in columns}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.priors import denoiser_folder, load_denoiser
 from diffnr_lightning.representations import Representation, Siren
 from diffnr_lightning.solvers import diffusion
-from diffnr_lightning.solvers.diffusion.sampler_state import begun
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
@@ -93,7 +94,9 @@ class Sampler(Method):
             FileNotFoundError: no such denoiser.
             ValueError: one that is damaged, or that the sampler cannot use.
         """
+        state = {} if problem.state is None else problem.state
         denoiser = load_denoiser(self.denoiser).to(problem.projections.device)
+        _count_evaluations(denoiser, state, problem.grid)
         further = dict(self.options)
         if self.fits_representation:
             further["representation"] = self.representation(problem.grid)
@@ -110,7 +113,7 @@ class Sampler(Method):
             initial=self._initial(problem),
             weights=problem.weights,
             seed=problem.seed,
-            state=problem.state,
+            state=state,
             progress=problem.progress,
             **further,
         )
@@ -124,3 +127,18 @@ class Sampler(Method):
         if self.start is None or (begun(problem.state) and held):
             return None
         return self.start.reconstruct(problem._replace(progress=None, state=None))
+
+
+def _count_evaluations(denoiser: nn.Module, state: SamplerState, grid: VolumeGrid) -> None:
+    """Let a denoiser note in a state, which a killed run keeps, how many volumes it was shown so far.
+
+    Slices that it sees in several stacks, and the margins of patches, count as often as they are seen.
+    """
+    predict = denoiser.predict
+
+    def noted(noisy: Tensor, *further: Any, **named: Any) -> Tensor:
+        shown = noisy.numel() / math.prod(grid.shape)
+        state["evaluations"] = state.get("evaluations", 0.0) + shown
+        return predict(noisy, *further, **named)
+
+    denoiser.predict = noted

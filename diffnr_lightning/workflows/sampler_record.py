@@ -62,6 +62,10 @@ class SamplerRecord(MethodRecord):
         if self.progress:
             self.progress(done, total, text)
 
+    def metrics(self) -> dict[str, float]:
+        """Return how often the denoiser was asked for the whole volume, over all processes that worked on the run."""
+        return {"evaluations": round(self.state.get("evaluations", 0.0), 2)}
+
     def finish(self) -> None:
         """Remove the checkpoint of a run whose results are written."""
         self.run.checkpoint.unlink(missing_ok=True)

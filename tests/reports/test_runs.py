@@ -118,10 +118,11 @@ def test_bad_folders_are_refused_in_words(run_folders, tmp_path):
         read_truth(run, volume)
 
 
-def test_chi_square_and_the_part_of_the_prior_are_columns(tmp_path, truth):
+def test_chi_square_evaluations_and_the_part_of_the_prior_are_columns(tmp_path, truth):
     extra = {"chi_square": {"mean": {"fitted": 3.5, "resolved": 1.1}}, "prior": {"unseen": 0.4}}
+    extra |= {"evaluations": 52.5}
     folder = write_run(tmp_path / "run", "chest", "DiffNR", truth, truth, **extra)
     (row,) = score_table([read_run(folder)]).cases
     assert row.values["chi_fitted"] == 3.5 and row.values["chi_resolved"] == 1.1
-    assert row.values["prior_unseen"] == 0.4
+    assert row.values["prior_unseen"] == 0.4 and row.values["evaluations"] == 52.5
     assert "chi_left_out" not in row.values

@@ -1,5 +1,6 @@
 """The method that samples with a denoiser from a folder."""
 
+import json
 import os
 import shutil
 
@@ -65,6 +66,14 @@ def test_a_denoiser_of_a_folder_samples(name, folder, patch_folder, problem):
     assert not torch.equal(method.reconstruct(problem._replace(seed=3)), volume)
     weighted = problem._replace(weights=torch.exp(-problem.projections))
     assert not torch.equal(method.reconstruct(weighted), volume)
+
+
+@pytest.mark.parametrize(("stacks", "least", "most"), [("adjacent", 1, 2), ("centred", 3, 3)])
+def test_evaluations_count_slices_as_often_as_they_are_seen(folder, problem, stacks, least, most):
+    state = {}
+    options = {"steps": 1, "stacks": stacks}
+    Sampler("dds", folder, options).reconstruct(problem._replace(state=state))
+    assert least <= state["evaluations"] <= most
 
 
 def test_the_counted_noise_is_told(folder, problem):
@@ -216,6 +225,8 @@ def test_the_same_command_goes_on_where_it_was_killed(folder, case, tmp_path, mo
         whole, resumed = ((tmp_path / out / name).read_bytes() for out in ("whole", "killed"))
         assert resumed == whole, name
     assert "checkpoint.ckpt" not in os.listdir(tmp_path / "killed")
+    for out in ("whole", "killed"):
+        assert json.loads((tmp_path / out / "metrics.json").read_text())["evaluations"] == 5
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
