@@ -14,7 +14,7 @@ from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.early_stops import stopped_early
+from diffnr_lightning.workflows.early_stops import refuse_what_cannot_stop, stopped_early
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
@@ -99,7 +99,7 @@ def curate(
             FIRST-LAST. What a split keeps for development or test is refused, but for development that is `held_out`.
         out: folder of pairs: one safetensors file a run, the settings in `config.yaml`, and `manifest.json`, which
             counts representations, layouts and views.
-        methods: reconstructions that are stopped early; runs take them in turn, so that each makes an equal share.
+        methods: scenes and solvers that are stopped early; runs take them in turn, so that each makes an equal share.
             A solver is run anew for each of the fractions of its option `iterations`; one without, once.
         exclude: names of volumes, patterns of names, or sets of a split (`split:test`) that must not be learned from.
         held_out: volumes, patterns or sets (`luna16:development`) whose pairs are for validation alone: no finetuning
@@ -128,8 +128,9 @@ def curate(
 
     Raises:
         FileNotFoundError: a file or pattern that names no volume.
-        ValueError: no volume, one that a split keeps, projections with a residual, no method, a shard or device that
-            does not exist, a method that a GPU has no room for, or a folder of other settings.
+        ValueError: no volume, one that a split keeps, projections with a residual, no method or one that cannot be
+            stopped early, a shard or device that does not exist, a method that a GPU has no room for, or a folder of
+            other settings.
     """
     _check_options(methods, runs, biplanar_size, fractions, kind, residual)
     shard_of(shard)
@@ -197,6 +198,7 @@ def _check_options(
     """Refuse values that no curation can have."""
     if not methods:
         raise ValueError("methods is empty; at least one reconstruction to stop early is expected.")
+    refuse_what_cannot_stop(methods)
     for key, value in (("runs", runs), ("biplanar_size", biplanar_size)):
         if value < 1:
             raise ValueError(f"{key} is {value}; at least 1 is expected.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,27 @@ MOST_DB = 120.0
 Kept = tuple[float, int, Any]
 
 
+def refuse_what_cannot_stop(methods: Sequence[Method]) -> None:
+    """Refuse methods that `stopped_early` cannot run.
+
+    Raises:
+        ValueError: one that is neither an optimisation nor a solver.
+    """
+    from diffnr_lightning.workflows.solver import Solver
+
+    for number, method in enumerate(methods, 1):
+        if isinstance(method, Solver):
+            continue
+        # Solvers alone load no Lightning.
+        from diffnr_lightning.workflows.scene import Scene
+
+        if not isinstance(method, Scene):
+            raise ValueError(
+                f"methods, number {number}, is a {type(method).__name__}, which has no volumes on its way that could "
+                "be kept; a Scene or a Solver is expected."
+            )
+
+
 def stopped_early(
     case: Case,
     problem: Problem,
@@ -29,7 +51,18 @@ def stopped_early(
     fractions: tuple[float, ...],
     repair: Repairer | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Run a method up to its last fraction; return tensors and info of the file."""
+    """Run a method up to its last fraction.
+
+    Args:
+        case: with the true volume.
+        problem: the same as a method is given it.
+        method: that `refuse_what_cannot_stop` takes.
+        fractions: of its iterations, after which the volume is kept.
+        repair: repairs the last of these volumes, of which each pass is kept too; None repairs none.
+
+    Returns:
+        degraded (S, Z, Y, X) and clean (Z, Y, X), and how they were made, as JSON holds it.
+    """
     import torch
 
     from diffnr_lightning.workflows.solver import Solver

@@ -248,6 +248,13 @@ def test_a_damaged_file_is_named(config, pairs, tmp_path, capsys):
         (["--zooms", "1", "0.5"], "zooms is (1.0, 0.5)"),
         (["--num_views", "12"], "unknown option --num_views"),
         (["--methods", "[]"], "methods is empty"),
+        (
+            [
+                "--methods",
+                json.dumps([{"class_path": "diffnr_lightning.workflows.Postprocessing"}]),
+            ],
+            "methods, number 1, is a Postprocessing",
+        ),
         (["--shard", "2/2"], "K/N with K < N"),
         (["--device", "cuda:99"], "device is 'cuda:99' but torch finds"),
         (["--device", "gpu"], "cpu, cuda or cuda:N"),
