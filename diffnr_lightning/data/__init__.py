@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "clean_slices": ["CleanPatchData", "CleanSliceData"],
         "datamodules": ["IterationSampler", "RaySampling", "ScanData"],
         "datasets.datamodules": ["LUNA16", "ToothFairy", "VolumeFolder"],
+        "field_of_view": ["NothingToScanError"],
         "generated": ["generate", "generated_seeds", "is_generated"],
         "measured": ["measured_case"],
         "naf_pickles": ["read_naf_pickle"],

@@ -13,6 +13,10 @@ TISSUE_HU = -500.0
 THIN_SHARE = 0.04
 
 
+class NothingToScanError(ValueError):
+    """The volume, or what is reconstructed of it, shows no object."""
+
+
 def fit_cube(
     loaded: LoadedVolume, fit: Fit, margin: float
 ) -> tuple[tuple[float, float, float], float]:
@@ -24,7 +28,8 @@ def fit_cube(
         margin: air on every side of the body, as a share of the edge of its tightest cube.
 
     Raises:
-        ValueError: another `fit`, or no body.
+        NothingToScanError: no body.
+        ValueError: another `fit`.
     """
     if fit == "volume":
         return (0.0, 0.0, 0.0), max(loaded.size_mm)
@@ -44,7 +49,7 @@ def body_box(loaded: LoadedVolume) -> tuple[np.ndarray, np.ndarray]:
     count.
 
     Raises:
-        ValueError: there is no tissue.
+        NothingToScanError: there is no tissue.
     """
     from scipy import ndimage
 
@@ -58,8 +63,9 @@ def body_box(loaded: LoadedVolume) -> tuple[np.ndarray, np.ndarray]:
         threshold = otsu.GetThreshold()
     tissue = loaded.array > threshold
     if not tissue.any():
-        raise ValueError(
-            f"{loaded.name}: nothing lies above {threshold:g} HU, so there is no body to fit; use "
+        unit = " HU" if loaded.unit == "HU" else ""
+        raise NothingToScanError(
+            f"{loaded.name}: nothing lies above {threshold:g}{unit}, so there is no body to fit; use "
             "fit='volume' or check the unit."
         )
     thin_mm = THIN_SHARE * np.cbrt(np.count_nonzero(tissue) * np.prod(loaded.spacing_mm))

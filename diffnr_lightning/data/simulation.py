@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffnr_lightning.data.cases import Case
-from diffnr_lightning.data.field_of_view import fit_cube
+from diffnr_lightning.data.field_of_view import NothingToScanError, fit_cube
 from diffnr_lightning.data.noise import Noise, attenuation_scale, photon_noise, tigre_noise
 from diffnr_lightning.data.resampling import resample
 from diffnr_lightning.data.scan_recipe import AIR_HU, ScanRecipe, simulation_record
@@ -133,7 +133,8 @@ def normalised_cube(loaded: LoadedVolume, recipe: ScanRecipe) -> NormalisedCube:
         recipe: its `size`, `fit`, `margin`, `voxel_mm` and `window_hu` are used.
 
     Raises:
-        ValueError: nothing lies above the window, or in the cube.
+        NothingToScanError: nothing lies above the window, or in the cube.
+        ValueError: voxels larger than the volume.
     """
     density, window = _normalised(loaded, recipe.window_hu)
     centre, side = fit_cube(loaded, recipe.fit, recipe.margin)  # relative to the volume's centre
@@ -148,7 +149,7 @@ def normalised_cube(loaded: LoadedVolume, recipe: ScanRecipe) -> NormalisedCube:
         )
     truth = resample(density, loaded.spacing_mm, grid.shape, grid.voxel_mm, centre)
     if float(truth.max()) < OBJECT_FLOOR:
-        raise ValueError(
+        raise NothingToScanError(
             f"{loaded.name}: the reconstructed cube of {side:.0f} mm holds nothing but air; check fit, "
             "voxel_mm and the window."
         )
@@ -215,9 +216,13 @@ def _normalised(
         low, high = (float(bound) for bound in window_hu)
     else:
         low, high = float(loaded.array.min()), float(loaded.array.max())
+        if low == high:
+            raise NothingToScanError(
+                f"{loaded.name}: every voxel is {low:g}; a volume that shows something is expected."
+            )
     density = np.clip((loaded.array - low) / (high - low), 0, 1).astype(np.float32)
     if not density.any():
-        raise ValueError(
+        raise NothingToScanError(
             f"{loaded.name}: no voxel lies above the window ({low:g}, {high:g}); check the window "
             "and the unit."
         )

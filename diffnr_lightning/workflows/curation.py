@@ -299,14 +299,15 @@ def _drawn_case(
     loaded: LoadedVolume, name: str, seed: int, recipe: ScanRecipe, variation: Variation
 ) -> tuple[Case, bool]:
     """Scan a volume as drawn from the seed and the name of the scan, and draw whether its weights are used."""
-    from diffnr_lightning.data import NoClearanceError
+    from diffnr_lightning.data import NoClearanceError, NothingToScanError
 
     generator = np.random.default_rng([seed, _hash(name)])
     for _ in range(DRAWS - 1):
         try:
             return _draw(loaded, name, generator, recipe, variation)
-        # A cube around a small body may lie in an object that the drawn scanner cannot turn around.
-        except NoClearanceError:
+        # A cube around a small body may lie in an object that the drawn scanner cannot turn around, and a box that is
+        # cut out may hold nothing but air.
+        except (NoClearanceError, NothingToScanError):
             continue
     return _draw(loaded, name, generator, recipe, variation)
 

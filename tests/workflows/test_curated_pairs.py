@@ -47,6 +47,18 @@ def test_a_scan_that_cannot_be_made_is_drawn_again():
 
 def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
     volume = chest(3, size=24)
+@pytest.mark.parametrize("unit", ["HU", "arbitrary"])
+def test_a_box_that_shows_nothing_is_drawn_again(unit):
+    array = np.full((64, 16, 16), -1000 if unit == "HU" else 0, np.float32)
+    array[48:] = 100
+    loaded = LoadedVolume(array, (1.0, 1.0, 1.0), unit, "half")
+    recipe = ScanRecipe(size=8, test_views=0, attenuate_outside=False)
+    drawn = Variation(views=(4,), zooms=(0.6, 0.6))
+    for seed in range(6):
+        case, _ = _drawn_case(loaded, "half_0", seed, recipe, drawn)
+        assert case.volume.max() > 0.1
+
+
     np.save(tmp_path / "chest.npy", volume.array)
     options = ["--volumes", tmp_path / "chest.npy", "--runs", "1", "--voxel_mm", "10"]
     options += ["--spacing_mm", "[12, 12, 12]", "--unit", "HU", "--attenuate_outside", "false"]
