@@ -107,7 +107,7 @@ def _fitted(
     """Volumes of an optimisation on its way, and what is optimised."""
     from diffnr_lightning.callbacks import Snapshots
 
-    at = sorted({max(1, round(fraction * scene.iterations)) for fraction in fractions})
+    at = _stops(scene.iterations, fractions)
     snapshots = Snapshots(at)
     module = scene.fit(problem._replace(callbacks=(snapshots,)), stop_at=at[-1])
     kept = [
@@ -130,12 +130,15 @@ def _solved(
     if whole is None:
         return [(1.0, 0, solver.reconstruct(problem).cpu())], {"representation": solver.name}
     kept = []
-    for fraction in sorted(fractions):
-        iterations = max(1, round(fraction * whole))
+    for iterations in _stops(whole, fractions):
         shorter = Solver(solver.path, {**solver.options, "iterations": iterations})
-        volume = shorter.reconstruct(problem)
-        kept.append((fraction, iterations, volume.cpu()))
+        kept.append((round(iterations / whole, 4), iterations, shorter.reconstruct(problem).cpu()))
     return kept, {"representation": solver.name}
+
+
+def _stops(whole: int, fractions: tuple[float, ...]) -> list[int]:
+    """Return after how many iterations a volume is kept, each number once, in order."""
+    return sorted({max(1, round(fraction * whole)) for fraction in fractions})
 
 
 def _quality(degraded: Tensor, clean: Tensor) -> float:

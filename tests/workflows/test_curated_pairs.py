@@ -20,6 +20,7 @@ from diffnr_lightning.phantoms import chest
 from diffnr_lightning.workflows import Solver
 from diffnr_lightning.workflows.curation import _drawn_case, _problem, _zoomed
 from diffnr_lightning.workflows.variation import Variation
+from diffnr_lightning.workflows.early_stops import stopped_early
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -111,6 +112,16 @@ def test_projections_between_the_views_are_pairs_too(config, tmp_path, capsys):
         views = len(scan.clean)
         assert scan.degraded.shape == (2, *scan.clean.shape)
         # An arc that does not close has no view behind its last.
+def test_fractions_of_few_iterations_are_not_run_twice():
+    recipe = ScanRecipe(size=16, num_views=4, test_views=0)
+    case = simulate_case(generate("phantom:3", 16), recipe)
+    method = Solver("sirt", {"iterations": 2})
+    problem = _problem(case, method, True, "cpu")
+    tensors, info = stopped_early(case, problem, method, (0.25, 0.375, 0.5, 1.0), None)
+    assert (info["iterations"], info["fractions"]) == ([1, 2], [0.5, 1.0])
+    assert len(tensors["degraded"]) == 2
+
+
         assert scan.info["views"] - views in (0, 1)
         # Largest as the measured ones are, which they lie between; reconstructions resemble them.
         assert 0.9 < scan.clean.max() <= 1
