@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -149,8 +149,14 @@ def curate(
         _refuse_what_cannot_fit(methods, recipe, variation, place)
     plain = {
         **recipe.describe(),
+        **asdict(variation),
+        "methods": [_described(method) for method in methods],
+        "held_out": held_out,
         "runs": runs,
-        "fractions": list(fractions),
+        "fractions": fractions,
+        "biplanar_size": biplanar_size,
+        "repair": None if repair is None else str(repair.learned),
+        "residual": residual,
         "seed": seed,
         "kind": kind,
     }
@@ -160,7 +166,7 @@ def curate(
     jobs = [job for job in wanted if not folder.holds(job.name)]
     curation = _Curation(
         methods,
-        settings.get("methods") or [{"class_path": type(m).__name__} for m in methods],
+        settings["methods"],
         recipe,
         variation,
         fractions,
@@ -254,6 +260,12 @@ class _Curation(NamedTuple):
             tensors |= _evidence(problem, tensors["degraded"])
         made = {"method": self.described[turn], "weighted": problem.weights is not None}
         return tensors, {**info, "biplanar_views": views, **origin, **made}
+
+
+def _described(method: Method) -> dict[str, Any]:
+    """Name a method that was built in Python; of its arguments a solver alone tells."""
+    named = {"class_path": type(method).__name__, "name": method.name}
+    return named | ({"options": method.options} if hasattr(method, "options") else {})
 
 
 def _with_hash(loaded: LoadedVolume) -> tuple[LoadedVolume, str]:

@@ -18,9 +18,10 @@ from diffnr_lightning.data import (
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.phantoms import chest
 from diffnr_lightning.workflows import Solver
+from diffnr_lightning.workflows import curate as curate_in_python
 from diffnr_lightning.workflows.curation import _drawn_case, _problem, _zoomed
-from diffnr_lightning.workflows.variation import Variation
 from diffnr_lightning.workflows.early_stops import stopped_early
+from diffnr_lightning.workflows.variation import Variation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -46,8 +47,6 @@ def test_a_scan_that_cannot_be_made_is_drawn_again():
     assert edges == {(2.0, 2.0, 2.0)}
 
 
-def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
-    volume = chest(3, size=24)
 @pytest.mark.parametrize("unit", ["HU", "arbitrary"])
 def test_a_box_that_shows_nothing_is_drawn_again(unit):
     array = np.full((64, 16, 16), -1000 if unit == "HU" else 0, np.float32)
@@ -60,6 +59,8 @@ def test_a_box_that_shows_nothing_is_drawn_again(unit):
         assert case.volume.max() > 0.1
 
 
+def test_a_file_is_scanned_at_the_voxels_wanted(config, tmp_path):
+    volume = chest(3, size=24)
     np.save(tmp_path / "chest.npy", volume.array)
     options = ["--volumes", tmp_path / "chest.npy", "--runs", "1", "--voxel_mm", "10"]
     options += ["--spacing_mm", "[12, 12, 12]", "--unit", "HU", "--attenuate_outside", "false"]
@@ -68,6 +69,28 @@ def test_a_box_that_shows_nothing_is_drawn_again(unit):
     assert info["voxel_mm"] == [10, 10, 10]
     assert info["scan"]["simulation"]["recipe"]["attenuate_outside"] is False
     assert info["scan"]["window"] == [-1000, 1024]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"variation": Variation(views=(5,))}, r"views = \[4\], not \[5\]"),
+        ({"biplanar_size": 20}, "biplanar_size = 64, not 20"),
+        ({"residual": True}, "residual = False, not True"),
+        ({"methods": [Solver("sirt", {"iterations": 2})]}, "methods.0"),
+    ],
+)
+def test_settings_that_were_given_in_python_are_recorded_too(other, words, tmp_path):
+    given = {
+        "volumes": ["phantom:1"],
+        "out": tmp_path / "pairs",
+        "methods": [Solver("analytic")],
+        "recipe": ScanRecipe(size=16, test_views=0),
+        "variation": Variation(views=(4,)),
+    }
+    curate_in_python(**given)
+    with pytest.raises(ValueError, match=words):
+        curate_in_python(**given | other)
 
 
 def test_solvers_are_run_for_fractions_of_their_iterations(config, tmp_path):
@@ -87,6 +110,16 @@ def test_solvers_are_run_for_fractions_of_their_iterations(config, tmp_path):
             assert scan.info["weighted"] == bool(share)
             assert (scan.noise is not None) == bool(share)
             assert 1e4 <= scan.info["scan"]["simulation"]["recipe"]["noise"]["photons"] <= 1e5
+
+
+def test_fractions_of_few_iterations_are_not_run_twice():
+    recipe = ScanRecipe(size=16, num_views=4, test_views=0)
+    case = simulate_case(generate("phantom:3", 16), recipe)
+    method = Solver("sirt", {"iterations": 2})
+    problem = _problem(case, method, True, "cpu")
+    tensors, info = stopped_early(case, problem, method, (0.25, 0.375, 0.5, 1.0), None)
+    assert (info["iterations"], info["fractions"]) == ([1, 2], [0.5, 1.0])
+    assert len(tensors["degraded"]) == 2
 
 
 def test_methods_that_fit_are_given_a_truncated_scan_without_its_surroundings():
@@ -112,16 +145,6 @@ def test_projections_between_the_views_are_pairs_too(config, tmp_path, capsys):
         views = len(scan.clean)
         assert scan.degraded.shape == (2, *scan.clean.shape)
         # An arc that does not close has no view behind its last.
-def test_fractions_of_few_iterations_are_not_run_twice():
-    recipe = ScanRecipe(size=16, num_views=4, test_views=0)
-    case = simulate_case(generate("phantom:3", 16), recipe)
-    method = Solver("sirt", {"iterations": 2})
-    problem = _problem(case, method, True, "cpu")
-    tensors, info = stopped_early(case, problem, method, (0.25, 0.375, 0.5, 1.0), None)
-    assert (info["iterations"], info["fractions"]) == ([1, 2], [0.5, 1.0])
-    assert len(tensors["degraded"]) == 2
-
-
         assert scan.info["views"] - views in (0, 1)
         # Largest as the measured ones are, which they lie between; reconstructions resemble them.
         assert 0.9 < scan.clean.max() <= 1
