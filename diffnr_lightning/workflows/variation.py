@@ -12,6 +12,7 @@ from diffnr_lightning.data.noise import Noise
 from diffnr_lightning.data.scanner import Layout, Scanner
 
 Range = tuple[float, float]
+CIRCLE_DEG = 360.0
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Variation:
         electronic: least and most read-out noise of physical noise; null keeps the recipe's.
         detectors: narrowest and widest detector, in edges of the cube; a narrow one does not see all of the object.
             Null keeps the recipe's.
-        shifted_share: share of the scans around a circle whose detector is shifted sideways, so that a view sees
-            half of the object and a little more.
+        shifted_share: share of the scans with the layout uniform whose detector is shifted sideways, so that a view
+            sees half of the object and a little more; of views all around alone.
         fits: what the cube is fitted to, drawn from; none keeps the recipe's.
         weighted_share: share of the scans whose reconstruction knows the weights of its rays.
 
@@ -60,7 +61,11 @@ class Variation:
                 raise ValueError(
                     f"{name} is {bounds}; two numbers, 0 < smallest <= largest, are expected."
                 )
-        if self.electronic is not None and not 0 <= self.electronic[0] <= self.electronic[1]:
+        if self.arcs_deg[1] > CIRCLE_DEG:
+            raise ValueError(f"arcs_deg is {self.arcs_deg}; arcs of at most 360 are expected.")
+        if self.electronic is not None and not (
+            0 <= self.electronic[0] <= self.electronic[1] < np.inf
+        ):
             raise ValueError(
                 f"electronic is {self.electronic}; two numbers, 0 <= least <= most, are expected."
             )
@@ -69,13 +74,25 @@ class Variation:
                 raise ValueError(f"{name} is {getattr(self, name)}; a share in [0, 1] is expected.")
 
     def check(self, recipe: ScanRecipe) -> None:
-        """Refuse with a ValueError a number of views or a detector of which no scan could be made."""
+        """Refuse what the scans of a recipe cannot have.
+
+        Raises:
+            ValueError: a number of views or a detector of which no scan could be made, or a shifted detector that would
+                not see all of the object.
+        """
         for count in self.views:
             replace(recipe, num_views=count)
         if (self.detectors or self.shifted_share) and recipe.scanner.unit != "cube":
             raise ValueError(
                 "detectors or shifted_share is given for a scanner in mm; they are in edges of the cube, so leave "
                 "scanner.unit at 'cube'."
+            )
+        around = CIRCLE_DEG if recipe.scanner.beam == "cone" else 0.5 * CIRCLE_DEG
+        span = recipe.arc_deg or around
+        if self.shifted_share and span < CIRCLE_DEG:
+            raise ValueError(
+                f"shifted_share is {self.shifted_share} for views over {span:g} degrees, from which a shifted detector "
+                "sees half of an object; leave it at 0, or take a cone beam all around."
             )
 
     def draw(self, recipe: ScanRecipe, generator: np.random.Generator) -> ScanRecipe:

@@ -52,7 +52,9 @@ def test_a_plain_variation_keeps_the_recipe():
     [
         ({"photons": (0, 1e5)}, "photons is"),
         ({"arcs_deg": (200, 120)}, "arcs_deg is"),
+        ({"arcs_deg": (300, 361)}, "arcs_deg is"),
         ({"electronic": (-1, 3)}, "electronic is"),
+        ({"electronic": (0, float("inf"))}, "electronic is"),
         ({"weighted_share": 2}, "weighted_share is 2"),
         ({"views": ()}, "views or layouts is empty"),
     ],
@@ -66,3 +68,9 @@ def test_detectors_in_edges_of_the_cube_are_for_scanners_in_those():
     scanner = Scanner(source_to_axis=800, source_to_detector=1200, detector=600, unit="mm")
     with pytest.raises(ValueError, match="scanner in mm"):
         Variation(shifted_share=0.2).check(ScanRecipe(scanner=scanner))
+
+
+def test_a_shifted_detector_is_for_views_all_around():
+    """Those of parallel beams lie on half a circle, from which it would see half of the object."""
+    with pytest.raises(ValueError, match="shifted_share is 0.2 for views over 180"):
+        Variation(shifted_share=0.2).check(ScanRecipe(scanner=Scanner(beam="parallel")))
