@@ -23,7 +23,8 @@ class PhotonCounts(NamedTuple):
 
     Attributes:
         counts: (V, H, W) photons; read-out noise may make them negative.
-        air: photons expected without the object that the volume shows, (V, H, W) or a shape that broadcasts to it.
+        air: photons expected without the object that the volume shows, (V, H, W); 1 in the place of V, H or W where it
+            is the same along them.
         electronic: standard deviation of the read-out noise in photons.
         scale: factor from the projections' unit times mm to dimensionless line integrals.
         origin: whether photons were counted, or computed from projections and an assumed number without object.

@@ -28,7 +28,8 @@ def write_photons(folder: Path, part: str, photons: PhotonCounts) -> dict[str, A
     entry = {"electronic": photons.electronic, "scale": photons.scale, "origin": photons.origin}
     if photons.air.numel() == 1:
         return {"air": photons.air.item(), **entry}
-    np.save(folder / f"air_{part}.npy", photons.air.cpu().numpy())
+    air = photons.air.expand_as(photons.counts)
+    np.save(folder / f"air_{part}.npy", air.cpu().numpy())
     return entry
 
 
@@ -118,9 +119,10 @@ def _positive(entry: Mapping[str, Any], key: str, meta_path: Path) -> float:
 
 def _stored(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:
     array = read_array(folder / name, "counts")
-    if array.shape != shape or not np.isfinite(array).all():
+    if array.shape != shape:
         raise ValueError(
-            f"{folder / name} has shape {array.shape} or holds NaN; finite numbers of the projections' shape "
-            f"{shape} are expected."
+            f"{folder / name} has shape {array.shape}; {shape}, as the projections have, is expected."
         )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{folder / name} holds NaN or infinite values; finite ones are expected.")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

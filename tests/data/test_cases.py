@@ -329,6 +329,14 @@ def counted_case(small_case):
     return replace(small_case, photons=photons, test_photons=tested)
 
 
+def test_air_of_every_view_is_kept(tmp_path, counted_case):
+    air = torch.linspace(1e4, 2e4, 5)[:, None, None]
+    given = counted_case.photons._replace(air=air)
+    case = read_case(write_case(replace(counted_case, photons=given), tmp_path / "case"))
+    torch.testing.assert_close(case.photons.air, air.expand(5, 6, 9))
+    torch.testing.assert_close(case.photons.weights(), given.weights())
+
+
 def first_fingerprint(case):
     """What versions recorded that hashed of the photons their counts alone."""
     frame = (case.frame_origin_mm, case.frame_direction)
