@@ -8,6 +8,7 @@ a GPU.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,8 @@ BINS = 2**28
 """At most, of the lists of Gaussians; see `representations.gaussian_bins_triton`."""
 DIRECTIONS = 15
 """Of `consistency.agree`, at most."""
+PASSES = 20
+"""Of a solver over all views, where it does not say."""
 
 
 def ssim_2d_bytes(pixels: int) -> int:
@@ -124,8 +127,8 @@ def estimate(
         changed: settings that are taken instead of the method's: reference_size, most_gaussians, batch_rays,
             batch_size.
     """
-    voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
-    rays = len(scan) * scan.detector_shape[0] * scan.detector_shape[1]
+    voxels = math.prod(grid.shape)
+    rays = len(scan) * math.prod(scan.detector_shape)
     if surrounded:
         needed = estimate(method, grid, scan, weighted=weighted, changed=changed)
         around = Part("surroundings", solver_bytes("weighted_tv", voxels, rays), False)
@@ -147,14 +150,24 @@ def estimate(
     repairer = method.repairer if isinstance(method, Postprocessing) else None
     method = method.start if isinstance(method, Postprocessing) else method
     name = method.path if isinstance(method, Solver) else ""
-    options = method.options if isinstance(method, Solver) else {}
     parts = (given, Part(f"solver {name}", solver_bytes(name, voxels, rays), False))
     if repairer is not None:
         parts += (*_repair(repairer, grid, rays, weighted, repairer.batch_size),)
-    passes = options.get("iterations") or {"analytic": 1}.get(name, 20)
     # A pass reads and writes a few volumes and every ray samples each slice twice.
     samples = rays * max(grid.shape)
-    return Estimate(parts, passes, 12 * F32 * voxels, 2 * 20 * samples)
+    return Estimate(parts, _passes(method), 12 * F32 * voxels, 2 * 20 * samples)
+
+
+def _passes(method: Method) -> int:
+    """Return how often a method that is no optimisation goes over all views."""
+    if not isinstance(method, Solver):
+        return PASSES
+    # The first volume of views that are far from a circle takes more.
+    if not method.fits or method.path == "initial_volume":
+        return 1
+    known = inspect.signature(method.function).parameters
+    usual = known["iterations"].default if "iterations" in known else None
+    return method.options.get("iterations") or (usual if isinstance(usual, int) else PASSES)
 
 
 def _scene(
@@ -165,8 +178,8 @@ def _scene(
     weighted: bool,
     changed: Mapping[str, int],
 ) -> Estimate:
-    voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
-    rays = len(scan) * scan.detector_shape[0] * scan.detector_shape[1]
+    voxels = math.prod(grid.shape)
+    rays = len(scan) * math.prod(scan.detector_shape)
     representation = method.representation(grid)
     module = method.optimisation(representation, scan, grid, 0)
     numbers = sum(p.numel() for p in representation.parameters())
@@ -177,7 +190,7 @@ def _scene(
             count, changed.get("most_gaussians", method.density_control.limits.most_gaussians)
         )
         numbers = numbers * most // count
-    pixels = scan.detector_shape[0] * scan.detector_shape[1]
+    pixels = math.prod(scan.detector_shape)
     if method.rays is not None:
         pixels = min(pixels, method.rays.rows * method.rays.columns)
     pixels = changed.get("batch_rays", pixels * min(method.views, len(scan)))
@@ -196,9 +209,9 @@ def _scene(
     ]
     if method.pseudo_reference is not None:
         repairer = method.pseudo_reference.repairer
-        most = changed.get("batch_size", repairer.batch_size)
+        at_once = changed.get("batch_size", repairer.batch_size)
         parts.append(Part("pseudo-reference and what it was made of", 3 * F32 * voxels, True))
-        parts += _repair(repairer, grid, rays, weighted, most)
+        parts += _repair(repairer, grid, rays, weighted, at_once)
     if method.finish == "settle":
         parts.append(Part("settling", settling_bytes(voxels, rays), False))
     if method.repaired_projections is not None:
@@ -211,12 +224,12 @@ def _scene(
 
 
 def _repair(
-    repairer: Repairer | DdsRepairer, grid: VolumeGrid, rays: int, weighted: bool, most: int
+    repairer: Repairer | DdsRepairer, grid: VolumeGrid, rays: int, weighted: bool, at_once: int
 ) -> list[Part]:
-    """Return what a repair takes of at most so many slices at once."""
-    voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
+    """Return what a repair takes of so many slices at once."""
+    voxels = math.prod(grid.shape)
     if isinstance(repairer, DdsRepairer):
-        needed = sampling_bytes("dds", repairer.denoiser, grid, rays, most)
+        needed = sampling_bytes("dds", repairer.denoiser, grid, rays, at_once)
         steps = needed.kept + max(needed.fitted, needed.asked)
         return [
             Part("denoiser", needed.denoiser, True),
@@ -224,7 +237,7 @@ def _repair(
         ]
     prior = repairer.prior
     weights = sum(p.numel() * p.element_size() for p in prior.parameters())
-    slices = slices_bytes(prior, grid.shape, repairer.planes, most)
+    slices = slices_bytes(prior, grid.shape, repairer.planes, at_once)
     held = 0
     if repairer.consistency == "agreement" and weighted:
         held = agreement_bytes(DIRECTIONS, voxels, rays)

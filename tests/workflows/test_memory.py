@@ -108,6 +108,25 @@ def test_what_estimates_the_surroundings_is_part_of_the_peak():
     assert memory.estimate(tv, *given, surrounded=True).peak == needed.peak
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "passes"),
+    [
+        ("analytic", {}, 1),
+        ("fdk", {}, 1),
+        ("fbp", {}, 1),
+        ("initial_volume", {}, 1),
+        ("sirt", {}, 100),
+        ("sirt", {"iterations": 7}, 7),
+        ("mbir", {}, 100),
+        ("weighted_tv", {}, 20),
+    ],
+)
+def test_a_solver_passes_as_often_as_its_options_or_its_defaults_say(name, options, passes):
+    given = VolumeGrid((16,) * 3, 1.0), scan_of(16, 4)
+    assert memory.estimate(Solver(name, options), *given).iterations == passes
+    assert memory.estimate(Postprocessing(Solver(name, options)), *given).iterations == passes
+
+
 @pytest.mark.parametrize("size", [24, 32])
 @pytest.mark.parametrize(
     ("loss", "predicted"),
