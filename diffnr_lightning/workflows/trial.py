@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
         start: of the volume that the representation starts from.
         before: of the fit without the prior.
         after: of the repaired fit.
-        chosen: `repair`, `fit` or `start`: what predicts them best.
+        chosen: `repair`, `fit` or `start`: what predicts them best; a repair may be worse by the factor of the trial.
     """
 
     start: float
@@ -49,14 +49,14 @@ class Trial:
     """Let measured views judge whether the prior fits the object.
 
     The scene is fitted briefly, without the prior, to all views but a few. The prior repairs that volume, and the
-    result is finished as a reconstruction is. If that predicts the views that were left out worse than before, the
-    prior invents what is not there, and has no part in the reconstruction; if it predicts them worse than what the
-    representation started from, neither has the representation.
+    result is finished as a reconstruction is. If that predicts the views that were left out worse than the fit or what
+    the fit started from, the prior invents what is not there, and has no part in the reconstruction; if the start
+    predicts them better than the fit, neither has the representation.
 
     Args:
         views: that are left out, evenly spaced.
         iterations: of the fit.
-        worst: factor that the error of the views left out may grow by.
+        worst: how many times the least error of start and fit that of the repair may be.
 
     Raises:
         ValueError: no view, no iteration, or a factor that is not positive.
@@ -67,8 +67,8 @@ class Trial:
     def __init__(self, views: int = 2, iterations: int = 500, worst: float = 1.0) -> None:
         if views < 1 or iterations < 1 or not worst > 0:
             raise ValueError(
-                f"Trial got views={views}, iterations={iterations}, worst={worst}; expected at "
-                "least one view, one iteration and a factor above 0."
+                f"Trial got views={views}, iterations={iterations}, worst={worst}; at least one view, one iteration "
+                "and a factor above 0 are expected."
             )
         self.views = views
         self.iterations = iterations
@@ -120,9 +120,10 @@ def _tell(verdict: Verdict) -> None:
     }
     logger.log(
         logging.INFO if verdict.chosen == "repair" else logging.WARNING,
-        "trial: the repair changes the error of held-out views by the factor %.3f, and has %.3f times that of "
-        "the start; %s",
-        verdict.after / verdict.before,
-        verdict.after / verdict.start,
+        "trial: the held-out views have a mean square error of %.4g by the start, %.4g by the fit and %.4g by its "
+        "repair; %s",
+        verdict.start,
+        verdict.before,
+        verdict.after,
         outcome[verdict.chosen],
     )

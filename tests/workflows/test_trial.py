@@ -7,6 +7,7 @@ from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.representations import GaussianCloud
 from diffnr_lightning.workflows import Problem, Scene, Trial
+from diffnr_lightning.workflows.trial import Candidates
 
 SIZE = 24
 
@@ -81,6 +82,26 @@ def test_a_start_that_predicts_the_views_best_is_the_result(problem):
     verdict = tried.findings["trial"]
     assert verdict["chosen"] == "start"
     assert verdict["start"] < min(verdict["before"], verdict["after"])
+
+
+@pytest.mark.parametrize(
+    ("errors", "chosen"),
+    [
+        ((1.0, 2.0, 1.0), "repair"),
+        ((1.0, 2.0, 1.5), "start"),
+        ((2.0, 1.0, 1.5), "fit"),
+        # Views that are explained exactly.
+        ((0.0, 0.0, 0.0), "repair"),
+        ((0.0, 1.0, 1.0), "start"),
+    ],
+)
+def test_what_predicts_the_views_best_is_chosen(problem, errors, chosen):
+    """Volumes of one value in a scan whose views show nothing have the squares of those values as errors."""
+    _, given = problem
+    nothing = given._replace(projections=torch.zeros_like(given.projections), weights=None)
+    volumes = [torch.full(given.grid.shape, error**0.5) for error in errors]
+    verdict = Trial(views=2).judge(nothing, lambda *_: Candidates(*volumes))
+    assert verdict.chosen == chosen
 
 
 def test_the_last_repair_explains_the_projections_as_well_as_what_it_repaired(problem):
