@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -58,12 +58,13 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def left_out(sources: Iterable[str], exclude: Sequence[str]) -> set[str]:
+def left_out(sources: Mapping[str, str], exclude: Sequence[str]) -> set[str]:
     """Return the names that `exclude` leaves out of a training.
 
     Args:
-        sources: names of volumes.
-        exclude: names, patterns of names, or sets of a split or of a data set.
+        sources: volumes by name.
+        exclude: names, patterns of names, or sets of a split or of a data set. A volume belongs to a set that lists it
+            or a volume of its name.
 
     Raises:
         FileNotFoundError: no such split or data set.
@@ -72,12 +73,17 @@ def left_out(sources: Iterable[str], exclude: Sequence[str]) -> set[str]:
     patterns = [entry for entry in exclude if not (is_selection(entry) or names_data_set(entry))]
     sets = [selected(entry) for entry in exclude if is_selection(entry)]
     sets += [selected_volumes(entry) for entry in exclude if names_data_set(entry)]
-    kept_back = {volume.name for volumes in sets for volume in volumes}
-    return {
-        name
-        for name in sources
-        if name in kept_back or any(fnmatch(name, pattern) for pattern in patterns)
-    }
+    kept_back = [volume for volumes in sets for volume in volumes]
+    names, listed = ({getattr(v, key) for v in kept_back} for key in ("name", "volume"))
+
+    def unwanted(name: str, source: str) -> bool:
+        if name in names or any(fnmatch(name, pattern) for pattern in patterns):
+            return True
+        # Where two files are called the same, names hold their folders.
+        known = known_volume(source) if listed else None
+        return known is not None and known.volume in listed
+
+    return {name for name, source in sources.items() if unwanted(name, source)}
 
 
 def refuse_held_back(sources: Iterable[str], validated: Iterable[str] = ()) -> None:

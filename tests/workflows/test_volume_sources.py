@@ -59,6 +59,18 @@ def test_what_a_split_keeps_is_not_learned_from(data):
     refuse_held_back(["phantom:5", "split.nii.gz"])
 
 
+def test_a_volume_of_a_set_is_left_out_whatever_it_is_called(data):
+    """Another file of its name gives it the one of its folder too."""
+    (data / "mine").mkdir()
+    (data / "mine/pt_3.nii.gz").touch()
+    sources = volume_sources(
+        [str(data / folder / "pt_3.nii.gz") for folder in ("headneck", "mine")]
+    )
+    assert list(sources) == ["headneck_pt_3", "mine_pt_3"]
+    assert left_out(sources, ["split:development"]) == {"headneck_pt_3"}
+    assert left_out(sources, ["mine_*"]) == {"mine_pt_3"}
+
+
 def test_curate_refuses_a_test_volume_and_leaves_it_out_on_demand(tmp_path, capsys):
     words = (
         "curate --config configs/tiny/curate.yaml --size 16 --volumes phantom:5 phantom:300".split()
