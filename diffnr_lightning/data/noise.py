@@ -12,6 +12,8 @@ import numpy as np
 MU_WATER_PER_MM = 0.0206
 # Counts below one photon have no logarithm worth taking; a starved pixel reads as one photon.
 LEAST_COUNT = 1.0
+# Numpy draws Poisson numbers of expectations up to 9.2e18.
+MOST_PHOTONS = 1e18
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Noise:
         mode: ``"physical"`` (counts follow the object's true attenuation, whatever the window),
             ``"tigre"`` (that toolbox's rule on the windowed density, whose counts never fall below
             photons/e; for reproducing tables made with it) or ``"none"``.
-        photons: unattenuated photons a pixel and view.
+        photons: unattenuated photons a pixel and view, from 1 to 1e18.
         electronic: standard deviation of the read-out noise in photons.
         peak_line_integral: dimensionless line integral given to the densest ray of a volume that
             is not in HU, whose true attenuation is not known.
@@ -41,8 +43,10 @@ class Noise:
             raise ValueError(
                 f"noise mode is {self.mode!r}; 'physical', 'tigre' or 'none' is expected."
             )
-        if not 0 < self.photons < np.inf:
-            raise ValueError(f"noise photons is {self.photons}; a positive number is expected.")
+        if not LEAST_COUNT <= self.photons <= MOST_PHOTONS:
+            raise ValueError(
+                f"noise photons is {self.photons}; a number from {LEAST_COUNT:g} to {MOST_PHOTONS:g} is expected."
+            )
         if not 0 <= self.electronic < np.inf:
             raise ValueError(
                 f"noise electronic is {self.electronic}; zero or a positive number is expected."

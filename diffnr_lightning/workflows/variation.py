@@ -77,11 +77,13 @@ class Variation:
         """Refuse what the scans of a recipe cannot have.
 
         Raises:
-            ValueError: a number of views or a detector of which no scan could be made, or a shifted detector that would
+            ValueError: views, photons or a detector of which no scan could be made, or a shifted detector that would
                 not see all of the object.
         """
         for count in self.views:
             replace(recipe, num_views=count)
+        for photons in self.photons or ():
+            replace(recipe.noise, photons=photons)
         if (self.detectors or self.shifted_share) and recipe.scanner.unit != "cube":
             raise ValueError(
                 "detectors or shifted_share is given for a scanner in mm; they are in edges of the cube, so leave "

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffnr_lightning.data.noise import (
+    MOST_PHOTONS,
     MU_WATER_PER_MM,
     Noise,
     attenuation_scale,
@@ -32,6 +33,11 @@ def test_starved_pixels_stay_finite():
     ).line_integrals
     assert np.isfinite(noisy).all()
     assert noisy.max() == pytest.approx(np.log(1e3))
+
+
+def test_the_most_photons_can_be_counted():
+    measured = photon_noise(np.zeros(3), Noise(photons=MOST_PHOTONS), np.random.default_rng(0))
+    np.testing.assert_allclose(measured.line_integrals, 0, atol=1e-6)
 
 
 def test_tigre_noise_is_that_toolbox_rule():
@@ -66,6 +72,9 @@ def test_unknown_unit_gets_the_peak_asked_for():
         ({"photons": -1.0}, "photons"),
         ({"photons": 0.0}, "photons"),
         ({"photons": float("nan")}, "photons"),
+        # Every pixel would read as one photon, and numpy draws no larger numbers.
+        ({"photons": 0.5}, "photons"),
+        ({"photons": 1e19}, "photons"),
         ({"electronic": -1.0}, "electronic"),
         ({"peak_line_integral": 0.0}, "peak_line_integral"),
         ({"mode": "loud"}, "mode"),

@@ -70,6 +70,11 @@ def test_detectors_in_edges_of_the_cube_are_for_scanners_in_those():
         Variation(shifted_share=0.2).check(ScanRecipe(scanner=scanner))
 
 
+def test_photons_that_no_noise_can_have_are_refused_before_any_scan():
+    with pytest.raises(ValueError, match="noise photons is 0.5"):
+        Variation(photons=(0.5, 1e4)).check(RECIPE)
+
+
 def test_a_shifted_detector_is_for_views_all_around():
     """Those of parallel beams lie on half a circle, from which it would see half of the object."""
     with pytest.raises(ValueError, match="shifted_share is 0.2 for views over 180"):
