@@ -197,7 +197,6 @@ def _grid(raw: RawScan, axis_column: float, pitch: float, size: int | None) -> V
             "so only a circle %.0f columns wide is reconstructed; what lies outside disturbs it",
             raw.name, axis_column, columns, 2 * reach,
         )  # fmt: skip
-    radius = reach * pitch
-    across = size or int(2 * radius / pitch)
-    voxel = 2 * radius / across if size else pitch
+    across = size or int(2 * reach)
+    voxel = 2 * reach * pitch / across if size else pitch
     return VolumeGrid((max(1, round(rows * pitch / voxel)), across, across), voxel)

@@ -99,6 +99,12 @@ def test_options(archive):
     assert every.test_scan is None
 
 
+def test_every_whole_column_of_the_field_of_view_gets_a_voxel(archive):
+    """Of 43 columns of 0.1 mm, whose product divided by 0.1 is a little less than 43."""
+    case = measured_case(archive, axis_column=42.0, pixel_mm=0.1)
+    assert case.grid.shape == (20, 43, 43)
+
+
 def test_data_exchange_file_is_read(archive, tmp_path, exact):
     with np.load(archive) as arrays, h5py.File(tmp_path / "scan.h5", "w") as file:
         file["exchange/data"] = arrays["raw"]
