@@ -19,7 +19,7 @@ from diffnr_lightning.projectors import backproject, project
 # The nearest volume is found when another direction makes the change shorter by no more than this share.
 _SETTLED = 0.01
 # The level is hit to rounding after so many halvings of an interval of this many natural logarithms to either side.
-_HALVINGS, _DECADES = 60, 40.0
+_HALVINGS, _LOGARITHMS = 60, 40.0
 _AXES = (0, 1, 2)
 
 
@@ -236,7 +236,7 @@ def _smallest_step(krylov: Bidiagonalisation, allowed: float) -> _Step:
 
     stiffness = 0.0
     if unseen <= allowed:
-        top, low, high = float(singular[0] ** 2), -_DECADES, _DECADES
+        top, low, high = float(singular[0] ** 2), -_LOGARITHMS, _LOGARITHMS
         for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
             enough = remaining(top * math.exp(middle)) <= allowed

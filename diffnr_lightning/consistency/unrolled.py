@@ -43,8 +43,8 @@ def unrolled_fit(
 
     Returns:
         Volume and residual, both with gradients to the estimate. The step lengths count as constants in them. As these
-        minimise the data term over the same directions, its gradient is exact without proximity, and misses a share of
-        the order of the proximity else.
+        minimise the data term over the same directions, its gradient is exact without proximity, and otherwise misses a
+        share of the order of the proximity.
 
     Source: M. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems", 1952, for least
     squares (CGLS).

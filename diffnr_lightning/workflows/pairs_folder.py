@@ -22,7 +22,7 @@ RECORD = "config.yaml"
 class PairsFolder:
     """Hold pairs that were all made by the same settings, whichever process adds them.
 
-    The settings are recorded with the first scan; one that made nothing may be replaced by another.
+    The settings are recorded with the first scan, so that a curation that made none leaves the folder to others.
 
     Args:
         path: the folder.
@@ -116,8 +116,8 @@ def print_shares(manifest: dict[str, Any], console: Console | None = None) -> No
     volumes = {info.get("volume", info["case"]) for info in infos}
     title = f"{len(infos)} scans of {len(volumes)} volumes, and the degraded volumes kept of them"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for title in ("", "", "scans", "kept", "share", "PSNR in dB"):
-        table.add_column(title, justify="right" if title else "left")
+    for heading in ("", "", "scans", "kept", "share", "PSNR in dB"):
+        table.add_column(heading, justify="right" if heading else "left")
     for key, values in manifest["shares"].items():
         for row, (value, count) in enumerate(values.items()):
             table.add_row(
