@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from diffnr_lightning.data.field_of_view import NothingToScanError
 from diffnr_lightning.data.resampling import resample
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import project
@@ -15,6 +16,7 @@ from diffnr_lightning.projectors import project
 OBJECT_FLOOR = 0.02
 # 0.5 GB of float32, and as much again in the projector: a larger object is projected in slabs.
 MOST_FINE_VOXELS = 512**3
+NO_RAY = "no ray meets the object; check the scanner's lengths and their unit."
 
 
 class NoClearanceError(ValueError):
@@ -43,6 +45,7 @@ def fine_grid(
 
     Raises:
         NoClearanceError: the source or the detector would run into the object.
+        NothingToScanError: the object lies above or below all rays.
     """
     low, high = (np.asarray(corner)[::-1] for corner in grid.corners_mm)
     if attenuate_outside:
@@ -53,6 +56,8 @@ def fine_grid(
         _check_clearance(attenuation, spacing_mm, centre_mm, scan)
         reach = _visible_height(scan, np.hypot(*np.maximum(abs(low), abs(high))[1:]))
         low[0], high[0] = max(low[0], -reach), min(high[0], reach)
+        if low[0] >= high[0]:
+            raise NothingToScanError(NO_RAY)
     voxel = max(grid.voxel_mm) / oversampling
     shape = tuple(int(n) for n in np.ceil((high - low) / voxel - 1e-6))
     return VolumeGrid(shape, voxel, tuple((0.5 * (low + high))[::-1].tolist()))

@@ -16,6 +16,7 @@ from diffnr_lightning.data.resampling import resample
 from diffnr_lightning.data.scan_recipe import AIR_HU, ScanRecipe, simulation_record
 from diffnr_lightning.data.scanner import view_angles
 from diffnr_lightning.data.simulated_object import (
+    NO_RAY,
     OBJECT_FLOOR,
     binned,
     binned_intensity,
@@ -61,7 +62,9 @@ def simulate_case(
         The case, with everything that made it in its provenance.
 
     Raises:
-        ValueError: a recipe that makes no scan of this volume.
+        NoClearanceError: the source or the detector would run into the object.
+        NothingToScanError: there is no object, or no ray meets it.
+        ValueError: another recipe that makes no scan of this volume.
     """
     if seed is not None and seed < 0:
         raise ValueError(f"seed is {seed}; a whole number of at least 0 is expected.")
@@ -194,7 +197,7 @@ def _scanned(
     fine = fine_grid(attenuation, *place, grid, scans[0], finer, recipe.attenuate_outside)
     exact = fine_projections(density, *place, fine, scans, finer)
     if not exact[0].max() > 0:
-        raise ValueError("no ray meets the object; check the scanner's lengths and their unit.")
+        raise NothingToScanError(NO_RAY)
     passed, scale = exact[0], 1.0
     if noise.mode == "physical":
         if attenuation is not density:

@@ -11,6 +11,7 @@ from scipy import ndimage
 from diffnr_lightning.data import (
     LoadedVolume,
     Noise,
+    NothingToScanError,
     Scanner,
     ScanRecipe,
     read_case,
@@ -346,3 +347,23 @@ def test_a_case_of_the_noise_rule_of_published_tables_has_assumed_counts(loaded,
     found = read_case(path).photons
     assert (found.origin, found.electronic) == ("assumed", 10.0)
     assert found.weights().mean() == pytest.approx(float(case.photons.weights().mean()), rel=0.05)
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_an_object_that_no_ray_meets_is_refused(outside):
+    """It lies at the top of the cube, above what a small detector sees."""
+    array = np.zeros((32, 32, 32), np.float32)
+    array[28:, 12:20, 12:20] = 1
+    loaded = LoadedVolume(array, (1.0, 1.0, 1.0), "arbitrary", "top")
+    scanner = Scanner(detector=0.3)
+    recipe = ScanRecipe(
+        size=16, num_views=4, test_views=0, scanner=scanner, attenuate_outside=outside
+    )
+    with pytest.raises(NothingToScanError, match="no ray meets the object"):
+        simulate_case(loaded, recipe)
+
+
+def test_a_volume_that_is_the_same_everywhere_is_refused():
+    loaded = LoadedVolume(np.ones((16, 16, 16), np.float32), (1.0, 1.0, 1.0), "arbitrary", "even")
+    with pytest.raises(NothingToScanError, match="even: every voxel is 1"):
+        simulate_case(loaded, SMALL)
