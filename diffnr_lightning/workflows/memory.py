@@ -353,7 +353,7 @@ def what_fits(
     for share in (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1):
         shape = tuple(max(1, round(share * edge)) for edge in grid.shape)
         if estimate(method, VolumeGrid(shape, 1.0), scan, **given).peak <= free:
-            return f"it would fit with a case of {max(shape)} voxels an edge (simulate --size)"
+            return f"it would fit with a case of {max(shape)} voxels an edge (--size of simulate or ingest)"
     return "expected a device with more memory"
 
 
