@@ -89,7 +89,7 @@ class PairsFolder:
         try:
             before = yaml.safe_load(record.read_text(encoding="utf-8"))
             volumes = set(before["volumes"])
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{record} is damaged or no record of a curation; give another --out."
             ) from error

@@ -193,6 +193,13 @@ def test_two_curations_that_begin_together_do_not_mix(pairs, tmp_path):
     assert sorted(p.name for p in folder.path.iterdir()) == sorted(p.name for p in pairs.iterdir())
 
 
+@pytest.mark.parametrize("record", [b"", b"size: [3", b"\xff\xfe", b"volumes: 3"])
+def test_a_damaged_record_is_named(tmp_path, record):
+    (tmp_path / "config.yaml").write_bytes(record)
+    with pytest.raises(ValueError, match=r"config.yaml is damaged or no record of a curation"):
+        PairsFolder(tmp_path, {"size": 3}, ["a"])
+
+
 def test_pairs_of_unknown_settings_are_read_but_not_added_to(config, pairs, tmp_path, capsys):
     out = shutil.copytree(pairs, tmp_path / "pairs")
     (out / "config.yaml").unlink()
