@@ -87,17 +87,29 @@ class PhotonCounts(NamedTuple):
         """Return the mean of the squared, normalised difference from the expected counts of every view.
 
         It is 1 within sqrt(2 / (H W)) for the projections of the true object. In the domain of counts it stays so
-        behind thick objects, where the logarithm of few counts is biased.
+        behind thick objects, where the logarithm of few counts is biased. Pixels that do not see the beam are left out.
 
         Args:
             projections: (V, H, W) of a volume, in unit times mm.
 
         Returns:
-            (V,) float64.
+            (V,) float64; 0 where no pixel sees the beam.
         """
         expected = self.air.double() * torch.exp(-self.scale * projections.double())
         variance = (expected + self.electronic**2).clamp_min(torch.finfo(torch.float32).tiny)
-        return ((self.counts.double() - expected).square() / variance).mean(dim=(1, 2))
+        squares = (self.counts.double() - expected).square() / variance
+        return mean_of_rays(squares, (self.air > 0).expand_as(squares))
+
+
+def mean_of_rays(values: Tensor, rays: Tensor) -> Tensor:
+    """Return the mean (V,) of values (V, H, W) over some rays of every view.
+
+    Args:
+        values: of all rays.
+        rays: (V, H, W) bool, those that count; of a view without any the mean is 0.
+    """
+    share = rays.double().mean(dim=(1, 2)).clamp_min(1 / rays[0].numel())
+    return torch.where(rays, values, 0.0).mean(dim=(1, 2)) / share
 
 
 def ray_factors(weights: Tensor, projections: Tensor) -> Tensor:

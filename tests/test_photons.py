@@ -39,6 +39,18 @@ def test_chi_square_of_another_object_is_larger():
     assert (counted(exact).chi_square(exact + 0.1) > 5).all()
 
 
+def test_dead_pixels_have_no_part_in_chi_square():
+    """As measured scans have them: their air and their counts are 0."""
+    exact = torch.full((2, 128, 128), 2.0)
+    photons = counted(exact)
+    seen = torch.ones(1, 128, 128)
+    seen[:, :, ::2] = 0
+    dead = photons._replace(counts=photons.counts * seen, air=photons.air * seen)
+    assert torch.allclose(dead.chi_square(exact), torch.ones(2).double(), atol=0.1)
+    none = photons._replace(counts=0 * photons.counts, air=torch.zeros(1, 1, 1))
+    assert none.chi_square(exact).tolist() == [0, 0]
+
+
 def test_rays_without_light_weigh_nothing():
     photons = PhotonCounts(torch.zeros(1, 4, 4), torch.full((1, 1, 1), 1e4))
     assert not photons.weights().any()

@@ -70,6 +70,7 @@ def chi_squares(
         that of the noise. `mean`: over views.
     """
     from diffnr_lightning.consistency import discrepancy, unresolved_variance
+    from diffnr_lightning.photons import mean_of_rays
 
     photons, scan = problem.photons, problem.scan
     shown = problem.shown(volume, scan)
@@ -82,7 +83,7 @@ def chi_squares(
     )
     views: dict[str, Any] = {
         "fitted": photons.chi_square(shown),
-        "resolved": found.residual.double().square().mean(dim=(1, 2)),
+        "resolved": mean_of_rays(found.residual.double().square(), found.root_weights > 0),
     }
     if case.test_scan is not None:
         predicted = problem.shown(volume, case.test_scan)

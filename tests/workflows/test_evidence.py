@@ -44,6 +44,17 @@ def test_chi_square_of_fitted_and_left_out_views(case):
         assert scaled["mean"][name] == pytest.approx(numbers, rel=1e-3)
 
 
+def test_dead_pixels_have_no_part_in_chi_square(case):
+    problem, seen = problem_of(case), torch.ones_like(case.projections)
+    seen[..., :12] = 0
+    photons = case.photons
+    photons = photons._replace(counts=seen * photons.counts, air=seen * photons.air)
+    half = problem._replace(photons=photons, weights=photons.weights())
+    expected, found = (chi_squares(case.volume, p, case, 1.0)["mean"] for p in (problem, half))
+    for name in ("fitted", "resolved"):
+        assert found[name] == pytest.approx(expected[name], rel=0.25)
+
+
 def test_the_part_of_the_prior(case, tmp_path):
     before = case.volume.clone()
     before[8:12, 8:12, 8:12] += 0.2
