@@ -21,7 +21,7 @@ from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
 from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import Checked, folder_to_be, seed_of
-from diffnr_lightning.workflows.variation import Variation
+from diffnr_lightning.workflows.variation import Variation, zoomed
 from diffnr_lightning.workflows.volume_sources import (
     left_out,
     refuse_held_back,
@@ -42,8 +42,6 @@ FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
 DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
 # Attempts to draw a scan that can be made.
 DRAWS = 10
-# Voxels that the edge of a box has at least which is cut out of a volume.
-LEAST_EDGE = 16
 BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch
 
 
@@ -333,7 +331,7 @@ def _draw(
 ) -> tuple[Case, bool]:
     from diffnr_lightning.data import simulate_case
 
-    part = _zoomed(loaded, generator.uniform(*variation.zooms), generator)
+    part = zoomed(loaded, generator.uniform(*variation.zooms), generator)
     scale = float(np.exp(generator.uniform(*np.log(variation.scales))))
     part = replace(part, spacing_mm=tuple(scale * edge for edge in part.spacing_mm))
     drawn = variation.draw(recipe, generator)
@@ -380,19 +378,6 @@ def _evidence(problem: Problem, degraded: Tensor) -> dict[str, Tensor]:
     if problem.weights is not None:
         evidence["noise"] = found[-1].noise.cpu()
     return evidence
-
-
-def _zoomed(loaded: LoadedVolume, zoom: float, generator: np.random.Generator) -> LoadedVolume:
-    """Cut a random box out of a volume whose edges are `zoom` of the volume's."""
-    if zoom >= 1:
-        return loaded
-    shape = np.array(loaded.array.shape)
-    # Of a volume of a few slices all are kept.
-    kept = np.minimum(np.maximum((shape * zoom).astype(int), LEAST_EDGE), shape)
-    # Near the middle, where the object is.
-    start = ((shape - kept) * generator.uniform(0.3, 0.7, 3)).astype(int)
-    box = tuple(slice(a, a + n) for a, n in zip(start, kept, strict=True))
-    return replace(loaded, array=np.ascontiguousarray(loaded.array[box]))
 
 
 def _hash(name: str) -> int:

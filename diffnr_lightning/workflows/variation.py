@@ -10,9 +10,14 @@ import numpy as np
 from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.data.noise import Noise
 from diffnr_lightning.data.scanner import Layout, Scanner
+from diffnr_lightning.lazy import deferred
+
+LoadedVolume = deferred("diffnr_lightning.data.volumes.LoadedVolume")
 
 Range = tuple[float, float]
 CIRCLE_DEG = 360.0
+# Voxels that the edge of a box has at least which is cut out of a volume.
+LEAST_EDGE = 16
 
 
 @dataclass(frozen=True)
@@ -136,3 +141,28 @@ class Variation:
             width = scanner.lengths["detector"]
             scanner = replace(scanner, shift=float(generator.uniform(0.2, 0.4)) * width)
         return scanner
+
+
+def zoomed(loaded: LoadedVolume, zoom: float, generator: np.random.Generator) -> LoadedVolume:
+    """Cut a random box out of a volume.
+
+    Args:
+        loaded: the volume.
+        zoom: edges of the box as a share of the volume's; 1 and more keeps all of it.
+        generator: of the place.
+    """
+    if zoom >= 1:
+        return loaded
+    shape = np.array(loaded.array.shape)
+    # Of a volume of a few slices all are kept.
+    kept = np.minimum(np.maximum((shape * zoom).astype(int), LEAST_EDGE), shape)
+    # Near the middle, where the object is.
+    start = ((shape - kept) * generator.uniform(0.3, 0.7, 3)).astype(int)
+    box = tuple(slice(a, a + n) for a, n in zip(start, kept, strict=True))
+    offset = ((start + 0.5 * kept - 0.5 * shape) * loaded.spacing_mm)[::-1]
+    centre = loaded.centre_mm + np.reshape(loaded.direction, (3, 3)) @ offset
+    return replace(
+        loaded,
+        array=np.ascontiguousarray(loaded.array[box]),
+        centre_mm=tuple(float(c) for c in centre),
+    )

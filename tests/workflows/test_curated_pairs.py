@@ -19,7 +19,7 @@ from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.phantoms import chest
 from diffnr_lightning.workflows import Solver
 from diffnr_lightning.workflows import curate as curate_in_python
-from diffnr_lightning.workflows.curation import _drawn_case, _problem, _zoomed
+from diffnr_lightning.workflows.curation import _drawn_case, _problem
 from diffnr_lightning.workflows.early_stops import stopped_early
 from diffnr_lightning.workflows.variation import Variation
 
@@ -160,10 +160,3 @@ def test_projections_between_the_views_are_pairs_too(config, tmp_path, capsys):
     )
     data.setup("test")
     assert len(data.training) == 4
-
-
-def test_a_volume_of_a_few_slices_keeps_them_all_when_it_is_zoomed():
-    # A box of sixteen slices began before the first one, which left three of the ten.
-    thin = LoadedVolume(np.ones((10, 40, 60), np.float32), (1.0, 1.0, 1.0), "HU", "thin")
-    part = _zoomed(thin, 0.5, np.random.default_rng(0))
-    assert part.array.shape == (10, 20, 30)

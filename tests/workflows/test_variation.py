@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diffnr_lightning.data import Noise, Scanner, ScanRecipe
-from diffnr_lightning.workflows.variation import Variation
+from diffnr_lightning.data import LoadedVolume, Noise, Scanner, ScanRecipe
+from diffnr_lightning.workflows.variation import Variation, zoomed
 
 RECIPE = ScanRecipe(size=16, test_views=0)
 
@@ -79,3 +79,24 @@ def test_a_shifted_detector_is_for_views_all_around():
     """Those of parallel beams lie on half a circle, from which it would see half of the object."""
     with pytest.raises(ValueError, match="shifted_share is 0.2 for views over 180"):
         Variation(shifted_share=0.2).check(ScanRecipe(scanner=Scanner(beam="parallel")))
+
+
+def test_a_volume_of_a_few_slices_keeps_them_all_when_it_is_zoomed():
+    # A box of sixteen slices began before the first one, which left three of the ten.
+    thin = LoadedVolume(np.ones((10, 40, 60), np.float32), (1.0, 1.0, 1.0), "HU", "thin")
+    part = zoomed(thin, 0.5, np.random.default_rng(0))
+    assert part.array.shape == (10, 20, 30)
+
+
+def test_a_box_knows_where_it_was_cut_out():
+    """Its voxels hold where they lie in the world of a volume that lies upside down."""
+    upside_down = (1.0, 0, 0, 0, -1.0, 0, 0, 0, -1.0)
+    array = np.mgrid[:40, :50, :60].astype(np.float32)
+    for axis, spacing in enumerate((3.0, 2.0, 1.0)):
+        whole = LoadedVolume(
+            array[axis], (3.0, 2.0, 1.0), "HU", "ramp", (5.0, 6.0, 7.0), "", upside_down
+        )
+        part = zoomed(whole, 0.5, np.random.default_rng(3))
+        shift = spacing * float(part.array.mean() - whole.array.mean())
+        moved = np.subtract(part.centre_mm, whole.centre_mm)[2 - axis]
+        assert moved == pytest.approx((1, -1, -1)[2 - axis] * shift) and shift
