@@ -340,7 +340,7 @@ def _draw(
 
 
 def _problem(case: Case, method: Method, weighted: bool, device: str) -> Problem:
-    """What a method is given, as `reconstruct` gives it; without weights all rays are alike."""
+    """Return what a method is given, as `reconstruct` gives it; without noise or weights all rays are alike."""
     from diffnr_lightning.workflows.normalisation import measured_problem, with_surroundings
 
     problem = measured_problem(case, case.grid, device, photons=case.photons, weighted=weighted)
