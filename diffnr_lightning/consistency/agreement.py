@@ -30,7 +30,7 @@ class Agreement(NamedTuple):
         volume: (Z, Y, X).
         level: mean square of the normalised residuals that was allowed.
         reached: whether it came down to that.
-        before: mean square before, over the rays through the volume's support.
+        before: mean square before, over the rays through the volume's support, or over all where it has none.
         after: the same afterwards.
         stiffness: lambda, in the unit of the inverse variances times mm^2; infinite where nothing was changed.
         directions: how many the search went along.
@@ -99,7 +99,7 @@ def agree(
         The volume, not negative where it was moved, and how it came about.
 
     Raises:
-        ValueError: a level that is not positive, no direction, or a negative smoothing.
+        ValueError: a level that is not positive, no direction, a negative smoothing, or input that is not finite.
 
     Source: V. Morozov's discrepancy principle; J. Chung, J. Nagy, D. O'Leary, "A weighted-GCV method for Lanczos-hybrid
     regularization", ETNA 2008, for Tikhonov's problem within the directions of LSQR. Deviation: lambda by discrepancy.
@@ -115,6 +115,10 @@ def agree(
     )
     count = _counted(root)
     before = _mean_square(residual, count)
+    if not math.isfinite(before):
+        raise ValueError(
+            "agree got a volume, projections or weights that are not finite; finite numbers are expected."
+        )
     if before <= level:
         return Agreement(volume, level, True, before, before, math.inf, 0)
 
@@ -167,7 +171,7 @@ def unexplained(
         scan: geometry of the projections.
         weights: (V, H, W) inverse variances of the projections.
         photons: what was counted.
-        support: rays through voxels above this value count.
+        support: rays through voxels above this value count; all rays where there are no such voxels.
     """
     inside = (volume > support).to(volume.dtype)
     root, residual = _compared(volume, inside, projections, grid, scan, weights, photons)
@@ -185,13 +189,17 @@ def _compared(
     *,
     resolution: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Return root weights and normalised residuals (V, H, W) of the rays that meet the support `inside`."""
+    """Return root weights and normalised residuals (V, H, W) of the rays that meet the support `inside`.
+
+    Where none does, all rays count: a volume that shows nothing explains nothing.
+    """
+    rays = project(inside, grid, scan) > 0
     found = discrepancy(
         project(volume, grid, scan),
         projections,
         weights,
         photons,
-        rays=project(inside, grid, scan) > 0,
+        rays=rays if rays.any() else None,
         unresolved=unresolved_variance(volume, grid, scan) if resolution else None,
     )
     return found.root_weights, found.residual

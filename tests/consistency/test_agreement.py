@@ -128,6 +128,24 @@ def test_air_stays_as_it_is(measured):
     assert not torch.equal(made.volume[~air], repaired[~air])
 
 
+def test_a_volume_that_shows_nothing_explains_nothing(measured):
+    """A prior may erase the object; the rays that pass its support, which is none, would all be explained."""
+    nothing = torch.zeros_like(TRUTH)
+    expected = chi_square(nothing, measured)
+    left = unexplained(nothing, measured, GRID, SCAN, weights=WEIGHTS)
+    # Of all rays; a few miss the grid.
+    assert left == pytest.approx(expected, rel=0.2) and left > 10
+    made = agree(nothing, measured, GRID, SCAN, weights=WEIGHTS)
+    assert (made.before, made.after, made.reached) == (left, left, False)
+    assert torch.equal(made.volume, nothing)
+
+
+def test_what_is_not_finite_is_refused(measured):
+    for volume, projections in ((TRUTH * math.nan, measured), (TRUTH, measured * math.inf)):
+        with pytest.raises(ValueError, match="agree got .* not finite"):
+            agree(volume, projections, GRID, SCAN, weights=WEIGHTS)
+
+
 def test_counts_are_explained_behind_thick_objects():
     # Line integrals up to 7.5: behind the middle less than ten photons.
     generator = torch.Generator().manual_seed(5)
