@@ -55,13 +55,15 @@ def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:
             right for samples wider than the detector.
 
     Raises:
-        ValueError: the flat field or all views are nowhere brighter than the dark field, or an unknown border.
+        ValueError: most of the flat field, or all of the views, is no brighter than the dark field; or an unknown
+            border.
     """
     beam = raw.flat - raw.dark
     median = float(np.median(beam))
     if not median > 0:
         raise ValueError(
-            f"{raw.source}: the flat field is no brighter than the dark field; were they exchanged?"
+            f"{raw.source}: the flat field is brighter than the dark field in {(beam > 0).mean():.0%} of the pixels; "
+            "more than half is expected: exchange the two, or crop the images to what the beam reaches."
         )
     if not (raw.counts > raw.dark).any():
         raise ValueError(
@@ -156,7 +158,7 @@ def _air_block(transmission: np.ndarray, air_border: AirBorder) -> tuple[slice, 
         return blocks[air_border]
     if air_border != "auto":
         raise ValueError(
-            f"air_border is {air_border!r}; auto, none, {', '.join(blocks)} is expected."
+            f"air_border is {air_border!r}; one of auto, none, {', '.join(blocks)} is expected."
         )
     if rows < 1 / BORDER_SHARE:
         # A detector of few rows has no top that could be free of the object.

@@ -84,6 +84,14 @@ def test_unknown_borders_are_refused(raw, one_sentence):
     one_sentence(error)
 
 
+def test_a_beam_that_reaches_less_than_half_of_the_detector_is_told(raw, one_sentence):
+    flat = raw.flat.copy()
+    flat[:, : flat.shape[1] * 3 // 5] = raw.dark[:, : flat.shape[1] * 3 // 5]
+    with pytest.raises(ValueError, match="brighter than the dark field in 40% of the pixels") as e:
+        flat_fielded(replace(raw, flat=flat))
+    one_sentence(e)
+
+
 @pytest.mark.parametrize("gain", [0.25, 8.0])
 def test_photons_of_a_count_are_found_in_the_noise(gain):
     """`gain` photons a count, an uneven flat field, and edges that move."""
