@@ -16,6 +16,7 @@ from diffnr_lightning.photons import PhotonCounts
 
 # Photons without object: as the released DiffNR case spells it, and as R2-Gaussian's generator does.
 NOISE_KEYS = ("poisson_noise", "possion_noise")
+ORIGINS = ("counted", "assumed")
 
 
 def write_photons(folder: Path, part: str, photons: PhotonCounts) -> dict[str, Any]:
@@ -73,7 +74,11 @@ def read_photons(
         air = torch.full((1, 1, 1), _positive(entry, "air", meta_path))
     else:
         air = _stored(folder, f"air_{part}.npy", tuple(projections.shape))
-    origin = "assumed" if entry.get("origin") == "assumed" else "counted"
+    origin = entry.get("origin", "counted")
+    if origin not in ORIGINS:
+        raise ValueError(
+            f"{meta_path} has photons with origin = {origin!r}; one of {', '.join(ORIGINS)} is expected."
+        )
     return PhotonCounts(counts, air, electronic, scale, origin)
 
 

@@ -337,6 +337,14 @@ def test_air_of_every_view_is_kept(tmp_path, counted_case):
     torch.testing.assert_close(case.photons.weights(), given.weights())
 
 
+def test_photons_of_an_unknown_origin_are_refused(tmp_path, counted_case, one_sentence):
+    folder = write_case(counted_case, tmp_path / "case")
+    _edit(lambda m: m["photons_train"].update(origin="guessed"))(folder)
+    with pytest.raises(ValueError, match="origin = 'guessed'") as error:
+        read_case(folder)
+    one_sentence(error)
+
+
 def first_fingerprint(case):
     """What versions recorded that hashed of the photons their counts alone."""
     frame = (case.frame_origin_mm, case.frame_direction)
