@@ -63,7 +63,7 @@ def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:
     if not median > 0:
         raise ValueError(
             f"{raw.source}: the flat field is brighter than the dark field in {(beam > 0).mean():.0%} of the pixels; "
-            "more than half is expected: crop the images to what the beam reaches, or swap the two if they were exchanged."
+            "more than half is expected: crop the images to what the beam reaches, or swap the two if exchanged."
         )
     if not (raw.counts > raw.dark).any():
         raise ValueError(
