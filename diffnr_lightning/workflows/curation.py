@@ -340,10 +340,15 @@ def _draw(
 
 
 def _problem(case: Case, method: Method, weighted: bool, device: str) -> Problem:
-    """Return what a method is given, as `reconstruct` gives it; without noise or weights all rays are alike."""
-    from diffnr_lightning.workflows.normalisation import measured_problem, with_surroundings
+    """Return what a method is given, as `reconstruct` gives it, or with rays that weigh alike."""
+    from diffnr_lightning.workflows.normalisation import (
+        measured_problem,
+        photons_of,
+        with_surroundings,
+    )
 
-    problem = measured_problem(case, case.grid, device, photons=case.photons, weighted=weighted)
+    photons = photons_of(case, None)
+    problem = measured_problem(case, case.grid, device, photons=photons, weighted=weighted)
     return with_surroundings(problem, case.name, method.fits).without_surroundings()
 
 

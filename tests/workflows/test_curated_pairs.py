@@ -93,12 +93,13 @@ def test_settings_that_were_given_in_python_are_recorded_too(other, words, tmp_p
         curate_in_python(**given | other)
 
 
-def test_solvers_are_run_for_fractions_of_their_iterations(config, tmp_path):
-    """Weighted by the photons of the scan, and told them, where the variation says so."""
+@pytest.mark.parametrize("noise", ["physical", "none"])
+def test_solvers_are_run_for_fractions_of_their_iterations(noise, config, tmp_path):
+    """Weighted by the photons of the scan, or those of much light, and told them, where the variation says so."""
     solver = {"class_path": "diffnr_lightning.workflows.Solver"}
     solver["init_args"] = {"name": "sirt", "options": {"iterations": 6}}
     text = yaml.safe_load(config.read_text()) | {"methods": [solver], "runs": 1}
-    text |= {"noises": ["physical"], "photons": [1e4, 1e5], "scales": [0.5, 0.5]}
+    text |= {"noises": [noise], "photons": [1e4, 1e5], "scales": [0.5, 0.5]}
     (tmp_path / "solver.yaml").write_text(yaml.safe_dump(text))
     for share in (1, 0):
         out = tmp_path / f"pairs_{share}"
