@@ -1,0 +1,66 @@
+"""Tell what each pass of a repair makes of weighted TV: PSNR of the volume, held to its projections, against the truth.
+
+    python experiments/compact_slicefixer/passes.py CASE ... [--passes 5] [--weights FILE] [--then FILE]
+
+The first pass takes `--weights`, those of the package unless told, the others `--then`, the same unless told.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from diffnr_lightning.data import Case, load_case
+from diffnr_lightning.metrics import r2_protocol
+from diffnr_lightning.priors import Prior, Repairer
+from diffnr_lightning.solvers import weighted_tv
+from diffnr_lightning.workflows import Problem
+from diffnr_lightning.workflows.normalisation import (
+    intensity_scale,
+    measured_problem,
+    photons_of,
+    with_surroundings,
+)
+
+
+def problem_of(case: Case) -> Problem:
+    """Return what a method is given of a case, as `diffnr reconstruct` gives it."""
+    given = {"photons": photons_of(case, None), "scale": intensity_scale(case)}
+    problem = measured_problem(case, case.grid, "cpu", weighted=True, **given)
+    return with_surroundings(problem, case.name, True).without_surroundings()
+
+
+def after_passes(problem: Problem, repairer: Repairer, then: Prior) -> Iterator[Tensor]:
+    """Yield weighted TV and what each pass makes of it, (Z, Y, X) each; `then` is the prior of all but the first."""
+    measured = (problem.projections, problem.grid, problem.scan)
+    rays = {"weights": problem.weights, "photons": problem.photons}
+    start = weighted_tv(*measured, weights=problem.weights)
+    yield start
+    for repaired in repairer.each_pass(start, *measured, **rays):
+        yield repaired.volume
+        repairer.prior = then
+
+
+def main() -> None:
+    """Read the cases, repair, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", type=Path, nargs="+", metavar="CASE")
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--then", type=Path)
+    options = parser.parse_args()
+    kept = {"planes": ("axial", "coronal", "sagittal"), "consistency": "agreement"}
+    for path in options.cases:
+        case = load_case(path)
+        repairer = Repairer(options.weights, passes=options.passes, **kept)
+        then = Repairer(options.then).prior if options.then else repairer.prior
+        volumes = after_passes(problem_of(case), repairer, then)
+        scores = (r2_protocol(volume.numpy(), case.volume.numpy())["psnr"] for volume in volumes)
+        print(case.name, *(f"{score:.2f}" for score in scores), flush=True)
+
+
+if __name__ == "__main__":
+    main()
