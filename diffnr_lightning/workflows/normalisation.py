@@ -51,6 +51,43 @@ def working_grid(case: Case, pad: float) -> tuple[VolumeGrid, tuple[slice, slice
     return grid, inner
 
 
+def problem_of(
+    case: Case,
+    grid: VolumeGrid,
+    place: torch.device | str,
+    *,
+    photons: float | None = None,
+    weighted: bool = True,
+    subtract: bool = True,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Problem, float]:
+    """Return a case as `diffnr reconstruct` takes it, and what its projections were divided by.
+
+    Args:
+        case: what is reconstructed.
+        grid: voxels of the volume.
+        place: device of the computation.
+        photons: that are assumed where the case knows none.
+        weighted: whether rays are weighed by them.
+        subtract: whether what lies around the grid is estimated.
+        seed: of everything random; None takes the case's.
+        progress: of solvers.
+    """
+    scale = intensity_scale(case)
+    problem = measured_problem(
+        case,
+        grid,
+        place,
+        photons=photons_of(case, photons),
+        weighted=weighted,
+        scale=scale,
+        seed=seed,
+        progress=progress,
+    )
+    return with_surroundings(problem, case.name, subtract), scale
+
+
 def measured_problem(
     case: Case,
     grid: VolumeGrid,

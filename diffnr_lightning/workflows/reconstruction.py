@@ -10,7 +10,7 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
-from diffnr_lightning.workflows.problem import MethodRecord, Problem, Progress
+from diffnr_lightning.workflows.problem import MethodRecord, Problem
 from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
@@ -76,7 +76,7 @@ def reconstruct(
             in the folder.
     """
     from diffnr_lightning.data import load_case
-    from diffnr_lightning.workflows.normalisation import reaches_out, working_grid
+    from diffnr_lightning.workflows.normalisation import problem_of, reaches_out, working_grid
     from diffnr_lightning.workflows.progress import progress_bar
 
     if checkpoint_every < 1:
@@ -109,7 +109,7 @@ def reconstruct(
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         run = OngoingRun(folder, loaded, case, label, inner, progress, curves, checkpoint_every)
-        problem, scale = _problem_of(
+        problem, scale = problem_of(
             loaded,
             grid,
             place,
@@ -124,50 +124,6 @@ def reconstruct(
         volume = method.reconstruct(problem.without_surroundings())
         _conclude(run, method, record, volume, problem, scale, pad)
     return out
-
-
-def _problem_of(
-    case: Case,
-    grid: VolumeGrid,
-    place: Device,
-    *,
-    photons: float | None,
-    weighted: bool,
-    subtract: bool,
-    seed: int | None,
-    progress: Progress,
-) -> tuple[Problem, float]:
-    """Return what a method is given of a case, and what its projections were divided by.
-
-    Args:
-        case: what is reconstructed.
-        grid: voxels of the volume.
-        place: device of the computation.
-        photons: that are assumed where the case knows none.
-        weighted: whether rays are weighed by them.
-        subtract: whether what lies around the grid is estimated.
-        seed: of everything random; None takes the case's.
-        progress: of solvers.
-    """
-    from diffnr_lightning.workflows.normalisation import (
-        intensity_scale,
-        measured_problem,
-        photons_of,
-        with_surroundings,
-    )
-
-    scale = intensity_scale(case)
-    problem = measured_problem(
-        case,
-        grid,
-        place,
-        photons=photons_of(case, photons),
-        weighted=weighted,
-        scale=scale,
-        seed=seed,
-        progress=progress,
-    )
-    return with_surroundings(problem, case.name, subtract), scale
 
 
 def _conclude(
@@ -205,9 +161,11 @@ def _conclude(
 
 def _noise_of(case: Case) -> dict[str, Any] | None:
     """Return the settings of simulated noise, that the scan is a measured one, or None."""
+    from diffnr_lightning.data.case_metadata import simulated_noise
+
     if case.provenance.get("kind") == "measured":
         return {"mode": "measured"}
-    return case.provenance.get("simulation", {}).get("recipe", {}).get("noise")
+    return simulated_noise(case.provenance) or None
 
 
 def _write_result(

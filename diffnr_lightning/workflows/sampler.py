@@ -132,8 +132,11 @@ class Sampler(Method):
 def _count_evaluations(denoiser: nn.Module, state: SamplerState, grid: VolumeGrid) -> None:
     """Let a denoiser note in a state, which a killed run keeps, how many volumes it was shown so far.
 
-    Slices that it sees in several stacks, and the margins of patches, count as often as they are seen.
+    Slices that it sees in several stacks, and the margins of patches, count as often as they are seen. Of a state that
+    was begun without the number it stays unknown.
     """
+    if begun(state) and "evaluations" not in state:
+        return
     predict = denoiser.predict
 
     def noted(noisy: Tensor, *further: Any, **named: Any) -> Tensor:

@@ -63,8 +63,13 @@ class SamplerRecord(MethodRecord):
             self.progress(done, total, text)
 
     def metrics(self) -> dict[str, float]:
-        """Return how often the denoiser was asked for the whole volume, over all processes that worked on the run."""
-        return {"evaluations": round(self.state.get("evaluations", 0.0), 2)}
+        """Return how often the denoiser was asked for the whole volume, over all processes that worked on the run.
+
+        Nothing where an earlier version, which did not count, began the run.
+        """
+        if "evaluations" not in self.state:
+            return {}
+        return {"evaluations": round(self.state["evaluations"], 2)}
 
     def finish(self) -> None:
         """Remove the checkpoint of a run whose results are written."""

@@ -13,24 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffnr_lightning.data import Case, load_case
+from diffnr_lightning.data import load_case
 from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.priors import Prior, Repairer
 from diffnr_lightning.solvers import weighted_tv
 from diffnr_lightning.workflows import Problem
-from diffnr_lightning.workflows.normalisation import (
-    intensity_scale,
-    measured_problem,
-    photons_of,
-    with_surroundings,
-)
-
-
-def problem_of(case: Case) -> Problem:
-    """Return what a method is given of a case, as `diffnr reconstruct` gives it."""
-    given = {"photons": photons_of(case, None), "scale": intensity_scale(case)}
-    problem = measured_problem(case, case.grid, "cpu", weighted=True, **given)
-    return with_surroundings(problem, case.name, True).without_surroundings()
+from diffnr_lightning.workflows.normalisation import problem_of
 
 
 def after_passes(problem: Problem, repairer: Repairer, then: Prior) -> Iterator[Tensor]:
@@ -57,7 +45,8 @@ def main() -> None:
         case = load_case(path)
         repairer = Repairer(options.weights, passes=options.passes, **kept)
         then = Repairer(options.then).prior if options.then else repairer.prior
-        volumes = after_passes(problem_of(case), repairer, then)
+        problem, _ = problem_of(case, case.grid, "cpu")
+        volumes = after_passes(problem.without_surroundings(), repairer, then)
         scores = (r2_protocol(volume.numpy(), case.volume.numpy())["psnr"] for volume in volumes)
         print(case.name, *(f"{score:.2f}" for score in scores), flush=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffnr_lightning.data import load_case
 from diffnr_lightning.workflows.evidence import chi_squares
-from diffnr_lightning.workflows.normalisation import measured_problem, with_surroundings
+from diffnr_lightning.workflows.normalisation import problem_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         case = load_case(folder)
         if case.volume is None or case.photons is None:
             continue
-        problem = measured_problem(case, case.grid, "cpu", photons=case.photons, weighted=True)
-        problem = with_surroundings(problem, case.name, subtract=True)
-        mean = chi_squares(case.volume, problem, case, 1.0)["mean"]
+        problem, scale = problem_of(case, case.grid, "cpu")
+        mean = chi_squares(case.volume / scale, problem, case, scale)["mean"]
         print(f"| {case.name} | {mean['fitted']:.2f} | {mean['resolved']:.2f} |")
 
 

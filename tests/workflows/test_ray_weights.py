@@ -80,6 +80,15 @@ def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path, provenance)
     assert photons_of(case, 1e4).origin == "assumed"
 
 
+def test_a_scan_of_which_nothing_is_known_is_reconstructed_to_the_end(tmp_path):
+    case = simulated(tmp_path / "case", "--noise.mode", "none")
+    meta = json.loads((case / "meta_data.json").read_text())
+    meta["provenance"]["simulation"] = None
+    (case / "meta_data.json").write_text(json.dumps(meta))
+    _, metrics = reconstructed(case, tmp_path / "run")
+    assert metrics["noise"] is None
+
+
 def test_no_beam_has_less_than_no_photons(case, tmp_path, capsys):
     bare = simulated(tmp_path / "case", "--noise.mode", "none")
     arguments = ["--case", bare, *SOLVER, "--out", tmp_path / "run", "--photons", -1]
