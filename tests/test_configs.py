@@ -34,6 +34,7 @@ COMMANDS = {
     "cluster": ("submit", ["--command=sweep --config runs.yaml"]),
     # An overlay is laid over a method: over those that it names, else over any.
     "diffnr": ("reconstruct", ["--case=case", "--out=run"]),
+    "samplers": ("reconstruct", ["--case=case", "--out=run"]),
 }
 
 
