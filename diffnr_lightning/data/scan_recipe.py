@@ -23,6 +23,7 @@ class ScanRecipe:
 
     Args:
         size: voxels of the reconstructed cube along each edge, at least 8.
+        slices: axial ones, in the middle of the cube, that are reconstructed of it, at least 8; null takes all.
         num_views: training views, at least two.
         fit: cube around the whole volume, or around the largest connected piece of tissue (above
             -500 HU; above Otsu's threshold where the unit is arbitrary).
@@ -67,6 +68,7 @@ class ScanRecipe:
     test_views: int = 16
     oversampling: int = 2
     attenuate_outside: bool = True
+    slices: int | None = None
 
     def __post_init__(self) -> None:
         self._check_cube()
@@ -81,12 +83,24 @@ class ScanRecipe:
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON and YAML hold them; equal for equal recipes."""
         settings = asdict(self) | {"scanner": self.scanner.describe()}
+        if self.slices is None:
+            # As earlier versions described a cube, so that their cases and stores are taken up.
+            del settings["slices"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (Z, Y, X) that are reconstructed."""
+        return (self.size if self.slices is None else self.slices, self.size, self.size)
 
     def _check_cube(self) -> None:
         if self.size < LEAST_SIZE:
             raise ValueError(
                 f"size is {self.size}; a cube of at least {LEAST_SIZE} voxels a side is expected."
+            )
+        if not LEAST_SIZE <= self.shape[0] <= self.size:
+            raise ValueError(
+                f"slices is {self.slices}; {LEAST_SIZE} to {self.size} of them, as many as the cube has, are expected."
             )
         if self.fit not in get_args(Fit):
             raise ValueError(f"fit is {self.fit!r}; 'volume' or 'body' is expected.")

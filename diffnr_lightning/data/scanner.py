@@ -23,10 +23,11 @@ class Scanner:
         beam: ``"cone"`` or ``"parallel"``.
         source_to_axis: DSO; null is 2.5 edges of the cube. Without meaning for parallel beam.
         source_to_detector: DSD; null is 3.75 edges of the cube. Without meaning for parallel beam.
-        detector: height and width of the square detector; null is 1.6 edges of the cube.
+        detector: width of the detector, whose pixels are squares; null is 1.6 edges of the cube.
         unit: ``"cube"`` gives the lengths in edges of the reconstructed cube, so that every object
             fills the detector alike; ``"mm"`` gives them in mm, and then each must be given.
-        detector_pixels: rows and columns; null means as many as the cube has voxels.
+        detector_pixels: columns; null means as many as the cube has voxels along an edge.
+        detector_rows: rows; null means as many as columns.
         shift: of the detector along its rows, in `unit`; a shifted one sees half of a wide object and a little more
             of it in every view, and all of it around the circle (half-fan).
 
@@ -41,6 +42,7 @@ class Scanner:
     unit: Literal["cube", "mm"] = "cube"
     detector_pixels: int | None = None
     shift: float = 0.0
+    detector_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.beam not in ("cone", "parallel"):
@@ -56,11 +58,10 @@ class Scanner:
         for name, length in self.lengths.items():
             if not 0 < length < np.inf:
                 raise ValueError(f"scanner {name} is {length}; a positive length is expected.")
-        if self.detector_pixels is not None and self.detector_pixels < 1:
-            raise ValueError(
-                f"scanner detector_pixels is {self.detector_pixels}; at least one is expected."
-            )
-
+        for name in ("detector_pixels", "detector_rows"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"scanner {name} is {count}; at least one is expected.")
         if not np.isfinite(self.shift):
             raise ValueError(f"scanner shift is {self.shift}; a length is expected.")
 
@@ -75,15 +76,19 @@ class Scanner:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON and YAML hold them, with every length that is in use."""
-        return asdict(self) | self.lengths
+        settings = asdict(self) | self.lengths
+        if self.detector_rows is None:
+            # As earlier versions described a square detector, so that their cases are taken up.
+            del settings["detector_rows"]
+        return settings
 
     def scan(self, angles_rad: np.ndarray, side_mm: float, pixels: int) -> ScanGeometry:
-        """Return the geometry around a cube of edge `side_mm` with `pixels` rows and columns."""
+        """Return the geometry around a cube of edge `side_mm` with a detector of `pixels` columns."""
         unit_mm = side_mm if self.unit == "cube" else 1.0
         lengths_mm = {f"{name}_mm": value * unit_mm for name, value in self.lengths.items()}
         detector = {
             "angles_rad": angles_rad,
-            "detector_shape": (pixels, pixels),
+            "detector_shape": (self.detector_rows or pixels, pixels),
             "pixel_mm": lengths_mm.pop("detector_mm") / pixels,
             "detector_offset_mm": (0.0, self.shift * unit_mm),
         }

@@ -107,7 +107,7 @@ def planned_geometry(recipe: ScanRecipe) -> tuple[VolumeGrid, ScanGeometry]:
     Voxels are 1 mm where the recipe leaves their edge to the volume.
     """
     edge = recipe.voxel_mm or 1.0
-    return VolumeGrid((recipe.size,) * 3, edge), _scans(recipe, recipe.size * edge, 0)[0][0]
+    return VolumeGrid(recipe.shape, edge), _scans(recipe, recipe.size * edge, 0)[0][0]
 
 
 class NormalisedCube(NamedTuple):
@@ -133,7 +133,7 @@ def normalised_cube(loaded: LoadedVolume, recipe: ScanRecipe) -> NormalisedCube:
 
     Args:
         loaded: the volume.
-        recipe: its `size`, `fit`, `margin`, `voxel_mm` and `window_hu` are used.
+        recipe: its `size`, `slices`, `fit`, `margin`, `voxel_mm` and `window_hu` are used.
 
     Raises:
         NothingToScanError: nothing lies above the window, or in the cube.
@@ -143,7 +143,7 @@ def normalised_cube(loaded: LoadedVolume, recipe: ScanRecipe) -> NormalisedCube:
     centre, side = fit_cube(loaded, recipe.fit, recipe.margin)  # relative to the volume's centre
     if recipe.voxel_mm is not None:
         side = recipe.size * recipe.voxel_mm
-    grid = VolumeGrid((recipe.size,) * 3, side / recipe.size)
+    grid = VolumeGrid(recipe.shape, side / recipe.size)
     extent = max(np.multiply(density.shape, loaded.spacing_mm))
     if grid.voxel_mm[0] > extent:
         raise ValueError(

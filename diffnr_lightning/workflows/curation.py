@@ -39,7 +39,7 @@ Tensor = deferred("torch.Tensor")
 # They decide who makes a scan and where, but not what is in it; the volumes are recorded by name.
 FREE_KEYS = ("config", "out", "shard", "device", "volumes", "exclude")
 # The fields of a recipe that are drawn for each scan, or have no use in one that is learned from.
-DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views")
+DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views", "slices")
 # Attempts to draw a scan that can be made.
 DRAWS = 10
 BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch

@@ -48,8 +48,8 @@ def simulate(
 
     case = simulate_case(loaded, recipe, name, seed)
     write_case(case, out)
-    edge = case.grid.voxel_mm[0]
-    logger.info("%s: %s; %d^3 voxels of %.3g mm", case.name, case.scan, recipe.size, edge)
+    voxels = f"{recipe.size}^3" if recipe.slices is None else "x".join(map(str, recipe.shape))
+    logger.info("%s: %s; %s voxels of %.3g mm", case.name, case.scan, voxels, case.grid.voxel_mm[0])
     return out
 
 

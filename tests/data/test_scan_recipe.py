@@ -26,6 +26,7 @@ OTHER = {
     "test_views": 2,
     "oversampling": 1,
     "attenuate_outside": False,
+    "slices": 8,
 }
 
 
@@ -59,6 +60,8 @@ def test_a_case_says_what_was_asked_for(ellipsoid, tmp_path):
         ({"fit": "head"}, "fit is 'head'"),
         ({"window_hu": (0.0, float("inf"))}, "window_hu"),
         ({"layout": "spiral"}, "layout is 'spiral'"),
+        ({"slices": 7}, "slices is 7; 8 to 128"),
+        ({"size": 16, "slices": 17}, "slices is 17; 8 to 16"),
     ],
 )
 def test_a_recipe_that_makes_no_scan_is_refused(arguments, named, one_sentence):

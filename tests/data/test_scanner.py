@@ -24,6 +24,7 @@ def test_unusable_scanner_is_refused(one_sentence):
         {"detector": 0.0},
         {"source_to_axis": -1.0},
         {"detector_pixels": 0},
+        {"detector_rows": 0},
     ):
         with pytest.raises(ValueError) as error:
             Scanner(**arguments)
@@ -49,3 +50,11 @@ def test_a_description_holds_the_lengths_in_use():
     described = Scanner(source_to_axis=3.0).describe()
     assert (described["source_to_axis"], described["source_to_detector"]) == (3.0, 3.75)
     assert Scanner(detector=1.6).describe() == Scanner().describe()
+
+
+def test_a_detector_may_have_fewer_rows_than_columns():
+    scan = Scanner(detector_rows=8).scan([0.0, 1.0], side_mm=200.0, pixels=64)
+    assert scan.detector_shape == (8, 64)
+    assert scan.orbit.pixel_mm == pytest.approx((5.0, 5.0))
+    assert Scanner(detector_rows=8).describe()["detector_rows"] == 8
+    assert "detector_rows" not in Scanner().describe()

@@ -14,6 +14,7 @@ from diffnr_lightning.data import (
     NothingToScanError,
     Scanner,
     ScanRecipe,
+    planned_geometry,
     read_case,
     simulate_case,
     simulated_object,
@@ -232,6 +233,22 @@ def test_what_lies_outside_the_cube_attenuates(ellipsoid):
     assert true.projections.numpy()[centre] == pytest.approx(exact[centre], rel=0.02)
     # Only the cube of 32 mm is left of 60 mm.
     assert cut.projections.numpy()[centre].max() < 0.75 * exact[centre].min()
+
+
+@pytest.mark.parametrize("beam", ["cone", "parallel"])
+def test_a_few_slices_are_those_in_the_middle_of_the_cube(loaded, beam):
+    cube = ScanRecipe(24, 5, scanner=Scanner(beam), noise=NOISELESS)
+    slab = replace(cube, slices=8, scanner=Scanner(beam, detector_rows=10))
+    whole, few = simulate_case(loaded, cube, seed=1), simulate_case(loaded, slab, seed=1)
+    assert few.grid.voxel_mm == whole.grid.voxel_mm
+    torch.testing.assert_close(few.volume, whole.volume[8:16])
+    for shown, all_rows in (
+        (few.projections, whole.projections),
+        (few.test_projections, whole.test_projections),
+    ):
+        torch.testing.assert_close(shown, all_rows[:, 7:17], rtol=0.01, atol=0.01 * 24)
+    assert planned_geometry(slab)[0].shape == few.grid.shape
+    assert planned_geometry(slab)[1].detector_shape == few.projections.shape[1:]
 
 
 def test_luna16_recipe(ellipsoid):
