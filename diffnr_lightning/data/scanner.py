@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ Layout = Literal["uniform", "random", "limited_arc"]
 
 # Lengths of a scanner in edges of the cube, where none are given; in mm none can be assumed.
 CUBE_LENGTHS = {"source_to_axis": 2.5, "source_to_detector": 3.75, "detector": 1.6}
+# A parallel beam does not magnify: for pixels as wide as those of the cone beam are at the axis it takes more.
+MAGNIFICATION = CUBE_LENGTHS["source_to_detector"] / CUBE_LENGTHS["source_to_axis"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Scanner:
         detector: width of the detector, whose pixels are squares; null is 1.6 edges of the cube.
         unit: ``"cube"`` gives the lengths in edges of the reconstructed cube, so that every object
             fills the detector alike; ``"mm"`` gives them in mm, and then each must be given.
-        detector_pixels: columns; null means as many as the cube has voxels along an edge.
+        detector_pixels: columns; null means as many as the cube has voxels along an edge, half as many again in a
+            parallel beam, which does not magnify.
         detector_rows: rows; null means as many as columns.
         shift: of the detector along its rows, in `unit`; a shifted one sees half of a wide object and a little more
             of it in every view, and all of it around the circle (half-fan).
@@ -81,6 +85,12 @@ class Scanner:
             # As earlier versions described a square detector, so that their cases are taken up.
             del settings["detector_rows"]
         return settings
+
+    def columns(self, size: int) -> int:
+        """Return the columns of the detector for a cube of `size` voxels along an edge."""
+        if self.detector_pixels is not None:
+            return self.detector_pixels
+        return size if self.beam == "cone" else math.ceil(MAGNIFICATION * size)
 
     def scan(self, angles_rad: np.ndarray, side_mm: float, pixels: int) -> ScanGeometry:
         """Return the geometry around a cube of edge `side_mm` with a detector of `pixels` columns."""

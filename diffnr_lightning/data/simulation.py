@@ -169,7 +169,7 @@ def _scans(recipe: ScanRecipe, side_mm: float, seed: int) -> tuple[list[ScanGeom
     """Return training views and, if any, those kept for evaluation; and the arc in degrees."""
     circle = 360.0 if recipe.scanner.beam == "cone" else 180.0
     span = circle if recipe.arc_deg is None else recipe.arc_deg
-    pixels = recipe.scanner.detector_pixels or recipe.size
+    pixels = recipe.scanner.columns(recipe.size)
     stream = np.random.default_rng([seed, VIEW_STREAM])
     angles = view_angles(recipe.layout, recipe.num_views, span, recipe.start_deg, stream)
     scans = [recipe.scanner.scan(angles, side_mm, pixels)]

@@ -58,3 +58,13 @@ def test_a_detector_may_have_fewer_rows_than_columns():
     assert scan.orbit.pixel_mm == pytest.approx((5.0, 5.0))
     assert Scanner(detector_rows=8).describe()["detector_rows"] == 8
     assert "detector_rows" not in Scanner().describe()
+
+
+def test_pixels_are_as_wide_at_the_axis_without_magnification():
+    cone, parallel = (
+        Scanner(beam).scan([0.0, 1.0], side_mm=64.0, pixels=Scanner(beam).columns(64)).orbit
+        for beam in ("cone", "parallel")
+    )
+    magnified = cone.source_to_detector_mm / cone.source_to_axis_mm
+    assert parallel.pixel_mm == pytest.approx([edge / magnified for edge in cone.pixel_mm])
+    assert Scanner("parallel", detector_pixels=20).columns(64) == 20

@@ -246,7 +246,8 @@ def test_a_few_slices_are_those_in_the_middle_of_the_cube(loaded, beam):
         (few.projections, whole.projections),
         (few.test_projections, whole.test_projections),
     ):
-        torch.testing.assert_close(shown, all_rows[:, 7:17], rtol=0.01, atol=0.01 * 24)
+        first = (all_rows.shape[1] - 10) // 2
+        torch.testing.assert_close(shown, all_rows[:, first : first + 10], rtol=0.01, atol=0.2)
     assert planned_geometry(slab)[0].shape == few.grid.shape
     assert planned_geometry(slab)[1].detector_shape == few.projections.shape[1:]
 
