@@ -120,7 +120,7 @@ def _transmission(raw: RawScan, beam: np.ndarray, dead: np.ndarray) -> np.ndarra
     without = float(((signal < least) & ~dead).mean())
     if without > DARK_SHARE:
         LOGGER.warning(
-            "%s: %.2g %% of the pixels got no light; line integrals there are a lower bound "
+            "%s: %.3g %% of the pixels got no light; line integrals there are a lower bound "
             "(metal, or an exposure too short)",
             raw.name, 100 * without,
         )  # fmt: skip

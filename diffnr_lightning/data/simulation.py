@@ -239,7 +239,7 @@ def _report_clipped(loaded: LoadedVolume, high: float) -> None:
     if highest <= high:
         return
     LOGGER.warning(
-        "%s: %.2g %% of the voxels lie above the window and are clipped from up to %.0f to %.0f HU "
+        "%s: %.3g %% of the voxels lie above the window and are clipped from up to %.0f to %.0f HU "
         "(a window_hu of %.0f %d holds them all)",
         loaded.name, 100 * float(np.mean(loaded.array > high)), highest, high, AIR_HU,
         int(np.ceil(highest)),

@@ -60,6 +60,13 @@ def test_pixels_without_light_keep_a_finite_value(raw, said, unit, largest):
     assert "no light" in said()[0]
 
 
+def test_a_share_near_one_is_said_in_full(raw, said):
+    counts = np.full_like(raw.counts, DARK)
+    counts[:, 0, 0] += 1
+    flat_fielded(replace(raw, counts=counts))
+    assert "bar: 99.9 % of the pixels got no light" in said()[0]
+
+
 def test_a_border_that_is_no_air_is_said_and_can_be_left_alone(raw, exact, said):
     wide = replace(raw, counts=np.rint(DARK + FLAT * np.exp(-exact - 0.7)))
     np.testing.assert_allclose(flat_fielded(wide).line_integrals, exact, atol=1e-3)

@@ -188,11 +188,14 @@ def test_values_above_the_window_are_said(ellipsoid, caplog):
     with caplog.at_level("WARNING", logger="diffnr"):
         simulate_case(enamel, SMALL)
     (message,) = caplog.messages
-    assert "enamel: 0.037 % of the voxels lie above the window" in message
+    assert "enamel: 0.0372 % of the voxels lie above the window" in message
     assert "from up to 8000 to 1024 HU (a window_hu of -1000 8000 holds them all)" in message
     caplog.clear()
     simulate_case(enamel, replace(SMALL, window_hu=(-1000.0, 8000.0)))
     assert not caplog.messages
+    with caplog.at_level("WARNING", logger="diffnr"):
+        simulate_case(replace(enamel, array=array + 1.5e4), SMALL)
+    assert "enamel: 100 % of the voxels lie above the window" in caplog.messages[0]
 
 
 def test_physical_noise_has_the_size_of_its_photon_count(loaded):

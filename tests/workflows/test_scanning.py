@@ -44,7 +44,7 @@ def test_a_window_begins_below_zero(simulate):
 
 def test_what_the_window_clips_is_said(simulate):
     _, said = simulate()
-    assert "0.024 % of the voxels lie above the window" in said
+    assert "0.0244 % of the voxels lie above the window" in said
     assert "(a window_hu of -1000 2600 holds them all)" in said
 
 
