@@ -109,7 +109,9 @@ class ScanRecipe:
         if self.voxel_mm is not None and not 0 < self.voxel_mm < math.inf:
             raise ValueError(f"voxel_mm is {self.voxel_mm}; a positive length is expected.")
         edges = self.spacing_mm if isinstance(self.spacing_mm, Sequence) else (self.spacing_mm,)
-        if self.spacing_mm is not None and not all(0 < edge < math.inf for edge in edges):
+        if self.spacing_mm is not None and not (
+            len(edges) in (1, 3) and all(0 < edge < math.inf for edge in edges)
+        ):
             raise ValueError(
                 f"spacing_mm is {self.spacing_mm}; one or three positive lengths are expected."
             )
@@ -129,6 +131,8 @@ class ScanRecipe:
             )
         if self.arc_deg is not None and not 0 < self.arc_deg <= 360:
             raise ValueError(f"arc_deg is {self.arc_deg}; a number in (0, 360] is expected.")
+        if not math.isfinite(self.start_deg):
+            raise ValueError(f"start_deg is {self.start_deg}; a finite angle is expected.")
         if self.test_views < 0:
             raise ValueError(
                 f"test_views is {self.test_views}; zero or a positive number is expected."

@@ -62,6 +62,10 @@ def test_a_case_says_what_was_asked_for(ellipsoid, tmp_path):
         ({"layout": "spiral"}, "layout is 'spiral'"),
         ({"slices": 7}, "slices is 7; 8 to 128"),
         ({"size": 16, "slices": 17}, "slices is 17; 8 to 16"),
+        ({"start_deg": float("nan")}, "start_deg is nan"),
+        ({"start_deg": float("-inf")}, "start_deg is -inf"),
+        ({"arc_deg": float("nan")}, "arc_deg is nan"),
+        ({"spacing_mm": (1.0, 2.0)}, "spacing_mm is (1.0, 2.0)"),
     ],
 )
 def test_a_recipe_that_makes_no_scan_is_refused(arguments, named, one_sentence):
