@@ -152,7 +152,8 @@ def estimate(
     name = method.path if isinstance(method, Solver) else ""
     parts = (given, Part(f"solver {name}", solver_bytes(name, voxels, rays), False))
     if repairer is not None:
-        parts += (*_repair(repairer, grid, rays, weighted, repairer.batch_size),)
+        at_once = changed.get("batch_size", repairer.batch_size)
+        parts += (*_repair(repairer, grid, rays, weighted, at_once),)
     # A pass reads and writes a few volumes and every ray samples each slice twice.
     samples = rays * max(grid.shape)
     return Estimate(parts, _passes(method), 12 * F32 * voxels, 2 * 20 * samples)
@@ -344,6 +345,7 @@ def what_fits(
     for name, value in _changes(method, scan):
         if estimate(method, grid, scan, **given, changed={name: value}).peak <= free:
             owner = "options" if isinstance(method, Sampler) else "pseudo_reference.repairer"
+            owner = "repairer" if isinstance(method, Postprocessing) else owner
             words = {
                 "batch_rays": "rays",
                 "batch_size": f"{owner}.batch_size",
@@ -361,6 +363,8 @@ def _changes(method: Method, scan: ScanGeometry) -> Iterator[tuple[str, int]]:
     """Yield settings that need less, the mildest first."""
     if isinstance(method, Sampler):
         yield from (("batch_size", n) for n in (4, 1) if n < option(method, "batch_size"))
+    if isinstance(method, Postprocessing) and method.repairer is not None:
+        yield from (("batch_size", n) for n in (4, 1) if n < method.repairer.batch_size)
     if not isinstance(method, Scene):
         return
     if method.pseudo_reference is not None:

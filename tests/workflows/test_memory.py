@@ -268,6 +268,10 @@ def test_the_mildest_setting_that_fits_is_named(monkeypatch):
     part = memory.estimate(method, grid, scan, changed={"batch_size": 4}).peak
     assert part < memory.estimate(method, grid, scan).peak - 12 * 2**30
     assert "repairer.batch_size = 4" in memory.what_fits(method, grid, scan, part)
+    behind = Postprocessing(repairer=Repairer(Path("fbp_unet")))
+    part = memory.estimate(behind, grid, scan, changed={"batch_size": 1}).peak
+    assert part < memory.estimate(behind, grid, scan).peak - 12 * 2**30
+    assert "fit with repairer.batch_size = 1" in memory.what_fits(behind, grid, scan, part)
 
 
 def test_doctor_shows_what_a_method_needs(capsys):
