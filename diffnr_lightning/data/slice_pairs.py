@@ -173,6 +173,11 @@ class SlicePairData(lightning.LightningDataModule):
         names = {str(scan.info.get("representation", "")) for scan in self.training}
         return [] if "" in names else sorted(names)
 
+    @property
+    def kinds(self) -> list[str]:
+        """What training sees of volumes: slices, projections between the views, or both."""
+        return sorted({str(scan.info.get("kind", "slices")) for scan in self.training})
+
     def _held_out(self, scans: list[ScanPairs]) -> set[str]:
         """Volumes that training does not see: those that were curated so, and those that are named, or a share."""
         curated = {_volume_of(scan) for scan in scans if scan.info.get("held_out")}

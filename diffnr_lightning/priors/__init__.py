@@ -42,7 +42,12 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "split_frozen",
         ],
         "fusion_adapter": ["CrossAttnFusionAdapter"],
-        "learned_methods": ["LEARNED_FROM", "refuse_fbp_unet", "refuse_slicefixer"],
+        "learned_methods": [
+            "LEARNED_FROM",
+            "LEARNED_KINDS",
+            "refuse_fbp_unet",
+            "refuse_slicefixer",
+        ],
         "network_classes": ["network_name"],
         "noise_schedule": ["NoiseSchedule"],
         "patch_denoiser": ["PatchDenoiser"],

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffnr_lightning.priors.checkpoints import RELEASED, read_header
+from diffnr_lightning.priors.checkpoints import BUNDLED, RELEASED, read_header
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.slicefixer import SliceFixer
 
 LEARNED_FROM = "learned_from"
 """Key in the metadata of weights: names of the methods whose volumes a training has seen."""
+LEARNED_KINDS = "learned_kinds"
+"""Key beside it: what of the volumes it has seen, `slices` or `projections`."""
 ANALYTIC = {"analytic", "fdk", "fbp"}
 """Methods whose volumes an FBP-UNet learns from."""
 
@@ -25,10 +27,34 @@ def learned_methods(weights: Path) -> set[str]:
     Args:
         weights: file of a prior, as `load_prior` reads it.
     """
-    if weights.suffix == RELEASED:
-        return set()
-    named = read_header(weights)["metadata"].get(LEARNED_FROM)
-    return {str(name) for name in named} if isinstance(named, list) else set()
+    return _names(weights, LEARNED_FROM)
+
+
+def has_seen_slices_alone(weights: Path) -> bool:
+    """Tell whether a prior is known to have learned from no projections; of files of earlier versions it is not.
+
+    Args:
+        weights: file of a prior.
+    """
+    return weights.parent == BUNDLED or _names(weights, LEARNED_KINDS) == {"slices"}
+
+
+def refuse_fbp_unet_of_slices(weights: Path) -> None:
+    """Refuse the weights of an FBP-UNet of slices where a prior of projections is wanted.
+
+    Args:
+        weights: file of a prior.
+
+    Raises:
+        ValueError: the file says that it has learned from slices of analytic volumes alone.
+    """
+    methods = learned_methods(weights)
+    if methods and methods <= ANALYTIC and has_seen_slices_alone(weights):
+        raise ValueError(
+            f"{weights} holds an FBP-UNet, which has learned from slices of {_listed(methods)} alone; a prior of "
+            "projections is expected: train one by curate --kind projections and finetune, or leave repairer.weights "
+            "out for the SliceFixer of the package."
+        )
 
 
 def refuse_fbp_unet(weights: Path) -> None:
@@ -81,6 +107,14 @@ def _looks_at_projections(prior: Prior) -> bool:
     return isinstance(prior, CompactSliceFixer) and (
         prior.residual or prior.architecture["biplanar"]
     )
+
+
+def _names(weights: Path, key: str) -> set[str]:
+    """Return the names that a file holds under a key of its metadata."""
+    if weights.suffix == RELEASED:
+        return set()
+    named = read_header(weights)["metadata"].get(key)
+    return {str(name) for name in named} if isinstance(named, list) else set()
 
 
 def _listed(methods: set[str]) -> str:

@@ -12,6 +12,10 @@ from torch import Tensor
 from diffnr_lightning.geometry import ScanGeometry
 from diffnr_lightning.priors.checkpoints import chosen_prior
 from diffnr_lightning.priors.conditioning import biplanar_conditioning
+from diffnr_lightning.priors.learned_methods import (
+    has_seen_slices_alone,
+    refuse_fbp_unet_of_slices,
+)
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
 
@@ -37,7 +41,7 @@ class ProjectionRepairer:
         learned: file of its weights.
 
     Raises:
-        ValueError: overrides without weights.
+        ValueError: overrides without weights, or the weights of an FBP-UNet.
     """
 
     def __init__(
@@ -50,10 +54,13 @@ class ProjectionRepairer:
         self.batch_size = batch_size
         self.prior: Prior
         self.prior, self.learned = chosen_prior(weights, overrides, allow)
-        if weights is None:
+        refuse_fbp_unet_of_slices(self.learned)
+        if has_seen_slices_alone(self.learned):
+            named = "the SliceFixer of the package" if weights is None else self.learned
             logger.warning(
-                "projections are repaired by the SliceFixer of the package, which has seen slices alone; weights that "
-                "have learned from projections come from curate --kind projections and finetune"
+                "projections are repaired by %s, which has seen slices alone; weights that have learned from "
+                "projections come from curate --kind projections and finetune",
+                named,
             )
 
     def repair(self, rendered: Tensor, projections: Tensor, scan: ScanGeometry) -> Tensor:

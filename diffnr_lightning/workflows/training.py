@@ -127,7 +127,7 @@ def _finish(
 ) -> tuple[Path, Path]:
     """Write weights, their card and, last, metrics; all say which volumes were held out, and what was learned from."""
     from diffnr_lightning.files import replacing
-    from diffnr_lightning.priors import LEARNED_FROM
+    from diffnr_lightning.priors import LEARNED_FROM, LEARNED_KINDS
     from diffnr_lightning.workflows.model_card import CARD, write_model_card
 
     weights = run.path / "weights.safetensors"
@@ -136,6 +136,7 @@ def _finish(
         "validation": scores,
         "held_out": data.held_out_volumes,
         LEARNED_FROM: data.methods,
+        LEARNED_KINDS: data.kinds,
     }
     with replacing(weights) as part:
         task.export(part, metrics)

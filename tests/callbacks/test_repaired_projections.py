@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import lightning
 import pytest
 import torch
@@ -7,7 +9,7 @@ from diffnr_lightning.callbacks import RepairedProjections
 from diffnr_lightning.data import ScanData
 from diffnr_lightning.geometry import views_between
 from diffnr_lightning.modules import SceneOptimization
-from diffnr_lightning.priors import ProjectionRepairer
+from diffnr_lightning.priors import CompactSliceFixer, ProjectionRepairer, save_prior
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
 from diffnr_lightning.workflows import Scene
@@ -107,3 +109,23 @@ def test_the_weights_of_its_network_are_among_those_of_a_scene(caplog):
     scene = Scene(repaired_projections=made)
     assert [path.name for path in scene.learned] == ["compact_slicefixer.safetensors"]
     assert scene.learned[0].is_file()
+
+
+def test_weights_that_have_seen_slices_are_not_taken_for_those_of_projections(tmp_path, caplog):
+    def repairer(kinds, methods):
+        said = {"learned_kinds": kinds} if kinds else {}
+        path = tmp_path / "weights.safetensors"
+        save_prior(path, CompactSliceFixer(channels=[8]), {"learned_from": methods, **said})
+        caplog.clear()
+        return ProjectionRepairer(path)
+
+    with pytest.raises(ValueError, match="FBP-UNet.*analytic.*curate --kind projections") as error:
+        ProjectionRepairer(Path("fbp_unet"))
+    assert "fbp_unet.safetensors" in str(error.value)
+    with pytest.raises(ValueError, match="FBP-UNet"):
+        repairer(["slices"], ["analytic"])
+    repairer(["slices"], ["GaussianCloud"])
+    assert "has seen slices alone" in caplog.text
+    for kinds in (["projections"], ["projections", "slices"], None):
+        repairer(kinds, ["analytic"])
+        assert not caplog.text

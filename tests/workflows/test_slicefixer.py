@@ -121,6 +121,7 @@ def test_the_weights_say_what_was_held_out_and_what_was_learned_from(trained):
     metadata = read_header(trained / "weights.safetensors")["metadata"]
     assert metadata["held_out"] == ["phantom_11"]
     assert metadata["learned_from"] == ["GaussianCloud"]
+    assert metadata["learned_kinds"] == ["slices"]
     assert "| learned from volumes of | GaussianCloud |" in (trained / "README.md").read_text()
 
 
