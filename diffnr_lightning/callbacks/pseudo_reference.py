@@ -29,6 +29,8 @@ class PseudoReference(lightning.Callback):
     Attributes:
         made: repairs so far.
         first: (Z, Y, X) the volume of this scan before the first of them, None before that.
+        evaluations: how often a denoiser of several steps was asked for the whole volume so far; None where an earlier
+            version, which did not count, began the run.
 
     Raises:
         ValueError: a period below one batch, a share that is not positive or, of the start, outside [0, 1], or a
@@ -62,6 +64,7 @@ class PseudoReference(lightning.Callback):
         self.start_share = start_share
         self.made = 0
         self.first: Tensor | None = None
+        self.evaluations: float | None = 0.0
 
     def adapt(self, iterations: int) -> None:
         """Set the period to its share of a schedule of so many batches, if it is a share."""
@@ -86,6 +89,8 @@ class PseudoReference(lightning.Callback):
             self.first = volume
         given = {"weights": weights, "photons": photons, "features": features}
         repaired = self.repairer.repair(volume, projections, module.grid, module.scan, **given)
+        if self.evaluations is not None:
+            self.evaluations += repaired.evaluations
         if repaired.contradicted and self.start_share:
             blend = torch.lerp(repaired.volume, module.start, self.start_share)
             return repaired._replace(volume=blend)
@@ -103,6 +108,7 @@ class PseudoReference(lightning.Callback):
         """Begin to count anew: one callback may serve several scans; a resume restores the count."""
         self.made = 0
         self.first = None
+        self.evaluations = 0.0
 
     def on_train_batch_end(
         self,
@@ -129,13 +135,14 @@ class PseudoReference(lightning.Callback):
         logger.info("pseudo-reference %d made at iteration %d", self.made, pl_module.iteration)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many references were made, and of what the first.
+        """Return how many references were made, of what the first, and how often a denoiser was asked for them.
 
         The newest reference is in the module's checkpoint.
         """
-        return {"made": self.made, "first": self.first}
+        return {"made": self.made, "first": self.first, "evaluations": self.evaluations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.made = state_dict["made"]
         self.first = state_dict["first"]
+        self.evaluations = state_dict.get("evaluations", None if self.made else 0.0)

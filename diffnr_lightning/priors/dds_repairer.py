@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
@@ -91,5 +91,20 @@ class DdsRepairer:
         given = {"initial": volume.clamp(0, 1), "weights": weights}
         if self.held and weights is not None:
             given["noise"] = noise_of_mean_weight(weights)
-        denoiser = self.denoiser.to(volume.device)
-        return RepairedVolume(dds(projections, grid, scan, denoiser, **given, **self.options))
+        denoiser = _Counted(self.denoiser.to(volume.device))
+        repaired = dds(projections, grid, scan, denoiser, **given, **self.options)
+        return RepairedVolume(repaired, evaluations=denoiser.pixels / volume.numel())
+
+
+class _Counted:
+    """A denoiser that counts the pixels that it is shown, slices in several stacks as often as they are seen."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._denoiser, self.pixels = denoiser, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def predict(self, noisy: Tensor, *further: Any, **named: Any) -> Tensor:
+        self.pixels += noisy.numel()
+        return self._denoiser.predict(noisy, *further, **named)

@@ -48,11 +48,13 @@ class RepairedVolume(NamedTuple):
         volume: (Z, Y, X), normalised attenuation.
         agreement: how the last pass was made to agree with the projections; None where it was not.
         contradicted: whether what the prior made of it left so much unexplained that further passes were left out.
+        evaluations: how often a denoiser of several steps was asked for the whole volume; 0 where there is none.
     """
 
     volume: Tensor
     agreement: Agreement | None = None
     contradicted: bool = False
+    evaluations: float = 0.0
 
 
 @final

@@ -125,11 +125,11 @@ class Scene(Method):
         module = self.fit(problem)
         if self.pseudo_reference is None:
             return _volume_of(module)
-        if self.finish == "query":
-            self.before_prior = self.pseudo_reference.first
-            return _volume_of(module)
-        finished = self._repaired(module, problem)
+        finished = _volume_of(module) if self.finish == "query" else self._repaired(module, problem)
         self.before_prior = self.pseudo_reference.first
+        # What a trial asked for is not counted.
+        if self.trial is None and self.pseudo_reference.evaluations:
+            self.findings["evaluations"] = round(self.pseudo_reference.evaluations, 2)
         return finished
 
     def _repaired(self, module: SceneOptimization, problem: Problem) -> Tensor:

@@ -38,7 +38,34 @@ def test_a_scene_is_drawn_to_what_the_sampler_makes_of_it(truth):
         for made in (None, reference)
     )
     assert reference.made == 1
+    # Each of five steps asks for all slices once.
+    assert reference.evaluations == 5
     assert (guided - truth).square().mean() < (plain - truth).square().mean()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("finish", "repairs"), [("query", 2), ("repair", 3)])
+def test_a_scene_says_how_often_the_denoiser_was_asked(truth, finish, repairs):
+    problem = Problem(project(truth, GRID, SCAN), SCAN, GRID)
+    reference = SampledReference(DdsRepairer(steps=2), every=2, repairs=2)
+    scene = Scene(VoxelGrid, iterations=5, pseudo_reference=reference, finish=finish)
+    for _ in range(2):  # a scene may serve several scans
+        scene.reconstruct(problem)
+        assert scene.findings["evaluations"] == 2 * repairs
+
+
+def test_the_count_goes_on_with_a_run_where_it_was_begun(truth):
+    reference = SampledReference(DdsRepairer())
+    reference.evaluations = 7.5
+    kept = reference.state_dict()
+    resumed = SampledReference(DdsRepairer())
+    resumed.load_state_dict(kept)
+    assert resumed.evaluations == 7.5
+    # A checkpoint of a version that did not count.
+    resumed.load_state_dict({"made": 1, "first": truth})
+    assert resumed.evaluations is None
+    resumed.load_state_dict({"made": 0, "first": None})
+    assert resumed.evaluations == 0
 
 
 @pytest.mark.usefixtures("truth")
