@@ -61,11 +61,13 @@ _wrapped: set[str] = set()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `gpu` where there is none, and keep Triton's interpreter at its speed."""
+    """Seed what tests draw, skip what is marked `gpu` where there is none, keep Triton's interpreter at its speed."""
+    import torch
+
+    # Before fixtures are set up, those of a module too: no test depends on those that ran before it.
+    torch.manual_seed(0)
     if interpreter := sys.modules.get("triton.runtime.interpreter"):
         interpreter.InterpretedFunction.__call__ = _call_as_it_is
     if item.get_closest_marker("gpu"):
-        import torch
-
         if not torch.cuda.is_available():
             pytest.skip("torch finds no CUDA device")
