@@ -240,7 +240,7 @@ def print_paper_table(
         console: where to; standard output by default.
     """
     console = console or Console()
-    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     heads = (*HEADS, *FIGURES)
     left_out = {"method", *(("noise", "95 % interval") if console.width >= WIDE else NARROW)}
     if len({line.noise for line in lines if line.ours is not None}) > 1:

@@ -81,7 +81,7 @@ def _several(table: ScoreTable) -> bool:
 
 
 def _rich_table(title: str, rows: Sequence[Row], table: ScoreTable, width: int) -> Table:
-    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    shown = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     shown.add_column("method", overflow="fold")
     for name in table.settings:
         shown.add_column(name, justify="right")

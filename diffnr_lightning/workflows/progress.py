@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 logger = logging.getLogger("diffnr")
@@ -34,8 +35,11 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None, text="")
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
+        # A case may be called "ct[1]", which is no markup.
+        task = bar.add_task(escape(title), total=None, text="")
+        yield lambda done, total, text: bar.update(
+            task, completed=done, total=total, text=escape(text)
+        )
 
 
 def _line_writer(title: str) -> Callable[[int, int, str], None]:

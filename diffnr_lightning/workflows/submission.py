@@ -146,7 +146,8 @@ def submit(
     submitted = _handed_over(shares, folder, cluster, options)
     console = Console()
     for job, share in zip(submitted, shares, strict=True):
-        console.print(f"{job.job_id}  diffnr {shlex.join(share)}", highlight=False, soft_wrap=True)
+        # Brackets of a set such as split:test[kind=head] are no markup.
+        console.out(f"{job.job_id}  diffnr {shlex.join(share)}", highlight=False)
     if wait:
         if cluster == "slurm":
             _wait_for_queue([job.job_id for job in submitted])

@@ -248,3 +248,10 @@ def test_settings_are_read_from_metrics_and_cases(tmp_path, truth):
 def test_no_runs_make_no_table():
     with pytest.raises(ValueError, match="no runs"):
         score_table([])
+
+
+def test_names_with_brackets_are_shown_as_they_are():
+    text = io.StringIO()
+    runs = runs_of({"FDK": {"ct[kind]": 30.0, "[/bold]": 31.0}})
+    print_table(runs, console=Console(file=text, width=80, color_system=None))
+    assert "ct[kind]" in text.getvalue() and "[/bold]" in text.getvalue()

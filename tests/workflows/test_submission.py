@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -59,6 +60,12 @@ def test_jobs_share_a_sweep(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "--shard 0/2" in told and "--shard 1/2" in told
     assert list((tmp_path / "jobs").glob("*_log.out"))
+
+
+def test_a_command_with_brackets_is_shown_as_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(submission, "_handed_over", lambda *_: [SimpleNamespace(job_id="7")])
+    assert submit(tmp_path, "--command", "sweep --volumes split:test[kind=head] [/a]") == 0
+    assert capsys.readouterr().out == "7  diffnr sweep --volumes 'split:test[kind=head]' '[/a]'\n"
 
 
 def test_jobs_that_fail_are_named(tmp_path, capsys):
