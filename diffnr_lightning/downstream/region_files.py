@@ -52,7 +52,12 @@ def read_regions(path: str | Path, shape: tuple[int, int, int], voxel_mm: Point)
         str(name): place.region(name, entry) for name, entry in _named(path, content, "regions")
     }
     if content.get("labels"):
-        masks |= _labelled(path, content["labels"], shape)
+        for name, mask in _labelled(path, content["labels"], shape):
+            if name in masks:
+                raise ValueError(
+                    f"{path} calls two regions {name}; a name for each of them is expected."
+                )
+            masks[name] = mask
     if not masks:
         raise ValueError(f"{path} has neither regions nor labels; at least one region is expected.")
     lines = {str(name): place.line(name, entry) for name, entry in _named(path, content, "lines")}
@@ -78,10 +83,10 @@ class _Place:
     def region(self, name: Any, entry: Any) -> Mask:
         keys = set(entry) if isinstance(entry, Mapping) else set()
         if keys == {"centre", "radius"}:
-            radius = self._numbers(name, [entry["radius"]] * 3)
+            radius = self._extent(name, entry["radius"], [entry["radius"]] * 3)
             return ball(self.shape, self._point(name, entry["centre"]), tuple(radius / self.edges))
         if keys == {"centre", "size"}:
-            size = self._numbers(name, entry["size"])
+            size = self._extent(name, entry["size"], entry["size"])
             return box(self.shape, self._point(name, entry["centre"]), tuple(size / self.edges))
         raise ValueError(
             f"{self.path}: region {name} is {entry!r}; centre and radius of a ball, or centre and size of a box, are "
@@ -91,7 +96,25 @@ class _Place:
     def line(self, name: Any, entry: Any) -> tuple[Point, Point]:
         if not isinstance(entry, Mapping) or set(entry) != {"start", "end"}:
             raise ValueError(f"{self.path}: line {name} is {entry!r}; start and end are expected.")
-        return self._point(name, entry["start"]), self._point(name, entry["end"])
+        ends = self._point(name, entry["start"]), self._point(name, entry["end"])
+        # Beyond the middle of the last voxels its values would be repeated, without end.
+        if not all(
+            -0.5 <= p <= n - 0.5 for end in ends for p, n in zip(end, self.shape, strict=True)
+        ):
+            raise ValueError(
+                f"{self.path}: line {name} goes from {entry['start']} to {entry['end']}, outside of the volume; points "
+                "in it are expected, in mm from its middle or, with unit: voxel, as indices."
+            )
+        return ends
+
+    def _extent(self, name: Any, given: Any, numbers: Any) -> np.ndarray:
+        """Return three lengths (x, y, z) of the file as (z, y, x)."""
+        lengths = self._numbers(name, numbers)
+        if not (lengths > 0).all():
+            raise ValueError(
+                f"{self.path}: {name} has the extent {given}; more than 0 is expected."
+            )
+        return lengths
 
     def _point(self, name: Any, numbers: Any) -> Point:
         z, y, x = self._numbers(name, numbers) / self.edges + self.origin
@@ -110,7 +133,7 @@ class _Place:
         return array
 
 
-def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> dict[str, Mask]:
+def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> list[tuple[str, Mask]]:
     if not isinstance(entry, Mapping) or "file" not in entry or set(entry) - {"file", "names"}:
         raise ValueError(f"{path}: labels is {entry!r}; file and perhaps names are expected.")
     file = path.parent / str(entry["file"])
@@ -129,7 +152,7 @@ def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> dict[str, 
         raise ValueError(
             f"{path}: names of labels is {names!r}; a mapping from whole numbers to names is expected."
         )
-    return {str(name): labels == label for label, name in names.items()}
+    return [(str(name), labels == label) for label, name in names.items()]
 
 
 def _contrasts(path: Path, entry: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -138,7 +161,8 @@ def _contrasts(path: Path, entry: Any, names: Sequence[str]) -> tuple[tuple[str,
     if not isinstance(entry, Sequence):
         raise ValueError(f"{path}: contrasts is {entry!r}; a list of pairs of names is expected.")
     for pair in entry:
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not set(pair) <= set(names):
+        named = {str(name) for name in pair} if isinstance(pair, Sequence) else set()
+        if not named or len(pair) != 2 or not named <= set(names):
             raise ValueError(
                 f"{path}: contrasts has {pair!r}; two of {', '.join(names)} are expected."
             )

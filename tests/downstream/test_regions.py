@@ -108,6 +108,20 @@ def test_a_file_names_regions_in_mm_or_voxels(tmp_path, truth):
     assert in_voxels.contrasts == ()
 
 
+def test_names_may_be_numbers(tmp_path):
+    file = tmp_path / "regions.yaml"
+    file.write_text(
+        "regions:\n"
+        "  1: {centre: [0, 0, 0], radius: 3}\n"
+        "  2: {centre: [5, 0, 0], radius: 3}\n"
+        "contrasts: [[2, 1]]\n"
+    )
+    assert read_regions(file, SHAPE, VOXEL_MM).contrasts == (("2", "1"),)
+
+
+BALL = "{regions: {a: {centre: [0, 0, 0], radius: 1}}, "
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -122,6 +136,12 @@ def test_a_file_names_regions_in_mm_or_voxels(tmp_path, truth):
         ("{regions: {a: {centre: [0, 0, 0], radius: 1}}, lines: [1]}", "lines is .* from names"),
         ("{regions: {a: {centre: [0, 0, 0], radius: 1}}, contrasts: 3}", "a list of pairs"),
         ("{labels: {file: map.nii, names: {left: 1}}}", "from whole numbers to names is expected"),
+        ("{labels: {file: map.nii, names: {1: a, 2: a}}}", "calls two regions a; a name for each"),
+        (BALL + "labels: {file: map.nii, names: {1: a}}}", "calls two regions a; a name for each"),
+        (BALL + "contrasts: [[[a], a]]}", r"contrasts has \[\['a'\], 'a'\]; two of a are"),
+        (BALL + "lines: {b: {start: [0, 0, 0], end: [0, 0, 400]}}}", "line b .* outside of the"),
+        ("{regions: {a: {centre: [0, 0, 0], radius: -1}}}", "a has the extent -1; more than 0 is"),
+        ("{regions: {a: {centre: [0, 0, 0], size: [1, 0, 1]}}}", "a has the extent .*; more than"),
     ],
 )
 def test_files_that_are_none(tmp_path, text, message):
