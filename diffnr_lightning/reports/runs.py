@@ -117,23 +117,25 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
         FileNotFoundError: a folder that does not exist.
         ValueError: no finished run at all, or a metrics file that is damaged or incomplete.
     """
-    found: dict[Path, None] = {}
+    # One folder may be reached by several names.
+    known: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if folder.is_file():
             raise ValueError(f"run folder {folder} is a file; a folder of runs is expected.")
         if not folder.is_dir():
             raise FileNotFoundError(f"run folder {folder} does not exist; check the path.")
-        metrics = sorted(path.parent for path in folder.rglob(METRICS_FILE))
-        found.update(dict.fromkeys(metrics))
+        for metrics in sorted(path.parent for path in folder.rglob(METRICS_FILE)):
+            known.setdefault(metrics.resolve(), metrics)
         for config in sorted(folder.rglob(CONFIG_FILE)):
             # Weights & Biases has files of this name in folders of its own.
             own = "wandb" in config.relative_to(folder).parts
             finished = own or (config.parent / METRICS_FILE).is_file()
             if not finished and _is_of_reconstruction(config):
                 log.warning("run %s is not finished and is left out.", config.parent)
+    found = list(known.values())
     for training in [path for path in found if _is_training(path)]:
         log.info("%s is a training and has no place in a table of reconstructions.", training)
-        del found[training]
+        found.remove(training)
     if not found:
         raise ValueError(
             f"no finished run lies under {', '.join(map(str, folders)) or 'no folder'}; a folder "
@@ -248,6 +250,10 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
         turned = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"the true volume {path} cannot be read; write the case again.") from error
+    if turned.ndim != 3:
+        raise ValueError(
+            f"the true volume {path} has the shape {turned.shape}; three axes (x, y, z) are expected."
+        )
     # Case folders store (x, y, z).
     values = np.ascontiguousarray(turned.transpose(2, 1, 0), dtype=np.float32) / run.normalised_by
     if volume.window is not None:
@@ -260,9 +266,12 @@ def _downstream(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON: {error}; delete it.") from error
+    if not isinstance(results, dict) or not all(isinstance(r, dict) for r in results.values()):
+        raise ValueError(f"{path} holds no results of tasks; delete it.")
+    return results
 
 
 def _case_folder(named: Any, run: Path) -> Path | None:

@@ -39,11 +39,15 @@ def evaluate(
 
     Raises:
         ImportError: lungmask is not installed.
-        ValueError: no finished run, no run of the baseline, published numbers that cannot be read, or regions without
-            that task or outside of the volume.
+        ValueError: no finished run, no run of the baseline, published numbers that cannot be read, a segmenter or
+            regions without their task, or regions outside of the volume.
     """
     from diffnr_lightning.reports import print_table, read_runs, write_tables
 
+    if segmenter != "auto" and downstream != "lungs":
+        raise ValueError(
+            f"segmenter is {segmenter}, but downstream is {downstream}; --downstream lungs is expected with it."
+        )
     found = read_runs(runs)
     if regions is not None and downstream != "regions":
         raise ValueError(
@@ -80,6 +84,12 @@ def report(
 
     if out.suffix.lower() not in (".html", ".htm", ".png"):
         raise ValueError(f"out is {out}; a name that ends in .html or .png is expected.")
+    for name, value in (("paper", paper), ("baseline", baseline)):
+        if value is not None and out.suffix.lower() == ".png":
+            raise ValueError(
+                f"{name} is {value}, and out {out}, a picture without numbers; a name that ends in .html is expected "
+                "with it."
+            )
     found = read_runs(runs)
     if out.suffix.lower() == ".png":
         written = write_comparison(found, out)

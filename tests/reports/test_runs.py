@@ -19,6 +19,14 @@ def test_runs_are_found_at_any_depth_and_once(run_folders, tmp_path):
     assert {run.method for run in found} == {"FDK", "DiffNR"}
 
 
+def test_runs_that_are_named_in_several_ways_count_once(run_folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(run_folders[0])
+    found = read_runs([".", tmp_path, f"{tmp_path}/link"])
+    assert len(found) == len(run_folders)
+    assert {str(run.folder) for run in found} == {folder.name for folder in run_folders}
+
+
 def test_unfinished_run_is_left_out_and_named(run_folders, tmp_path, caplog):
     (run_folders[0] / "metrics.json").unlink()
     with caplog.at_level(logging.WARNING, "diffnr"):
@@ -116,6 +124,12 @@ def test_bad_folders_are_refused_in_words(run_folders, tmp_path):
     (run.case_folder / "vol_gt.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(ValueError, match="true volume"):
         read_truth(run, volume)
+    np.save(run.case_folder / "vol_gt.npy", np.zeros((4, 4)))
+    with pytest.raises(ValueError, match=r"has the shape \(4, 4\); three axes \(x, y, z\)"):
+        read_truth(run, volume)
+    (run.folder / "downstream.json").write_text("[1]")
+    with pytest.raises(ValueError, match="holds no results of tasks; delete it"):
+        read_run(run.folder)
 
 
 def test_chi_square_evaluations_and_the_part_of_the_prior_are_columns(tmp_path, truth):

@@ -35,6 +35,22 @@ def test_a_report_of_another_kind_is_refused(runs, tmp_path, capsys):
     assert ".html or .png is expected" in capsys.readouterr().err and not out.exists()
 
 
+def test_options_that_would_be_ignored_are_refused(runs, tmp_path, capsys):
+    def refused(command, *options):
+        assert cli.main([command, "--runs", str(runs), *options]) == cli.USAGE_ERROR
+        return capsys.readouterr().err
+
+    (tmp_path / "paper.csv").write_text("method,protocol,psnr\nSIRT,r2,20\n")
+    picture = ("--out", str(tmp_path / "page.png"))
+    for name, value in (("paper", str(tmp_path / "paper.csv")), ("baseline", "FDK")):
+        told = refused("report", *picture, f"--{name}", value)
+        assert f"{name} is {value}" in told and ".html is expected" in told
+    for options in ([], ["--downstream", "regions"]):
+        told = refused("evaluate", "--segmenter", "embedded", *options)
+        assert "segmenter is embedded" in told and "--downstream lungs is expected" in told
+    assert not (tmp_path / "page.png").exists()
+
+
 def test_bad_papers_and_baselines_are_refused(runs, tmp_path, capsys):
     def refused(*options):
         assert cli.main(["evaluate", "--runs", str(runs), *options]) == cli.USAGE_ERROR
