@@ -109,6 +109,7 @@ class DataSet:
         """
         files = self.files()
         volumes = self.volumes()
+        named = self.name if words.word is None else f"{self.name}:{words.word}"
         if words.word in (None, *SETS):
             wanted = [entry for entry in volumes if words.word in (None, entry.set)]
         else:
@@ -121,17 +122,15 @@ class DataSet:
         there = [entry for entry in wanted if entry.name in files]
         if not there:
             raise FileNotFoundError(
-                f"{self.root()} holds none of the {len(wanted)} volumes that {self.name}:{words.word} names; "
+                f"{self.root()} holds none of the {len(wanted)} volumes that {named} names; "
                 f"{self.layout} are expected ({self.download})."
             )
         if len(there) < len(wanted):
-            _warn_once(
-                f"{self.root()} holds {len(there)} of the {len(wanted)} volumes of {self.name}:{words.word}"
-            )
+            _warn_once(f"{self.root()} holds {len(there)} of the {len(wanted)} volumes of {named}")
         found = there[words.chosen]
         if not found:
             raise ValueError(
-                f"{self.name}:{words.word} has {len(there)} volumes, and the range behind it chooses none of them; "
+                f"{named} has {len(there)} volumes, and the range behind it chooses none of them; "
                 "numbers from 0 are expected."
             )
         return found

@@ -21,8 +21,9 @@ HELD = (1, 1, 10)
 def find_volumes(folder: Path) -> dict[str, Path]:
     """Return volume -> file or folder of slices, of everything below a folder that can be read, in order.
 
-    A volume is called as its file without the ending, and by its path where several are called the same: `P12_data`. A
-    folder with one TIFF file holds a stack, one with several holds slices.
+    A volume is called as its file without the ending, and by its path where several are called the same: `P12_data`,
+    with the ending where that is all that tells them apart. A folder with one TIFF file holds a stack, one with several
+    holds slices.
     """
     found = []
     for place, folders, files in os.walk(folder):
@@ -33,14 +34,7 @@ def find_volumes(folder: Path) -> dict[str, Path]:
         if images:
             found.append(Path(place) if len(images) > 1 else Path(place, images[0]))
     found += [path for path in folders_with_series(folder) if path not in found]
-    counts = Counter(_stem(path) for path in found)
-    named = {
-        _stem(path)
-        if counts[_stem(path)] == 1
-        else "_".join(_without_ending(path.relative_to(folder)).parts): path
-        for path in found
-    }
-    return dict(sorted(named.items()))
+    return dict(sorted(_named(found, folder).items()))
 
 
 def volume_folder(folder: str | Path, split: str | None = None) -> DataSet:
@@ -64,6 +58,31 @@ def volume_folder(folder: str | Path, split: str | None = None) -> DataSet:
         split=file if split is not None or file.is_file() else None,
         held=HELD,
     )
+
+
+def _named(found: list[Path], folder: Path) -> dict[str, Path]:
+    """Return the volumes by their names.
+
+    Raises:
+        ValueError: two that no name tells apart.
+    """
+    stems = Counter(_stem(path) for path in found)
+    within = {path: path.relative_to(folder) for path in found}
+    whole = {path: "_".join(_without_ending(place).parts) for path, place in within.items()}
+    paths = Counter(whole.values())
+    named: dict[str, Path] = {}
+    for path in sorted(found, key=lambda path: stems[_stem(path)] > 1):
+        names = [_stem(path)] if stems[_stem(path)] == 1 else []
+        names += [whole[path]] if paths[whole[path]] == 1 else []
+        names += ["_".join(within[path].parts)]
+        name = next((name for name in names if name not in named), None)
+        if name is None:
+            raise ValueError(
+                f"{folder} has {within[named[names[-1]]]} and {within[path]}, which both would be called {names[-1]}; "
+                "rename one."
+            )
+        named[name] = path
+    return named
 
 
 def _stem(path: Path) -> str:

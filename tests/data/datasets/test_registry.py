@@ -7,6 +7,7 @@ from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.data.datasets import known_volume, load_source, selected_volumes
 from diffnr_lightning.data.datasets.luna16 import DEVELOPMENT, PINNED, TEST
 from diffnr_lightning.data.datasets.sets import split_by_rule
+from diffnr_lightning.data.datasets.volume_folder import find_volumes
 from diffnr_lightning.data.datasets.words import read_words
 from diffnr_lightning.data.splits import listed, read_split
 from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
@@ -109,6 +110,28 @@ def test_a_folder_is_a_data_set(tmp_path):
     with pytest.raises(ValueError, match=r"--exclude folder:.*:development folder:.*:test"):
         refuse_held_back(found.values())
     assert list(volume_sources([f"{source}[:3]"])) == list(found)[:3]
+
+
+def test_volumes_that_differ_in_their_ending_alone_are_both_found(tmp_path):
+    expected = {
+        "ct.npy": "ct.npy",
+        "ct.mha": "ct.mha",
+        "deep_ct": "deep/ct.npy",
+        "a_b": "a_b.npy",
+        "a_b.npy": "a/b.npy",
+        "c_b": "c/b.npy",
+    }
+    for name in expected.values():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {name: str(path.relative_to(tmp_path)) for name, path in find_volumes(tmp_path).items()}
+    assert found == expected
+
+
+def test_a_range_of_a_whole_folder_is_named_as_it_was_given(tmp_path, caplog):
+    np.save(tmp_path / "a.npy", np.zeros((4, 4, 4)))
+    with pytest.raises(ValueError, match=r"folder:\S*0 has 1 volumes, and the range"):
+        volume_sources([f"folder:{tmp_path}[3:5]"])
 
 
 def test_a_folder_may_say_what_its_volumes_are_for(tmp_path):
