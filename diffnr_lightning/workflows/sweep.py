@@ -28,6 +28,7 @@ Device = deferred("torch.device")
 logger = logging.getLogger("diffnr")
 
 CASE = "case"
+LEAST_VIEWS = 2
 
 
 def sweep(
@@ -67,8 +68,8 @@ def sweep(
         shard: `K/N` takes every Nth scan, beginning with scan K.
 
     Raises:
-        ValueError: a shard or device that does not exist, two volumes, scans or methods of one name, a folder that
-            holds a case or run of other settings, or a method that a GPU has no room for.
+        ValueError: no or fewer than two views, a shard or device that does not exist, two volumes, scans or methods of
+            one name, a folder that holds a case or run of other settings, or a method that a GPU has no room for.
         ChildProcessError: the process of a GPU failed; the others have done their shares.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
@@ -76,6 +77,11 @@ def sweep(
         raise ValueError("methods is empty; at least one config of `reconstruct` is expected.")
     if not scans:
         raise ValueError("scans is empty; at least one config of `simulate` is expected.")
+    if not views:
+        raise ValueError("views is empty; at least one number of views is expected.")
+    # The recipe would refuse them too, when the scans before had been reconstructed.
+    if min(views) < LEAST_VIEWS:
+        raise ValueError(f"views has {min(views)}; at least two views of each scan are expected.")
     sources = volume_sources(volumes)
     part, parts = shard_of(shard)
     devices = all_gpus() if device == ALL_GPUS else [device]

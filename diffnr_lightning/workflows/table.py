@@ -80,8 +80,14 @@ def table(
 
     Raises:
         FileNotFoundError: no such experiment.
-        ValueError: a row or number of views that is not there, or rows that failed; the table is written then too.
+        ValueError: a row or number of views that is not there, options of jobs without `submit`, or rows that failed;
+            the table is written then too.
     """
+    for option, value, usual in (("jobs", jobs, 1), ("options", options or {}, {})):
+        if submit is None and value != usual:
+            raise ValueError(
+                f"{option} is {value} without --submit, where there are no jobs; leave it out, or give --submit slurm."
+            )
     experiment = read_experiment(name, scale).with_views(views)
     folder = out or Path("runs/tables") / experiment.name / scale
     kept = _kept(experiment, rows)
@@ -148,6 +154,8 @@ def _logged(curves: str | None) -> list[str]:
 
 def _kept(experiment: Experiment, names: Sequence[str] | None) -> list[ExperimentRow]:
     known = {row.name: row for row in experiment.rows}
+    if names is not None and not names:
+        raise ValueError(f"rows is empty; any of {', '.join(known)} are expected.")
     for name in names or ():
         if name not in known:
             raise ValueError(f"rows has {name!r}; any of {', '.join(known)} are expected.")

@@ -184,6 +184,8 @@ def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
     ("options", "words"),
     [
         (["--volumes", "none*.nii"], "matches no file"),
+        (["--views", "6", "1"], "views has 1; at least two views of each scan are expected"),
+        (["--views", "[]"], "views is empty; at least one number of views is expected"),
         (["--methods", "reconstruct/none.yaml"], "none.yaml"),
         (["--shard", "2/2"], "shard is '2/2'"),
         (["--device", "cuda:99"], "device is 'cuda:99' but torch finds"),

@@ -206,6 +206,15 @@ def test_what_is_no_experiment_is_refused(tmp_path, capsys):
     folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
     assert cli.main(["table", str(folder), "--rows", "SART"]) == cli.USAGE_ERROR
     assert "rows has 'SART'; any of FDK are expected" in capsys.readouterr().err
+    assert cli.main(["table", str(folder), "--rows", "[]"]) == cli.USAGE_ERROR
+    assert "rows is empty; any of FDK are expected" in capsys.readouterr().err
+    for option, words in (
+        (["--jobs", "2"], "jobs is 2"),
+        (["--options.mem_gb", "4"], "options is {'mem_gb': 4}"),
+    ):
+        assert cli.main(["table", str(folder), "--plan", "true", *option]) == cli.USAGE_ERROR
+        told = capsys.readouterr().err
+        assert words in told and "without --submit" in told
 
 
 @pytest.fixture
