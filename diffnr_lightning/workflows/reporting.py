@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from diffnr_lightning.workflows.downstream import LungSegmenter, Task, score_task
-from diffnr_lightning.workflows.signature import exists
+from diffnr_lightning.workflows.signature import exists, file_to_be, folder_to_be
 
 logger = logging.getLogger("diffnr")
 
 
 def evaluate(
     runs: list[Path],
-    out: Path | None = None,
+    out: Annotated[Path | None, folder_to_be("table")] = None,
     paper: Annotated[Path | None, exists("the file of published numbers")] = None,
     baseline: str | None = None,
     downstream: Task | None = None,
@@ -64,7 +64,7 @@ def evaluate(
 
 def report(
     runs: list[Path],
-    out: Path = Path("report.html"),
+    out: Annotated[Path, file_to_be("page")] = Path("report.html"),
     paper: Annotated[Path | None, exists("the file of published numbers")] = None,
     baseline: str | None = None,
 ) -> Path:

@@ -74,6 +74,21 @@ def folder_to_be(what: str) -> Checked:
     return Checked(refuse_files)
 
 
+def file_to_be(what: str) -> Checked:
+    """Return the mark of a file that is written.
+
+    Args:
+        what: it is, in the ValueError.
+    """
+
+    def refuse_folders(path: Path) -> None:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; a name for the {what} is expected.")
+        folder_to_be(what).check(path.parent)
+
+    return Checked(refuse_folders)
+
+
 def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Check the arguments of a workflow that are marked by `Checked`; None is left out.
 

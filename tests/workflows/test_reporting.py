@@ -51,6 +51,21 @@ def test_options_that_would_be_ignored_are_refused(runs, tmp_path, capsys):
     assert not (tmp_path / "page.png").exists()
 
 
+def test_places_that_cannot_be_written_are_refused_at_once(runs, tmp_path, capsys):
+    file, folder = tmp_path / "notes.txt", tmp_path / "pages.html"
+    file.touch()
+    folder.mkdir()
+    for command, out, words in (
+        ("evaluate", file, f"{file} is a file; a folder for the table is expected"),
+        ("report", folder, f"{folder} is a folder; a name for the page is expected"),
+        ("report", file / "page.html", f"{file} is a file; a folder for the page is expected"),
+    ):
+        options = ["--runs", str(runs), "--out", str(out)]
+        assert cli.main([command, *options]) == cli.USAGE_ERROR
+        told = capsys.readouterr()
+        assert words in told.err and not told.out
+
+
 def test_bad_papers_and_baselines_are_refused(runs, tmp_path, capsys):
     def refused(*options):
         assert cli.main(["evaluate", "--runs", str(runs), *options]) == cli.USAGE_ERROR
