@@ -163,7 +163,8 @@ def read_run(folder: str | Path) -> RunSummary:
 
     Raises:
         FileNotFoundError: no metrics file.
-        ValueError: a metrics file that is no JSON object or lacks the case or the method.
+        ValueError: a metrics file that is no JSON object, lacks the case or the method, or has entries that no run
+            writes.
     """
     path = Path(folder) / METRICS_FILE
     try:
@@ -176,6 +177,7 @@ def read_run(folder: str | Path) -> RunSummary:
         raise ValueError(
             f"{path} has no 'case' and 'method'; a metrics file of a finished run is expected."
         )
+    _refuse_strange(content, path)
     case_folder = _case_folder(content.get("case_folder"), Path(folder))
     return RunSummary(
         folder=Path(folder),
@@ -197,6 +199,40 @@ def read_run(folder: str | Path) -> RunSummary:
         kind=content.get("kind"),
         normalised_by=content.get("normalised_by") or 1.0,
     )
+
+
+def _refuse_strange(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse entries of a metrics file that cannot be shown.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    known = {
+        "protocols": lambda groups: _numbers(*groups.values()),
+        "chi_square": lambda groups: _numbers(groups.get("mean") or {}),
+        **dict.fromkeys(("projections", "prior"), _numbers),
+        "history": lambda series: all(isinstance(values, list) for values in series.values()),
+        "noise": lambda noise: isinstance(noise.get("mode"), str),
+        "window_hu": lambda window: len(window) == 2 and _numbers(dict(enumerate(window))),
+        "size": lambda size: _numbers(dict(enumerate(size))),
+    }
+    single = ("views", "seconds", "peak_memory_mb", "evaluations", "iterations", "normalised_by")
+    known |= dict.fromkeys(single, lambda number: _numbers({"": number}))
+    for key, fits in known.items():
+        value = content.get(key)
+        try:
+            strange = value is not None and not fits(value)
+        except (AttributeError, TypeError):
+            strange = True
+        if strange:
+            raise ValueError(
+                f"{path} says of {key} {value!r}, which no run does; run the reconstruction again."
+            )
+
+
+def _numbers(*groups: Mapping[Any, Any]) -> bool:
+    """Whether all values of some mappings are numbers, or not known."""
+    return all(n is None or isinstance(n, int | float) for group in groups for n in group.values())
 
 
 def read_volume(run: RunSummary) -> ShownVolume:

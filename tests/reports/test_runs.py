@@ -132,6 +132,30 @@ def test_bad_folders_are_refused_in_words(run_folders, tmp_path):
         read_run(run.folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("protocols", 5),
+        ("protocols", {"r2": {"psnr": "high"}}),
+        ("protocols", {"r2": 30.0}),
+        ("projections", {"psnr": [40.0]}),
+        ("chi_square", {"mean": 5}),
+        ("history", [1, 2]),
+        ("window_hu", 3),
+        ("window_hu", [0, "1"]),
+        ("noise", {"photons": 1}),
+        ("size", 64),
+        ("views", "many"),
+        ("seconds", "long"),
+    ],
+)
+def test_entries_that_no_run_writes_are_refused(run_folders, key, value):
+    file = run_folders[0] / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(ValueError, match=f"metrics.json says of {key} .*; run the reconstruction"):
+        read_run(run_folders[0])
+
+
 def test_chi_square_evaluations_and_the_part_of_the_prior_are_columns(tmp_path, truth):
     extra = {"chi_square": {"mean": {"fitted": 3.5, "resolved": 1.1}}, "prior": {"unseen": 0.4}}
     extra |= {"evaluations": 52.5}
