@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
 from diffnr_lightning.workflows.config_files import check_yaml, method_name
+from diffnr_lightning.workflows.downstream import Task
 from diffnr_lightning.workflows.refusals import nearest
 
 Scale = Literal["full", "miniature"]
@@ -203,24 +204,36 @@ def read_experiment(name: str, scale: Scale = "full") -> Experiment:
 
     Raises:
         FileNotFoundError: no such experiment.
-        ValueError: a file that lacks something, or holds a key that is not known.
+        ValueError: a file that lacks something, or holds a key or value that is not known.
     """
     folder = _located(name)
     path = folder / TABLE_FILE
     check_yaml(path)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     _check_keys(path, content, {"title", "parts", "rows"}, {"notes", "pairs", "downstream"})
-    notes = tuple(content.get("notes") or ())
-    return Experiment(
+    for key in ("parts", "rows"):
+        if not isinstance(content[key], Mapping):
+            raise ValueError(
+                f"{path}: {key} is {content[key]!r}; a mapping from names is expected."
+            )
+    task = content.get("downstream")
+    if task not in (None, *get_args(Task)):
+        raise ValueError(
+            f"{path}: downstream is {task!r}; {' or '.join(get_args(Task))} is expected."
+        )
+    notes = _listed(path, "notes", content.get("notes") or ())
+    read = Experiment(
         folder,
         content["title"],
         (MINIATURE_NOTE, *notes) if scale == "miniature" else notes,
         tuple(_part(path, part, entry, scale) for part, entry in content["parts"].items()),
         tuple(_row(path, row, entry, scale) for row, entry in content["rows"].items()),
         scale,
-        _config(path, (content.get("pairs") or {}).get(scale)),
-        content.get("downstream"),
+        _config(path, _of_scale(path, "pairs", content.get("pairs"), scale)),
+        task,
     )
+    _refuse_shared_folders(path, read.rows)
+    return read
 
 
 def experiment_folders() -> list[Path]:
@@ -259,24 +272,51 @@ def _check_keys(path: Path, entry: Any, needed: set[str], possible: set[str]) ->
         )
 
 
+def _listed(path: Path, key: str, entry: Any) -> tuple[Any, ...]:
+    if isinstance(entry, str) or not isinstance(entry, Sequence):
+        raise ValueError(f"{path}: {key} is {entry!r}; a list is expected.")
+    return tuple(entry)
+
+
+def _of_scale(path: Path, key: str, entry: Any, scale: Scale) -> Any:
+    """Return what an entry says for a scale; None where it says nothing."""
+    if not isinstance(entry or {}, Mapping):
+        raise ValueError(
+            f"{path}: {key} is {entry!r}; a mapping with {' and '.join(get_args(Scale))} is expected."
+        )
+    return (entry or {}).get(scale)
+
+
+def _refuse_shared_folders(path: Path, rows: Sequence[ExperimentRow]) -> None:
+    """Refuse two networks that would be trained in one folder, where the second would be taken for trained."""
+    known: dict[Path, Training] = {}
+    for training in (training for row in rows for training in row.trainings(Path())):
+        if known.setdefault(training.overlay, training) != training:
+            raise ValueError(
+                f"{path}: rows of this table train two networks in one folder, {training.overlay.name}; rename a row "
+                "or a config, and give one row one network of its own."
+            )
+
+
 def _part(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Part:
     """Read one part; `sweep` names files of `sweep` in the folder that say what the entry does not."""
     _check_keys(path, entry, set(), {"sweep", "volumes", "scans", "views"})
     content: dict[str, Any] = {}
-    for file in entry.get("sweep", ()):
+    for file in _listed(path, "sweep", entry.get("sweep", ())):
         check_yaml(path.parent / file)
         content |= yaml.safe_load((path.parent / file).read_text(encoding="utf-8"))
     content |= entry
     missing = [key for key in ("volumes", "scans", "views") if not content.get(key)]
     if missing:
         raise ValueError(f"{path}: part {name} lacks {', '.join(missing)}.")
-    volumes = tuple(map(str, content["volumes"]))
-    scans = tuple(str(_config(path, scan)) for scan in content["scans"])
+    volumes, scans, views = (_listed(path, k, content[k]) for k in ("volumes", "scans", "views"))
+    volumes = tuple(map(str, volumes))
+    scans = tuple(str(_config(path, scan)) for scan in scans)
     if scale == "miniature":
         volumes = MINIATURE_VOLUMES
         # Kinds of noise make no row more alive.
         scans = (f"{scans[0]}+{MINIATURE_SCAN}",)
-    return Part(str(name), volumes, scans, tuple(content["views"]))
+    return Part(str(name), volumes, scans, views)
 
 
 def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> ExperimentRow:
@@ -290,7 +330,7 @@ def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Exper
         raise ValueError(
             f"{path}: row {name} has method {method!r} and reason {reason!r}; one of the two is expected."
         )
-    trained = [(entry.get(key) or {}).get(scale) for key in trained_by]
+    trained = [_of_scale(path, key, entry.get(key), scale) for key in trained_by]
     return ExperimentRow(
         str(name), _config(path, method), reason, *(_config(path, name) for name in trained)
     )

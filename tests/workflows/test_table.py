@@ -203,6 +203,22 @@ def test_what_is_no_experiment_is_refused(tmp_path, capsys):
     refused(PART + "rows: {FDK: {methods: fdk}}\n", "has the keys methods")
     refused(PART + "rows: {FDK: {}}\n", "row FDK has method None and reason None")
     refused("title: A\nparts: {P: {views: [6]}}\nrows: {F: {reason: no}}\n", "part P lacks volumes")
+    rows = "rows: {FDK: {method: fdk}}\n"
+    refused("title: A\nparts: [P]\n" + rows, "parts is ['P']; a mapping from names is expected")
+    refused(PART + "rows: [fdk]\n", "rows is ['fdk']; a mapping from names is expected")
+    refused(PART + rows + "notes: one\n", "notes is 'one'; a list is expected")
+    refused(PART + rows + "pairs: curate\n", "pairs is 'curate'; a mapping with full")
+    refused(
+        PART + rows + "downstream: lngs\n", "downstream is 'lngs'; lungs or regions is expected"
+    )
+    for key, value in (("volumes", "phantom:3"), ("scans", "data/body"), ("views", "6")):
+        entry = {"volumes": "[phantom:3]", "scans": "[tiny/simulate]", "views": "[6]", key: value}
+        part = ", ".join(f"{name}: {said}" for name, said in entry.items())
+        refused(f"title: A\nparts: {{P: {{{part}}}}}\n{rows}", f"{key} is", "a list is expected")
+    learned = "{full: finetune/compact, miniature: finetune/compact}"
+    both = f"rows: {{A: {{method: fdk, prior: {learned}, projection_prior: {learned}}}}}\n"
+    refused(PART + both, "rows of this table train two networks in one folder, A.yaml")
+    refused(PART + "rows: {A: {method: fdk, prior: compact}}\n", "prior is 'compact'; a mapping")
     folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
     assert cli.main(["table", str(folder), "--rows", "SART"]) == cli.USAGE_ERROR
     assert "rows has 'SART'; any of FDK are expected" in capsys.readouterr().err
