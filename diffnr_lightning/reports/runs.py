@@ -146,7 +146,8 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
 
 def _is_of_reconstruction(config: Path) -> bool:
     """Tell the settings of a reconstruction from those of a curation or training, which have no method."""
-    return re.search(r"^method:", config.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    text = config.read_text(encoding="utf-8", errors="replace")
+    return re.search(r"^method:", text, re.MULTILINE) is not None
 
 
 def _is_training(folder: Path) -> bool:

@@ -248,7 +248,9 @@ class RunFolder:
         config = self.path / CONFIG
         try:
             before = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+            if not isinstance(before, dict):
+                raise TypeError(f"{config} holds no settings")
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
             raise ValueError(f"{config} is damaged; remove the run to start it again.") from error
         inputs = self._recorded_inputs()
         known = tuple(key for key in self.inputs if key in inputs)

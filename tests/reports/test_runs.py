@@ -35,6 +35,12 @@ def test_unfinished_run_is_left_out_and_named(run_folders, tmp_path, caplog):
     assert str(run_folders[0]) in caplog.text
 
 
+def test_settings_that_are_no_text_keep_no_table_from_being_made(run_folders, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.yaml").write_bytes(b"\xff\xfe\x00")
+    assert len(read_runs([tmp_path])) == len(run_folders)
+
+
 def test_folders_of_pairs_are_no_runs_that_are_not_finished(run_folders, tmp_path, caplog):
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs" / "config.yaml").write_text("volumes: [phantom:1]\nmethods: []\n")

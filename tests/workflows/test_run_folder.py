@@ -68,6 +68,14 @@ def test_a_run_of_other_settings_is_refused(run, settings, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\x00", b"text", b""])
+def test_settings_that_are_damaged_are_refused_by_their_file(run, content):
+    run.checkpoint.touch()
+    (run.path / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{run.path}/config.yaml is damaged; remove the run"):
+        RunFolder(run.path, SETTINGS).open()
+
+
 def test_a_run_that_made_nothing_is_replaced(run):
     RunFolder(run.path, changed(iterations=4)).open()
     kept = yaml.safe_load((run.path / "config.yaml").read_text())
