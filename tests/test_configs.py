@@ -45,8 +45,20 @@ def command_of(path):
     return next(entry for entry in COMMANDS.values() if path.name.startswith(entry[0]))
 
 
+BLENDS = ["dds", "dds2d", "diffusionblend", "diffusionblend_pp"]
+SAMPLERS = {
+    "counted": [*BLENDS, "patch_diffusion"],
+    "fitted": [*BLENDS, "ddip3d", "scd", "patch_diffusion", "tpdm", "diffusion_mbir"],
+    "shared_noise": [*BLENDS, "ddip3d", "diffusion_mbir"],
+    "two_tilings": ["patch_diffusion"],
+    "warm": [*BLENDS, "ddip3d", "scd", "dinr", "patch_diffusion", "tpdm", "diffusion_mbir"],
+}
+
+
 def bases_of(path):
-    """Methods that a file of configs/diffnr is laid over."""
+    """Methods that a file of configs/diffnr or configs/samplers is laid over."""
+    if path.parent.name == "samplers":
+        return SAMPLERS[path.stem]
     if path.parent.name != "diffnr":
         return []
     if path.stem in ("paper", "released"):

@@ -60,7 +60,7 @@ class Sampler(Method):
         self.function = getattr(diffusion, name)
         self.name = self.path = name
         self.options = options or {}
-        check_options(f"sampler {name}", self.function, self.options, HANDED)
+        self.defaults = check_options(f"sampler {name}", self.function, self.options, HANDED)
         self.denoiser = denoiser or PRIORS.get(name, "slices")
         self.start = start
         parameters = inspect.signature(self.function).parameters
@@ -70,7 +70,7 @@ class Sampler(Method):
                 f"the sampler {name} fits no representation and one is given; take it out, or take dinr."
             )
         self.representation = representation or Siren
-        if counted_noise and ("noise" not in parameters or "noise" in self.options):
+        if counted_noise and ("noise" not in self.defaults or "noise" in self.options):
             takes = "options.noise as well" if "noise" in self.options else "no option noise"
             raise ValueError(
                 f"counted_noise is set and the sampler {name} has {takes}; leave one of them out."
@@ -101,9 +101,7 @@ class Sampler(Method):
         if self.fits_representation:
             further["representation"] = self.representation(problem.grid)
         if self.counted_noise and problem.weights is not None:
-            power = self.options.get(
-                "power", inspect.signature(self.function).parameters["power"].default
-            )
+            power = self.options.get("power", self.defaults["power"])
             further["noise"] = noise_of_mean_weight(problem.weights, power)
         return self.function(
             problem.projections,

@@ -89,8 +89,10 @@ def check_options(
     function: Callable[..., Tensor],
     options: dict[str, Any],
     handed: Collection[str] = (),
-) -> None:
-    """Refuse options that the function of a method does not have, and values of another type.
+) -> dict[str, Any]:
+    """Return all options of a function with their defaults; refuse unknown ones, and values of another type.
+
+    What a function hands on to another belongs to its options.
 
     Args:
         what: kind and name of the function, for messages.
@@ -112,3 +114,4 @@ def check_options(
         except ArgumentError as error:
             reason = refusal(parser, str(error), []).removeprefix(f"--{key} ")
             raise ValueError(f"option {key} of {what} {reason}") from None
+    return vars(parser.get_defaults())

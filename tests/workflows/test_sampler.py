@@ -96,15 +96,16 @@ def test_evaluations_of_a_run_that_was_begun_without_counting_stay_unknown(folde
     assert state["done"] == 3 and "evaluations" not in state
 
 
-def test_the_counted_noise_is_told(folder, problem):
+@pytest.mark.parametrize("name", ["dds", "blend"])
+def test_the_counted_noise_is_told(name, folder, problem):
     weights = torch.linspace(0.0, 8.0, problem.projections.numel()).reshape(
         problem.projections.shape
     )
     known = problem._replace(weights=weights)
-    told = Sampler("dds", folder, {"steps": 2}, counted_noise=True).reconstruct(known)
+    told = Sampler(name, folder, {"steps": 2}, counted_noise=True).reconstruct(known)
     noise = 1 / float(weights.double().sqrt().mean())  # power is a half
-    same = Sampler("dds", folder, {"steps": 2, "noise": noise}).reconstruct(known)
-    other = Sampler("dds", folder, {"steps": 2}).reconstruct(known)
+    same = Sampler(name, folder, {"steps": 2, "noise": noise}).reconstruct(known)
+    other = Sampler(name, folder, {"steps": 2}).reconstruct(known)
     assert torch.equal(told, same)
     assert not torch.equal(told, other)
     # Where no noise is known, none is told.
