@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from diffnr_lightning.data.datasets import (
 )
 from diffnr_lightning.data.generated import generated_seeds, is_generated, source_name
 from diffnr_lightning.data.splits import MEASURED, SplitVolume, is_selection, selected
+
+logger = logging.getLogger("diffnr")
 
 # The folder in which the files of a split lie.
 DATA_FOLDER = "DIFFNR_DATA"
@@ -59,7 +62,7 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
 
 
 def left_out(sources: Mapping[str, str], exclude: Sequence[str]) -> set[str]:
-    """Return the names that `exclude` leaves out of a training.
+    """Return the names that `exclude` leaves out of a training; warn of a pattern of names that no volume has.
 
     Args:
         sources: volumes by name.
@@ -71,6 +74,9 @@ def left_out(sources: Mapping[str, str], exclude: Sequence[str]) -> set[str]:
         ValueError: no such set.
     """
     patterns = [entry for entry in exclude if not (is_selection(entry) or names_data_set(entry))]
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in sources):
+            logger.warning("%r leaves nothing out: no volume has such a name", pattern)
     sets = [selected(entry) for entry in exclude if is_selection(entry)]
     sets += [selected_volumes(entry) for entry in exclude if names_data_set(entry)]
     kept_back = [volume for volumes in sets for volume in volumes]

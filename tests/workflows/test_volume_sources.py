@@ -59,6 +59,13 @@ def test_what_a_split_keeps_is_not_learned_from(data):
     refuse_held_back(["phantom:5", "split.nii.gz"])
 
 
+def test_a_pattern_that_leaves_nothing_out_is_said(caplog):
+    sources = volume_sources(["phantom:1-3"])
+    assert left_out(sources, ["phantom_2", "phantom-3"]) == {"phantom_2"}
+    (record,) = caplog.records
+    assert "'phantom-3' leaves nothing out" in record.getMessage()
+
+
 def test_a_volume_of_a_set_is_left_out_whatever_it_is_called(data):
     """Another file of its name gives it the one of its folder too."""
     (data / "mine").mkdir()
