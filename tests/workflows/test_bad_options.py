@@ -57,7 +57,7 @@ def test_other_commands(refused, command, options):
         (f"{SWEEP} --methods nothing", "not among the configs"),
         (f"{SWEEP} --methods []", "methods is empty"),
         (f"{SWEEP} --views many", "--views is 'many'"),
-        (f"{SWEEP} --views 1", "num_views is 1"),
+        (f"{SWEEP} --views 1", "views has 1; at least two"),
         (f"{SWEEP} --shard 2", "shard is '2'"),
         (f"{SWEEP} --device cuda:99", "device is 'cuda:99'"),
         (f"{SWEEP} --volumes phantom:x", "whole numbers"),
