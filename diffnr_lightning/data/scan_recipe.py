@@ -15,6 +15,7 @@ Fit = Literal["volume", "body"]
 
 AIR_HU = -1000.0
 LEAST_SIZE = 8
+LEAST_VIEWS = 2
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class ScanRecipe:
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON and YAML hold them; equal for equal recipes."""
         settings = asdict(self) | {"scanner": self.scanner.describe()}
+        # What follows from the size too: earlier versions gave a parallel beam fewer columns.
+        if self.scanner.beam == "parallel":
+            settings["scanner"]["detector_pixels"] = self.scanner.columns(self.size)
         if self.slices is None:
             # As earlier versions described a cube, so that their cases and stores are taken up.
             del settings["slices"]
@@ -119,7 +123,7 @@ class ScanRecipe:
             raise ValueError(f"oversampling is {self.oversampling}; one or more is expected.")
 
     def _check_views(self) -> None:
-        if self.num_views < 2:
+        if self.num_views < LEAST_VIEWS:
             raise ValueError(f"num_views is {self.num_views}; at least two views are expected.")
         if self.layout not in get_args(Layout):
             raise ValueError(

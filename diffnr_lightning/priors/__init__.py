@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "biplanar_pair",
         ],
         "dds_repairer": ["DdsRepairer"],
-        "denoiser": ["Denoiser"],
+        "denoiser": ["Denoiser", "watch"],
         "denoiser_folders": [
             "bundled_denoisers",
             "denoiser_folder",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
+from diffnr_lightning.priors.denoiser import watch
 from diffnr_lightning.priors.denoiser_folders import denoiser_folder, load_denoiser
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds
@@ -68,6 +69,8 @@ class DdsRepairer:
             raise ValueError(f"denoiser {denoiser} is one of patches; one of slices is expected.")
         # What no schedule has is refused now, not at the first repair.
         sampled_times(self.denoiser, steps, start)
+        watch(self.denoiser, self._note)
+        self._shown = 0
         self.batch_size, self.held = batch_size, held
         self.options = {"steps": steps, "start": start, "eta": eta, "cg_iterations": cg_iterations}
         self.options |= {"coupling": coupling, "threshold": threshold}
@@ -91,20 +94,10 @@ class DdsRepairer:
         given = {"initial": volume.clamp(0, 1), "weights": weights}
         if self.held and weights is not None:
             given["noise"] = noise_of_mean_weight(weights)
-        denoiser = _Counted(self.denoiser.to(volume.device))
+        self._shown = 0
+        denoiser = self.denoiser.to(volume.device)
         repaired = dds(projections, grid, scan, denoiser, **given, **self.options)
-        return RepairedVolume(repaired, evaluations=denoiser.pixels / volume.numel())
+        return RepairedVolume(repaired, evaluations=self._shown / volume.numel())
 
-
-class _Counted:
-    """A denoiser that counts the pixels that it is shown, slices in several stacks as often as they are seen."""
-
-    def __init__(self, denoiser: nn.Module) -> None:
-        self._denoiser, self.pixels = denoiser, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
-
-    def predict(self, noisy: Tensor, *further: Any, **named: Any) -> Tensor:
-        self.pixels += noisy.numel()
-        return self._denoiser.predict(noisy, *further, **named)
+    def _note(self, pixels: int) -> None:
+        self._shown += pixels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -50,3 +50,21 @@ class Denoiser(Protocol):
             (N, C, *size) of variance 1, on the denoiser's scale.
         """
         ...
+
+
+def watch(denoiser: Denoiser, seen: Callable[[int], None]) -> None:
+    """Let a denoiser tell how many pixels it is shown whenever it is asked.
+
+    Slices that it sees in several stacks, and the margins of patches, count as often as they are seen.
+
+    Args:
+        denoiser: changed in place.
+        seen: called with the number before the denoiser answers.
+    """
+    predict = denoiser.predict
+
+    def told(noisy: Tensor, *further: Any, **named: Any) -> Tensor:
+        seen(noisy.numel())
+        return predict(noisy, *further, **named)
+
+    denoiser.predict = told

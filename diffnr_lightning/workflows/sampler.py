@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import VolumeGrid
-from diffnr_lightning.priors import denoiser_folder, load_denoiser
+from diffnr_lightning.priors import denoiser_folder, load_denoiser, watch
 from diffnr_lightning.representations import Representation, Siren
 from diffnr_lightning.solvers import diffusion
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun
@@ -130,16 +130,13 @@ class Sampler(Method):
 def _count_evaluations(denoiser: nn.Module, state: SamplerState, grid: VolumeGrid) -> None:
     """Let a denoiser note in a state, which a killed run keeps, how many volumes it was shown so far.
 
-    Slices that it sees in several stacks, and the margins of patches, count as often as they are seen. Of a state that
-    was begun without the number it stays unknown.
+    Of a state that was begun without the number it stays unknown.
     """
     if begun(state) and "evaluations" not in state:
         return
-    predict = denoiser.predict
 
-    def noted(noisy: Tensor, *further: Any, **named: Any) -> Tensor:
-        shown = noisy.numel() / math.prod(grid.shape)
+    def note(pixels: int) -> None:
+        shown = pixels / math.prod(grid.shape)
         state["evaluations"] = state.get("evaluations", 0.0) + shown
-        return predict(noisy, *further, **named)
 
-    denoiser.predict = noted
+    watch(denoiser, note)

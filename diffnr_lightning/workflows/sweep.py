@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from diffnr_lightning.data.scan_recipe import LEAST_VIEWS
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import shard_of
@@ -28,7 +29,6 @@ Device = deferred("torch.device")
 logger = logging.getLogger("diffnr")
 
 CASE = "case"
-LEAST_VIEWS = 2
 
 
 def sweep(

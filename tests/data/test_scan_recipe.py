@@ -44,6 +44,13 @@ def test_every_setting_makes_another_description():
         assert replace(standard, **{key: value}).describe() != standard.describe(), key
 
 
+def test_columns_that_follow_from_the_size_are_described():
+    """A case of a version with another rule is not taken for the same."""
+    assert ScanRecipe().describe()["scanner"]["detector_pixels"] is None
+    parallel = ScanRecipe(16, scanner=Scanner("parallel"))
+    assert parallel.describe()["scanner"]["detector_pixels"] == 24
+
+
 def test_a_case_says_what_was_asked_for(ellipsoid, tmp_path):
     loaded = ellipsoid((20, 15, 12)).loaded((24, 28, 32), (2.0, 2.0, 2.0))
     recipe = ScanRecipe(size=16, num_views=4, test_views=0, noise=Noise(photons=1e4))
