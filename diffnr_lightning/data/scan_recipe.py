@@ -24,7 +24,8 @@ class ScanRecipe:
 
     Args:
         size: voxels of the reconstructed cube along each edge, at least 8.
-        slices: axial ones, in the middle of the cube, that are reconstructed of it, at least 8; null takes all.
+        slices: axial ones, in the middle of the cube, that are reconstructed of it, at least 8; null takes all. For
+            parallel beams, and for cone beams where nothing outside attenuates: theirs pass what lies above and below.
         num_views: training views, at least two.
         fit: cube around the whole volume, or around the largest connected piece of tissue (above
             -500 HU; above Otsu's threshold where the unit is arbitrary).
@@ -105,6 +106,11 @@ class ScanRecipe:
         if not LEAST_SIZE <= self.shape[0] <= self.size:
             raise ValueError(
                 f"slices is {self.slices}; {LEAST_SIZE} to {self.size} of them, as many as the cube has, are expected."
+            )
+        if self.slices is not None and self.scanner.beam == "cone" and self.attenuate_outside:
+            raise ValueError(
+                f"slices is {self.slices} and the beam is a cone, whose rays pass what lies above and below these; a "
+                "parallel beam or attenuate_outside: false is expected."
             )
         if self.fit not in get_args(Fit):
             raise ValueError(f"fit is {self.fit!r}; 'volume' or 'body' is expected.")

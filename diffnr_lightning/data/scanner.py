@@ -31,7 +31,7 @@ class Scanner:
             fills the detector alike; ``"mm"`` gives them in mm, and then each must be given.
         detector_pixels: columns; null means as many as the cube has voxels along an edge, half as many again in a
             parallel beam, which does not magnify.
-        detector_rows: rows; null means as many as columns.
+        detector_rows: rows; null means as many as columns or, of a few slices in a parallel beam, as see these alone.
         shift: of the detector along its rows, in `unit`; a shifted one sees half of a wide object and a little more
             of it in every view, and all of it around the circle (half-fan).
 
@@ -92,14 +92,27 @@ class Scanner:
             return self.detector_pixels
         return size if self.beam == "cone" else math.ceil(MAGNIFICATION * size)
 
-    def scan(self, angles_rad: np.ndarray, side_mm: float, pixels: int) -> ScanGeometry:
-        """Return the geometry around a cube of edge `side_mm` with a detector of `pixels` columns."""
+    def scan(
+        self, angles_rad: np.ndarray, side_mm: float, pixels: int, slab_mm: float | None = None
+    ) -> ScanGeometry:
+        """Return the geometry around a cube.
+
+        Args:
+            angles_rad: (V,) of the source.
+            side_mm: edge of the cube.
+            pixels: columns of the detector.
+            slab_mm: height of the slices in the middle of the cube that are wanted alone; None wants all.
+        """
         unit_mm = side_mm if self.unit == "cube" else 1.0
         lengths_mm = {f"{name}_mm": value * unit_mm for name, value in self.lengths.items()}
+        pixel_mm = lengths_mm.pop("detector_mm") / pixels
+        rows = self.detector_rows
+        if rows is None and slab_mm is not None and self.beam == "parallel":
+            rows = max(int(slab_mm / pixel_mm + 1e-6), 1)
         detector = {
             "angles_rad": angles_rad,
-            "detector_shape": (self.detector_rows or pixels, pixels),
-            "pixel_mm": lengths_mm.pop("detector_mm") / pixels,
+            "detector_shape": (rows or pixels, pixels),
+            "pixel_mm": pixel_mm,
             "detector_offset_mm": (0.0, self.shift * unit_mm),
         }
         if self.beam == "parallel":

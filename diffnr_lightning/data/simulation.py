@@ -172,11 +172,12 @@ def _scans(recipe: ScanRecipe, side_mm: float, seed: int) -> tuple[list[ScanGeom
     pixels = recipe.scanner.columns(recipe.size)
     stream = np.random.default_rng([seed, VIEW_STREAM])
     angles = view_angles(recipe.layout, recipe.num_views, span, recipe.start_deg, stream)
-    scans = [recipe.scanner.scan(angles, side_mm, pixels)]
+    slab_mm = None if recipe.slices is None else side_mm * recipe.slices / recipe.size
+    scans = [recipe.scanner.scan(angles, side_mm, pixels, slab_mm)]
     if recipe.test_views:
         stream = np.random.default_rng([seed, TEST_STREAM])
         drawn = np.sort(stream.uniform(0, np.deg2rad(circle), recipe.test_views))
-        scans.append(recipe.scanner.scan(drawn, side_mm, pixels))
+        scans.append(recipe.scanner.scan(drawn, side_mm, pixels, slab_mm))
     return scans, span
 
 

@@ -26,7 +26,6 @@ OTHER = {
     "test_views": 2,
     "oversampling": 1,
     "attenuate_outside": False,
-    "slices": 8,
 }
 
 
@@ -38,10 +37,12 @@ def test_a_description_survives_json_and_yaml():
 
 
 def test_every_setting_makes_another_description():
-    assert set(OTHER) == {field.name for field in fields(ScanRecipe)}
+    assert {*OTHER, "slices"} == {field.name for field in fields(ScanRecipe)}
     standard = ScanRecipe()
     for key, value in OTHER.items():
         assert replace(standard, **{key: value}).describe() != standard.describe(), key
+    inner = replace(standard, attenuate_outside=False)
+    assert replace(inner, slices=8).describe() != inner.describe()
 
 
 def test_columns_that_follow_from_the_size_are_described():
@@ -68,6 +69,7 @@ def test_a_case_says_what_was_asked_for(ellipsoid, tmp_path):
         ({"window_hu": (0.0, float("inf"))}, "window_hu"),
         ({"layout": "spiral"}, "layout is 'spiral'"),
         ({"slices": 7}, "slices is 7; 8 to 128"),
+        ({"slices": 8}, "slices is 8 and the beam is a cone"),
         ({"size": 16, "slices": 17}, "slices is 17; 8 to 16"),
         ({"start_deg": float("nan")}, "start_deg is nan"),
         ({"start_deg": float("-inf")}, "start_deg is -inf"),
