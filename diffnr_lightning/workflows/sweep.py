@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from diffnr_lightning.data.scan_recipe import LEAST_VIEWS
 from diffnr_lightning.lazy import deferred
@@ -47,7 +48,8 @@ def sweep(
 
     Finished runs are left alone, so that the same command goes on where it stopped and shards can share the work. What
     stands first in a list comes first: scans vary slowest, then views, then volumes. Shorter lists on the command line
-    run a part of a table, in the same folders.
+    run a part of a table, in the same folders. A volume that cannot be scanned or reconstructed does not stop the rest:
+    it is told of at once and, as an error, when that is finished.
 
     Args:
         volumes: files, glob patterns, sets of a split (`split:test`, `split:test[kind=head,limb]`) or of a data set
@@ -69,7 +71,8 @@ def sweep(
 
     Raises:
         ValueError: no or fewer than two views, a shard or device that does not exist, two volumes, scans or methods of
-            one name, a folder that holds a case or run of other settings, or a method that a GPU has no room for.
+            one name, a folder that holds a case or run of other settings, a method that a GPU has no room for, or
+            scans that could not be finished.
         ChildProcessError: the process of a GPU failed; the others have done their shares.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
     """
@@ -105,12 +108,15 @@ def sweep(
     wanted = list(product(recipes, views, sources))[part::parts]
     if place.type == "cuda":
         table.refuse_what_cannot_fit(wanted, place)
-    for number, key in enumerate(wanted, 1):
-        logger.info("scan %d of %d: %s, %d views, %s", number, len(wanted), *key)
-        table.fill(*key)
+    table.refuse_what_is_mistyped(wanted)
+    table.fill_all(wanted)
     if curves is not None and summary:
         table.log(curves, {"volumes": volumes, "methods": methods, "views": views, "scans": scans})
     return out
+
+
+# Scan, number of views, volume.
+_Key: TypeAlias = tuple[str, int, str]
 
 
 class _Table(NamedTuple):
@@ -140,17 +146,36 @@ class _Table(NamedTuple):
             return configured(reconstruct, self.methods[method], overrides | group)
         return settings
 
-    def fill(self, scan: str, count: int, name: str) -> None:
+    def runs(self, scan: str, count: int, name: str) -> dict[str, Settings]:
+        return {method: self.run(scan, count, name, method) for method in self.methods}
+
+    def refuse_what_is_mistyped(self, wanted: Sequence[_Key]) -> None:
+        """Read every config once, before anything is written: what is wrong there is wrong for all volumes."""
+        for scan in self.recipes:
+            keys = [key for key in wanted if key[0] == scan]
+            if keys:
+                self.scanning(*keys[0])
+        if wanted:
+            self.runs(*wanted[0])
+
+    def fill_all(self, wanted: Sequence[_Key]) -> None:
+        """Fill all scans; what cannot be made or reconstructed is told of when the others are finished."""
+        failures = _Failures([])
+        for number, key in enumerate(wanted, 1):
+            logger.info("scan %d of %d: %s, %d views, %s", number, len(wanted), *key)
+            with failures.kept("{}, {} views, {}".format(*key)):
+                self.fill(*key, failures)
+        failures.tell()
+
+    def fill(self, scan: str, count: int, name: str, failures: _Failures) -> None:
         """Scan one volume, where that has not been done, and reconstruct it by every method."""
         from diffnr_lightning.data import load_case
 
-        scanning = self.scanning(scan, count, name)
-        # Before the case is written: what is wrong with a method is known then.
-        runs = [self.run(scan, count, name, method) for method in self.methods]
-        fingerprint = load_case(scanned_case(scanning)).fingerprint()
-        for run in runs:
-            if not _is_finished(run, fingerprint):
-                reconstruct(**run.arguments)
+        fingerprint = load_case(scanned_case(self.scanning(scan, count, name))).fingerprint()
+        for method, run in self.runs(scan, count, name).items():
+            with failures.kept(f"{scan}, {count} views, {name}, {method}"):
+                if not _is_finished(run, fingerprint):
+                    reconstruct(**run.arguments)
 
     def log(self, curves: str, settings: dict[str, Any]) -> None:
         """Log the table of all runs once the last of them is finished, by whichever shard that is."""
@@ -163,7 +188,7 @@ class _Table(NamedTuple):
             means, cases = plain_rows(table, table.means), plain_rows(table, table.cases)
             log_tables(curves, self.out, {"means": means, "cases": cases}, settings)
 
-    def refuse_what_cannot_fit(self, wanted: Sequence[tuple[str, int, str]], place: Device) -> None:
+    def refuse_what_cannot_fit(self, wanted: Sequence[_Key], place: Device) -> None:
         """Refuse methods for which a GPU has no room, before anything is written.
 
         The need follows from shapes: of the runs that differ in their volume alone, one tells for all.
@@ -189,6 +214,32 @@ class _Table(NamedTuple):
                 )
             except ValueError as error:
                 raise ValueError(f"{method} at {count} views of {scan}: {error}") from None
+
+
+class _Failures(NamedTuple):
+    """What a sweep could not finish, none of which stops the rest."""
+
+    errors: list[ValueError]
+
+    @contextmanager
+    def kept(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            logger.error("left out: %s: %s", where, error)
+            told = ValueError(f"{where}: {error}")
+            told.__cause__ = error
+            self.errors.append(told)
+
+    def tell(self) -> None:
+        """Raise ValueError if there is any."""
+        if len(self.errors) > 1:
+            texts = " ".join(map(str, self.errors))
+            raise ValueError(
+                f"{len(self.errors)} scans or runs could not be finished, all others are. {texts}"
+            ) from self.errors[0]
+        if self.errors:
+            raise self.errors[0]
 
 
 def _workers(

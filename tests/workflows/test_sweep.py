@@ -76,6 +76,26 @@ def test_a_case_of_other_settings_is_refused(whole, tmp_path, capsys):
     assert sorted(whole.rglob("*")) == before
 
 
+def test_a_volume_that_cannot_be_scanned_stops_no_other(tmp_path, capsys):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"not a volume")
+    few = ["--volumes", bad, "phantom:4", "--views", "6"]
+    assert sweep(tmp_path / "out", *few) == cli.USAGE_ERROR
+    assert runs(tmp_path / "out") == [f"simulate/6_views/phantom_4/{name}" for name in METHODS]
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("left out: simulate, 6 views, bad: ") for line in lines)
+    assert lines[-1].startswith("diffnr sweep: error: simulate, 6 views, bad: ")
+    assert str(bad) in lines[-1]
+
+
+def test_a_method_that_fails_stops_no_other(tmp_path, capsys):
+    (tmp_path / "none.yaml").write_text("method: {init_args: {options: {iterations: -1}}}\n")
+    methods = ["--methods", f"sirt+{tmp_path / 'none.yaml'}", "fdk", "--views", "6"]
+    assert sweep(tmp_path / "out", *methods) == cli.USAGE_ERROR
+    assert runs(tmp_path / "out") == [f"simulate/6_views/{name}/fdk" for name in SCANS]
+    assert "2 scans or runs could not be finished, all others are." in capsys.readouterr().err
+
+
 def test_a_case_that_was_exchanged_is_refused(whole, tmp_path, capsys):
     copy = shutil.copytree(whole, tmp_path / "copy")
     view = copy / "simulate/6_views/phantom_3/case/proj_train/0000.npy"
