@@ -115,7 +115,11 @@ def settings_parser(
 
 
 def parse(
-    function: Callable[..., Any], argv: Sequence[str], *, prog: str | None = None
+    function: Callable[..., Any],
+    argv: Sequence[str],
+    *,
+    prog: str | None = None,
+    build: bool = True,
 ) -> Settings:
     """Check options and config files against a workflow's signature, then build its arguments.
 
@@ -123,6 +127,7 @@ def parse(
         function: the workflow.
         argv: options as on the command line. A list takes several values: ``--runs a b c``.
         prog: name of the command in help and usage.
+        build: them at once, so that what a class refuses is known; else when they are asked for.
 
     Returns:
         The arguments; nothing of them is built before all are checked.
@@ -147,7 +152,8 @@ def parse(
     argv = with_joined_options(argv, configs)
     settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
     check_nulls(with_classes(function, ()), settings.resolved)
-    settings.arguments  # noqa: B018 - what a class refuses is known here, too
+    if build:
+        settings.arguments  # noqa: B018 - what a class refuses is known here, too
     return settings
 
 

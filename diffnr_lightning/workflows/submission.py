@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import shlex
 import signal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.workers import THREADS
 
 SHARDED = ("curate", "sweep")
@@ -137,13 +139,15 @@ def submit(
     Raises:
         ImportError: submitit is not installed.
         ChildProcessError: `squeue` does not answer while jobs are waited for.
-        ValueError: a command that cannot be submitted, divided or run as several tasks, an unknown option or one that
-            the cluster refuses, a machine without SLURM, or jobs that failed.
+        ValueError: a command that cannot be submitted, divided or run as several tasks, or whose own options are
+            wrong, an unknown option or one that the cluster refuses, a machine without SLURM, or jobs that failed.
     """
     shares = _shares(command, jobs)
     options = options or {}
     _refuse_tasks(shares[0][0], options)
-    submitted = _handed_over(shares, folder, cluster, options)
+    _refuse_mistyped(shares[0])
+    executor = _executor(folder, cluster, options)
+    submitted = _handed_over(executor, shares, options)
     console = Console()
     for job, share in zip(submitted, shares, strict=True):
         # Brackets of a set such as split:test[kind=head] are no markup.
@@ -193,11 +197,19 @@ def _refuse_tasks(command: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _handed_over(
-    shares: Sequence[list[str]], folder: Path, cluster: str, options: dict[str, Any]
-) -> list[Any]:
+def _refuse_mistyped(arguments: Sequence[str]) -> None:
+    """Refuse options and configs that every job would refuse, hours later; nothing of them is built here."""
+    workflows = importlib.import_module("diffnr_lightning.workflows")
+    command, *words = arguments
+    try:
+        function = getattr(workflows, command.replace("-", "_"))
+        parse(function, words, prog=f"diffnr {command}", build=False)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"command is {shlex.join(arguments)!r}: {error}") from error
+
+
+def _handed_over(executor: Any, shares: Sequence[list[str]], options: dict[str, Any]) -> list[Any]:
     """Return submitit's jobs, one for each share."""
-    executor = _executor(folder, cluster, options)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder = executor.folder
@@ -230,12 +242,17 @@ def _slurm_options(options: Mapping[str, Any]) -> dict[str, Any]:
         srun.append(f"--cpus-per-task={options['cpus_per_task']}")
     return {
         **options,
-        "slurm_srun_args": [*srun, *(options.get("slurm_srun_args") or ())],
+        "slurm_srun_args": [*srun, *_words(options.get("slurm_srun_args") or ())],
         "slurm_additional_parameters": {
             "requeue": True,
             **(options.get("slurm_additional_parameters") or {}),
         },
     }
+
+
+def _words(arguments: str | Sequence[str]) -> Sequence[str]:
+    """Return arguments one by one, which may be given as on a command line."""
+    return shlex.split(arguments) if isinstance(arguments, str) else arguments
 
 
 def _wait_for_queue(numbers: Sequence[str]) -> None:

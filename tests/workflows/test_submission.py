@@ -15,6 +15,8 @@ from diffnr_lightning.workflows import submission
 
 pytest.importorskip("submitit")
 
+WHOLE = "sweep --volumes phantom:1 --views 8 --methods fdk --out runs"
+
 
 def submit(tmp_path, *options):
     return cli.main(["submit", "--cluster", "local", "--folder", str(tmp_path / "jobs"), *options])
@@ -64,12 +66,13 @@ def test_jobs_share_a_sweep(tmp_path, capsys):
 
 def test_a_command_with_brackets_is_shown_as_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(submission, "_handed_over", lambda *_: [SimpleNamespace(job_id="7")])
-    assert submit(tmp_path, "--command", "sweep --volumes split:test[kind=head] [/a]") == 0
-    assert capsys.readouterr().out == "7  diffnr sweep --volumes 'split:test[kind=head]' '[/a]'\n"
+    assert submit(tmp_path, "--command", f"{WHOLE}/[/a]") == 0
+    quoted = WHOLE.replace("runs", "'runs/[/a]'")
+    assert capsys.readouterr().out == f"7  diffnr {quoted}\n"
 
 
 def test_jobs_that_fail_are_named(tmp_path, capsys):
-    missing = f"reconstruct --case {tmp_path / 'nowhere'} --out {tmp_path / 'run'}"
+    missing = WHOLE.replace("phantom:1", str(tmp_path / "nowhere.nii"))
     assert submit(tmp_path, "--wait", "true", "--command", missing) == 2
     told = capsys.readouterr().err
     assert "1 of 1 jobs failed" in told and str(tmp_path / "jobs") in told
@@ -140,6 +143,8 @@ def test_what_resuming_needs_is_asked_for_beside_what_is_given():
     assert options["slurm_additional_parameters"] == {"requeue": True, "nice": 5}
     asked = ["--kill-on-bad-exit=1", "--cpus-per-task=3", "--verbose"]
     assert options["slurm_srun_args"] == asked and options["timeout_min"] == 7
+    in_one = submission._slurm_options(given | {"slurm_srun_args": "--verbose --label"})
+    assert in_one["slurm_srun_args"] == [*asked, "--label"]
 
 
 @pytest.mark.parametrize(
@@ -152,9 +157,12 @@ def test_what_resuming_needs_is_asked_for_beside_what_is_given():
         (["--command", "sweep --shard 0/2", "--jobs", "2"], "without --shard can be divided"),
         (["--command", "sweep", "--jobs", "0"], "jobs is 0"),
         (["--command", "sweep", "--options", "{tasks_per_node: 2}"], "would do the same"),
-        (["--command", "sweep", "--options", "{colour: 3}"], "names and types of submitit"),
-        (["--command", "sweep", "--options", "{timeout_min: long}"], "names and types of submitit"),
-        (["--command", "sweep", "--cluster", "slurm"], "srun is not found"),
+        (["--command", WHOLE, "--options", "{colour: 3}"], "names and types of submitit"),
+        (["--command", WHOLE, "--options", "{timeout_min: long}"], "names and types of submitit"),
+        (["--command", WHOLE, "--cluster", "slurm"], "srun is not found"),
+        (["--command", "sweep --colour 3"], "command is 'sweep --colour 3': "),
+        (["--command", "reconstruct --config fdkk --case a --out b"], "fdkk"),
+        (["--command", "curate --out a"], "volumes"),
     ],
 )
 def test_what_cannot_be_submitted(tmp_path, capsys, monkeypatch, options, words):
@@ -168,5 +176,5 @@ def test_what_cannot_be_submitted(tmp_path, capsys, monkeypatch, options, words)
 
 def test_without_submitit_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    assert submit(tmp_path, "--command", "sweep") == 2
+    assert submit(tmp_path, "--command", WHOLE) == 2
     assert "diffnr-lightning[cluster]" in capsys.readouterr().err
