@@ -165,19 +165,12 @@ class SliceFixerFinetuning(lightning.LightningModule):
         self.discriminator = None
         if lambda_gan > 0:
             self.discriminator = PatchDiscriminator() if discriminator is None else discriminator
-        self.iterations = iterations
-        self.rate = rate
-        self.discriminator_rate = discriminator_rate
-        self.warmup = warmup
-        self.final_rate = final_rate
-        self.weight_decay = weight_decay
-        self.betas = betas
-        self.discriminator_betas = discriminator_betas
-        self.gan_start = gan_start
-        self.gradient_norm = gradient_norm
-        self.log_every = log_every
-        self.steps = steps
-        self.accumulate = accumulate
+        self.iterations, self.warmup, self.final_rate = iterations, warmup, final_rate
+        self.rate, self.discriminator_rate = rate, discriminator_rate
+        self.betas, self.discriminator_betas = betas, discriminator_betas
+        self.weight_decay, self.gradient_norm = weight_decay, gradient_norm
+        self.gan_start, self.log_every = gan_start, log_every
+        self.steps, self.accumulate = steps, accumulate
         self.iteration = 0
 
     @property
@@ -259,11 +252,10 @@ class SliceFixerFinetuning(lightning.LightningModule):
         """Step the prior without an adversarial term."""
         terms = self.objective.terms(self._repaired(batch), batch.clean[:, 0], centre_of(batch))
         self._step(prior, self.objective.total(terms))
-        # Steps without gradients change nothing and keep `global_step` in pace.
         if judge is not None and self._steps_now:
             idle = (prior, judge, judge) if self.steps == "original" else (judge,)
             for optimizer in idle:
-                optimizer.step()
+                _step_idly(optimizer)
         return terms
 
     def _joint_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
@@ -288,7 +280,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         if terms:
             self._step(prior, self.objective.total(terms))
         else:
-            prior.step()
+            _step_idly(prior)
         repaired = self._repaired(batch)
         terms["gan"] = self._adversarial_term(batch, repaired)
         self._step(prior, self.objective.total({"gan": terms["gan"]}))
@@ -394,6 +386,12 @@ class SliceFixerFinetuning(lightning.LightningModule):
                 "a run with other networks: start a new run folder."
             )
         self.iteration = checkpoint["iteration"]
+
+
+def _step_idly(optimizer: Any) -> None:
+    """Step without gradients, which changes nothing and keeps `global_step` in pace."""
+    optimizer.zero_grad()
+    optimizer.step()
 
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:
