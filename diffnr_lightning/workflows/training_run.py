@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -60,7 +61,7 @@ def train_in_folder(
         title: of the progress bar.
         iterations: batches of the run.
         validate_every: batches between two validations.
-        checkpoint_every: batches between two checkpoints.
+        checkpoint_every: batches between two checkpoints; more, where as many do not end with a step of the optimiser.
         curves: Lightning logger, which gets settings, pictures of held-out slices, and the weights too; None writes
             curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
@@ -69,8 +70,11 @@ def train_in_folder(
     watching = list((callbacks or {}).values())
     if curves is not None and not any(isinstance(callback, SliceImages) for callback in watching):
         watching.append(SliceImages(run.path / "pictures"))
+    # No checkpoint holds gradients that have not made a step yet.
+    accumulated = getattr(task, "accumulate", 1)
+    every = accumulated * math.ceil(checkpoint_every / accumulated)
     with progress_bar(title) as progress:
-        record = RunRecord(run.checkpoint, checkpoint_every, run.use, progress)
+        record = RunRecord(run.checkpoint, every, run.use, progress)
         trainer = quiet_trainer(
             max_steps=task.optimizer_steps,
             max_epochs=1,

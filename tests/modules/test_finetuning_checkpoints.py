@@ -1,11 +1,15 @@
 """What a checkpoint of finetuning holds, and that a killed run which is resumed ends as a whole one."""
 
+import lightning
 import pytest
 import torch
 from killed_run import Killed, StopAt
 from tiny_finetuning import ITERATIONS, Darkness, both, finetuning, fit
 
+from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.priors import load_prior, read_header
+from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.training_run import train_in_folder
 
 
 @both
@@ -70,3 +74,35 @@ def test_resumed_original_run_ends_with_the_same_weights(boxes, tmp_path):
     fit(resumed, boxes, checkpoint=tmp_path / "run.ckpt")
     for name, tensor in resumed.state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
+class KillAfter(lightning.Callback):
+    """Leave the run after a batch."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if pl_module.iteration == self.iteration:
+            raise Killed
+
+
+def test_checkpoints_wait_for_the_step_of_accumulated_gradients(boxes, tmp_path):
+    def trained(folder, **callbacks):
+        task, run = finetuning(accumulate=4), RunFolder(tmp_path / folder, {"seed": 1})
+        data = SlicePairData([boxes], ITERATIONS, ("two",), batch_size=2, crop=24, seed=1)
+        run.begin()
+        train_in_folder(
+            run, task, data, lambda scores: None, job="finetune", title="", iterations=ITERATIONS,
+            validate_every=ITERATIONS, checkpoint_every=3, curves=None, callbacks=callbacks,
+            accelerator="cpu", devices=1,
+        )  # fmt: skip
+        return task.state_dict()
+
+    whole = trained("whole")
+    with pytest.raises(Killed):
+        trained("killed", kill=KillAfter(7))
+    kept = torch.load(tmp_path / "killed" / "checkpoint.ckpt", weights_only=True)
+    assert kept["iteration"] == 4
+    for name, tensor in trained("killed").items():
+        assert torch.equal(tensor, whole[name]), name
