@@ -76,12 +76,14 @@ class PhotonCounts(NamedTuple):
         Source: K. Sauer, C. Bouman, IEEE Trans. Signal Processing 1993; with read-out noise the variance of
         -log(y / I0) is to first order (y + sigma^2) / y^2.
         """
-        expected = F.avg_pool2d(
-            F.pad(self.counts[:, None], (_NEIGHBOURS // 2,) * 4, mode="replicate"), _NEIGHBOURS, 1
-        )[:, 0].clamp_min(0.0)
-        variance = (expected + self.electronic**2).clamp_min(torch.finfo(expected.dtype).tiny)
-        # Pixels that never see the beam are dead, whatever their neighbours count.
-        return (self.scale**2 * expected.square() / variance) * (self.air > 0)
+        # Pixels that never see the beam are dead: they count nothing, and say nothing of their neighbours.
+        seen = (self.air > 0).to(self.counts).expand(-1, *self.counts.shape[1:])
+        tiny = torch.finfo(self.counts.dtype).tiny
+        expected = _local_mean(self.counts * seen).clamp_min(0.0) / _local_mean(seen).clamp_min(
+            tiny
+        )
+        variance = (expected + self.electronic**2).clamp_min(tiny)
+        return (self.scale**2 * expected.square() / variance) * seen
 
     def chi_square(self, projections: Tensor) -> Tensor:
         """Return the mean of the squared, normalised difference from the expected counts of every view.
@@ -99,6 +101,12 @@ class PhotonCounts(NamedTuple):
         variance = (expected + self.electronic**2).clamp_min(torch.finfo(torch.float32).tiny)
         squares = (self.counts.double() - expected).square() / variance
         return mean_of_rays(squares, (self.air > 0).expand_as(squares))
+
+
+def _local_mean(images: Tensor) -> Tensor:
+    """Return the means (V, H, W) over the neighbourhood of every pixel; beyond the border are its outermost pixels."""
+    padded = F.pad(images[:, None], (_NEIGHBOURS // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(padded, _NEIGHBOURS, 1)[:, 0]
 
 
 def mean_of_rays(values: Tensor, rays: Tensor) -> Tensor:

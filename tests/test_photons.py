@@ -51,6 +51,32 @@ def test_dead_pixels_have_no_part_in_chi_square():
     assert none.chi_square(exact).tolist() == [0, 0]
 
 
+def test_rays_beside_dead_pixels_weigh_as_others_do():
+    """A dead pixel counts nothing of what its neighbours expect; a dead column has two of them beside every pixel."""
+    exact = torch.full((2, 60, 60), 2.0)
+    photons = counted(exact, electronic=0.0)
+    seen = torch.ones(1, 60, 60)
+    seen[:, 20, 20] = 0
+    seen[:, :, 40] = 0
+    seen[:, 50:53, 50:53] = 0
+    dead = photons._replace(counts=photons.counts * seen, air=photons.air * seen)
+    expected = 1e4 * math.exp(-2.0)
+    found = dead.weights()
+    assert not found[(seen == 0).expand_as(found)].any()
+    # Means of at least 3 of 9 counts scatter by 1.6 % here.
+    living = found[(seen > 0).expand_as(found)]
+    torch.testing.assert_close(living, torch.full_like(living, expected), rtol=0.1, atol=0.0)
+    beside = torch.cat([found[:, 19:22, 21], found[:, :, 39], found[:, :, 41]], dim=1)
+    assert float(beside.mean()) == pytest.approx(expected, rel=0.01)
+    # Where nothing is dead, weights are what they were to the bit.
+    whole = photons._replace(air=photons.air.expand(2, 60, 60).clone())
+    pooled = torch.nn.functional.avg_pool2d(
+        torch.nn.functional.pad(photons.counts[:, None], (1,) * 4, mode="replicate"), 3, 1
+    )[:, 0]
+    assert torch.equal(whole.weights(), pooled.square() / pooled)
+    assert torch.equal(photons.weights(), whole.weights())
+
+
 def test_rays_without_light_weigh_nothing():
     photons = PhotonCounts(torch.zeros(1, 4, 4), torch.full((1, 1, 1), 1e4))
     assert not photons.weights().any()
