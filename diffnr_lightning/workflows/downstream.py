@@ -84,8 +84,8 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
     """Write into the folder of each run how its regions compare with those of the true volume.
 
     `downstream.json` has means, deviations, contrasts and PSNR of crops, `profiles.csv` and `profiles.png` the values
-    along lines. What was found in automatic regions before stays. Runs without a true volume, or whose truth has no
-    flat regions, are named and left out.
+    along lines, where there are some. What was found in automatic regions before stays. Runs without a true volume, or
+    whose truth has no flat regions, are named and left out.
 
     Args:
         runs: finished ones.
@@ -153,7 +153,11 @@ def _write_profiles(run: RunSummary, found: RegionComparison, unit: str) -> None
     from diffnr_lightning.files import write_text
     from diffnr_lightning.reports import profile_curves
 
+    curves, picture = (Path(run.folder) / f"{PROFILE_STEM}.{ending}" for ending in ("csv", "png"))
     if not found.profiles:
+        # Those of other regions would be taken for these.
+        for file in (curves, picture):
+            file.unlink(missing_ok=True)
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -161,8 +165,8 @@ def _write_profiles(run: RunSummary, found: RegionComparison, unit: str) -> None
     for name, profile in found.profiles.items():
         for point in zip(*profile, strict=True):
             writer.writerow([name, *(f"{number:.6g}" for number in point)])
-    write_text(Path(run.folder) / f"{PROFILE_STEM}.csv", text.getvalue())
-    profile_curves(dict(found.profiles), Path(run.folder) / f"{PROFILE_STEM}.png", unit)
+    write_text(curves, text.getvalue())
+    profile_curves(dict(found.profiles), picture, unit)
 
 
 def _keep(run: RunSummary, task: str, result: dict[str, Any]) -> None:

@@ -113,6 +113,10 @@ def test_regions_are_compared_and_kept_with_other_tasks(runs, tmp_path, capsys):
     assert (runs / "FDK/profiles.png").is_file()
     assert (runs / "FDK/profiles.csv").read_text().startswith("line,distance_mm,reconstruction")
     assert "regions mean error" in (tmp_path / "table/table.md").read_text()
+    # Regions without a line leave no profiles of those before.
+    regions.write_text("unit: voxel\nregions: {air: {centre: [1, 1, 1], radius: 1}}\n")
+    assert cli.main([*options, "--regions", str(regions)]) == 0
+    assert not list((runs / "FDK").glob("profiles.*"))
     # A cube of this size has no flat places in the cylinder beside it: named and left out.
     assert cli.main([*options]) == 0
     assert json.loads(file.read_text())["regions"]["regions_from"] == str(regions)
