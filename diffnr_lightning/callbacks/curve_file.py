@@ -51,6 +51,9 @@ class CurveFile(Logger):
         Args:
             metrics: number by name.
             step: batches done.
+
+        Raises:
+            ValueError: what the file held before is damaged.
         """
         row = {name: float(value) for name, value in metrics.items()} | {"step": step}
         if self._columns is None:
@@ -68,10 +71,17 @@ class CurveFile(Logger):
         """Return the rows of the file up to a step; None is all of them."""
         if not self.path.is_file():
             return []
-        text = self.path.read_text(encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]  # a kill may have left half a line
-        rows = list(csv.DictReader(io.StringIO(whole)))
-        return rows if step is None else [row for row in rows if int(row["step"]) < step]
+        try:
+            rows = list(csv.DictReader(io.StringIO(whole), strict=True))
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError("rows of several lengths")
+            return rows if step is None else [row for row in rows if int(row["step"]) < step]
+        except (ValueError, KeyError, csv.Error) as error:
+            raise ValueError(
+                f"the curves {self.path} are damaged; remove them, and the run goes on with new ones."
+            ) from error
 
     def _rewrite(self, rows: list[dict[str, Any]], new: Mapping[str, Any]) -> None:
         """Write header and rows, with columns for what is in them and in a new row."""

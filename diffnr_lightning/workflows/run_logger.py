@@ -226,12 +226,21 @@ def _label(logger: Logger, folder: Path, job: str, tags: Sequence[str]) -> None:
 
 
 def _identity(folder: Path) -> str:
-    """Return the id that the folder keeps, else a new one, which the first of several processes writes."""
+    """Return the id that the folder keeps, else a new one, which the first of several processes writes.
+
+    Raises:
+        ValueError: the folder's file of it is damaged.
+    """
     from lightning.pytorch.utilities import rank_zero_only
 
     path = folder / IDENTITY
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))["id"]
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} is damaged; remove it, and the run goes on under a new id at its tracking service."
+            ) from error
     identity = secrets.token_hex(4)
     if rank_zero_only.rank == 0:
         write_json(path, {"id": identity})

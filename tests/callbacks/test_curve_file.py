@@ -1,5 +1,7 @@
 import csv
 
+import pytest
+
 from diffnr_lightning.callbacks.curve_file import CurveFile
 
 
@@ -34,3 +36,13 @@ def test_a_run_goes_on_with_its_curves(tmp_path):
 def test_settings_are_left_to_the_run_folder(tmp_path):
     CurveFile(tmp_path / "metrics.csv").log_hyperparams({"rate": 1.0})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["loss\n0.5\n", "loss,step\n0.5,two\n", "loss,step\n0.5\n", "loss,step\n1,2,3\n"]
+)
+def test_damaged_curves_are_told_in_a_sentence(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics\.csv are damaged; remove them"):
+        CurveFile(tmp_path / "metrics.csv").log_metrics({"loss": 1.0}, 3)
+    assert (tmp_path / "metrics.csv").read_text() == text

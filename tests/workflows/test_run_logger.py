@@ -75,6 +75,19 @@ def test_a_run_that_fails_is_finished_as_failed(tmp_path):
     assert logger.calls[1:] == ["failed", 1]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '"id"'])
+def test_a_damaged_identity_is_told_in_a_sentence(tmp_path, text):
+    (tmp_path / "tracking.json").write_text(text)
+    recorder = Recorder()
+    recorder._wandb_init = {}
+    with (
+        pytest.raises(ValueError, match=r"tracking\.json is damaged; remove it"),
+        logged_run(recorder, {}, tmp_path, "reconstruct"),
+    ):
+        pass
+    assert recorder.calls == []
+
+
 def test_lightnings_csv_logger(case, tmp_path):
     options = ["--config", GAUSSIANS, "--config", "loggers/csv", "--method.iterations", "20"]
     assert diffnr("reconstruct", "--case", case, *options, "--out", tmp_path / "run") == 0
