@@ -42,6 +42,13 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "split_frozen",
         ],
         "fusion_adapter": ["CrossAttnFusionAdapter"],
+        "inference": [
+            "InferencePrecision",
+            "computing",
+            "in_bfloat16",
+            "multiplies_tiles",
+            "quicken",
+        ],
         "learned_methods": [
             "LEARNED_FROM",
             "LEARNED_KINDS",

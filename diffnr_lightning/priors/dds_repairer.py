@@ -12,6 +12,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors.denoiser import watch
 from diffnr_lightning.priors.denoiser_folders import denoiser_folder, load_denoiser
+from diffnr_lightning.priors.inference import InferencePrecision, quicken
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds
 from diffnr_lightning.solvers.diffusion.sampling import check_sampling, sampled_times
@@ -35,6 +36,8 @@ class DdsRepairer:
         threshold: differences between slices that it takes away, in normalised attenuation.
         batch_size: stacks of slices that the denoiser sees at once.
         seed: of the noise, the same for every repair.
+        precision: in which the denoiser is asked: `auto` is bfloat16 on processors that multiply it in tiles (AMX),
+            float32 else.
 
     Attributes:
         denoiser: the network.
@@ -61,6 +64,7 @@ class DdsRepairer:
         threshold: float = 0.004,
         batch_size: int = 16,
         seed: int = 0,
+        precision: InferencePrecision = "auto",
     ) -> None:
         check_sampling(eta=eta, start=start, spread=1.0, batch_size=batch_size)
         self.learned = denoiser_folder(denoiser)
@@ -69,6 +73,7 @@ class DdsRepairer:
             raise ValueError(f"denoiser {denoiser} is one of patches; one of slices is expected.")
         # What no schedule has is refused now, not at the first repair.
         sampled_times(self.denoiser, steps, start)
+        quicken(self.denoiser, precision)
         watch(self.denoiser, self._note)
         self._shown = 0
         self.batch_size, self.held = batch_size, held

@@ -25,6 +25,8 @@ def environment() -> dict[str, Any]:
     import numba
     import torch
 
+    from diffnr_lightning.priors import multiplies_tiles
+
     return {
         "diffnr_lightning": diffnr_lightning.__version__,
         "git": _git_state(Path(diffnr_lightning.__file__).parents[1]),
@@ -35,6 +37,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
+        "bfloat16_in_tiles": multiplies_tiles(),
         "threads": {"torch": torch.get_num_threads(), "numba": numba.get_num_threads()},
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

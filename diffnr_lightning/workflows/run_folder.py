@@ -33,6 +33,8 @@ FREE_KEYS = (
     "device",
     "out",
 )
+# What an earlier version could not be told, and this one is left to choose, is no other setting.
+CHOSEN = "auto"
 # The number of processes decides which batches a training draws; what is finished draws none.
 FREE_WHEN_FINISHED = ("devices", "num_nodes", "strategy")
 
@@ -273,6 +275,8 @@ class RunFolder:
 def difference(before: Any, now: Any, free: tuple[str, ...] = ()) -> str | None:
     """Say in words where settings first differ: ``a.b = 1, not 2``; None where they agree.
 
+    An option that was not there before and is ``auto`` now agrees.
+
     Args:
         before: nested mappings and lists, as YAML holds them.
         now: the same.
@@ -281,6 +285,8 @@ def difference(before: Any, now: Any, free: tuple[str, ...] = ()) -> str | None:
     old, new = _flat(before), _flat(now)
     for key in dict.fromkeys([*old, *new]):
         if any(f"{key}.".startswith(f"{name}.") for name in free):
+            continue
+        if key not in old and new[key] == CHOSEN:
             continue
         if old.get(key) != new.get(key):
             return f"{key} = {_shown(old, key)}, not {_shown(new, key)}"

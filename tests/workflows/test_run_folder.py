@@ -53,6 +53,13 @@ def test_the_same_settings_take_up_the_run_from_another_place(run):
     RunFolder(run.path, {**SETTINGS, "out": "elsewhere"}).open()
 
 
+def test_what_an_earlier_version_could_not_be_told_is_taken_as_left_to_choose(run):
+    (run.path / "checkpoint.ckpt").touch()
+    RunFolder(run.path, changed(precision="auto")).open()
+    with pytest.raises(ValueError, match="init_args.precision = 'auto', not 'float32'"):
+        RunFolder(run.path, changed(precision="float32")).open()
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -1,0 +1,78 @@
+"""How a network is asked on a processor: in which precision, and how its weights lie in memory."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffnr_lightning.priors.denoiser import Denoiser
+from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
+from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
+
+InferencePrecision = Literal["auto", "float32", "bfloat16"]
+"""`auto` is bfloat16 on processors that multiply it in tiles, float32 on all others and on GPUs."""
+
+
+def multiplies_tiles() -> bool:
+    """Return whether torch multiplies bfloat16 in tiles (AMX) on this processor.
+
+    Measured on one core of such a processor: 16 slices of 128^2 pixels take the compact SliceFixer 0.13 s instead of
+    0.38 s, the denoiser ``slices`` 0.40 s instead of 1.2 s. Processors that have no tiles may take many times as long
+    for bfloat16 as for float32.
+    """
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return bool(usable and tiles and tiles())
+
+
+def in_bfloat16(precision: InferencePrecision, device: torch.device) -> bool:
+    """Return whether a network is asked in bfloat16.
+
+    Args:
+        precision: that is wanted.
+        device: where the network lies.
+
+    Raises:
+        ValueError: a precision that there is not.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(
+            f"precision is {precision!r}; 'auto', 'float32' or 'bfloat16' is expected."
+        )
+    if precision == "auto":
+        return device.type == "cpu" and multiplies_tiles()
+    return precision == "bfloat16"
+
+
+def computing(precision: InferencePrecision, device: torch.device) -> AbstractContextManager[None]:
+    """Return the context in which a network is asked; results may be bfloat16 in it."""
+    if in_bfloat16(precision, device):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def quicken(denoiser: Denoiser, precision: InferencePrecision) -> None:
+    """Let a denoiser answer in a precision, and faster on a processor, where no gradient is asked for.
+
+    Args:
+        denoiser: changed in place: its method `predict`, and how its weights lie in memory. A network of another class
+            than those of this package is asked in float32 by `auto`.
+        precision: that is wanted.
+    """
+    predict = denoiser.predict
+    if precision == "auto" and not isinstance(denoiser, (UNetDenoiser, PatchDenoiser)):
+        precision = "float32"
+
+    def quick(noisy: Tensor, *further: Any, **named: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            return predict(noisy, *further, **named)
+        with computing(precision, noisy.device):
+            return predict(noisy, *further, **named).to(noisy.dtype)
+
+    if isinstance(denoiser, UNetDenoiser):
+        # A quarter less time of a processor, in float32.
+        denoiser.to(memory_format=torch.channels_last)
+    denoiser.predict = quick

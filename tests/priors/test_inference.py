@@ -1,0 +1,92 @@
+"""Priors are asked in bfloat16 only where that is wanted or fast, and learn in float32."""
+
+import pytest
+import torch
+from blob_scan import GRID, PROJECTIONS, SCAN, TRUTH, Halving
+from torch.nn import functional as F
+
+from diffnr_lightning.priors import CompactDenoiser, Repairer, inference, quicken
+from diffnr_lightning.workflows import Sampler
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_only_processors_with_tiles_take_bfloat16_by_themselves(monkeypatch, tiles):
+    monkeypatch.setattr(inference, "multiplies_tiles", lambda: tiles)
+    assert inference.in_bfloat16("auto", CPU) is tiles
+    assert not inference.in_bfloat16("auto", GPU)
+    assert not inference.in_bfloat16("float32", CPU)
+    assert inference.in_bfloat16("bfloat16", CPU) and inference.in_bfloat16("bfloat16", GPU)
+
+
+def test_tiles_are_not_used_where_torch_must_not(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not inference.multiplies_tiles()
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")  # of a torch that cannot tell
+    assert not inference.multiplies_tiles()
+
+
+def repaired(**options):
+    return Repairer(**options).repair(TRUTH, PROJECTIONS, GRID, SCAN).volume
+
+
+def test_a_repair_in_bfloat16_is_nearly_that_in_float32(monkeypatch):
+    exact, coarse = (repaired(precision=name) for name in ("float32", "bfloat16"))
+    change = (exact - TRUTH).norm()
+    assert 0 < (coarse - exact).norm() < 0.1 * change
+    for tiles, like in ((True, coarse), (False, exact)):
+        monkeypatch.setattr(inference, "multiplies_tiles", lambda tiles=tiles: tiles)
+        assert torch.equal(repaired(), like)
+
+
+class Smoothing(torch.nn.Module):
+    """A denoiser of others, which says that noise is what a mean takes away."""
+
+    def predict(self, noisy, step, told=None):
+        return noisy - F.conv2d(noisy, torch.full((1, 1, 3, 3), 1 / 9), padding=1)
+
+
+def test_networks_of_others_are_not_asked_in_bfloat16_unless_that_is_wanted(monkeypatch):
+    monkeypatch.setattr(inference, "multiplies_tiles", lambda: True)
+    monkeypatch.setattr(
+        "diffnr_lightning.priors.repairer.chosen_prior", lambda *_: (Halving(), None)
+    )
+    assert Repairer().precision == "float32"
+    assert Repairer(precision="bfloat16").precision == "bfloat16"
+    denoiser, noisy = (
+        Smoothing(),
+        torch.randn(1, 1, 9, 9, generator=torch.Generator().manual_seed(1)),
+    )
+    with torch.no_grad():
+        exact = denoiser.predict(noisy, 500)
+        quicken(denoiser, "auto")
+        assert torch.equal(denoiser.predict(noisy, 500), exact)
+        quicken(denoiser, "bfloat16")
+        assert not torch.equal(denoiser.predict(noisy, 500), exact)
+
+
+def test_a_quick_denoiser_is_exact_where_it_learns():
+    torch.manual_seed(2)
+    denoiser = CompactDenoiser(1, (16, 24), gaps=0)
+    noisy = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        before = denoiser.predict(noisy, 300)
+    learning = denoiser.predict(noisy, 300)
+    quicken(denoiser, "bfloat16")
+    torch.testing.assert_close(denoiser.predict(noisy, 300), learning)
+    assert denoiser.predict(noisy, 300).requires_grad
+    with torch.no_grad():
+        quick = denoiser.predict(noisy, 300)
+    assert quick.dtype == torch.float32
+    difference = (quick - before).norm()
+    assert 1e-5 * before.norm() < difference < 0.05 * before.norm()
+
+
+def test_a_precision_that_there_is_not_is_refused():
+    words = "precision is 'half'; 'auto', 'float32' or 'bfloat16' is expected"
+    with pytest.raises(ValueError, match=words):
+        Repairer(precision="half")
+    with pytest.raises(ValueError, match=words):
+        Sampler(precision="half")
