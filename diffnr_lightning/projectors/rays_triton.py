@@ -92,7 +92,8 @@ def _traced(
         count = views.stop - views.start
         traces = torch.empty(8, count * per_view, dtype=torch.float32, device=device)
         axes = torch.zeros(count, dtype=torch.int32, device=device)
-        launch = (count, triton.cdiv(per_view, _LANES))
+        # Pixels along x, where CUDA counts to 2^31; along y it ends at 65535, which 2048^2 pixels pass.
+        launch = (triton.cdiv(per_view, _LANES), count)
         _trace[launch](
             table[views], traces, axes, rows, width, count * per_view, nz, ny, nx,
             CONE=scan.beam == "cone", LANES=_LANES, num_warps=_WARPS,
@@ -114,8 +115,8 @@ def _trace(
 
     p and q are the lateral indices at slice 0: y and z of rays along x, x and z along y, y and x along z.
     """
-    view = tl.program_id(0)
-    n = tl.program_id(1) * LANES + tl.arange(0, LANES)
+    view = tl.program_id(1)
+    n = tl.program_id(0) * LANES + tl.arange(0, LANES)
     here = n < rows * width
     i, j = (n % rows).to(tl.float64), (n // rows).to(tl.float64)
     ray = bundle + view * 21

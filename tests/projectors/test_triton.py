@@ -88,6 +88,42 @@ def test_rays_are_traced_in_pieces(monkeypatch, triton_device):
     check_pair(rays_triton, GRID, POSED["tilted"], triton_device)
 
 
+class Launches:
+    """Stand in for a kernel and remember its grids."""
+
+    def __init__(self):
+        self.grids = []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return lambda *_, **__: None
+
+
+def test_large_volumes_and_detectors_stay_within_the_limits_of_a_launch(monkeypatch):
+    monkeypatch.undo()  # programs are as large as on a GPU
+    kernels = Launches()
+    for module in (separable_triton, rays_triton, voxel_driven_triton):
+        for name in {"_project", "_backproject", "_scale_by_step", "_trace"} & set(vars(module)):
+            monkeypatch.setattr(module, name, kernels)
+    grid = VolumeGrid((2048,) * 3, 1.0)
+    scan = ScanGeometry.cone(
+        angles_rad=uniform_angles(2),
+        source_to_axis_mm=9000.0,
+        source_to_detector_mm=12_000.0,
+        detector_shape=(3072, 4096),
+        pixel_mm=1.0,
+    )
+    volume = torch.empty(grid.shape, device="meta")
+    measured = torch.empty((2, *scan.detector_shape), device="meta")
+    for module in (separable_triton, rays_triton):
+        module.project(volume, grid, scan)
+        module.backproject(measured, grid, scan)
+    voxel_driven_triton.backproject_posed(measured, grid, scan, np.ones(2))
+    # Of CUDA: 2^31 - 1 along x, 65535 along y and z.
+    assert len(kernels.grids) >= 8
+    assert all(x < 2**31 and max(others, default=1) <= 65535 for x, *others in kernels.grids)
+
+
 @pytest.mark.parametrize("name", [*POSED, *ALIGNED])
 def test_voxel_driven(name, triton_device):
     scan = {**ALIGNED, **POSED}[name]
