@@ -19,6 +19,7 @@ Not yet run on a GPU; tested in Triton's interpreter.
 from __future__ import annotations
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -67,7 +68,8 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     maps = device_table(_maps, grid, scan, projections.device)
     nz, ny, nx = grid.shape
     rows, width = scan.detector_shape
-    rays = projections.detach().transpose(1, 2).contiguous()
+    # A copy in any case: rows or columns of one pixel are contiguous either way, and the rays are scaled in place.
+    rays = projections.detach().transpose(1, 2).clone(memory_format=torch.contiguous_format)
     launch = (len(scan) * width, triton.cdiv(rows, _LANES))
     _scale_by_step[launch](rays, fans, rows, LANES=_LANES, num_warps=1)
     out = projections.new_empty(ny, nx, nz)

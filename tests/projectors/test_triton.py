@@ -88,6 +88,24 @@ def test_rays_are_traced_in_pieces(monkeypatch, triton_device):
     check_pair(rays_triton, GRID, POSED["tilted"], triton_device)
 
 
+@pytest.mark.parametrize("kernels", [separable_triton, rays_triton])
+@pytest.mark.parametrize("shape", [(1, 5), (7, 1)])
+def test_projections_are_left_as_they_are(kernels, shape, triton_device):
+    # Of one row or column, the transposed ones are contiguous and the same memory.
+    scan = ScanGeometry.cone(
+        angles_rad=[0.3, 2.0],
+        source_to_axis_mm=15.0,
+        source_to_detector_mm=24.0,
+        detector_shape=shape,
+        pixel_mm=1.7,
+    )
+    measured = drawn((2, *shape), triton_device)
+    kept = measured.clone()
+    gathered = kernels.backproject(measured, GRID, scan)
+    assert torch.equal(measured, kept)
+    assert relative(gathered, reference.backproject(measured.double(), GRID, scan)) < 1e-5
+
+
 class Launches:
     """Stand in for a kernel and remember its grids."""
 
