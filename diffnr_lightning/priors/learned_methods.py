@@ -39,6 +39,15 @@ def has_seen_slices_alone(weights: Path) -> bool:
     return weights.parent == BUNDLED or _names(weights, LEARNED_KINDS) == {"slices"}
 
 
+def has_seen_projections_alone(weights: Path) -> bool:
+    """Tell whether a prior is known to have learned from no slices of volumes.
+
+    Args:
+        weights: file of a prior.
+    """
+    return _names(weights, LEARNED_KINDS) == {"projections"}
+
+
 def refuse_fbp_unet_of_slices(weights: Path) -> None:
     """Refuse the weights of an FBP-UNet of slices where a prior of projections is wanted.
 

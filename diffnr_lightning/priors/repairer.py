@@ -24,6 +24,7 @@ from diffnr_lightning.priors.checkpoints import chosen_prior
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
 from diffnr_lightning.priors.inference import InferencePrecision, computing, in_bfloat16
+from diffnr_lightning.priors.learned_methods import has_seen_projections_alone
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
 from diffnr_lightning.solvers import (
@@ -136,6 +137,12 @@ class Repairer:
         known = isinstance(self.prior, CompactSliceFixer) or precision != "auto"
         self.precision: InferencePrecision = precision if known else "float32"
         in_bfloat16(precision, torch.device("cpu"))  # refuses one that there is not
+        if has_seen_projections_alone(self.learned):
+            logger.warning(
+                "volumes are repaired by %s, which has seen projections alone; weights that have learned from slices "
+                "come from curate and finetune",
+                self.learned,
+            )
 
     def repair(
         self,

@@ -4,6 +4,7 @@ import pytest
 
 from diffnr_lightning.priors import (
     CompactSliceFixer,
+    Repairer,
     bundled_weights,
     load_prior,
     refuse_fbp_unet,
@@ -12,10 +13,16 @@ from diffnr_lightning.priors import (
 )
 
 
-def written(path: Path, learned_from: list[str] | None, **architecture: bool) -> tuple:
+def written(
+    path: Path,
+    learned_from: list[str] | None,
+    kinds: list[str] | None = None,
+    **architecture: bool,
+) -> tuple:
     """File of a small network that says what it has learned from, and the network."""
     prior = CompactSliceFixer(channels=[8, 16], embedding=16, **architecture)
-    said = {} if learned_from is None else {"learned_from": learned_from}
+    said = {"learned_from": learned_from, "learned_kinds": kinds}
+    said = {key: names for key, names in said.items() if names is not None}
     save_prior(path / "weights.safetensors", prior, said)
     return path / "weights.safetensors", prior
 
@@ -54,6 +61,17 @@ def test_files_that_do_not_say_it_are_told_apart_by_what_they_look_at(tmp_path, 
         refuse_fbp_unet(weights)
         with pytest.raises(ValueError, match="learned to look at projections"):
             refuse_slicefixer(weights, prior)
+
+
+@pytest.mark.parametrize("kinds", [["projections"], ["projections", "slices"], ["slices"], None])
+def test_what_has_seen_projections_alone_is_warned_of_where_volumes_are_repaired(
+    tmp_path, caplog, kinds
+):
+    weights, _ = written(tmp_path, ["GaussianCloud"], kinds)
+    Repairer(weights)
+    assert (f"{weights}, which has seen projections alone" in caplog.text) == (
+        kinds == ["projections"]
+    )
 
 
 def test_a_released_checkpoint_is_not_read_for_it(tmp_path):
