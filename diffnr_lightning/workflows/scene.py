@@ -113,24 +113,42 @@ class Scene(Method):
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""
         self.findings, self.before_prior = {}, None
-        if self.trial is not None:
-            verdict = self.trial.judge(problem, self._candidates)
-            self.findings = {"trial": verdict._asdict()}
-            if verdict.chosen == "start":
-                return self.start.reconstruct(problem)
-            if verdict.chosen == "fit":
-                stop_at = min(self.pseudo_reference.every, self.iterations)
-                module = self.fit(problem, stop_at, prior=False)
-                return self.pseudo_reference.unrepaired(module)
+        if self.trial is None:
+            return self._optimised(problem)
+        self.pseudo_reference.evaluations = 0.0
+        verdict = self.trial.judge(problem, self._candidates)
+        asked = self.pseudo_reference.evaluations
+        self.findings = {"trial": verdict._asdict()}
+        self._note_evaluations(asked)
+        if verdict.chosen == "start":
+            return self.start.reconstruct(problem)
+        if verdict.chosen == "fit":
+            stop_at = min(self.pseudo_reference.every, self.iterations)
+            module = self.fit(problem, stop_at, prior=False)
+            return self.pseudo_reference.unrepaired(module)
+        return self._optimised(problem, asked)
+
+    def _optimised(self, problem: Problem, asked: float = 0.0) -> Tensor:
+        """Return the volume (Z, Y, X) of an optimisation in which the prior takes part; write the findings.
+
+        Args:
+            problem: what is given.
+            asked: how often a trial asked a denoiser of several steps for the whole volume.
+        """
         module = self.fit(problem)
         if self.pseudo_reference is None:
             return _volume_of(module)
         finished = _volume_of(module) if self.finish == "query" else self._repaired(module, problem)
         self.before_prior = self.pseudo_reference.first
-        # What a trial asked for is not counted.
-        if self.trial is None and self.pseudo_reference.evaluations:
-            self.findings["evaluations"] = round(self.pseudo_reference.evaluations, 2)
+        own = self.pseudo_reference.evaluations
+        self._note_evaluations(None if own is None else asked + own)
         return finished
+
+    def _note_evaluations(self, asked: float | None) -> None:
+        """Write how often a denoiser was asked into the findings, where there is one and the number is known."""
+        self.findings.pop("evaluations", None)
+        if asked:
+            self.findings["evaluations"] = round(asked, 2)
 
     def _repaired(self, module: SceneOptimization, problem: Problem) -> Tensor:
         """Return what the prior makes of a module (Z, Y, X), settled where `finish` says so; write the findings."""

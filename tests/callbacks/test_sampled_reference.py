@@ -10,7 +10,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.priors import DdsRepairer, dds_repairer
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
-from diffnr_lightning.workflows import Problem, Scene
+from diffnr_lightning.workflows import Problem, Scene, Trial
 from diffnr_lightning.workflows.settings import parse
 
 GRID = VolumeGrid((6, 8, 8), 1.0)
@@ -52,6 +52,20 @@ def test_a_scene_says_how_often_the_denoiser_was_asked(truth, finish, repairs):
     for _ in range(2):  # a scene may serve several scans
         scene.reconstruct(problem)
         assert scene.findings["evaluations"] == 2 * repairs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("worst", "asked"), [(1e9, 2 * (1 + 3)), (1e-9, 2 * 1)])
+def test_what_a_trial_asks_for_is_counted_too(truth, worst, asked):
+    """Its repair comes before those of the reconstruction, which there are none of where the prior is left out."""
+    scan = SCAN[[0, 1, 2, 0, 1, 2]]
+    problem = Problem(project(truth, GRID, scan), scan, GRID)
+    reference = SampledReference(DdsRepairer(steps=2), every=2, repairs=2)
+    trial = Trial(views=1, iterations=2, worst=worst)
+    scene = Scene(VoxelGrid, iterations=5, pseudo_reference=reference, finish="repair", trial=trial)
+    for _ in range(2):
+        scene.reconstruct(problem)
+        assert scene.findings["evaluations"] == asked
 
 
 def test_the_count_goes_on_with_a_run_where_it_was_begun(truth):
