@@ -51,8 +51,8 @@ class Scene(Method):
         iterations: batches of schedule and extension together.
 
     Raises:
-        ValueError: fewer than one iteration or view, a negative extension, or a repair at the end or a trial without a
-            pseudo_reference.
+        ValueError: fewer than one iteration or view, a negative extension, a repair at the end or a trial without a
+            pseudo_reference, or a part of a prior that comes after the last iteration.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Scene(Method):
         self.density_control = density_control
         if pseudo_reference is not None:
             pseudo_reference.adapt(iterations)
+        self._refuse_too_late(pseudo_reference, repaired_projections, finish)
         self.pseudo_reference = pseudo_reference
         self.repaired_projections = repaired_projections
         self.finish = finish
@@ -99,6 +100,24 @@ class Scene(Method):
         self.findings = {}
         self.name = "scene" if pseudo_reference is None else "scene + DiffNR"
         self.start = start or Solver("initial_volume")
+
+    def _refuse_too_late(
+        self,
+        reference: PseudoReference | None,
+        views: RepairedProjections | None,
+        finish: str,
+    ) -> None:
+        """Refuse a prior that would never take part, whose result would be called after it nevertheless."""
+        if reference is not None and finish == "query" and reference.every >= self.iterations:
+            raise ValueError(
+                f"pseudo_reference is made every {reference.every} batches, but there are {self.iterations} in all and "
+                "finish is 'query', so that the prior would have no part; lower every, or give every_share instead."
+            )
+        if views is not None and views.at[0] >= self.iterations:
+            raise ValueError(
+                f"repaired_projections come first after {views.at[0]} batches, but there are {self.iterations} in all; "
+                "lower repaired_projections.init_args.at."
+            )
 
     @property
     def learned(self) -> tuple[Path, ...]:

@@ -8,6 +8,7 @@ from diffnr_lightning.data import ScanData
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.representations import VoxelGrid
+from diffnr_lightning.workflows import Scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -115,3 +116,12 @@ def test_a_period_that_makes_no_sense():
         callback(every=0)
     with pytest.raises(ValueError, match="start_share is 1.5"):
         callback(start_share=1.5)
+
+
+def test_a_reference_that_would_come_after_the_last_batch_is_refused():
+    made = callback(every=30)
+    with pytest.raises(ValueError, match="every 30 batches, but there are 30 in all"):
+        Scene(iterations=20, extension=0.5, pseudo_reference=made)
+    Scene(iterations=20, extension=0.6, pseudo_reference=made)
+    Scene(iterations=20, pseudo_reference=made, finish="repair")
+    Scene(iterations=20, pseudo_reference=callback(every_share=0.9))

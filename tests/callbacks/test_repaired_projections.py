@@ -111,6 +111,12 @@ def test_the_weights_of_its_network_are_among_those_of_a_scene(caplog):
     assert scene.learned[0].is_file()
 
 
+def test_views_that_would_come_after_the_last_batch_are_refused():
+    with pytest.raises(ValueError, match="first after 30 batches, but there are 30 in all"):
+        Scene(iterations=20, extension=0.5, repaired_projections=callback(at=[30]))
+    Scene(iterations=20, extension=0.5, repaired_projections=callback(at=[29, 40]))
+
+
 def test_weights_that_have_seen_slices_are_not_taken_for_those_of_projections(tmp_path, caplog):
     def repairer(kinds, methods):
         said = {"learned_kinds": kinds} if kinds else {}
