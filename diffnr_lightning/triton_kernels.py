@@ -11,6 +11,7 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -81,7 +82,7 @@ class PaperLaunch(NamedTuple):
 def takes_triton(where: Tensor | torch.device) -> bool:
     """Return whether the work on a tensor is done by Triton kernels: it lies on a CUDA device.
 
-    Where triton is not installed, one warning names it and the torch reference is taken.
+    Where triton is not installed or cannot launch kernels, one warning says so and the torch reference is taken.
 
     Args:
         where: the tensor, or its device; which dtypes a kernel serves is asked beside the kernel.
@@ -130,10 +131,23 @@ def triton_modules() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _has_triton() -> bool:
-    if importlib.util.find_spec("triton") is not None:
-        return True
-    _LOG.warning(
-        "the package triton is not installed, so CUDA tensors take the slow torch reference; "
-        "`pip install triton` (Linux)."
-    )
-    return False
+    hindrance = _hindrance()
+    if hindrance is not None:
+        found, remedy = hindrance
+        _LOG.warning("%s, so CUDA tensors take the slow torch reference; %s.", found, remedy)
+    return hindrance is None
+
+
+def _hindrance() -> tuple[str, str] | None:
+    """Return what keeps triton from launching kernels, and what to do about it; None where nothing does."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed", "`pip install triton` (Linux)"
+    try:
+        # Its driver builds what launches kernels with the machine's C compiler, or finds it in triton's cache.
+        importlib.import_module("triton").runtime.driver.active  # noqa: B018
+    except (AssertionError, OSError, RuntimeError, SubprocessError) as error:
+        return (
+            f"triton cannot launch kernels ({error})",
+            "it needs a C compiler (gcc, or the one named by CC) and the headers of this Python (python3-dev)",
+        )
+    return None

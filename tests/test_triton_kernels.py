@@ -6,6 +6,8 @@ import logging
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from subprocess import CalledProcessError
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +27,26 @@ def test_a_missing_triton_is_named_once(monkeypatch, caplog):
         assert [takes_triton(torch.device("cuda")) for _ in range(2)] == [False, False]
     triton_kernels._has_triton.cache_clear()
     assert [record.message.count("pip install triton") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler"), CalledProcessError(1, ["gcc", "driver.c"])]
+)
+def test_a_triton_that_cannot_build_its_launcher_is_named_once(monkeypatch, caplog, error):
+    class Driver:
+        @property
+        def active(self):
+            raise error
+
+    made_up = SimpleNamespace(runtime=SimpleNamespace(driver=Driver()))
+    monkeypatch.setattr(triton_kernels.importlib.util, "find_spec", lambda name: made_up)
+    monkeypatch.setattr(triton_kernels.importlib, "import_module", lambda name: made_up)
+    triton_kernels._has_triton.cache_clear()
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        assert [takes_triton(torch.device("cuda")) for _ in range(2)] == [False, False]
+    triton_kernels._has_triton.cache_clear()
+    (record,) = caplog.records
+    assert str(error) in record.message and "a C compiler (gcc" in record.message
 
 
 def test_every_file_of_kernels_is_listed():

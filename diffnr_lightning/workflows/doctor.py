@@ -148,6 +148,7 @@ def _kernels() -> Table:
     import torch
 
     from diffnr_lightning.projectors import choose_backend
+    from diffnr_lightning.triton_kernels import takes_triton
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     table = _table("What will run where", "operation", *(f"on {device}" for device in devices))
@@ -176,7 +177,7 @@ def _kernels() -> Table:
         "fused (numba)"
         if device == "cpu"
         else "fused (triton)"
-        if find_spec("triton")
+        if takes_triton(torch.device(device))
         else "reference (torch)"
         for device in devices
     ]
