@@ -34,7 +34,7 @@ def ssim_2d_reference(prediction: Tensor, reference: Tensor, data_range: float =
     """Structural similarity of N pairs of slices in plain torch, differentiable in both.
 
     Args:
-        prediction: (N, H, W). Types below float32 are computed in float32.
+        prediction: (N, H, W). Types below float32 are computed in float32, all of them in float64 on a GPU.
         reference: (N, H, W).
         data_range: what the full range of intensities is.
 
@@ -43,11 +43,12 @@ def ssim_2d_reference(prediction: Tensor, reference: Tensor, data_range: float =
     """
     kind = torch.promote_types(prediction.dtype, reference.dtype)
     kind = torch.promote_types(kind, torch.float32)
+    exact = _type_of_moments(kind, prediction.device)
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     # Differences of second moments do not survive half precision, so autocast must not touch them.
     with torch.autocast(prediction.device.type, enabled=False):
-        x, y = prediction.to(kind), reference.to(kind)
-        taps = torch.as_tensor(gaussian_window(), dtype=kind, device=x.device)
+        x, y = prediction.to(exact), reference.to(exact)
+        taps = torch.as_tensor(gaussian_window(), dtype=exact, device=x.device)
         moments = torch.stack((x, y, x * x, y * y, x * y)).flatten(0, 1).unsqueeze(1)
         moments = F.conv2d(moments, taps.view(1, 1, -1, 1), padding=(RADIUS, 0))
         moments = F.conv2d(moments, taps.view(1, 1, 1, -1), padding=(0, RADIUS))
@@ -56,7 +57,15 @@ def ssim_2d_reference(prediction: Tensor, reference: Tensor, data_range: float =
         index = ((2 * mx * my + c1) * (2 * (xy - mx * my) + c2)) / (
             (luminance + c1) * (xx + yy - luminance + c2)
         )
-    return index.mean(dim=(1, 2))
+    return index.mean(dim=(1, 2)).to(kind)
+
+
+def _type_of_moments(kind: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the type that convolutions are to have, given that of the result.
+
+    On a GPU torch lets them round float32 to TF32's eleven bits, forwards and backwards, unless it is told otherwise.
+    """
+    return torch.float64 if device.type == "cuda" else kind
 
 
 def _accumulate(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from diffnr_lightning.losses import SsimReference, ssim_2d, ssim_2d_reference, ssim_3d
+from diffnr_lightning.losses import SsimReference, ssim, ssim_2d, ssim_2d_reference, ssim_3d
 from diffnr_lightning.losses.ssim import gaussian_window
 
 
@@ -32,6 +32,25 @@ def test_kernel_equals_reference_in_value_and_gradient(shape, data_range):
     torch.testing.assert_close(value.double(), oracle, rtol=0, atol=1e-5)
     error = (got.grad.double() - want.grad).norm() / want.grad.norm()
     assert error < 1e-5
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_reference_keeps_its_digits_on_every_device(device):
+    """A GPU's convolutions may round float32 to TF32, where variances this small are lost."""
+    reference = 0.9 + 0.01 * slices(2, 24, 40)
+    prediction = reference + 0.005 * slices(2, 24, 40, seed=1)
+    found = ssim_2d_reference(prediction.to(device), reference.to(device))
+    assert found.dtype == torch.float32
+    exact = ssim_2d_reference(prediction.double(), reference.double())
+    torch.testing.assert_close(found.cpu().double(), exact, rtol=0, atol=2e-3)
+
+
+def test_second_moments_are_float64_on_a_gpu():
+    kinds = (torch.float32, torch.float64)
+    assert [ssim._type_of_moments(kind, torch.device("cuda")) for kind in kinds] == 2 * [
+        torch.float64
+    ]
+    assert [ssim._type_of_moments(kind, torch.device("cpu")) for kind in kinds] == list(kinds)
 
 
 def test_equal_slices_score_one_with_a_flat_slope():
