@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,7 +217,7 @@ class DataSetModule(lightning.LightningDataModule):
         data = make(
             {**self.sources("train"), **held_out},
             size=self.recipe.size,
-            held_out=list(held_out),
+            held_out=[escape(name) for name in held_out],  # names, no patterns
             store=self.store,
             workers=self.workers,
             **options,

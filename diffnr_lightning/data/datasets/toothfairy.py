@@ -26,8 +26,13 @@ def find_toothfairy(folder: Path) -> dict[str, Path]:
     if first:
         return dict(sorted(first.items(), key=lambda entry: _natural(entry[0])))
     images = [path for pattern in ("imagesTr/*", "*") for path in _below(folder, pattern)]
+    # Archives from a Mac hold a file ._NAME beside each file.
     images = [
-        path for path in images if path.name.endswith(SUFFIXES) and path.parent.name != "labelsTr"
+        path
+        for path in images
+        if path.name.endswith(SUFFIXES)
+        and not path.name.startswith(".")
+        and path.parent.name != "labelsTr"
     ]
     return {_called(path): path for path in sorted(images, key=lambda path: path.name)}
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +101,14 @@ def test_patches_of_toothfairy_and_of_a_folder(tmp_path, monkeypatch):
         data.setup("fit")
         assert data.batches.draws(0, 1)[0].corner.shape[-1] == 3
         assert len(data.batches.validation) == len(data.sources("development")) == 1
+
+
+def test_names_of_held_out_volumes_are_no_patterns(tmp_path):
+    for number in range(4):
+        np.save(tmp_path / f"scan[{number}].npy", np.zeros((4, 4, 4), np.float32))
+    data = VolumeFolder(tmp_path, SMALL, learn="patches", patch=8)
+    data.batches.split()
+    assert data.batches.held_out_volumes == list(data.sources("development"))
 
 
 def test_a_folder_may_be_split_as_the_tables_are(tmp_path):

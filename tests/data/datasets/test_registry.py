@@ -87,6 +87,9 @@ def test_toothfairy_knows_its_voxels_and_its_split(toothfairy):
 @pytest.mark.parametrize("challenge", [2, 3])
 def test_the_layouts_of_the_later_challenges(tmp_path, monkeypatch, challenge):
     names = write_toothfairy(tmp_path / "Dataset112", challenge=challenge)
+    # As a Mac leaves them in archives.
+    for image in list((tmp_path / "Dataset112" / "imagesTr").iterdir()):
+        image.with_name(f"._{image.name}").write_bytes(b"Mac OS X")
     monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path))
     chosen = [
         v.name
