@@ -93,4 +93,5 @@ def _text(attribute: Any) -> str:
     if attribute is None:
         return ""
     value = np.asarray(attribute).ravel()[0] if np.size(attribute) else ""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value).strip()
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.strip()

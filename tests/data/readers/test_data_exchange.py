@@ -38,7 +38,7 @@ def unit(text, values=DEGREES):
     return change
 
 
-@pytest.mark.parametrize("text", ["rad", "Radians", b"radian", ["rad"]])
+@pytest.mark.parametrize("text", ["rad", "Radians", b"radian", b"rad   ", ["rad"]])
 def test_radians_of_the_attribute_are_honoured(write, text):
     raw = read_data_exchange(write(unit(text, np.deg2rad(DEGREES))))
     np.testing.assert_allclose(raw.angles_rad, np.deg2rad(DEGREES))
