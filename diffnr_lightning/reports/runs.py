@@ -22,6 +22,27 @@ VOLUME_FILE = "volume.nii.gz"
 CASE_FILE = "meta_data.json"
 DOWNSTREAM_FILE = "downstream.json"
 
+_NUMBER = int | float | None
+_NUMBERS = {...: _NUMBER}
+WRITTEN = {
+    "protocols": {...: _NUMBERS},
+    "projections": _NUMBERS,
+    "chi_square": {"mean": _NUMBERS},
+    "prior": _NUMBERS,
+    "history": {...: [_NUMBER]},
+    "noise": {"mode": str},
+    "window_hu": [int | float] * 2,
+    "size": [int],
+    "views": int,
+    "seconds": _NUMBER,
+    "peak_memory_mb": _NUMBER,
+    "evaluations": _NUMBER,
+    "iterations": _NUMBER,
+    "normalised_by": _NUMBER,
+}
+"""What a run writes into its metrics, as far as it is shown: a type, a list of a form (of two: a pair), or a mapping
+with forms by name, `...` for any name."""
+
 
 class ScanSetting(NamedTuple):
     """Tell scans apart whose results must not be averaged; None where it was not recorded.
@@ -208,32 +229,24 @@ def _refuse_strange(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         ValueError: names the first of them.
     """
-    known = {
-        "protocols": lambda groups: _numbers(*groups.values()),
-        "chi_square": lambda groups: _numbers(groups.get("mean") or {}),
-        **dict.fromkeys(("projections", "prior"), _numbers),
-        "history": lambda series: all(isinstance(values, list) for values in series.values()),
-        "noise": lambda noise: isinstance(noise.get("mode"), str),
-        "window_hu": lambda window: len(window) == 2 and _numbers(dict(enumerate(window))),
-        "size": lambda size: _numbers(dict(enumerate(size))),
-    }
-    single = ("views", "seconds", "peak_memory_mb", "evaluations", "iterations", "normalised_by")
-    known |= dict.fromkeys(single, lambda number: _numbers({"": number}))
-    for key, fits in known.items():
-        value = content.get(key)
-        try:
-            strange = value is not None and not fits(value)
-        except (AttributeError, TypeError):
-            strange = True
-        if strange:
+    for key, form in WRITTEN.items():
+        if content.get(key) is not None and not _has_form(content[key], form):
             raise ValueError(
-                f"{path} says of {key} {value!r}, which no run does; run the reconstruction again."
+                f"{path} says of {key} {content[key]!r}, which no run does; run the reconstruction again."
             )
 
 
-def _numbers(*groups: Mapping[Any, Any]) -> bool:
-    """Whether all values of some mappings are numbers, or not known."""
-    return all(n is None or isinstance(n, int | float) for group in groups for n in group.values())
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a value of a JSON file is of a form, see `WRITTEN`."""
+    if isinstance(form, list):
+        counted = isinstance(value, list) and len(form) in (1, len(value))
+        return counted and all(_has_form(each, form[0]) for each in value)
+    if isinstance(form, dict):
+        named = value if ... in form else form
+        return isinstance(value, dict) and all(
+            _has_form(value.get(name), form.get(name, form.get(...))) for name in named
+        )
+    return isinstance(value, form)
 
 
 def read_volume(run: RunSummary) -> ShownVolume:
