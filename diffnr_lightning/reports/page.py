@@ -219,7 +219,11 @@ def _embed(case: _CaseVolumes, max_edge: int, first: int) -> tuple[dict[str, Any
     description = {
         "name": case.name,
         "shape": list(shape),
-        "voxel_mm": [edge * factor for edge in reference.voxel_mm],
+        # Along an axis shorter than a block the whole axis is one.
+        "voxel_mm": [
+            edge * min(factor, count)
+            for edge, count in zip(reference.voxel_mm, reference.values.shape, strict=True)
+        ],
         "unit": reference.unit,
         "limits": list(limits),
         "window": [low, high],
@@ -276,9 +280,9 @@ def pack_volume(volume: NDArray[np.float32], limits: tuple[float, float]) -> str
 
 
 def _history(run: RunSummary) -> dict[str, list[float | None]]:
-    """Return the series of a run with NaN and infinity as gaps."""
+    """Return the series of a run with NaN, infinity and what is not known as gaps."""
     return {
-        name: [value if math.isfinite(value) else None for value in map(float, series)]
+        name: [None if value is None or not math.isfinite(value) else value for value in series]
         for name, series in run.history.items()
     }
 

@@ -103,6 +103,23 @@ def test_large_volumes_are_averaged_and_the_page_knows(run_folders, tmp_path, tr
     np.testing.assert_allclose(back, -1000 + 3000 * means, atol=1)
 
 
+def test_an_axis_shorter_than_a_block_keeps_its_extent(tmp_path, truth):
+    run = write_run(tmp_path / "few", "few", "FDK", truth[:2])
+    page = write_page(read_runs([run]), tmp_path / "report.html", max_edge=4)
+    (case,) = described(page.read_text(encoding="utf-8"))
+    assert case["factor"] == 4
+    assert case["shape"] == [1, 3, 4]
+    assert case["voxel_mm"] == [2 * 2.0, 4 * 1.5, 4 * 1.0]
+
+
+def test_numbers_of_a_convergence_that_are_not_known_are_gaps(tmp_path, truth):
+    history = {"iteration": [1, 2, 3], "loss": [0.5, None, float("nan")]}
+    run = write_run(tmp_path / "run", "chest", "DiffNR", truth, history=history)
+    page = write_page(read_runs([run]), tmp_path / "report.html")
+    (case,) = described(page.read_text(encoding="utf-8"))
+    assert case["volumes"][0]["history"] == {"iteration": [1, 2, 3], "loss": [0.5, None, None]}
+
+
 def test_block_mean_drops_what_fills_no_block():
     volume = np.arange(5 * 4 * 1, dtype=np.float32).reshape(5, 4, 1)
     result = block_mean(volume, 2)
