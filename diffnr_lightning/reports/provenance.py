@@ -71,7 +71,8 @@ def provenance_in_words(record: Mapping[str, Any]) -> str:
     said = []
     if record.get("runs"):
         said.append(
-            f"{record['runs']} runs, {record['hours']:.1f} hours in all ({_listed(record['machines'])}), at "
+            f"{record['runs']} run{'s' * (record['runs'] != 1)}, {record['hours']:.1f} hours in all "
+            f"({_listed(record['machines'])}), at "
             f"{'commits' if len(record['commits']) > 1 else 'commit'} {_listed(record['commits'], SHORT)}"
         )
         several = sum(len(found) > 1 for found in record["cases_sha256"].values())

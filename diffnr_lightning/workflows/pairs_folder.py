@@ -114,7 +114,9 @@ def print_shares(manifest: dict[str, Any], console: Console | None = None) -> No
     """
     infos = manifest["scans"].values()
     volumes = {info.get("volume", info["case"]) for info in infos}
-    title = f"{len(infos)} scans of {len(volumes)} volumes, and the degraded volumes kept of them"
+    scans_and_volumes = ((len(infos), "scan"), (len(volumes), "volume"))
+    counted = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in scans_and_volumes)
+    title = f"{' of '.join(counted)}, and the degraded volumes kept of them"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("", "", "scans", "kept", "share", "PSNR in dB"):
         table.add_column(heading, justify="right" if heading else "left")

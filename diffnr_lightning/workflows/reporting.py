@@ -95,6 +95,7 @@ def report(
         written = write_comparison(found, out)
     else:
         written = write_page(found, out, baseline=baseline, paper=paper)
-    cases = len({run.case for run in found})
-    logger.info("%s: %d runs of %d cases", written, len(found), cases)
+    runs_and_cases = ((len(found), "run"), (len({run.case for run in found}), "case"))
+    counted = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in runs_and_cases)
+    logger.info("%s: %s", written, " of ".join(counted))
     return written

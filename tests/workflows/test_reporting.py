@@ -27,6 +27,7 @@ def test_published_numbers_and_a_baseline_are_options(runs, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert cli.main(["report", *map(str, options), "--out", str(page)]) == 0
     assert "SIRT (paper)" in page.read_text() and "Δbaseline" in page.read_text()
+    assert "2 runs of 1 case\n" in " ".join(capsys.readouterr().err.split(" "))
 
 
 def test_a_report_of_another_kind_is_refused(runs, tmp_path, capsys):
