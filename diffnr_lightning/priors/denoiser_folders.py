@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffnr_lightning.files import replacing_folder, write_bytes, write_json
+from diffnr_lightning.priors.noise_schedule import EXPLODING
 from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
 from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
 
@@ -32,8 +33,8 @@ def save_denoiser(
 ) -> None:
     """Write a denoiser so that `load_denoiser` reads it; weights are float16.
 
-    That of slices is a pipeline that diffusers' `DDPMPipeline` reads too, if it neither folds images nor is told
-    coordinates.
+    That of slices is a pipeline that diffusers' `DDPMPipeline` reads too (`ScoreSdeVePipeline` where the variance of
+    its schedule explodes), if it neither folds images nor is told coordinates.
 
     Args:
         folder: it appears whole or not at all, in the place of an older one.
@@ -69,15 +70,17 @@ def save_denoiser(
 
 
 def _write_pipeline(folder: Path, denoiser: UNetDenoiser, state: dict[str, Tensor]) -> None:
-    from diffusers import DDPMScheduler, __version__
+    from diffusers import DDPMScheduler, ScoreSdeVeScheduler, __version__
 
+    explodes = denoiser.scheduler.get("_class_name") == EXPLODING
+    scheduler = ScoreSdeVeScheduler if explodes else DDPMScheduler
     denoiser.unet.save_config(folder / "unet")
     write_bytes(folder / "unet" / WEIGHTS, save(state, {"format": "pt"}))
-    DDPMScheduler.from_config(denoiser.scheduler).save_pretrained(folder / "scheduler")
+    scheduler.from_config(denoiser.scheduler).save_pretrained(folder / "scheduler")
     index = {
-        "_class_name": "DDPMPipeline",
+        "_class_name": "ScoreSdeVePipeline" if explodes else "DDPMPipeline",
         "_diffusers_version": __version__,
-        "scheduler": ["diffusers", "DDPMScheduler"],
+        "scheduler": ["diffusers", scheduler.__name__],
         "unet": ["diffusers", "UNet2DModel"],
     }
     write_json(folder / "model_index.json", index)

@@ -7,6 +7,7 @@ import torch
 
 from diffnr_lightning.priors import (
     CompactDenoiser,
+    UNetDenoiser,
     bundled_denoisers,
     denoiser_folders,
     load_denoiser,
@@ -44,3 +45,21 @@ def test_a_name_is_a_bundled_denoiser_and_a_path_stays_one(tmp_path, monkeypatch
     assert load_denoiser("mine").channels == 3
     with pytest.raises(FileNotFoundError, match=r"^slice is no folder .* \(one of made-up\);"):
         load_denoiser("slice")
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"_class_name": "ScoreSdeVeScheduler", "sigma_max": 50.0, "num_train_timesteps": 40},
+        {"_class_name": "DDIMScheduler", "beta_end": 0.01, "prediction_type": "sample"},
+        {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3},
+    ],
+)
+def test_a_schedule_is_written_as_it_is(tmp_path, scheduler):
+    unet = CompactDenoiser(channels=1, widths=(8,), fold=1, gaps=0).unet
+    denoiser = UNetDenoiser(unet, scheduler)
+    save_denoiser(tmp_path / "denoiser", denoiser)
+    again = load_denoiser(tmp_path / "denoiser").schedule
+    assert torch.equal(again.deviation, denoiser.schedule.deviation)
+    assert torch.equal(again.signal, denoiser.schedule.signal)
+    assert again.prediction == denoiser.schedule.prediction
