@@ -234,6 +234,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
         factor = self.rate_factor(self.iteration)
         for optimizer, peak in zip(optimizers, (self.rate, self.discriminator_rate), strict=False):
             optimizer.param_groups[0]["lr"] = peak * factor
+        # What augmentations and latents draw follows from the batch, so that a resumed run draws the same.
+        torch.manual_seed(self.iteration * self.trainer.world_size + self.global_rank)
         self.iteration += 1
         if self.discriminator is not None and self.iteration > self.gan_start:
             step = self._joint_step if self.steps == "joint" else self._original_step

@@ -1,5 +1,7 @@
 """What a checkpoint of finetuning holds, and that a killed run which is resumed ends as a whole one."""
 
+import copy
+
 import lightning
 import pytest
 import torch
@@ -7,7 +9,8 @@ from killed_run import Killed, StopAt
 from tiny_finetuning import ITERATIONS, Darkness, both, finetuning, fit
 
 from diffnr_lightning.data.slice_pairs import SlicePairData
-from diffnr_lightning.priors import load_prior, read_header
+from diffnr_lightning.losses import DiffAugment
+from diffnr_lightning.priors import PatchDiscriminator, load_prior, read_header
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.training_run import train_in_folder
 
@@ -29,6 +32,27 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(boxes, tmp_path, gan
     assert resumed.state_dict().keys() == expected.keys()
     for name, tensor in resumed.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+class Augmenting(PatchDiscriminator):
+    """Looks at what is changed at random."""
+
+    def forward(self, degraded, candidate):
+        return super().forward(degraded, DiffAugment()(2 * candidate - 1))
+
+
+def test_what_is_drawn_at_random_is_drawn_again_by_a_resumed_run(boxes, tmp_path):
+    torch.manual_seed(0)
+    judge = Augmenting(8)
+    runs = [finetuning(gan=True, discriminator=copy.deepcopy(judge)) for _ in range(3)]
+    whole, killed, resumed = runs
+    fit(whole, boxes)
+    with pytest.raises(Killed):
+        fit(killed, boxes, StopAt(5, tmp_path / "run.ckpt"))
+    torch.manual_seed(77)  # another process stands elsewhere in its random numbers
+    fit(resumed, boxes, checkpoint=tmp_path / "run.ckpt")
+    for name, tensor in resumed.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
 
 
 def test_average_is_in_the_checkpoint_and_in_the_export(boxes, tmp_path):
