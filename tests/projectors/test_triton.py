@@ -160,6 +160,26 @@ def test_every_scan_on_the_device(case):
 
 
 @pytest.mark.gpu
+def test_a_large_detector_on_the_device():
+    """It has more pixels than programs along y could hold, and both pairs of kernels serve it."""
+    scan = ScanGeometry.cone(
+        angles_rad=[0.3],
+        source_to_axis_mm=90.0,
+        source_to_detector_mm=140.0,
+        detector_shape=(2049, 2100),
+        pixel_mm=0.03,
+    )
+    grid = VolumeGrid((40, 50, 60), 1.0)
+    volume, measured = drawn(grid.shape, "cuda"), drawn((1, 2049, 2100), "cuda", seed=1)
+    pairs = [
+        (kernels.project(volume, grid, scan), kernels.backproject(measured, grid, scan))
+        for kernels in (rays_triton, separable_triton)
+    ]
+    for found, expected in zip(*pairs, strict=True):
+        assert relative(found, expected.double()) < 1e-4
+
+
+@pytest.mark.gpu
 def test_results_on_the_device_are_bit_equal():
     scan = ScanGeometry.cone(
         angles_rad=uniform_angles(9), source_to_axis_mm=90.0, source_to_detector_mm=140.0,
