@@ -22,6 +22,8 @@ PYTEST_WORKERS ?= 2
 
 ifeq ($(DIFFNR_NO_INSTALL),1)
 PYTHON ?= python3
+# The package is the one that lies here, for scripts of benchmarks too.
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 INSTALLED :=
 BENCH_INSTALLED :=
 DOCS_INSTALLED :=
