@@ -257,12 +257,14 @@ class SceneOptimization(lightning.LightningModule):
         # Checkpoints of earlier versions have none.
         novel = scene.get("novel")
         self.novel = None if novel is None else NovelViews.from_state(novel)
+        if not hasattr(self.representation, "resize"):
+            return
         sizes = {
             len(value)
             for key, value in checkpoint["state_dict"].items()
             if key.startswith("representation.")
         }
-        if hasattr(self.representation, "resize") and len(sizes) == 1:
+        if len(sizes) == 1:
             self.representation.resize(sizes.pop())
 
     def on_train_start(self) -> None:

@@ -64,7 +64,8 @@ def read_published(path: str | Path) -> tuple[PublishedNumber, ...]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the file of published numbers {path} does not exist.")
-    with path.open(newline="", encoding="utf-8") as file:
+    # Spreadsheets put a byte order mark before the text.
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or ())
         one_each = {"metric", "value"} <= columns

@@ -272,6 +272,20 @@ def test_a_checkpoint_takes_along_what_parameters_do_not_say(truth, projections)
             stranger.on_load_checkpoint(checkpoint)
 
 
+def test_a_representation_of_ones_own_may_have_single_numbers(truth):
+    class Offset(VoxelGrid):
+        def __init__(self, grid):
+            super().__init__(grid)
+            self.offset = torch.nn.Parameter(torch.tensor(0.5))
+
+    module, other = (SceneOptimization(Offset(GRID), SCAN, GRID) for _ in range(2))
+    module.iteration = 7
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    other.on_load_checkpoint(checkpoint)
+    assert other.iteration == 7
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -106,3 +106,10 @@ def test_published_numbers_stand_below_ours_of_as_many_views(tmp_path):
     ]
     assert "1 published numbers are of other numbers of views." in table.notes
     assert any("under r2 where their paper states no protocol" in note for note in table.notes)
+
+
+def test_a_file_that_a_spreadsheet_has_written_is_read(tmp_path):
+    path = tmp_path / "paper.csv"
+    path.write_text("method,views,psnr\nNAF,24,30.5\n", encoding="utf-8-sig")
+    (number,) = read_published(path)
+    assert (number.method, number.views, number.value) == ("NAF", 24, 30.5)

@@ -76,7 +76,8 @@ def read_split(name: str = DEFAULT, folder: Path = FOLDER) -> tuple[SplitVolume,
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.csv"))) or "none"
         raise FileNotFoundError(f"split {name!r} does not exist; one of {known} is expected.")
-    with path.open(newline="", encoding="utf-8") as file:
+    # Spreadsheets put a byte order mark before the text.
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(

@@ -142,7 +142,8 @@ def test_a_folder_may_say_what_its_volumes_are_for(tmp_path):
         np.save(tmp_path / f"{name}.npy", np.zeros((4, 4, 4)))
     lines = ["volume,patient,kind,set,source,licence"]
     lines += ["a.npy,P1,bone,test,here,MIT", "b.npy,P2,bone,train,here,MIT"]
-    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+    # A spreadsheet marks its text as Unicode.
+    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
     assert list(volume_sources([f"folder:{tmp_path}:test"])) == ["a"]
     assert known_volume(f"folder:{tmp_path}:b").kind == "bone"
 
