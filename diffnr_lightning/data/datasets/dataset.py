@@ -156,7 +156,12 @@ def _warn_once(message: str) -> None:
 def _volumes(dataset: DataSet, names: tuple[str, ...] | None) -> tuple[SplitVolume, ...]:
     if dataset.split is not None:
         entries = read_split(dataset.split.stem, dataset.split.parent)
-        return tuple(entry._replace(volume=f"{dataset.name}:{entry.name}") for entry in entries)
+        # Where several files of a folder are called the same, its volumes are called by their paths.
+        called = {} if dataset.folder is None else _names_by_path(dataset)
+        return tuple(
+            entry._replace(volume=f"{dataset.name}:{called.get(entry.volume, entry.name)}")
+            for entry in entries
+        )
     *held, whole = dataset.held
     # Of a part of a data set a part is held.
     counts = [min(count, max(1, round(count * len(names) / whole))) for count in held]
@@ -166,6 +171,11 @@ def _volumes(dataset: DataSet, names: tuple[str, ...] | None) -> tuple[SplitVolu
         SplitVolume(volume=f"{dataset.name}:{name}", patient=name, set=sets[name], **common)
         for name in names
     )
+
+
+def _names_by_path(dataset: DataSet) -> dict[str, str]:
+    files = dataset.files()
+    return {path.relative_to(dataset.root()).as_posix(): name for name, path in files.items()}
 
 
 @cache

@@ -148,6 +148,18 @@ def test_a_folder_may_say_what_its_volumes_are_for(tmp_path):
     assert known_volume(f"folder:{tmp_path}:b").kind == "bone"
 
 
+def test_files_of_one_name_are_listed_by_their_paths(tmp_path):
+    lines = ["volume,patient,kind,set,source,licence"]
+    for number, role in enumerate(("test", "train", "train"), 1):
+        (tmp_path / f"P{number}").mkdir()
+        np.save(tmp_path / f"P{number}" / "data.npy", np.zeros((4, 4, 4)))
+        lines.append(f"P{number}/data.npy,P{number},jaw,{role},here,MIT")
+    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+    assert list(volume_sources([f"folder:{tmp_path}:test"])) == ["P1_data"]
+    assert list(volume_sources([f"folder:{tmp_path}:train"])) == ["P2_data", "P3_data"]
+    assert known_volume(f"folder:{tmp_path}:P1_data").set == "test"
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
