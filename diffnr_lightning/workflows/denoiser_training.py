@@ -106,7 +106,6 @@ def train_denoiser(
     run = RunFolder(out, resolved or plain)
     if not run.begin():
         return out
-    batches.setup("fit")
     train_in_folder(
         run,
         task,

@@ -97,3 +97,16 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert words in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("store", [[], ["--data.init_args.store", "store"]])
+def test_a_volume_that_cannot_be_learned_from_leaves_no_run(
+    store, options, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged.npy").touch()
+    volumes = [*options[options.index("--volumes") :], "damaged.npy"]
+    command = [*options[: options.index("--volumes")], *volumes, *store]
+    assert cli.main([*command, "--out", "runs/out"]) == cli.USAGE_ERROR
+    assert "damaged.npy cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
