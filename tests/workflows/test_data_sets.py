@@ -1,12 +1,16 @@
 """A public data set from its folder to repaired reconstructions of its test set, on generated chests."""
 
 import json
+import re
+import shlex
 
 import pytest
 import yaml
 
 from diffnr_lightning import cli
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
+from diffnr_lightning.workflows import train_denoiser
+from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.volume_sources import volume_sources
 from tests.public_layouts import write_luna16, write_toothfairy
 
@@ -89,6 +93,20 @@ def test_luna16_from_its_folder_to_its_table(tmp_path, monkeypatch, repository):
     ]
     assert {score["case"] for score in scores} == set(series["test"])
     assert [score["kind"] for score in scores] == ["chest", "chest"]
+
+
+def test_the_documented_training_of_a_denoiser_takes_the_volumes_of_luna16(
+    tmp_path, monkeypatch, repository
+):
+    monkeypatch.setenv("DIFFNR_LUNA16", str(tmp_path / "LUNA16"))
+    written_sets = write_luna16(tmp_path / "LUNA16")
+    text = (repository / "docs" / "data_sets.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = re.findall(r"^diffnr train-denoiser (.*)$", text, re.MULTILINE)
+    arguments = parse(train_denoiser, shlex.split(command)).arguments
+    batches = arguments["data"](volume_sources(arguments["volumes"]))
+    batches.check_denoiser(arguments["denoiser"]())
+    batches.split()
+    assert set(batches.sources) == set(written_sets["train"])
 
 
 def test_toothfairy_is_curated_and_scanned(tmp_path, monkeypatch):

@@ -46,7 +46,8 @@ def drawing_chances(
     counts = np.bincount(kinds, minlength=len(patterns))
     if idle := [pattern for pattern, count in zip(patterns, counts, strict=True) if not count]:
         raise ValueError(
-            f"shares has {idle[0]!r}, which matches no scan to train on that the patterns before it leave; remove it."
+            f"shares has {idle[0]!r}, which matches no scan to train on that the patterns before it leave; remove it, "
+            "or set shares to null, with which all are drawn alike."
         )
     chances = np.array(list(shares.values()), dtype=np.float64) / counts
     chances = chances[kinds]
