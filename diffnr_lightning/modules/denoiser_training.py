@@ -125,6 +125,7 @@ class DenoiserTraining(lightning.LightningModule):
         )
         entropy = [self.seed, self.iteration, self.global_rank]
         number = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        torch.manual_seed(number)  # of dropout, which a network that training starts from may have
         self.iteration += 1
         loss = self._loss(batch, torch.Generator(self.device).manual_seed(number))
         optimizer.zero_grad()

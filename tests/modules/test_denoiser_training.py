@@ -91,11 +91,17 @@ def test_it_learns_and_is_judged_by_noise_level(sources, tmp_path):
     torch.testing.assert_close(exported.unet.conv_in.weight, average.half().float())
 
 
-def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(sources, tmp_path):
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(sources, tmp_path, dropout):
     whole, first, second = training(), training(), training()
+    for module in (whole, first, second):
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = dropout
     fit(whole, sources)
     with pytest.raises(Killed):
         fit(first, sources, StopAt(3, tmp_path / "kept.ckpt"))
+    torch.manual_seed(77)  # another process stands elsewhere in its random numbers
     fit(second, sources, checkpoint=tmp_path / "kept.ckpt")
     assert second.iteration == 8
     for (name, tensor), other in zip(
