@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,7 +63,7 @@ def read_adm_checkpoint(
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(
             f"{path} cannot be read without running code in it, or is damaged; weights by name are expected."
         ) from error
@@ -73,14 +72,15 @@ def read_adm_checkpoint(
             f"{path} holds averaged weights without names (shadow_params); weights by name are expected."
         )
     state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
-    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    named = all(isinstance(n, str) and isinstance(tensor, Tensor) for n, tensor in state.items())
+    if not state or not named:
         raise ValueError(f"{path} holds no weights by name; those of an ADM network are expected.")
     try:
         unet = unet_of_adm(
             state, head_channels=head_channels, new_attention_order=new_attention_order
         )
         denoiser = UNetDenoiser(unet, {"clip_sample": False}, scale=scale)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (LookupError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
             f"{path} is no ADM network that a UNet2DModel equals ({reason}); use its own program."

@@ -150,7 +150,9 @@ def test_files_that_hold_something_else_are_refused(files, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all, but some text that is longer"])
+@pytest.mark.parametrize(
+    "content", [b"", b".", b"\x80\x02X", b"no weights at all, but some text that is longer"]
+)
 def test_damaged_files_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):

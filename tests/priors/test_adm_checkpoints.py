@@ -222,6 +222,24 @@ def test_other_files_are_refused_in_one_sentence(content, words, tmp_path):
         unet_of_adm(Adm().state_dict(), head_channels=48)
 
 
+@pytest.mark.parametrize("content", [b"", b".", b"\x80\x02X", b"<html>"])
+def test_damaged_files_are_refused_by_name(content, tmp_path):
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.pt cannot be read without running code"):
+        read_adm_checkpoint(path)
+
+
+def test_weights_without_names_are_refused(tmp_path):
+    torch.save({0: torch.zeros(3)}, tmp_path / "numbers.pt")
+    with pytest.raises(ValueError, match="holds no weights by name"):
+        read_adm_checkpoint(tmp_path / "numbers.pt")
+    state = Adm().state_dict() | {"input_blocks.0.0.weight": torch.zeros(32)}
+    torch.save(state, tmp_path / "flat.pt")
+    with pytest.raises(ValueError, match="is no ADM network"):
+        read_adm_checkpoint(tmp_path / "flat.pt", head_channels=32)
+
+
 def test_a_pickle_with_code_is_not_run(tmp_path):
     torch.save(Adm(), tmp_path / "module.pt")
     with pytest.raises(ValueError, match="without running code"):

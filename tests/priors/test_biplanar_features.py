@@ -96,9 +96,10 @@ def test_stored_features_of_other_shapes_and_code_are_refused(tmp_path):
         torch.save(content, path)
         with pytest.raises(ValueError, match=match):
             read_biplanar_features(path, path)
-    path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="holds no tensor or is damaged"):
-        read_biplanar_features(path, path)
+    for content in (pickle.dumps(Trap()), b".", b"\x80\x02X"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="holds no tensor or is damaged"):
+            read_biplanar_features(path, path)
     assert not (tmp_path / "sprung").exists()
 
 
