@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -95,6 +96,18 @@ def write_json(path: Path, content: Any) -> Path:
         ValueError: a path that cannot be written.
     """
     return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def table_text(path: Path) -> io.StringIO:
+    """Return the text of a CSV file; spreadsheets put a byte order mark before it.
+
+    Raises:
+        ValueError: a file that is no text in UTF-8.
+    """
+    try:
+        return io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8; save it as CSV in that encoding.") from error
 
 
 def sha256(path: Path) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from diffnr_lightning.files import table_text
+
 METRICS = ("psnr", "ssim", "dice_percent", "surface_distance", "seconds")
 UNSTATED = "r2"
 """The protocol under which a number stands whose paper names none."""
@@ -59,27 +61,31 @@ def read_published(path: str | Path) -> tuple[PublishedNumber, ...]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: other columns, an unknown metric or protocol, or a value or number of views that is no number.
+        ValueError: other columns or fields, an unknown metric or protocol, or a value or number of views that is no
+            number.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the file of published numbers {path} does not exist.")
-    # Spreadsheets put a byte order mark before the text.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        one_each = {"metric", "value"} <= columns
-        measured = ("metric", "value") if one_each else tuple(m for m in METRICS if m in columns)
-        if "method" not in columns or not measured or columns - {*_DESCRIPTIONS, *measured}:
+    reader = csv.DictReader(table_text(path))
+    columns = set(reader.fieldnames or ())
+    one_each = {"metric", "value"} <= columns
+    measured = ("metric", "value") if one_each else tuple(m for m in METRICS if m in columns)
+    if "method" not in columns or not measured or columns - {*_DESCRIPTIONS, *measured}:
+        raise ValueError(
+            f"{path} has the columns {', '.join(sorted(columns))}; method with metric and value, or with any of "
+            f"{', '.join(METRICS)}, and none but {', '.join(_DESCRIPTIONS)} besides are expected."
+        )
+    numbers = []
+    for line in reader:
+        where = f"line {reader.line_num} of {path}"
+        if None in line:
             raise ValueError(
-                f"{path} has the columns {', '.join(sorted(columns))}; method with metric and value, or with any of "
-                f"{', '.join(METRICS)}, and none but {', '.join(_DESCRIPTIONS)} besides are expected."
+                f"{where} has more fields than the {len(columns)} columns; points in numbers, and quotes around text "
+                "with commas, are expected."
             )
-        numbers = []
-        for line in reader:
-            cells = {line["metric"]: line["value"]} if one_each else {m: line[m] for m in measured}
-            where = f"line {reader.line_num} of {path}"
-            numbers += [_number(line, m, cell, where) for m, cell in cells.items() if cell]
+        cells = {line["metric"]: line["value"]} if one_each else {m: line[m] for m in measured}
+        numbers += [_number(line, m, cell, where) for m, cell in cells.items() if cell]
     return tuple(numbers)
 
 

@@ -113,3 +113,16 @@ def test_a_file_that_a_spreadsheet_has_written_is_read(tmp_path):
     path.write_text("method,views,psnr\nNAF,24,30.5\n", encoding="utf-8-sig")
     (number,) = read_published(path)
     assert (number.method, number.views, number.value) == ("NAF", 24, 30.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"method,views,psnr\nNAF,24,30,5\n", "line 2 of .* has more fields than the 3"),
+        ("method,psnr\nFBP für alle,30\n".encode("latin-1"), "paper.csv is no text in UTF-8"),
+    ],
+)
+def test_files_that_would_be_misread_are_refused(tmp_path, content, words):
+    (tmp_path / "paper.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        read_published(tmp_path / "paper.csv")

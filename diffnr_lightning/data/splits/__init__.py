@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffnr_lightning.data.generated import generated_seeds, is_generated, source_name
+from diffnr_lightning.files import table_text
 
 SETS = ("train", "development", "test")
 DEFAULT = "diffnr"
@@ -76,14 +77,12 @@ def read_split(name: str = DEFAULT, folder: Path = FOLDER) -> tuple[SplitVolume,
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.csv"))) or "none"
         raise FileNotFoundError(f"split {name!r} does not exist; one of {known} is expected.")
-    # Spreadsheets put a byte order mark before the text.
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(
-                f"{path} has the columns {reader.fieldnames}; {', '.join(COLUMNS)} are expected."
-            )
-        volumes = tuple(volume for row in reader for volume in _volumes(path, row))
+    reader = csv.DictReader(table_text(path))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ValueError(
+            f"{path} has the columns {reader.fieldnames}; {', '.join(COLUMNS)} are expected."
+        )
+    volumes = tuple(volume for row in reader for volume in _volumes(path, row))
     _check(path, volumes)
     return volumes
 
