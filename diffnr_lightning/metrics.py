@@ -253,7 +253,7 @@ PROTOCOLS: dict[str, Callable[..., Score]] = {
 def evaluate_volume(
     prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
 ) -> dict[str, Score]:
-    """Score a volume under every protocol.
+    """Score a volume under every protocol that is defined on its shape.
 
     Args:
         prediction: (Z, Y, X), normalised so that the intensity window is 0..1; array or CPU tensor.
@@ -261,16 +261,19 @@ def evaluate_volume(
         mask: where protocol ``strict`` looks; `field_of_view` by default.
 
     Returns:
-        {protocol: {"psnr": dB, "ssim": index}}.
+        {protocol: {"psnr": dB, "ssim": index}}; without `naf`, whose window does not fit, where an axis has fewer than
+        7 voxels.
 
     Raises:
         ValueError: volumes that one of the protocols cannot compare.
     """
+    fits = min(np.shape(truth), default=0) >= UNIFORM_EDGE
+    protocols = {name: score for name, score in PROTOCOLS.items() if fits or name != "naf"}
     # Most of the time goes to filters of scipy, which leave other threads to run.
     with ThreadPoolExecutor() as pool:
         scores = {
             name: pool.submit(protocol, prediction, truth, mask)
-            for name, protocol in PROTOCOLS.items()
+            for name, protocol in protocols.items()
         }
         return {name: score.result() for name, score in scores.items()}
 

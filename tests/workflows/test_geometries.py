@@ -15,6 +15,7 @@ from diffnr_lightning import cli
 from diffnr_lightning.data import Case, read_case, write_case
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.metrics import peak_signal_to_noise
+from diffnr_lightning.projectors import project
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -205,3 +206,24 @@ def test_a_negative_pad_is_refused(wide_ball, tmp_path, capsys):
     assert cli.main([str(a) for a in ("reconstruct", "--case", wide_ball, *options)]) == 2
     assert "pad is -1.0; a share of at least 0" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_few_slices_are_scored_by_the_protocols_that_they_have(tmp_path):
+    grid = VolumeGrid((4, 24, 24), 1.0)
+    scan = ScanGeometry.parallel(
+        angles_rad=uniform_angles(12, 180), detector_shape=(4, 36), pixel_mm=1.0
+    )
+    truth = torch.zeros(grid.shape)
+    truth[:, 6:16, 8:18] = 0.8
+    write_case(
+        Case("thin", scan, project(truth, grid, scan), grid, volume=truth), tmp_path / "case"
+    )
+    out = tmp_path / "runs" / "fbp"
+    options = ["--case", str(tmp_path / "case"), "--config", "fbp", "--out", str(out)]
+    assert cli.main(["reconstruct", *options]) == 0
+    protocols = json.loads((out / "metrics.json").read_text())["protocols"]
+    assert list(protocols) == ["r2", "strict"]
+    assert protocols["r2"]["psnr"] > 15
+    table = ["--out", str(tmp_path / "table")]
+    assert cli.main(["evaluate", "--runs", str(tmp_path / "runs"), *table]) == 0
+    assert cli.main(["report", "--runs", str(out), "--out", str(tmp_path / "page.html")]) == 0
