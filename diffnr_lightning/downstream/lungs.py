@@ -19,6 +19,8 @@ AIR_HU = -500.0
 LEAST_HU = -1024.0
 """Scanners pad with less."""
 SMOOTHED_MM = 1.0
+LEAST_SMOOTHED = 4
+"""Voxels along each axis, as SimpleITK's recursive Gaussian needs them."""
 OPENED_MM = 2.0
 CLOSED_MM = 8.0
 OUTSIDE_SHARE = 0.01
@@ -75,8 +77,11 @@ def segment_lungs(volume_hu: Volume, voxel_mm: Voxel) -> Mask:
         voxel_mm: edges (z, y, x).
 
     Returns:
-        (Z, Y, X), True in the lungs; False everywhere where there are none.
+        (Z, Y, X), True in the lungs; False everywhere where there are none, as in volumes of fewer than 4 voxels along
+        an axis.
     """
+    if min(volume_hu.shape) < LEAST_SMOOTHED:
+        return np.zeros(volume_hu.shape, dtype=bool)
     image = SimpleITK.GetImageFromArray(np.clip(volume_hu, LEAST_HU, None).astype(np.float32))
     image.SetSpacing(voxel_mm[::-1])
     air = SimpleITK.SmoothingRecursiveGaussian(image, SMOOTHED_MM) < AIR_HU

@@ -90,3 +90,7 @@ def test_a_lung_that_others_have_segmented(real_data):
     score = compare_lungs(found, SimpleITK.GetArrayFromImage(mask) > 0, voxel_mm)
     assert score.dice_percent > 95
     assert score.surface_distance_mm < 1
+
+
+def test_a_few_slices_have_no_lungs():
+    assert not segment_lungs(np.full((3, 20, 20), -900, np.float32), (1.0, 1.0, 1.0)).any()
