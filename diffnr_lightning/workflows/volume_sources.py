@@ -7,7 +7,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from diffnr_lightning.data.datasets import (
@@ -18,6 +17,7 @@ from diffnr_lightning.data.datasets import (
     selected_volumes,
 )
 from diffnr_lightning.data.generated import generated_seeds, is_generated, source_name
+from diffnr_lightning.data.pairs.hold_out import is_called
 from diffnr_lightning.data.splits import MEASURED, SplitVolume, is_selection, selected
 
 logger = logging.getLogger("diffnr")
@@ -75,7 +75,7 @@ def left_out(sources: Mapping[str, str], exclude: Sequence[str]) -> set[str]:
     """
     patterns = [entry for entry in exclude if not (is_selection(entry) or names_data_set(entry))]
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in sources):
+        if not any(is_called(name, pattern) for name in sources):
             logger.warning("%r leaves nothing out: no volume has such a name", pattern)
     sets = [selected(entry) for entry in exclude if is_selection(entry)]
     sets += [selected_volumes(entry) for entry in exclude if names_data_set(entry)]
@@ -83,7 +83,7 @@ def left_out(sources: Mapping[str, str], exclude: Sequence[str]) -> set[str]:
     names, listed = ({getattr(v, key) for v in kept_back} for key in ("name", "volume"))
 
     def unwanted(name: str, source: str) -> bool:
-        if name in names or any(fnmatch(name, pattern) for pattern in patterns):
+        if name in names or any(is_called(name, pattern) for pattern in patterns):
             return True
         # Where two files are called the same, names hold their folders.
         known = known_volume(source) if listed else None

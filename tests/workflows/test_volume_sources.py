@@ -66,6 +66,12 @@ def test_a_pattern_that_leaves_nothing_out_is_said(caplog):
     assert "'phantom-3' leaves nothing out" in record.getMessage()
 
 
+def test_a_name_with_brackets_is_left_out_as_it_is(caplog):
+    sources = {name: f"{name}.npy" for name in ("ct[1]", "ct[2]")}
+    assert left_out(sources, ["ct[1]"]) == {"ct[1]"}
+    assert not caplog.text
+
+
 def test_a_volume_of_a_set_is_left_out_whatever_it_is_called(data):
     """Another file of its name gives it the one of its folder too."""
     (data / "mine").mkdir()

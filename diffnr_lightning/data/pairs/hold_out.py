@@ -7,6 +7,11 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 
 
+def is_called(name: str, pattern: str) -> bool:
+    """Tell whether a name matches a pattern of fnmatch, or is the pattern, brackets and all."""
+    return name == pattern or fnmatch(name, pattern)
+
+
 def held_out_volumes(
     cases: Iterable[tuple[str, str]], patterns: Sequence[str], share: float
 ) -> set[str]:
@@ -29,7 +34,7 @@ def held_out_volumes(
     cases = list(cases)
     volumes = {volume for _, volume in cases}
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for names in cases for name in names):
+        if not any(is_called(name, pattern) for names in cases for name in names):
             raise ValueError(
                 f"held_out has {pattern!r}, which no curated case matches; the cases are "
                 f"{', '.join(sorted({case for case, _ in cases}))}."
@@ -39,7 +44,7 @@ def held_out_volumes(
         if share > 0 and len(volumes) > 1:
             count = min(max(count, 1), len(volumes) - 1)
         return set(sorted(volumes, key=_digest)[: min(count, len(volumes) - 1)])
-    held = {v for case, v in cases if any(fnmatch(n, p) for p in patterns for n in (case, v))}
+    held = {v for case, v in cases if any(is_called(n, p) for p in patterns for n in (case, v))}
     if held == volumes:
         raise ValueError("held_out matches every curated case; leave some to train on.")
     return held

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatch
 
 import numpy as np
+
+from diffnr_lightning.data.pairs.hold_out import is_called
 
 
 def drawing_chances(
@@ -37,7 +38,7 @@ def drawing_chances(
     patterns = list(shares)
     kinds = []
     for names in cases:
-        matches = [p for p in patterns if any(fnmatch(name, p) for name in names)]
+        matches = [p for p in patterns if any(is_called(name, p) for name in names)]
         if not matches:
             raise ValueError(
                 f"shares has no pattern for the scans of {names[1]!r}; add one, or '*' for all others."

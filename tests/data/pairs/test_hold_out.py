@@ -27,3 +27,9 @@ def test_of_two_volumes_one_is_held_out_and_one_is_learned(count, share, held):
 def test_a_case_takes_all_scans_of_its_volume_along():
     assert held_out_volumes(scans("ab"), ("a_1",), 0.5) == {"a"}
     assert held_out_volumes(scans("abc"), ("[ab]",), 0) == {"a", "b"}
+
+
+def test_names_with_brackets_are_meant_as_they_are():
+    cases = [(name, name) for name in ("ct[1]", "ct[2]", "ct3")]
+    assert held_out_volumes(cases, ["ct[2]"], 0.0) == {"ct[2]"}
+    assert held_out_volumes(cases, ["ct[34]"], 0.0) == {"ct3"}
