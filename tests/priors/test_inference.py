@@ -5,7 +5,7 @@ import torch
 from blob_scan import GRID, PROJECTIONS, SCAN, TRUTH, Halving
 from torch.nn import functional as F
 
-from diffnr_lightning.priors import CompactDenoiser, Repairer, inference, quicken
+from diffnr_lightning.priors import CompactDenoiser, Repairer, bundled_weights, inference, quicken
 from diffnr_lightning.workflows import Sampler
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -51,7 +51,7 @@ class Smoothing(torch.nn.Module):
 def test_networks_of_others_are_not_asked_in_bfloat16_unless_that_is_wanted(monkeypatch):
     monkeypatch.setattr(inference, "multiplies_tiles", lambda: True)
     monkeypatch.setattr(
-        "diffnr_lightning.priors.repairer.chosen_prior", lambda *_: (Halving(), None)
+        "diffnr_lightning.priors.repairer.chosen_prior", lambda *_: (Halving(), bundled_weights())
     )
     assert Repairer().precision == "float32"
     assert Repairer(precision="bfloat16").precision == "bfloat16"
