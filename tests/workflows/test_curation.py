@@ -17,6 +17,7 @@ from small_curation import curate, scene, write_config
 
 from diffnr_lightning import cli
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
+from diffnr_lightning.files import whole_files
 from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
 
@@ -153,12 +154,12 @@ def test_a_killed_curation_goes_on(config, pairs, tmp_path):
     out = tmp_path / "pairs"
     process = started(config, out)
     end = time.monotonic() + 240
-    while not list(out.glob("*.safetensors")):
+    while not whole_files(out, "*.safetensors"):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    kept = {file: file.stat().st_mtime_ns for file in out.glob("*.safetensors")}
+    kept = {file: file.stat().st_mtime_ns for file in whole_files(out, "*.safetensors")}
     open_pairs(out)
     assert len(kept) < 4
     assert curate(config, out) == 0
