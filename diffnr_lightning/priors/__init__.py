@@ -44,8 +44,8 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "fusion_adapter": ["CrossAttnFusionAdapter"],
         "inference": [
             "InferencePrecision",
+            "check_precision",
             "computing",
-            "in_bfloat16",
             "multiplies_tiles",
             "quicken",
         ],

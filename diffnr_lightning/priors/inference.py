@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.denoiser import Denoiser
 from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
 from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
 
 InferencePrecision = Literal["auto", "float32", "bfloat16"]
 """`auto` is bfloat16 on processors that multiply it in tiles, float32 on all others and on GPUs."""
+
+MEASURED = (CompactSliceFixer, UNetDenoiser, PatchDenoiser)
+"""Networks whose answers in bfloat16 are known to serve as well; `auto` asks all others in float32."""
 
 
 def multiplies_tiles() -> bool:
@@ -28,28 +32,32 @@ def multiplies_tiles() -> bool:
     return bool(usable and tiles and tiles())
 
 
-def in_bfloat16(precision: InferencePrecision, device: torch.device) -> bool:
-    """Return whether a network is asked in bfloat16.
-
-    Args:
-        precision: that is wanted.
-        device: where the network lies.
-
-    Raises:
-        ValueError: a precision that there is not.
-    """
-    if precision not in ("auto", "float32", "bfloat16"):
+def check_precision(precision: InferencePrecision) -> None:
+    """Raise ValueError if there is no such precision."""
+    if precision not in get_args(InferencePrecision):
         raise ValueError(
             f"precision is {precision!r}; 'auto', 'float32' or 'bfloat16' is expected."
         )
+
+
+def in_bfloat16(network: Any, precision: InferencePrecision, device: torch.device) -> bool:
+    """Return whether a network is asked in bfloat16.
+
+    Args:
+        network: a prior or a denoiser.
+        precision: that is wanted.
+        device: where the network lies.
+    """
     if precision == "auto":
-        return device.type == "cpu" and multiplies_tiles()
+        return isinstance(network, MEASURED) and device.type == "cpu" and multiplies_tiles()
     return precision == "bfloat16"
 
 
-def computing(precision: InferencePrecision, device: torch.device) -> AbstractContextManager[None]:
+def computing(
+    network: Any, precision: InferencePrecision, device: torch.device
+) -> AbstractContextManager[None]:
     """Return the context in which a network is asked; results may be bfloat16 in it."""
-    if in_bfloat16(precision, device):
+    if in_bfloat16(network, precision, device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
@@ -58,18 +66,19 @@ def quicken(denoiser: Denoiser, precision: InferencePrecision) -> None:
     """Let a denoiser answer in a precision, and faster on a processor, where no gradient is asked for.
 
     Args:
-        denoiser: changed in place: its method `predict`, and how its weights lie in memory. A network of another class
-            than those of this package is asked in float32 by `auto`.
+        denoiser: changed in place: its method `predict`, and how its weights lie in memory.
         precision: that is wanted.
+
+    Raises:
+        ValueError: a precision that there is not.
     """
+    check_precision(precision)
     predict = denoiser.predict
-    if precision == "auto" and not isinstance(denoiser, (UNetDenoiser, PatchDenoiser)):
-        precision = "float32"
 
     def quick(noisy: Tensor, *further: Any, **named: Any) -> Tensor:
         if torch.is_grad_enabled():
             return predict(noisy, *further, **named)
-        with computing(precision, noisy.device):
+        with computing(denoiser, precision, noisy.device):
             return predict(noisy, *further, **named).to(noisy.dtype)
 
     if isinstance(denoiser, UNetDenoiser):

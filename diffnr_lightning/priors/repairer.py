@@ -21,9 +21,8 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.planes import PlaneName
 from diffnr_lightning.priors.checkpoints import chosen_prior
-from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
-from diffnr_lightning.priors.inference import InferencePrecision, computing, in_bfloat16
+from diffnr_lightning.priors.inference import InferencePrecision, check_precision, computing
 from diffnr_lightning.priors.learned_methods import has_seen_projections_alone
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
@@ -127,6 +126,7 @@ class Repairer:
             raise ValueError(
                 f"consistency is {consistency!r}; 'none', 'agreement' or 'null_space' is expected."
             )
+        check_precision(precision)
         self.planes = tuple(planes)
         self.consistency = consistency
         self.align_iterations = align_iterations
@@ -134,9 +134,7 @@ class Repairer:
         self.batch_size = batch_size
         self.prior: Prior
         self.prior, self.learned = chosen_prior(weights, overrides, allow)
-        known = isinstance(self.prior, CompactSliceFixer) or precision != "auto"
-        self.precision: InferencePrecision = precision if known else "float32"
-        in_bfloat16(precision, torch.device("cpu"))  # refuses one that there is not
+        self.precision: InferencePrecision = precision
         if has_seen_projections_alone(self.learned):
             logger.warning(
                 "volumes are repaired by %s, which has seen projections alone; weights that have learned from slices "
@@ -199,7 +197,7 @@ class Repairer:
         level = max(unexplained(volume, *measured, **rays), _LEAST_LEVEL) if agreeing else None
         for number in range(1, self.passes + 1):
             evidence = self._evidence(volume, *measured, weights)
-            with computing(self.precision, volume.device):
+            with computing(self.prior, self.precision, volume.device):
                 repaired = repair_volume(
                     self.prior,
                     volume,

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.priors import (
     InferencePrecision,
+    check_precision,
     denoiser_folder,
-    in_bfloat16,
     load_denoiser,
     quicken,
     watch,
@@ -87,7 +86,7 @@ class Sampler(Method):
                 f"counted_noise is set and the sampler {name} has {takes}; leave one of them out."
             )
         self.counted_noise = counted_noise
-        in_bfloat16(precision, torch.device("cpu"))  # refuses one that there is not
+        check_precision(precision)
         self.precision: InferencePrecision = precision
         self.findings = {"denoiser": str(self.denoiser)}
 

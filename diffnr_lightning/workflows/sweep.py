@@ -151,20 +151,19 @@ class _Table(NamedTuple):
 
     def refuse_what_is_mistyped(self, wanted: Sequence[_Key]) -> None:
         """Read every config once, before anything is written: what is wrong there is wrong for all volumes."""
-        for scan in self.recipes:
-            keys = [key for key in wanted if key[0] == scan]
-            if keys:
-                self.scanning(*keys[0])
-        if wanted:
-            self.runs(*wanted[0])
+        for key in {scan: (scan, count, name) for scan, count, name in wanted}.values():
+            self.scanning(*key)
+        for key in wanted[:1]:
+            self.runs(*key)
 
     def fill_all(self, wanted: Sequence[_Key]) -> None:
         """Fill all scans; what cannot be made or reconstructed is told of when the others are finished."""
-        failures = _Failures([])
-        for number, key in enumerate(wanted, 1):
-            logger.info("scan %d of %d: %s, %d views, %s", number, len(wanted), *key)
-            with failures.kept("{}, {} views, {}".format(*key)):
-                self.fill(*key, failures)
+        failures = _Failures()
+        for number, (scan, count, name) in enumerate(wanted, 1):
+            where = f"{scan}, {count} views, {name}"
+            logger.info("scan %d of %d: %s", number, len(wanted), where)
+            with failures.kept(where):
+                self.fill(scan, count, name, failures)
         failures.tell()
 
     def fill(self, scan: str, count: int, name: str, failures: _Failures) -> None:
@@ -216,10 +215,11 @@ class _Table(NamedTuple):
                 raise ValueError(f"{method} at {count} views of {scan}: {error}") from None
 
 
-class _Failures(NamedTuple):
+class _Failures:
     """What a sweep could not finish, none of which stops the rest."""
 
-    errors: list[ValueError]
+    def __init__(self) -> None:
+        self.errors: list[ValueError] = []
 
     @contextmanager
     def kept(self, where: str) -> Iterator[None]:

@@ -5,7 +5,7 @@ import torch
 from blob_scan import GRID, PROJECTIONS, SCAN, TRUTH, Halving
 from torch.nn import functional as F
 
-from diffnr_lightning.priors import CompactDenoiser, Repairer, bundled_weights, inference, quicken
+from diffnr_lightning.priors import CompactDenoiser, DdsRepairer, Repairer, inference, quicken
 from diffnr_lightning.workflows import Sampler
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -14,10 +14,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize("tiles", [True, False])
 def test_only_processors_with_tiles_take_bfloat16_by_themselves(monkeypatch, tiles):
     monkeypatch.setattr(inference, "multiplies_tiles", lambda: tiles)
-    assert inference.in_bfloat16("auto", CPU) is tiles
-    assert not inference.in_bfloat16("auto", GPU)
-    assert not inference.in_bfloat16("float32", CPU)
-    assert inference.in_bfloat16("bfloat16", CPU) and inference.in_bfloat16("bfloat16", GPU)
+    ours = CompactDenoiser(1, (16, 24), gaps=0)
+    assert inference.in_bfloat16(ours, "auto", CPU) is tiles
+    assert not inference.in_bfloat16(ours, "auto", GPU)
+    assert not inference.in_bfloat16(Halving(), "auto", CPU)
+    assert not inference.in_bfloat16(ours, "float32", CPU)
+    assert all(inference.in_bfloat16(ours, "bfloat16", place) for place in (CPU, GPU))
 
 
 def test_tiles_are_not_used_where_torch_must_not(monkeypatch):
@@ -50,11 +52,6 @@ class Smoothing(torch.nn.Module):
 
 def test_networks_of_others_are_not_asked_in_bfloat16_unless_that_is_wanted(monkeypatch):
     monkeypatch.setattr(inference, "multiplies_tiles", lambda: True)
-    monkeypatch.setattr(
-        "diffnr_lightning.priors.repairer.chosen_prior", lambda *_: (Halving(), bundled_weights())
-    )
-    assert Repairer().precision == "float32"
-    assert Repairer(precision="bfloat16").precision == "bfloat16"
     denoiser, noisy = (
         Smoothing(),
         torch.randn(1, 1, 9, 9, generator=torch.Generator().manual_seed(1)),
@@ -90,3 +87,5 @@ def test_a_precision_that_there_is_not_is_refused():
         Repairer(precision="half")
     with pytest.raises(ValueError, match=words):
         Sampler(precision="half")
+    with pytest.raises(ValueError, match=words):
+        DdsRepairer(precision="half")
