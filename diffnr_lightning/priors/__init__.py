@@ -46,7 +46,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "InferencePrecision",
             "check_precision",
             "computing",
-            "multiplies_tiles",
+            "multiplies_bfloat16",
             "quicken",
         ],
         "learned_methods": [

@@ -36,8 +36,8 @@ class DdsRepairer:
         threshold: differences between slices that it takes away, in normalised attenuation.
         batch_size: stacks of slices that the denoiser sees at once.
         seed: of the noise, the same for every repair.
-        precision: in which the denoiser is asked: `auto` is bfloat16 on processors that multiply it in tiles (AMX),
-            float32 else.
+        precision: in which the denoiser is asked: `auto` is bfloat16 on processors that have instructions for it
+            (AMX, AVX-512 BF16), float32 else.
 
     Attributes:
         denoiser: the network.

@@ -85,8 +85,8 @@ class Repairer:
         allow: packages or modules, beside this one, whose classes the file of weights may name: the module of such a
             class is imported, which runs its code.
         precision: in which the network is asked. `auto` is bfloat16 for a `CompactSliceFixer` on processors that
-            multiply it in tiles (AMX), a third of the time, and float32 else; it leaves a `SliceFixer` the precision
-            of its own.
+            have instructions for it (AMX, AVX-512 BF16), half of the time or less, and float32 else; it leaves a
+            `SliceFixer` the precision of its own.
 
     Attributes:
         prior: the network.

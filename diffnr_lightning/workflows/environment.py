@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
     import numba
     import torch
 
-    from diffnr_lightning.priors import multiplies_tiles
+    from diffnr_lightning.priors import multiplies_bfloat16
 
     return {
         "diffnr_lightning": diffnr_lightning.__version__,
@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "bfloat16_in_tiles": multiplies_tiles(),
+        "multiplies_bfloat16": multiplies_bfloat16(),
         "threads": {"torch": torch.get_num_threads(), "numba": numba.get_num_threads()},
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

@@ -45,8 +45,9 @@ class Sampler(Method):
             the schedule. None starts from noise alone.
         representation: what the sampler fits, where it fits one as `dinr` does; null is a `Siren`.
         counted_noise: whether the sampler is told the noise of a ray, where it is known, as its option `noise`.
-        precision: in which the denoiser is asked: `auto` is bfloat16 on processors that multiply it in tiles (AMX), in
-            half of the time or less, and float32 else. Where it is adapted (scd, ddip3d, dinr) it learns in float32.
+        precision: in which the denoiser is asked: `auto` is bfloat16 on processors that have instructions for it
+            (AMX, AVX-512 BF16), in half of the time or less, and float32 else. Where it is adapted
+            (scd, ddip3d, dinr) it learns in float32.
 
     Raises:
         ValueError: a name that is no sampler, an option that it does not have, a representation that it does not

@@ -11,23 +11,29 @@ from diffnr_lightning.workflows import Sampler
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize("tiles", [True, False])
-def test_only_processors_with_tiles_take_bfloat16_by_themselves(monkeypatch, tiles):
-    monkeypatch.setattr(inference, "multiplies_tiles", lambda: tiles)
+@pytest.mark.parametrize("fast", [True, False])
+def test_only_processors_made_for_bfloat16_take_it_by_themselves(monkeypatch, fast):
+    monkeypatch.setattr(inference, "multiplies_bfloat16", lambda: fast)
     ours = CompactDenoiser(1, (16, 24), gaps=0)
-    assert inference.in_bfloat16(ours, "auto", CPU) is tiles
+    assert inference.in_bfloat16(ours, "auto", CPU) is fast
     assert not inference.in_bfloat16(ours, "auto", GPU)
     assert not inference.in_bfloat16(Halving(), "auto", CPU)
     assert not inference.in_bfloat16(ours, "float32", CPU)
     assert all(inference.in_bfloat16(ours, "bfloat16", place) for place in (CPU, GPU))
 
 
-def test_tiles_are_not_used_where_torch_must_not(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    with torch.backends.mkldnn.flags(enabled=False):
-        assert not inference.multiplies_tiles()
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")  # of a torch that cannot tell
-    assert not inference.multiplies_tiles()
+def test_bfloat16_is_not_for_processors_or_settings_without_its_instructions(monkeypatch):
+    for name in inference.INSTRUCTIONS:
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not inference.multiplies_bfloat16()
+    for name in inference.INSTRUCTIONS:
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.cpu, name, lambda: True)
+            assert inference.multiplies_bfloat16()
+            with torch.backends.mkldnn.flags(enabled=False):
+                assert not inference.multiplies_bfloat16()
+        monkeypatch.delattr(torch.cpu, name)  # of a torch that cannot tell
+    assert not inference.multiplies_bfloat16()
 
 
 def repaired(**options):
@@ -38,8 +44,8 @@ def test_a_repair_in_bfloat16_is_nearly_that_in_float32(monkeypatch):
     exact, coarse = (repaired(precision=name) for name in ("float32", "bfloat16"))
     change = (exact - TRUTH).norm()
     assert 0 < (coarse - exact).norm() < 0.1 * change
-    for tiles, like in ((True, coarse), (False, exact)):
-        monkeypatch.setattr(inference, "multiplies_tiles", lambda tiles=tiles: tiles)
+    for fast, like in ((True, coarse), (False, exact)):
+        monkeypatch.setattr(inference, "multiplies_bfloat16", lambda fast=fast: fast)
         assert torch.equal(repaired(), like)
 
 
@@ -51,7 +57,7 @@ class Smoothing(torch.nn.Module):
 
 
 def test_networks_of_others_are_not_asked_in_bfloat16_unless_that_is_wanted(monkeypatch):
-    monkeypatch.setattr(inference, "multiplies_tiles", lambda: True)
+    monkeypatch.setattr(inference, "multiplies_bfloat16", lambda: True)
     denoiser, noisy = (
         Smoothing(),
         torch.randn(1, 1, 9, 9, generator=torch.Generator().manual_seed(1)),
