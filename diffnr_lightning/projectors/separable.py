@@ -33,6 +33,7 @@ from diffnr_lightning.projectors.sampling import (
     ray_bundle,
     require_rows_along_axis,
 )
+from diffnr_lightning.projectors.voxel_columns import inner_volume, padded_columns
 
 _SLICES = 32  # lerped voxel columns that stay in the L1 cache: 32 x 128 floats are 17 kB
 _COLUMNS = 8  # detector columns per task; small, so that one view already fills the cores
@@ -71,7 +72,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     """
     fans = fans_of(grid, scan)
     out = np.zeros((len(scan), *scan.detector_shape), np.float32)
-    columns = _voxel_columns(volume.detach().numpy())
+    columns = padded_columns(volume.detach().numpy())
     _project(columns, fans, out)
     return torch.from_numpy(out)
 
@@ -90,15 +91,7 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
     for along_x in (True, False):
         if (fans.along_x == along_x).any():
             _backproject(rays, fans, along_x, out)
-    return torch.from_numpy(np.ascontiguousarray(out[1:-1, 1:-1].transpose(2, 0, 1)))
-
-
-def _voxel_columns(volume: np.ndarray) -> np.ndarray:
-    """Copy (Z, Y, X) to (Y + 2, X + 2, Z): z contiguous, zeros around instead of bounds checks."""
-    nz, ny, nx = volume.shape
-    columns = np.zeros((ny + 2, nx + 2, nz), np.float32)
-    columns[1:-1, 1:-1] = volume.transpose(1, 2, 0)
-    return columns
+    return torch.from_numpy(inner_volume(out))
 
 
 def fans_of(grid: VolumeGrid, scan: ScanGeometry) -> _Fans:
