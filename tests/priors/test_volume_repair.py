@@ -144,6 +144,14 @@ def test_empty_slices_are_skipped_and_come_back_as_they_were(volume, told):
     assert seen == [(3, 3, "repairing axial slices")]
 
 
+def test_slices_of_air_are_left_to_the_other_planes(volume, told):
+    volume[[0, 4]] = 0.015  # noisy air
+    prior = RecordingPrior(constant(0.1))
+    repaired = repair_volume(prior, volume, told, planes=("axial", "sagittal"))
+    assert sum(len(shown) for shown in prior.slices) == 3 + SHAPE[2]
+    torch.testing.assert_close(repaired, volume + 0.1)
+
+
 def test_an_empty_volume_shows_the_prior_nothing(told):
     prior = RecordingPrior(constant(1))
     assert not repair_volume(prior, torch.zeros(SHAPE), told).any()
