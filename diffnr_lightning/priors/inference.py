@@ -32,7 +32,8 @@ def multiplies_bfloat16() -> bool:
     """
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
-    return any(getattr(torch.cpu, name, bool)() for name in INSTRUCTIONS)
+    # A torch that cannot tell of some has them not.
+    return any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in INSTRUCTIONS)
 
 
 def check_precision(precision: InferencePrecision) -> None:
