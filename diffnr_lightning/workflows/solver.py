@@ -106,12 +106,18 @@ def check_options(
     parser = ArgumentParser(exit_on_error=False)
     skip = {*GIVEN, *OFFERED, "initial", "normalisation", "slabs", *handed}
     known = parser.add_function_arguments(function, skip=skip, fail_untyped=False)
+    defaults = vars(parser.get_defaults())
     for key, value in options.items():
         if key not in known:
             raise ValueError(f"{what} has no option {key!r}; it has {', '.join(known)}.")
+        # The parser takes null for what is not said.
+        if value is None and defaults[key] is not None:
+            raise ValueError(
+                f"option {key} of {what} is null; a value such as {defaults[key]} is expected."
+            )
         try:
             parser.parse_object({key: value})
         except ArgumentError as error:
             reason = refusal(parser, str(error), []).removeprefix(f"--{key} ")
             raise ValueError(f"option {key} of {what} {reason}") from None
-    return vars(parser.get_defaults())
+    return defaults

@@ -101,6 +101,10 @@ def test_other_commands(refused, command, options):
             "reconstruct --config sirt --case empty --out run --method.options.iterations few",
             "option iterations of solver sirt is 'few'; int is expected",
         ),
+        (
+            "reconstruct --config sirt --case empty --out run --method.options.iterations null",
+            "option iterations of solver sirt is null; a value such as 100 is expected",
+        ),
         ("doctor --nothing", "unknown option --nothing"),
     ],
 )
