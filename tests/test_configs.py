@@ -213,7 +213,7 @@ def test_an_overlay_keeps_the_base_and_adds_the_prior(base, tmp_path):
     for key in ("representation", "rays", "views", "iterations"):
         assert after[key] == before[key]
     # Nothing is left of the options of the solver that the base starts from.
-    assert after["start"]["init_args"] == {"name": "weighted_tv", "options": {"iterations": None}}
+    assert after["start"]["init_args"] == {"name": "weighted_tv", "options": {"iterations": 30}}
     schedule, longer = plain.arguments["method"].iterations, whole.arguments["method"].iterations
     assert longer == 1.5 * schedule
     assert whole.arguments["method"].pseudo_reference.every == schedule
