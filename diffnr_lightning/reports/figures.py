@@ -21,7 +21,13 @@ from diffnr_lightning.reports.panels import (
     laid_out,
     position_inside,
 )
-from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
+from diffnr_lightning.reports.runs import (
+    RunSummary,
+    ShownVolume,
+    agree,
+    read_truth,
+    read_volume,
+)
 
 # Share of the intensity window that the error maps span unless said otherwise.
 ERROR_SHARE = 0.1
@@ -140,6 +146,13 @@ def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:
     labels = run_labels(chosen)
     volumes = {label: read_volume(run) for label, run in zip(labels, chosen, strict=True)}
     truth = read_truth(chosen[0], volumes[labels[0]])
+    for label, run in zip(labels, chosen, strict=True):
+        own = read_truth(run, volumes[label])
+        if truth and own and not agree(own, truth):
+            raise ValueError(
+                f"{run.folder} and {chosen[0].folder} are of two volumes that are both called {run.case}; give the "
+                "runs of one."
+            )
     captions = {label: score_caption(run) for label, run in zip(labels, chosen, strict=True)}
     return slice_panels(volumes, truth, path, captions=captions)
 

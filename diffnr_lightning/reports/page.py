@@ -14,7 +14,6 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffnr_lightning.files import write_bytes
+from diffnr_lightning.reports.case_volumes import CaseVolumes, case_volumes
 from diffnr_lightning.reports.figures import (
     PRIOR_PICTURE,
     display_window,
     full_window,
-    run_labels,
     score_caption,
 )
-from diffnr_lightning.reports.runs import RunSummary, ShownVolume, read_truth, read_volume
+from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import (
     Column,
     Row,
@@ -76,16 +75,6 @@ COLUMN_NOTES = {
 """What is said below a table that has a column whose key begins so."""
 
 
-@dataclass(frozen=True, eq=False)
-class _CaseVolumes:
-    """Volumes of one case on one grid, ready to be shown."""
-
-    name: str
-    volumes: dict[str, ShownVolume]
-    truth: ShownVolume | None
-    runs: dict[str, RunSummary]
-
-
 def write_page(
     runs: Sequence[RunSummary],
     out: str | Path,
@@ -126,7 +115,7 @@ def write_page(
     cases, blocks = [], []
     for name in names[:max_cases]:
         description, volumes = _embed(
-            _gather(name, [run for run in runs if run.case == name]), max_edge, len(blocks)
+            case_volumes(name, [run for run in runs if run.case == name]), max_edge, len(blocks)
         )
         cases.append(description)
         blocks.extend(volumes)
@@ -155,41 +144,7 @@ def _json(content: Any) -> str:
     return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
 
 
-def _gather(name: str, runs: Sequence[RunSummary]) -> _CaseVolumes:
-    """Read the volumes of a case; those on another grid than the first cannot be shown with it."""
-    volumes: dict[str, ShownVolume] = {}
-    shown: dict[str, RunSummary] = {}
-    truth: ShownVolume | None = None
-    for run, label in zip(runs, run_labels(runs), strict=True):
-        volume = read_volume(run)
-        shape = volume.values.shape
-        first = next(iter(volumes.values()), volume)
-        if shape != first.values.shape or volume.unit != first.unit:
-            log.warning(
-                "run %s has shape %s in %s, the first run of its case %s in %s; it is in the table "
-                "only.",
-                run.folder,
-                shape,
-                volume.unit,
-                first.values.shape,
-                first.unit,
-            )
-            continue
-        if truth is None:
-            truth = read_truth(run, volume)
-            if truth is not None and truth.values.shape != shape:
-                log.warning(
-                    "the truth of case %s has shape %s, its runs %s; they are shown without it.",
-                    name,
-                    truth.values.shape,
-                    shape,
-                )
-                truth = None
-        volumes[label], shown[label] = volume, run
-    return _CaseVolumes(name, volumes, truth, shown)
-
-
-def _embed(case: _CaseVolumes, max_edge: int, first: int) -> tuple[dict[str, Any], list[str]]:
+def _embed(case: CaseVolumes, max_edge: int, first: int) -> tuple[dict[str, Any], list[str]]:
     """Return what the script needs to know of a case, and its volumes as elements of the page."""
     low, high = full_window(case.volumes, case.truth)
     margin = MARGIN * (high - low)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports.runs import ScanSetting
@@ -42,6 +43,7 @@ class Row:
         setting: views, noise and size of its scans, the same for all cases of a mean.
         kind: of object, of a case that a split lists.
         data: set of volumes of published numbers; empty where it is not stated.
+        case_folder: of the scan of one case, None where it is not known.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Row:
     setting: ScanSetting = ScanSetting()
     kind: str | None = None
     data: str = ""
+    case_folder: Path | None = None
 
 
 @dataclass(frozen=True)

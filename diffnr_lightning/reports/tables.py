@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_difference
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
@@ -43,7 +45,16 @@ def score_table(
     if not runs:
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
     cases = tuple(
-        Row(run.method, run.case, 1, _numbers(run), {}, setting=run.setting, kind=run.kind)
+        Row(
+            run.method,
+            run.case,
+            1,
+            _numbers(run),
+            {},
+            setting=run.setting,
+            kind=run.kind,
+            case_folder=run.case_folder and run.case_folder.resolve(),
+        )
         for run in runs
     )
     methods = list(dict.fromkeys(row.method for row in cases))
@@ -267,13 +278,19 @@ def _comparison(cases: Sequence[Row], method: str, baseline: str, seed: int) -> 
 def _paired(
     cases: Sequence[Row], first: str, second: str, key: str = "r2_psnr"
 ) -> list[tuple[float, float]]:
-    """Return a number of two methods on the cases that both have."""
-    scores: dict[str, dict[str | None, float]] = {first: {}, second: {}}
-    for row in cases:
-        if row.method in scores and key in row.values:
-            scores[row.method][row.case] = row.values[key]
+    """Return a number of two methods on the cases that both have; of a volume scanned several times, on each scan."""
+    rows = [row for row in cases if row.method in (first, second) and key in row.values]
+    counts = Counter((row.method, row.case) for row in rows)
+
+    def scan_of(row: Row) -> tuple[str | None, Path | None]:
+        several = max(counts[first, row.case], counts[second, row.case]) > 1
+        return row.case, row.case_folder if several else None
+
+    scores: dict[str, dict[Any, float]] = {first: {}, second: {}}
+    for row in rows:
+        scores[row.method][scan_of(row)] = row.values[key]
     return [
-        (scores[first][case], scores[second][case])
-        for case in scores[first]
-        if case in scores[second]
+        (scores[first][scan], scores[second][scan])
+        for scan in scores[first]
+        if scan in scores[second]
     ]

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from diffnr_lightning.workflows.settings import parse
-from diffnr_lightning.workflows.workers import THREADS
+from diffnr_lightning.workflows.workers import THREADS, cores_of_task
 
 SHARDED = ("curate", "sweep")
 """Commands of which several jobs share the work."""
@@ -92,10 +92,8 @@ def _end_with_parent() -> None:
 
 def _threads() -> dict[str, str]:
     """Return numbers of threads where the scheduler has given fewer cores than it lets a job see."""
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if given.isdigit() and int(given) < len(os.sched_getaffinity(0)):
-        return dict.fromkeys(THREADS, given)
-    return {}
+    cores = cores_of_task()
+    return dict.fromkeys(THREADS, str(cores)) if cores < len(os.sched_getaffinity(0)) else {}
 
 
 def _ending(arguments: Sequence[str], code: int) -> str:

@@ -10,11 +10,13 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
+from diffnr_lightning.data.generated import source_name
 from diffnr_lightning.data.scan_recipe import LEAST_VIEWS
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.device import ALL_GPUS, all_gpus, use_device
+from diffnr_lightning.workflows.failures import is_failure
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.scanned_case import scanned_case
@@ -132,7 +134,11 @@ class _Table(NamedTuple):
         return self.out / scan / f"{count}_views" / name
 
     def scanning(self, scan: str, count: int, name: str) -> Settings:
-        case = {"volume": self.sources[name], "num_views": count}
+        source = self.sources[name]
+        case: dict[str, Any] = {"volume": source, "num_views": count}
+        # Two files of one name are two cases, of which each has a name and so a seed of its own.
+        if name != source_name(source):
+            case["name"] = name
         folder = self.folder(scan, count, name) / CASE
         return configured(simulate, self.recipes[scan], {**case, "out": folder})
 
@@ -225,7 +231,9 @@ class _Failures:
     def kept(self, where: str) -> Iterator[None]:
         try:
             yield
-        except ValueError as error:
+        except Exception as error:
+            if not is_failure(error):
+                raise
             logger.error("left out: %s: %s", where, error)
             told = ValueError(f"{where}: {error}")
             told.__cause__ = error

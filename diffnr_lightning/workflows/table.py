@@ -18,6 +18,7 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.denoiser_training import train_denoiser
+from diffnr_lightning.workflows.device import ALL_GPUS
 from diffnr_lightning.workflows.downstream import score_task
 from diffnr_lightning.workflows.experiment import (
     Experiment,
@@ -26,6 +27,7 @@ from diffnr_lightning.workflows.experiment import (
     Scale,
     read_experiment,
 )
+from diffnr_lightning.workflows.failures import is_failure
 from diffnr_lightning.workflows.run_logger import environment_defaults
 from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.signature import folder_to_be
@@ -69,7 +71,8 @@ def table(
             table another one, and all are one group where the logger has groups.
         plan: print the commands that would make the runs, and stop.
         run: make what is missing; false shows what is finished, such as while a cluster works on the rest.
-        device: where to compute: cpu, cuda, cuda:N or cuda:all.
+        device: where to compute: cpu, cuda, cuda:N or cuda:all. Pairs and trainings of one device take the first of all
+            GPUs, trainings whose configs ask for several devices take those.
         submit: hand the runs over to this cluster, one `sweep` for each set of volumes, and stop; the same command
             without it shows what is finished.
         jobs: into which each of these sweeps is divided.
@@ -93,7 +96,7 @@ def table(
     kept = _kept(experiment, rows)
     runnable = [row for row in kept if row.method]
     if plan:
-        for command in _commands(experiment, runnable, folder):
+        for command in _commands(experiment, runnable, folder, device, curves):
             print("diffnr", shlex.join(command))
         return folder
     failed = _unreadable(runnable)
@@ -110,8 +113,8 @@ def table(
                 "the same command trains them, and --plan true shows how."
             )
         for part in experiment.parts:
-            command = shlex.join([*experiment.sweep(part, runnable, folder), *_logged(curves)])
-            hand_over(command, folder / "jobs", jobs, submit, options)
+            command = [*experiment.sweep(part, runnable, folder), *_placed(device, curves)]
+            hand_over(shlex.join(command), folder / "jobs", jobs, submit, options)
         return folder
     with environment_defaults({"WANDB_RUN_GROUP": str(folder) if curves else ""}):
         if run:
@@ -137,19 +140,37 @@ def _run(
     for row in rows:
         logger.info("%s", row.name)
         try:
-            _train(experiment, row, folder, curves)
+            _train(experiment, row, folder, device, curves)
             for part in experiment.parts:
                 command = experiment.sweep(part, [row], folder)
-                command += ["--device", device, *_logged(curves), "--summary", "false"]
+                command += [*_placed(device, curves), "--summary", "false"]
                 sweep(**parse(sweep, command[1:]).arguments)
-        except (ValueError, TypeError, OSError, ImportError) as error:
+        except Exception as error:
+            if not is_failure(error):
+                raise
             failed[row.name] = f"failed: {_sentence(error)}"
             logger.warning("%s %s", row.name, failed[row.name])
     return failed
 
 
-def _logged(curves: str | None) -> list[str]:
-    return [] if curves is None else ["--curves", curves]
+def _placed(device: str, curves: str | None) -> list[str]:
+    """Return the words of a sweep that say where it computes and what logs it."""
+    return ["--device", device, *([] if curves is None else ["--curves", curves])]
+
+
+def _placed_alone(words: Sequence[str], device: str) -> list[str]:
+    """Return the command of a training on a device, on the first GPU of all; one on several devices stays as it is."""
+    if not _is_alone(words):
+        return list(words)
+    return [*words, "--device", "cuda" if device == ALL_GPUS else device]
+
+
+def _is_alone(words: Sequence[str]) -> bool:
+    """Whether the configs of a command ask for one device of one machine."""
+    asked: dict[str, Any] = {}
+    for path in config_files(words[words.index("--config") + 1]):
+        asked |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return all(str(asked.get(key, 1)) == "1" for key in ("devices", "num_nodes"))
 
 
 def _kept(experiment: Experiment, names: Sequence[str] | None) -> list[ExperimentRow]:
@@ -163,26 +184,37 @@ def _kept(experiment: Experiment, names: Sequence[str] | None) -> list[Experimen
 
 
 def _commands(
-    experiment: Experiment, rows: Sequence[ExperimentRow], folder: Path
+    experiment: Experiment,
+    rows: Sequence[ExperimentRow],
+    folder: Path,
+    device: str,
+    curves: str | None,
 ) -> list[list[str]]:
     """Return the commands that make all runs, without `diffnr`."""
     trainings = [training for row in rows for training in row.trainings(folder)]
+    words = {training.overlay: training.words for training in trainings}.values()
+    curation = [experiment.curation(folder)] if any(t.pairs for t in trainings) else []
     return [
-        *([experiment.curation(folder)] if any(t.pairs for t in trainings) else []),
-        *{training.overlay: training.words for training in trainings}.values(),
-        *(experiment.sweep(part, rows, folder) for part in experiment.parts),
+        *(_placed_alone(command, device) for command in (*curation, *words)),
+        *(
+            [*experiment.sweep(part, rows, folder), *_placed(device, curves)]
+            for part in experiment.parts
+        ),
     ]
 
 
-def _train(experiment: Experiment, row: ExperimentRow, folder: Path, curves: str | None) -> None:
+def _train(
+    experiment: Experiment, row: ExperimentRow, folder: Path, device: str, curves: str | None
+) -> None:
     """Train what a row learns before it is run, and write the configs that name it."""
     for training in row.trainings(folder):
         if training.overlay.is_file():
             continue
         if training.pairs:
-            curate(**parse(curate, experiment.curation(folder)[1:]).arguments)
+            words = _placed_alone(experiment.curation(folder), device)
+            curate(**parse(curate, words[1:]).arguments)
         logged = [] if curves is None else ["--config", curves]
-        _run_training([*training.words, *logged])
+        _run_training([*_placed_alone(training.words, device), *logged])
         write_bytes(training.overlay, yaml.safe_dump(training.content).encode())
 
 
@@ -194,10 +226,9 @@ def _run_training(words: Sequence[str]) -> None:
     Raises:
         ValueError: such a process that failed.
     """
-    command = finetune if words[0] == "finetune" else train_denoiser
-    settings = parse(command, words[1:]).arguments
-    if settings["devices"] in (1, "1") and settings["num_nodes"] == 1:
-        command(**settings)
+    if _is_alone(words):
+        command = finetune if words[0] == "finetune" else train_denoiser
+        command(**parse(command, words[1:]).arguments)
         return
     ended = subprocess.run([sys.executable, "-m", "diffnr_lightning.cli", *words], check=False)
     if ended.returncode:

@@ -32,10 +32,17 @@ class Worker(NamedTuple):
     command: list[str]
 
 
+def cores_of_task() -> int:
+    """Return how many cores this process may use: those that a scheduler has given it, where they are fewer."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(seen, int(given)) if given.isdigit() else seen
+
+
 def run_workers(workers: Sequence[Worker]) -> None:
     """Run workers at the same time, and show what they say line by line; one that fails stops no other.
 
-    The cores of the machine are divided among them where the environment says no number of threads.
+    The cores of this process are divided among them where the environment says no number of threads.
 
     Args:
         workers: what to run.
@@ -44,8 +51,11 @@ def run_workers(workers: Sequence[Worker]) -> None:
         ChildProcessError: some ended with an error; names them.
         KeyboardInterrupt: the command was interrupted, and all workers are at their end.
     """
-    cores = max(1, (os.cpu_count() or 1) // len(workers))
-    environment = {**dict.fromkeys(THREADS, str(cores)), **os.environ, "PYTHONUNBUFFERED": "1"}
+    cores = cores_of_task()
+    # A number for the whole task, which `submit` sets, is none that the user has chosen for a worker.
+    chosen = {k: v for k, v in os.environ.items() if k not in THREADS or v != str(cores)}
+    share = dict.fromkeys(THREADS, str(max(1, cores // len(workers))))
+    environment = {**share, **chosen, "PYTHONUNBUFFERED": "1"}
     processes: list[subprocess.Popen[str]] = []
     with _ended_by_signals():
         try:

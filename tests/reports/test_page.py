@@ -156,6 +156,18 @@ def test_run_on_another_grid_is_in_the_table_only(run_folders, tmp_path, truth, 
     assert '<td class="name">coarse</td>' in page
 
 
+def test_a_run_of_another_volume_of_the_name_is_in_the_table_only(
+    run_folders, tmp_path, truth, caplog
+):
+    (tmp_path / "elsewhere").mkdir()
+    other = write_run(tmp_path / "elsewhere" / "run", "chest", "SIRT", truth, 1 - truth)
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        page = write_page(read_runs([*run_folders, other]), tmp_path / "report.html")
+    shown = described(page.read_text(encoding="utf-8"))[0]["volumes"]
+    assert [v["label"] for v in shown] == ["FDK", "DiffNR", "truth"]
+    assert "is of another volume than the first run of its case chest" in caplog.text
+
+
 def test_two_runs_of_one_method_are_told_apart(run_folders, tmp_path, truth):
     again = write_run(tmp_path / "seed2", "chest", "FDK", truth + 0.2, truth)
     page = write_page(read_runs([*run_folders[:2], again]), tmp_path / "report.html").read_text(

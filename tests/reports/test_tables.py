@@ -75,6 +75,17 @@ def test_baseline_is_compared_case_by_case():
         score_table(runs, baseline="X")
 
 
+def test_scans_of_one_volume_are_compared_scan_by_scan():
+    runs = [
+        replace(run, case_folder=Path(scan))
+        for scan, scores in (("body", {"G": 20.0, "D": 30.0}), ("block", {"G": 10.0, "D": 11.0}))
+        for run in runs_of({method: {"one": psnr} for method, psnr in scores.items()})
+    ]
+    for order in (runs, runs[::-1]):
+        notes = score_table(order, baseline="G").notes
+        assert any("D against G: +5.50 dB" in n and "2 of 2 cases" in n for n in notes)
+
+
 def test_published_numbers_stand_below_ours(tmp_path):
     paper = tmp_path / "paper.csv"
     paper.write_text("method,protocol,psnr,ssim\nD,r2,28.82,0.822\nNAF,naf,23.85,0.712\n")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffnr_lightning import cli
+from diffnr_lightning.data import load_case
 from diffnr_lightning.workflows import Solver
 from diffnr_lightning.workflows.scanned_case import scanned_case
 
@@ -94,6 +95,31 @@ def test_a_method_that_fails_stops_no_other(tmp_path, capsys):
     assert sweep(tmp_path / "out", *methods) == cli.USAGE_ERROR
     assert runs(tmp_path / "out") == [f"simulate/6_views/{name}/fdk" for name in SCANS]
     assert "2 scans or runs could not be finished, all others are." in capsys.readouterr().err
+
+
+def test_a_method_whose_files_are_missing_stops_no_other(tmp_path, capsys):
+    lacking = tmp_path / "lacking.yaml"
+    lacking.write_text(f"method: {{init_args: {{denoiser: {tmp_path / 'none'}}}}}\n")
+    methods = ["--methods", f"dds+{lacking}", "fdk", "--views", "6", "--volumes", "phantom:3"]
+    assert sweep(tmp_path / "out", *methods) == cli.USAGE_ERROR
+    assert runs(tmp_path / "out") == ["simulate/6_views/phantom_3/fdk"]
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_volumes_of_one_file_name_are_cases_of_their_own(tmp_path):
+    for number, patient in enumerate(("P1", "P2")):
+        (tmp_path / patient).mkdir()
+        volume = np.full((16, 16, 16), -1000.0)
+        volume[4:12, 4:12, 4:12] = 100.0 * number
+        np.save(tmp_path / patient / "data.npy", volume)
+    volumes = [tmp_path / patient / "data.npy" for patient in ("P1", "P2")]
+    (tmp_path / "npy.yaml").write_text("unit: HU\nspacing_mm: [2, 2, 2]\n")
+    options = ["--volumes", *volumes, "--views", "6", "--methods", "fdk"]
+    scan = f"{TINY / 'simulate.yaml'}+{tmp_path / 'npy.yaml'}"
+    assert sweep(tmp_path / "out", *options, "--scans", scan) == 0
+    cases = [load_case(path.parent) for path in sorted((tmp_path / "out").rglob("vol_gt.npy"))]
+    assert [case.name for case in cases] == ["P1_data", "P2_data"]
+    assert cases[0].seed != cases[1].seed
 
 
 def test_a_case_that_was_exchanged_is_refused(whole, tmp_path, capsys):

@@ -178,9 +178,11 @@ def test_runs_are_handed_over_to_a_cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "hand_over", lambda *arguments: handed.append(arguments))
     folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
     arguments = ["table", str(folder), "--out", str(tmp_path / "out"), "--submit", "local"]
+    arguments += ["--device", "cuda"]
     assert cli.main([*arguments, "--jobs", "2", "--options.timeout_min", "5"]) == 0
     ((command, logs, jobs, cluster, options),) = handed
     assert command.startswith("sweep --volumes phantom:3 --views 6 --scans tiny/simulate")
+    assert command.endswith(" --device cuda")
     assert (logs, jobs, cluster, options) == (
         tmp_path / "out" / "jobs",
         2,
@@ -315,13 +317,17 @@ def test_a_training_on_several_devices_is_a_command_of_its_own(tmp_path, monkeyp
     monkeypatch.setattr(
         module.subprocess, "run", lambda words, check: called.append(words) or ended
     )
-    words = ["finetune", "--config", "tiny/finetune", "--data.folders", f"[{tmp_path}]"]
-    words += ["--out", str(tmp_path / "run"), "--devices", "2"]
-    module._run_training(words)
-    assert called == [[sys.executable, "-m", "diffnr_lightning.cli", *words]]
+    (tmp_path / "two.yaml").write_text("devices: 2\n")
+    words = ["--data.folders", f"[{tmp_path}]", "--out", str(tmp_path / "run")]
+    several = ["finetune", "--config", f"tiny/finetune+{tmp_path / 'two.yaml'}", *words]
+    assert module._placed_alone(several, "cuda:all") == several
+    module._run_training(several)
+    assert called == [[sys.executable, "-m", "diffnr_lightning.cli", *several]]
     ended.returncode = 3
-    with pytest.raises(ValueError, match="--devices 2 ended with code 3"):
-        module._run_training(words)
+    with pytest.raises(ValueError, match="ended with code 3"):
+        module._run_training(several)
+    alone = ["finetune", "--config", "tiny/finetune", *words]
+    assert module._placed_alone(alone, "cuda:all") == [*alone, "--device", "cuda"]
     with pytest.raises(FileNotFoundError, match="holds no slice pairs"):
-        module._run_training([*words[:-2], "--device", "cpu"])
+        module._run_training(module._placed_alone(alone, "cpu"))
     assert len(called) == 2

@@ -68,8 +68,20 @@ def test_one_that_fails_stops_no_other(hear, tmp_path, monkeypatch):
             ]
         )
     assert (tmp_path / "late").exists()
-    cores = max(1, os.cpu_count() // 2)
+    cores = max(1, len(os.sched_getaffinity(0)) // 2)
     assert sorted(heard.lines) == [f"cuda:0: {cores}", "cuda:1: no room"]
+
+
+def test_the_cores_of_a_job_are_divided(hear, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    # As `submit` sets it for the whole job, and as a user does for each process.
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    told = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['NUMBA_NUM_THREADS'])"
+    heard = hear()
+    run_workers([worker("cuda:0", told), worker("cuda:1", told)])
+    assert sorted(heard.lines) == ["cuda:0: 4 3", "cuda:1: 4 3"]
 
 
 @pytest.mark.parametrize(
