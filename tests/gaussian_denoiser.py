@@ -34,6 +34,7 @@ class GaussianDenoiser(nn.Module):
         low, high = scale
         self.mean, self.variance = low + (high - low) * mean, (high - low) ** 2 * variance
         self.scale, self.channels, self.gaps = scale, channels, gaps
+        self.alone = channels == 1 or gaps > 0
         self.schedule = schedule or NoiseSchedule.from_scheduler({})
         self.asked: list[tuple[int, int, int]] = []
 

@@ -233,7 +233,8 @@ class CleanSliceData(CleanVolumeData):
             denoiser: with the attributes of a `UNetDenoiser`.
 
         Raises:
-            ValueError: one of volumes, of other channels, or one that knows fewer gaps.
+            ValueError: one of volumes, of other channels, one that knows fewer gaps, or one that would be taken to know
+                single slices and is not going to.
         """
         channels, gaps = self.stacks["channels"], self.stacks["gaps"]
         if denoiser.dimensions != 2 or denoiser.channels != channels:
@@ -245,6 +246,11 @@ class CleanSliceData(CleanVolumeData):
             raise ValueError(
                 f"gaps of the data are {gaps}, and the denoiser knows those below {denoiser.gaps}; expected the "
                 f"denoiser's gaps to be {max(gaps) + 1}."
+            )
+        if denoiser.alone and 0 not in gaps and channels > 1:
+            raise ValueError(
+                f"gaps of the data are {gaps}, and the denoiser says that it takes single slices; expected 0 among "
+                "them, or the denoiser's alone to be false."
             )
 
     def draws(self, rank: int, world_size: int) -> StackDraws:

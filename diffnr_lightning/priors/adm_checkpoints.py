@@ -79,7 +79,7 @@ def read_adm_checkpoint(
         unet = unet_of_adm(
             state, head_channels=head_channels, new_attention_order=new_attention_order
         )
-        denoiser = UNetDenoiser(unet, {"clip_sample": False}, scale=scale)
+        denoiser = UNetDenoiser(unet, {"clip_sample": False}, scale=scale, alone=False)
     except (LookupError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(

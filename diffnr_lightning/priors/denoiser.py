@@ -20,8 +20,10 @@ class Denoiser(Protocol):
     Attributes:
         channels: slices of a stack, which are the channels of one image; 1 for patches.
         dimensions: 2 for slices, 3 for patches of volumes.
-        gaps: how many gaps between the slices of a stack it tells apart: 0, a slice alone, which is accepted as one
-            channel even where `channels` is more, then 1, the neighbours, and so on; 0 where it is not told.
+        gaps: how many gaps between the slices of a stack it tells apart: 0, a slice alone, then 1, the neighbours, and
+            so on; 0 where it is not told.
+        alone: whether it was trained on slices alone, which are accepted as one channel then even where `channels` is
+            more.
         schedule: what its steps mean.
         scale: its values for attenuation 0 and 1.
     """
@@ -29,6 +31,7 @@ class Denoiser(Protocol):
     channels: int
     dimensions: int
     gaps: int
+    alone: bool
     schedule: NoiseSchedule
     scale: tuple[float, float]
 

@@ -22,6 +22,8 @@ PATCHES = "PatchDenoiser"
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BUNDLED = Path(__file__).parents[1] / "assets" / "denoisers"
+# Others' pipelines do not say with which of its class labels a network of several slices was trained.
+_OF_OTHERS = {"alone": False}
 # Parts of pipelines whose U-Net does not see images.
 LATENT = ("vqvae", "vae")
 
@@ -33,8 +35,9 @@ def save_denoiser(
 ) -> None:
     """Write a denoiser so that `load_denoiser` reads it; weights are float16.
 
-    That of slices is a pipeline that diffusers' `DDPMPipeline` reads too (`ScoreSdeVePipeline` where the variance of
-    its schedule explodes), if it neither folds images nor is told coordinates.
+    That of slices is a pipeline that diffusers' `DDPMPipeline` reads too, if it neither folds images nor is told
+    coordinates, and the variance of its schedule does not explode: `ScoreSdeVePipeline` tells networks deviations in
+    the place of steps, and takes scores in the place of noise.
 
     Args:
         folder: it appears whole or not at all, in the place of an older one.
@@ -77,8 +80,10 @@ def _write_pipeline(folder: Path, denoiser: UNetDenoiser, state: dict[str, Tenso
     denoiser.unet.save_config(folder / "unet")
     write_bytes(folder / "unet" / WEIGHTS, save(state, {"format": "pt"}))
     scheduler.from_config(denoiser.scheduler).save_pretrained(folder / "scheduler")
+    if explodes:
+        return
     index = {
-        "_class_name": "ScoreSdeVePipeline" if explodes else "DDPMPipeline",
+        "_class_name": "DDPMPipeline",
         "_diffusers_version": __version__,
         "scheduler": ["diffusers", scheduler.__name__],
         "unet": ["diffusers", "UNet2DModel"],
@@ -118,17 +123,24 @@ def load_denoiser(folder: str | Path) -> UNetDenoiser | PatchDenoiser:
     Args:
         folder: written by `save_denoiser`, or a pipeline of diffusers with `unet/` and `scheduler/` in it, such as
             those of DM4CT, whose images are taken to lie in [-1, 1]; or the name of one of `bundled_denoisers`.
+            Networks of several channels in others' pipelines are not asked for single slices.
 
     Raises:
         FileNotFoundError: no such folder, or a file is missing in it.
-        ValueError: a damaged folder, a latent or text-conditioned pipeline, pickled weights, or weights that do not
-            fit.
+        ValueError: a damaged folder, a latent or text-conditioned pipeline, one of others whose variance explodes,
+            pickled weights, or weights that do not fit.
     """
     folder = denoiser_folder(folder)
-    extras = _read_json(folder / EXTRAS) if (folder / EXTRAS).is_file() else {}
+    ours = (folder / EXTRAS).is_file()
+    extras = _read_json(folder / EXTRAS) if ours else {}
     build = _patches if extras.get("network") == PATCHES else _pipeline
     try:
-        denoiser = build(folder, extras.get("architecture", {}))
+        denoiser = build(folder, extras.get("architecture", {}) if ours else _OF_OTHERS)
+        if not ours and denoiser.scheduler.get("_class_name") == EXPLODING:
+            raise ValueError(
+                "its variance explodes, and networks of such pipelines are told deviations and return scores; a "
+                "DDPM pipeline is expected"
+            )
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(

@@ -61,6 +61,7 @@ class PatchDenoiser(nn.Module):
         channels: 1.
         dimensions: 3.
         gaps: 0.
+        alone: False.
         schedule: what its steps mean, and what its output stands for.
         preconditioning: of input and output, or None.
 
@@ -75,6 +76,7 @@ class PatchDenoiser(nn.Module):
     channels = 1
     dimensions = 3
     gaps = 0
+    alone = False
 
     def __init__(
         self,

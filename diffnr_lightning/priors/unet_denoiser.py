@@ -33,11 +33,14 @@ class UNetDenoiser(nn.Module):
         scale: values for attenuation 0 and 1 of the images that it was trained on.
         voxels: mean and deviation of clean voxels on that scale, by which its input and output are scaled, see
             `Preconditioning`; None leaves both as they are.
+        alone: whether it was trained on single slices too, one repeated in all channels (gap 0). Class labels do not
+            say so: DiffusionBlend's network has a thousand, and was trained with two of them.
 
     Attributes:
         channels: slices of a stack.
         dimensions: 2.
         gaps: how many gaps between slices it tells apart: 0 (one slice, repeated), 1, ...; 0 where it is not told.
+        alone: whether it takes single slices.
         schedule: what its steps mean, and what its output stands for.
         scheduler: the config that the schedule is of.
         scale: values for attenuation 0 and 1.
@@ -57,6 +60,7 @@ class UNetDenoiser(nn.Module):
         coordinates: bool = False,
         scale: tuple[float, float] = (-1.0, 1.0),
         voxels: tuple[float, float] | None = None,
+        alone: bool = True,
     ) -> None:
         super().__init__()
         inputs, outputs = unet.config.in_channels, unet.config.out_channels
@@ -73,6 +77,7 @@ class UNetDenoiser(nn.Module):
         self.unet = unet
         self.fold, self.coordinates, self.scale = fold, coordinates, tuple(scale)
         self.gaps = unet.config.num_class_embeds or 0
+        self.alone = self.channels == 1 or (alone and self.gaps > 0)
         self.multiple = fold * 2 ** (len(unet.config.block_out_channels) - 1)
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
         self.preconditioning = preconditioned(voxels, self.schedule)
@@ -86,6 +91,7 @@ class UNetDenoiser(nn.Module):
             "coordinates": self.coordinates,
             "scale": list(self.scale),
             "voxels": voxels,
+            "alone": self.alone,
         }
 
     def forward(
@@ -142,7 +148,7 @@ class UNetDenoiser(nn.Module):
 
         Args:
             noisy: (N, channels, H, W), or (N, 1, H, W) single slices for a network of several
-                channels that knows gap 0.
+                channels that takes them alone.
             step: of the schedule, one or (N,).
             told: `gap` and `coordinates`, as of `forward`.
 
@@ -151,7 +157,7 @@ class UNetDenoiser(nn.Module):
         """
         told = told or {}
         gap, coordinates = told.get("gap", 1), told.get("coordinates")
-        single = noisy.shape[1] == 1 < self.channels and self.gaps > 0
+        single = noisy.shape[1] == 1 < self.channels and self.alone
         if single:
             noisy, gap = noisy.expand(-1, self.channels, -1, -1), 0
         output = self(noisy, step, gap, coordinates)
@@ -213,6 +219,7 @@ class CompactDenoiser(UNetDenoiser):
         beta_schedule: of diffusers' `DDPMScheduler`.
         steps: of the schedule.
         voxels: mean and deviation of clean voxels, from -1 for attenuation 0 to 1 for 1; None scales nothing.
+        alone: whether it is going to be trained on single slices too (gap 0).
 
     Raises:
         ValueError: widths that are no multiples of 8, or a fold below 1.
@@ -230,6 +237,7 @@ class CompactDenoiser(UNetDenoiser):
         beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear",
         steps: int = 1000,
         voxels: tuple[float, float] | None = None,
+        alone: bool = True,
     ) -> None:
         from diffusers import UNet2DModel
 
@@ -258,5 +266,5 @@ class CompactDenoiser(UNetDenoiser):
             "prediction_type": prediction,
             "clip_sample": False,
         }
-        super().__init__(unet, scheduler, fold, coordinates, voxels=voxels)
+        super().__init__(unet, scheduler, fold, coordinates, voxels=voxels, alone=alone)
         self.to(memory_format=torch.channels_last)

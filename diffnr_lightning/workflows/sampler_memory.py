@@ -138,7 +138,7 @@ def _side_by_side(method: Sampler, denoiser: nn.Module) -> bool:
     if option(method, "jumping", False):
         return True
     kind = option(method, "stacks")
-    return kind in ("adjacent", "alternating") or (kind is None and denoiser.gaps == 0)
+    return kind in ("adjacent", "alternating") or (kind is None and not denoiser.alone)
 
 
 def _edges(denoiser: nn.Module, grid: VolumeGrid) -> tuple[int, ...]:

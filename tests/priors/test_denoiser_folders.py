@@ -13,6 +13,7 @@ from diffnr_lightning.priors import (
     load_denoiser,
     save_denoiser,
 )
+from diffnr_lightning.solvers.diffusion.slice_stacks import check_stacks
 
 
 @pytest.mark.parametrize("name", bundled_denoisers())
@@ -45,6 +46,23 @@ def test_a_name_is_a_bundled_denoiser_and_a_path_stays_one(tmp_path, monkeypatch
     assert load_denoiser("mine").channels == 3
     with pytest.raises(FileNotFoundError, match=r"^slice is no folder .* \(one of made-up\);"):
         load_denoiser("slice")
+
+
+def test_a_pipeline_of_others_is_asked_for_nothing_that_it_does_not_say(tmp_path):
+    """Its labels do not say that single slices were trained, and a network of an exploding schedule returns scores."""
+    save_denoiser(tmp_path / "ours", CompactDenoiser(channels=3, widths=(8,), fold=1))
+    assert load_denoiser(tmp_path / "ours").alone
+    (tmp_path / "ours" / "denoiser.json").unlink()
+    theirs = load_denoiser(tmp_path / "ours")
+    assert (theirs.gaps, theirs.alone) == (4, False)
+    with pytest.raises(ValueError, match="stacks is single and the denoiser sees 3 slices"):
+        check_stacks(theirs, "single")
+    unet = CompactDenoiser(channels=1, widths=(8,), fold=1, gaps=0).unet
+    save_denoiser(tmp_path / "ve", UNetDenoiser(unet, {"_class_name": "ScoreSdeVeScheduler"}))
+    assert not (tmp_path / "ve" / "model_index.json").exists()
+    (tmp_path / "ve" / "denoiser.json").unlink()
+    with pytest.raises(ValueError, match="its variance explodes"):
+        load_denoiser(tmp_path / "ve")
 
 
 @pytest.mark.parametrize(

@@ -104,10 +104,10 @@ def check_adaptation(denoiser: nn.Module, *, rate: float, updates: int, slices: 
     Raises:
         ValueError: a denoiser that does not take single slices, or a number that makes no sense.
     """
-    if denoiser.dimensions != 2 or (denoiser.channels > 1 and denoiser.gaps == 0):
+    if denoiser.dimensions != 2 or not denoiser.alone:
         raise ValueError(
-            f"the denoiser is one of {denoiser.channels} channels and {denoiser.dimensions} dimensions; one that takes "
-            "single slices is expected."
+            f"the denoiser is one of {denoiser.channels} channels and {denoiser.dimensions} dimensions that was not "
+            "trained on single slices; one that was is expected."
         )
     if not rate > 0.0 or min(updates, slices) < 1:
         raise ValueError(

@@ -78,8 +78,7 @@ def stacks_of_step(
         seed: of the offsets.
         index: of the step; every second one jumps where the kind is alternating, the first among them.
     """
-    alone = denoiser.channels == 1 or denoiser.gaps > 0
-    kind = kind or ("single" if alone else "adjacent")
+    kind = kind or ("single" if denoiser.alone else "adjacent")
     if kind == "single":
         return single_slices(count)
     if kind == "centred":
@@ -105,7 +104,7 @@ def check_stacks(denoiser: nn.Module, kind: StackKind | None) -> None:
         return
     if kind not in STACKS:
         raise ValueError(f"stacks is {kind!r}; one of {', '.join(STACKS)} is expected.")
-    if kind == "single" and denoiser.channels > 1 and denoiser.gaps == 0:
+    if kind == "single" and not denoiser.alone:
         raise ValueError(
             f"stacks is single and the denoiser sees {denoiser.channels} slices together; one that was trained on "
             "single slices too is expected, or other stacks."
