@@ -170,11 +170,12 @@ def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any)
     path = Path(path)
     if path.suffix == RELEASED:
         checkpoint = read_turbo_checkpoint(path)
-        logger.info(
-            "%s does not say how slices are normalised; taken as %s unless that is overridden",
-            path,
-            checkpoint.architecture["normalisation"],
-        )
+        if (normalisation := checkpoint.architecture["normalisation"]) != "global":
+            logger.info(
+                "%s does not say how slices are normalised; taken as %s unless that is overridden",
+                path,
+                normalisation,
+            )
         return _load_slicefixer(
             path, SliceFixer, checkpoint.architecture, checkpoint.state, overrides
         )

@@ -79,7 +79,8 @@ class SliceFixer(nn.Module):
 
     Source: DiffNR, SliceFixer (ranks 8 and 4, 512 pixels, the prompt, biplanar cross-attention);
         pix2pix-turbo for what the paper leaves open. Deviations: latents are not drawn, values are
-        not rounded to 8 bits, and the output is clipped after the mean of its three channels.
+        not rounded to 8 bits, and the output is clipped after the mean of its three channels, in `repair` alone and
+        not before the losses.
     """
 
     context: int = 0

@@ -24,11 +24,12 @@ STATES = {"state_dict_unet": "unet.", "state_dict_vae": "vae."}
 
 ADAPTER = "state_dict_fusion_adapter"
 ORIENTATION = "slice_orientation"
+INTENSITIES = "intensity_domain"
 OTHERS = (
     ADAPTER,
     ORIENTATION,
     "use_xray_conditioning",
-    "intensity_domain",
+    INTENSITIES,
     "xray_conditioning",
 )
 """Entries beside the official ones: a continuation of the official code adds all but `ORIENTATION`, which is ours."""
@@ -80,6 +81,12 @@ def read_turbo_checkpoint(path: str | Path) -> TurboCheckpoint:
     if not adapter:
         why = "turns it off itself" if ADAPTER in entries else "holds no fusion adapter for it"
         logger.warning("conditioning by projections is off: %s %s", path, why)
+    if INTENSITIES in entries:
+        logger.warning(
+            "%s was trained on intensities %s; it is shown attenuation, 0 of -1000 HU as a rule",
+            path,
+            entries[INTENSITIES],
+        )
     parts = {entry: prefix for entry, prefix in STATES.items()}
     if adapter:
         parts[ADAPTER] = "fusion_adapter."
@@ -92,10 +99,10 @@ def read_turbo_checkpoint(path: str | Path) -> TurboCheckpoint:
         architecture={
             **{rank: entries[rank] for rank in RANKS},
             "biplanar": adapter,
-            # As the released code shows its slices, but undone afterwards.
-            "normalisation": "per_slice_minmax",
-            # The continuation, which alone has this entry, shows its network [-1, 1].
-            "signed_input": "intensity_domain" in entries,
+            # As the released code shows its slices, but undone afterwards. The continuation, which alone has the entry,
+            # shows its network slices as they are, in [-1, 1].
+            "normalisation": "global" if INTENSITIES in entries else "per_slice_minmax",
+            "signed_input": INTENSITIES in entries,
             # The official code slices volumes of (x, y, z).
             "orientation": entries.get(ORIENTATION, "xyz"),
         },

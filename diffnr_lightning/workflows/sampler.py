@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
 from diffnr_lightning.workflows.solver import Solver, check_options
+
+logger = logging.getLogger("diffnr")
 
 HANDED = ("denoiser", "representation", "seed", "state")
 PRIORS = {"patches": "patches", "ddip3d": "ellipses", "dinr": "ellipses", "scd": "ellipses"}
@@ -114,7 +117,11 @@ class Sampler(Method):
         further = dict(self.options)
         if self.fits_representation:
             further["representation"] = self.representation(problem.grid)
-        if self.counted_noise and problem.weights is not None:
+        if self.counted_noise and problem.weights is None:
+            logger.warning(
+                "counted_noise is true and the noise of the rays is not known: no step is held to the noise"
+            )
+        elif self.counted_noise:
             power = self.options.get("power", self.defaults["power"])
             further["noise"] = noise_of_mean_weight(problem.weights, power)
         return self.function(

@@ -22,6 +22,8 @@ SAMPLERS = {
     "diffusion_mbir": (23.2, 3.9, 2),
     "tpdm": (16.2, 3.9, 2),
     "patches": (17.4, 3.9, 1),
+    "ddip3d": (25, 5, 1),
+    "dinr": (25, 5, 1),
 }
 """Volumes and sets of projections that a sampler holds at its worst moment, which is in the fit to the projections,
 beside the measured ones, and how often a step asks the denoiser."""

@@ -221,8 +221,11 @@ def test_entries_of_the_known_continuation_are_understood(released, folders, cap
         intensity_domain={"stored": "clip(HU, 0)/3000"},
         xray_conditioning={"encoder": "microsoft/rad-dino"},
     )
-    loaded = load_prior(released, **folders)
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        loaded = load_prior(released, **folders)
     assert loaded.signed_input and loaded.fusion_adapter is not None
+    assert loaded.normalisation == "global"
+    assert "was trained on intensities {'stored': 'clip(HU, 0)/3000'}" in caplog.text
     changed(released, use_xray_conditioning=False)
     with caplog.at_level(logging.WARNING, "diffnr"):
         assert load_prior(released, **folders).fusion_adapter is None

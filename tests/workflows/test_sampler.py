@@ -1,6 +1,7 @@
 """The method that samples with a denoiser from a folder."""
 
 import json
+import logging
 import os
 import shutil
 
@@ -97,7 +98,7 @@ def test_evaluations_of_a_run_that_was_begun_without_counting_stay_unknown(folde
 
 
 @pytest.mark.parametrize("name", ["dds", "blend"])
-def test_the_counted_noise_is_told(name, folder, problem):
+def test_the_counted_noise_is_told(name, folder, problem, caplog):
     weights = torch.linspace(0.0, 8.0, problem.projections.numel()).reshape(
         problem.projections.shape
     )
@@ -109,7 +110,9 @@ def test_the_counted_noise_is_told(name, folder, problem):
     assert torch.equal(told, same)
     assert not torch.equal(told, other)
     # Where no noise is known, none is told.
-    unknown = Sampler("dds", folder, {"steps": 2}, counted_noise=True).reconstruct(problem)
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        unknown = Sampler("dds", folder, {"steps": 2}, counted_noise=True).reconstruct(problem)
+    assert "the noise of the rays is not known" in caplog.text
     assert torch.equal(unknown, Sampler("dds", folder, {"steps": 2}).reconstruct(problem))
     with pytest.raises(ValueError, match="has options.noise as well"):
         Sampler("dds", folder, {"noise": 0.1}, counted_noise=True)

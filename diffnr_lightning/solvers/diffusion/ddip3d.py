@@ -90,7 +90,8 @@ def ddip3d(
     Source: H. Chung, J. C. Ye, "Deep diffusion image prior for efficient OOD adaptation in 3D inverse problems",
     ECCV 2024. Deviations: those of `dds`; slices of an update are neighbours in all cases and are compared where the
     others are held, so that any geometry serves; biases are trained where a layer has LoRA, not in normalisations; no
-    dropout and no weight decay.
+    dropout and no weight decay; with total variation one sweep of ADMM in a step, of the paper's five, and none in an
+    update.
     """
     check_adaptation(denoiser, rate=rate, updates=updates, slices=slices)
     check_sampling(eta=eta, start=start, spread=1.0, batch_size=batch_size)
