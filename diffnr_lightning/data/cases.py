@@ -191,6 +191,7 @@ def read_case(path: str | Path) -> Case:
     projections = read_projections(path, train, scan.detector_shape)
     test_scan, test_projections = None, None
     if test:
+        check_angles(np.array([angle for _, angle in test]), None, f"{meta_path}, proj_test,")
         test_scan, _ = described_geometry(scanner, meta, "test", test, meta_path)
         test_projections = read_projections(path, test, test_scan.detector_shape)
     window = meta.get("window_hu")

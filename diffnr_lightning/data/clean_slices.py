@@ -19,7 +19,7 @@ from diffnr_lightning.data.clean.draws import (
     StackDraws,
 )
 from diffnr_lightning.data.clean.store import clean_volumes, fill_store
-from diffnr_lightning.data.datamodules import IterationSampler
+from diffnr_lightning.data.datamodules import IterationSampler, OwnShare
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 from diffnr_lightning.data.pairs.shares import drawing_chances
 from diffnr_lightning.data.scan_recipe import ScanRecipe
@@ -167,7 +167,7 @@ class CleanVolumeData(lightning.LightningDataModule):
         batches = self.held_out_batches()
         mine = range(self.trainer.global_rank, len(batches), self.trainer.world_size)
         # Every process validates something, lest the others wait for its scores for ever.
-        return DataLoader(batches, batch_size=None, sampler=list(mine) or [0])
+        return DataLoader(batches, batch_size=None, sampler=OwnShare(mine or [0]))
 
 
 class CleanSliceData(CleanVolumeData):

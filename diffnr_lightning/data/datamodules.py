@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,13 +11,34 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from diffnr_lightning.batches import ViewBatch
 from diffnr_lightning.photons import PhotonCounts, ray_factors
 
 
-class IterationSampler(Sampler[int]):
+class OwnShare(DistributedSampler[int]):
+    """Yield the places that a process has chosen itself; Lightning shares out what other samplers yield once more.
+
+    Args:
+        places: of what this process loads.
+    """
+
+    def __init__(self, places: Sequence[int]) -> None:
+        # Not that of the base, which asks for the number of processes and divides among them.
+        self.places = places
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the places in their order."""
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.places)
+
+
+class IterationSampler(OwnShare):
     """Count iterations, beginning where an interrupted run stopped.
 
     A shuffling sampler starts its epoch anew after a resume and replays views already seen. This
@@ -42,11 +63,8 @@ class IterationSampler(Sampler[int]):
                 f"needs "
                 "at least as many iterations as were done."
             )
+        super().__init__(range(start, total))
         self.total, self.start = total, start
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield the iterations that are left, from `start`."""
-        return iter(range(self.start, self.total))
 
     def __len__(self) -> int:
         return self.total

@@ -43,7 +43,7 @@ def source_name(source: str) -> str:
         return volume_word(source)
     path = Path(source)
     if path.is_dir():
-        return path.name
+        return path.resolve().name
     # Dots are part of a name: a series of LUNA16 is called 1.3.6.1.4.1....mhd.
     return path.name[:-7] if path.name.endswith(".nii.gz") else path.stem
 

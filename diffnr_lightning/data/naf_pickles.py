@@ -69,6 +69,8 @@ def read_naf_pickle(path: str | Path) -> Case:
     test_scan, test_projections = None, None
     if data.get("val") is not None:
         test_scan, test_projections, _ = _views(data, "val", path)
+        angles = _numbers(data["val"]["angles"], "val angles", path)
+        check_angles(angles, None, f"NAF pickle {path}, val,")
     case = Case(
         name=path.stem,
         scan=scan,

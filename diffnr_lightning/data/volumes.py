@@ -59,7 +59,8 @@ NPY_ERRORS = (
     TypeError,
     TokenError,
 )
-# Folders that a hint names.
+# Folders in which DICOM series are looked for to give a hint, and those that it names.
+MOST_FOLDERS = 2000
 NAMED_FOLDERS = 3
 UNTILTED: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 # A turn below this is rounding of the file, not a tilted acquisition.
@@ -177,7 +178,7 @@ def _read_folder(folder: Path, spacing_given: bool) -> StoredVolume:
         return read_series(folder, spacing_given)
     if tiff_slices(folder):
         return read_tiff_slices(folder)
-    below = folders_with_series(folder)
+    below = [place for place in folders_with_series(folder, MOST_FOLDERS) if place != folder]
     hint = ""
     if below:
         named = ", ".join(map(str, below[:NAMED_FOLDERS]))
@@ -357,4 +358,7 @@ def _suffix(path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(_suffix(path))] if path.is_file() else path.name
+    if path.is_file():
+        return path.name[: len(path.name) - len(_suffix(path))]
+    # `.` is the folder that it stands for.
+    return path.resolve().name

@@ -138,11 +138,13 @@ def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> list[tuple
         raise ValueError(f"{path}: labels is {entry!r}; file and perhaps names are expected.")
     file = path.parent / str(entry["file"])
     try:
-        labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
+        # Programs store maps along other axes of the patient than volumes have here: to the left, back and head.
+        stored = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(file)), "LPS")
     except RuntimeError as error:
         raise ValueError(
             f"the label map {file} cannot be read; an image such as NIfTI is expected."
         ) from error
+    labels = SimpleITK.GetArrayFromImage(stored)
     if labels.shape != tuple(shape):
         raise ValueError(
             f"the label map {file} has the shape {labels.shape}; that of the volume, {tuple(shape)}, is expected."

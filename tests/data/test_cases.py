@@ -244,6 +244,10 @@ DAMAGES = {
     "one view": (_edit(lambda m: m.update(proj_train=m["proj_train"][:1])), "one projection"),
     "no angle": (_edit(lambda m: m["proj_train"][1].pop("angle")), "angle"),
     "degrees": (_edit(lambda m: m["proj_train"][1].update(angle=270.0)), "radians"),
+    "test views in degrees": (
+        _edit(lambda m: m["proj_test"][0].update(angle=270.0)),
+        "proj_test",
+    ),
     "half a voxel": (_edit(lambda m: m["scanner"].update(nVoxel=[7, 5, 4.5])), "whole numbers"),
     "provenance": (_edit(lambda m: m.update(provenance=["made"])), "provenance"),
     "window": (_edit(lambda m: m.update(window_hu=[3, 1])), "window_hu"),

@@ -85,7 +85,12 @@ def test_crops_close_in_on_structure(truth):
 
 def test_a_file_names_regions_in_mm_or_voxels(tmp_path, truth):
     labels = SimpleITK.GetImageFromArray((truth > 150).astype(np.uint8))
-    SimpleITK.WriteImage(labels, str(tmp_path / "labels.nii.gz"))
+    # As nibabel's `as_closest_canonical` stores it: to the right, front and head.
+    turned = SimpleITK.DICOMOrient(labels, "RAS")
+    assert not np.array_equal(
+        SimpleITK.GetArrayViewFromImage(turned), SimpleITK.GetArrayViewFromImage(labels)
+    )
+    SimpleITK.WriteImage(turned, str(tmp_path / "labels.nii.gz"))
     file = tmp_path / "regions.yaml"
     file.write_text(
         "regions:\n"

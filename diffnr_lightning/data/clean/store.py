@@ -132,7 +132,9 @@ def _header(source: str, recipe: ScanRecipe) -> dict[str, object]:
 
 def _decisive(recipe: ScanRecipe) -> dict[str, object]:
     described = recipe.describe()
-    return {key: described[key] for key in DECISIVE}
+    decisive = {key: described[key] for key in DECISIVE}
+    # Recipes of whole cubes are called as they were before there were others.
+    return decisive if recipe.slices is None else {**decisive, "slices": recipe.slices}
 
 
 def _recorded(source: str) -> str:

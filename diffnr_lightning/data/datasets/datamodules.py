@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffnr_lightning.data.cases import Case
 from diffnr_lightning.data.clean.store import clean_volumes, fill_store, recipe_key
 from diffnr_lightning.data.clean_slices import CleanPatchData, CleanSliceData
+from diffnr_lightning.data.datamodules import OwnShare
 from diffnr_lightning.data.datasets import luna16, toothfairy
 from diffnr_lightning.data.datasets.dataset import DataSet
 from diffnr_lightning.data.datasets.sources import load_source
@@ -74,6 +75,9 @@ class DataSetModule(lightning.LightningDataModule):
         ValueError: a variable that is not set, pairs without folders, or options without `learn`.
         FileNotFoundError: a data set that is not there.
     """
+
+    # Of fewer scans than processes some get none.
+    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -189,7 +193,7 @@ class DataSetModule(lightning.LightningDataModule):
         rank, count = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        mine = list(range(rank, len(scans), count))
+        mine = OwnShare(range(rank, len(scans), count))
         return DataLoader(scans, batch_size=None, sampler=mine, num_workers=self.workers)
 
     def _batches(

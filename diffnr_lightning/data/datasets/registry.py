@@ -10,6 +10,7 @@ from diffnr_lightning.data.datasets.volume_folder import volume_folder
 from diffnr_lightning.data.datasets.words import names_data_set, read_words, volume_word
 from diffnr_lightning.data.splits import SplitVolume, listed
 
+_STRICTNESS = {"train": 0, "development": 1, "test": 2}
 PUBLIC = {dataset.name: dataset for dataset in (luna16.DATA_SET, toothfairy.DATA_SET)}
 
 
@@ -40,15 +41,20 @@ def known_volume(source: str) -> SplitVolume | None:
     """Return what is known of a volume; None where no split and no data set lists it.
 
     Args:
-        source: a file, a generated object, or one volume of a data set.
+        source: a file, a generated object, or one volume of a data set. Of a folder's volume that a split lists too the
+            stricter set counts.
     """
     if not names_data_set(source):
         return listed(source)
     try:
-        return data_set(source).entry(volume_word(source))
+        dataset = data_set(source)
+        known = dataset.entry(volume_word(source))
     # The rule needs the folder, which may be elsewhere by now.
     except (FileNotFoundError, ValueError):
         return None
+    # A folder may hold what a split keeps, under a rule of its own.
+    kept = None if dataset.folder is None else listed(str(located(source)[2]))
+    return kept if kept and _STRICTNESS[kept.set] > _STRICTNESS[known.set] else known
 
 
 def located(source: str) -> tuple[DataSet, str, Path]:

@@ -14,8 +14,8 @@ from diffnr_lightning.data.readers.tiff_stack import TIFF_SUFFIXES
 
 SUFFIXES = (".nii", ".nii.gz", *META_SUFFIXES, *NRRD_SUFFIXES, ".npy")
 SPLIT = "split.csv"
-# A tenth each for development and test, where no file says otherwise.
-HELD = (1, 1, 10)
+# A tenth each for development and test, of however many there are, where no file says otherwise.
+HELD = (10**6, 10**6, 10**7)
 
 
 def find_volumes(folder: Path) -> dict[str, Path]:
@@ -66,13 +66,18 @@ def _named(found: list[Path], folder: Path) -> dict[str, Path]:
     Raises:
         ValueError: two that no name tells apart.
     """
-    stems = Counter(_stem(path) for path in found)
-    within = {path: path.relative_to(folder) for path in found}
+    # The folder itself may be a volume of slices.
+    within = {
+        path: Path(folder.resolve().name) if path == folder else path.relative_to(folder)
+        for path in found
+    }
+    stems = Counter(_stem(place) for place in within.values())
     whole = {path: "_".join(_without_ending(place).parts) for path, place in within.items()}
     paths = Counter(whole.values())
     named: dict[str, Path] = {}
-    for path in sorted(found, key=lambda path: stems[_stem(path)] > 1):
-        names = [_stem(path)] if stems[_stem(path)] == 1 else []
+    for path in sorted(found, key=lambda path: stems[_stem(within[path])] > 1):
+        stem = _stem(within[path])
+        names = [stem] if stems[stem] == 1 else []
         names += [whole[path]] if paths[whole[path]] == 1 else []
         names += ["_".join(within[path].parts)]
         name = next((name for name in names if name not in named), None)

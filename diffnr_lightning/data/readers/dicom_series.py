@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,8 @@ MODALITY, PHOTOMETRY = "0008|0060", "0028|0004"
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 PADDING, PADDING_LIMIT, SIGNED = "0028|0120", "0028|0121", "0028|0103"
 INTERCEPT, SLOPE, RESCALE_TYPE = "0028|1052", "0028|1053", "0028|1054"
-# Positions are rounded to hundredths of a millimetre by some scanners.
-EVENNESS_MM = 0.05
+# Share of the distance of slices by which one may differ: some scanners round positions to a tenth of a millimetre.
+EVENNESS = 0.2
 # Direction cosines are written with six digits; slices of one stack differ by no more.
 ORIENTATION_TOLERANCE = 1e-3
 # Slices that move sideways by this share of a pixel from one to the next are a tilted gantry's:
@@ -37,8 +37,7 @@ ORIENTATION_TOLERANCE = 1e-3
 TILT_TOLERANCE = 0.01
 AIR_HU = -1000.0
 DICOM_MAGIC = b"DICM"
-# Folders below the one that is named, in which series are looked for to give a hint.
-MOST_FOLDERS = 2000
+INDEX = "DICOMDIR"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +97,17 @@ def series_in(folder: Path) -> tuple[str, ...]:
         ) from error
 
 
-def folders_with_series(folder: Path) -> list[Path]:
-    """Return the folders below one that hold DICOM files, judged by their first file alone."""
+def folders_with_series(folder: Path, most: int | None = None) -> list[Path]:
+    """Return the folders that hold DICOM files, judged by their first files alone, from one folder downwards.
+
+    Args:
+        folder: where to begin.
+        most: folders that are looked into; None is all.
+    """
     found = []
     for number, (place, folders, files) in enumerate(os.walk(folder)):
         folders.sort()
-        if number >= MOST_FOLDERS:
+        if number == most:
             break
         if any(_is_dicom(Path(place, file)) for file in sorted(files)[:3]):
             found.append(Path(place))
@@ -137,6 +141,9 @@ def read_series(folder: Path, spacing_given: bool = False) -> StoredVolume:
 
 
 def _is_dicom(file: Path) -> bool:
+    """Whether a file is a DICOM file that may be a slice, which the index of a CD is not."""
+    if file.name.upper() == INDEX:
+        return False
     try:
         with file.open("rb") as content:
             return content.read(132)[128:] == DICOM_MAGIC
@@ -185,7 +192,7 @@ def _read_file(file: Path) -> list[Slice]:
     alone = len(array) == 1 and POSITION in header
     frames = [{}] if alone else _frames(file, len(array))
     return [
-        Slice(file, _without_padding(values, header | fields).astype(np.float32), header | fields)
+        _without_padding(Slice(file, values.astype(np.float32), header | fields))
         for values, fields in zip(array, frames, strict=True)
     ]
 
@@ -223,18 +230,23 @@ def _read_as_stored(reader: SimpleITK.ImageFileReader, file: Path) -> SimpleITK.
         return quietly(reader.Execute)
 
 
-def _without_padding(values: np.ndarray, fields: dict[str, str]) -> np.ndarray:
-    """Return values (H, W) with air where PixelPaddingValue (to its limit) is stored, for CT."""
-    if not fields.get(PADDING) or fields.get(MODALITY) != "CT":
-        return values
-    slope, intercept = float(fields.get(SLOPE) or 1), float(fields.get(INTERCEPT) or 0)
-    bounds = [int(float(fields[tag])) for tag in (PADDING, PADDING_LIMIT) if fields.get(tag)]
-    if fields.get(SIGNED) == "1":
+def _without_padding(one: Slice) -> Slice:
+    """Return a slice with air where PixelPaddingValue (to its limit) is stored, for CT."""
+    if not one.fields.get(PADDING) or one.fields.get(MODALITY) != "CT":
+        return one
+
+    def number(tag: str, missing: float) -> float:
+        return float(one.numbers(tag, 1)[0]) if one.fields.get(tag) else missing
+
+    slope, intercept = number(SLOPE, 1.0), number(INTERCEPT, 0.0)
+    bounds = [int(number(tag, 0.0)) for tag in (PADDING, PADDING_LIMIT) if one.fields.get(tag)]
+    if one.fields.get(SIGNED) == "1":
         # The field's number type is unsigned in some files whose pixels are signed.
         bounds = [n - (1 << 16) if n >= 1 << 15 else n for n in bounds]
     low, high = (slope * n + intercept for n in (min(bounds), max(bounds)))
     slack = 1e-3 * abs(slope)
-    return np.where((values >= low - slack) & (values <= high + slack), AIR_HU, values)
+    padded = (one.values >= low - slack) & (one.values <= high + slack)
+    return replace(one, values=np.where(padded, np.float32(AIR_HU), one.values))
 
 
 def _unit(first: Slice) -> str | None:
@@ -261,15 +273,15 @@ def _ordered(slices: list[Slice], folder: Path) -> list[Slice]:
     along = np.cross(row, column)
     slices = sorted(slices, key=lambda one: float(one.position @ along))
     steps = np.diff([one.position @ along for one in slices])
-    wrong = np.abs(steps - np.median(steps)) > EVENNESS_MM
-    if wrong.any() or np.median(steps) < EVENNESS_MM:
+    usual = float(np.median(steps))
+    wrong = np.abs(steps - usual) > EVENNESS * usual
+    if wrong.any() or usual <= 0:
         first = int(wrong.argmax())
         names = [slices[first].file.name, slices[first + 1].file.name]
-        fault = "is there twice" if steps[first] < EVENNESS_MM else "may be missing"
+        fault = "is there twice" if steps[first] <= EVENNESS * usual else "may be missing"
         raise ValueError(
-            f"the DICOM series in {folder} is not evenly spaced: {steps[first]:.2f} mm from "
-            f"{names[0]} to {names[1]} where {np.median(steps):.2f} mm is expected; a slice "
-            f"{fault}."
+            f"the DICOM series in {folder} is not evenly spaced: {steps[first]:.3g} mm from "
+            f"{names[0]} to {names[1]} where {usual:.3g} mm is expected; a slice {fault}."
         )
     return slices
 

@@ -139,7 +139,9 @@ def _number(text: str, what: str) -> float:
 
 
 def _nrrd(array: np.ndarray, affine: np.ndarray, fields: dict[str, str]) -> StoredVolume:
-    if not {"space directions", "spacings"} & set(fields):
+    stated = [fields[name] for name in ("space directions", "spacings") if name in fields]
+    # NaN is how the format says that a spacing is not known.
+    if all("nan" in text.lower() for text in stated):
         remark = "stores neither space directions nor spacings"
         return StoredVolume(array, affine, spacing="assumed", remark=remark)
     try:

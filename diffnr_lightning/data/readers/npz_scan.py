@@ -32,7 +32,15 @@ def read_npz(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
             arrays = {key: archive[key] for key in archive.files}
     except PermissionError as error:
         raise ValueError(f"scan {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        RuntimeError,  # of which NotImplementedError is one: a kind of compression that there is not
+        BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"scan {path} cannot be read as an NPZ archive: it is damaged.") from error
     key = next((key for key in ANGLES if key in arrays), None)
     missing = [name for name in FIELDS if name not in arrays] + ([] if key else ["angles_deg"])

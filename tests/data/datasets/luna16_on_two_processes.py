@@ -32,7 +32,7 @@ def fit(out: Path, store: Path, **options) -> None:
     items = Items()
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=module.optimizer_steps, max_epochs=1, logger=False, callbacks=[items],
-        val_check_interval=2, num_sanity_val_steps=0, use_distributed_sampler=False, enable_checkpointing=False,
+        val_check_interval=2, num_sanity_val_steps=0, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)

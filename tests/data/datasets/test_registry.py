@@ -115,6 +115,33 @@ def test_a_folder_is_a_data_set(tmp_path):
     assert list(volume_sources([f"{source}[:3]"])) == list(found)[:3]
 
 
+def test_a_folder_of_any_size_keeps_a_tenth_each(tmp_path):
+    for number in range(40):
+        (tmp_path / f"v{number}.npy").touch()
+    sets = [
+        selected_volumes(f"folder:{tmp_path}:{name}") for name in ("train", "development", "test")
+    ]
+    assert [len(each) for each in sets] == [32, 4, 4]
+
+
+def test_a_folder_gives_away_nothing_that_a_split_keeps(tmp_path):
+    for name in ("pt_1", "pt_2", "pt_3", "pt_5"):
+        path = tmp_path / "headneck" / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "split.csv").write_text(
+        "volume,patient,kind,set,source,licence\n"
+        + "".join(f"headneck/pt_{n}.nii.gz,{n},head,train,here,none\n" for n in (1, 2, 3, 5))
+    )
+    sets = {
+        name: known_volume(f"folder:{tmp_path}:{name}").set
+        for name in ("pt_1", "pt_2", "pt_3", "pt_5")
+    }
+    assert sets == {"pt_1": "test", "pt_2": "train", "pt_3": "development", "pt_5": "train"}
+    with pytest.raises(ValueError, match="which the splits keep for test"):
+        refuse_held_back(volume_sources([f"folder:{tmp_path}:train"]).values())
+
+
 def test_volumes_that_differ_in_their_ending_alone_are_both_found(tmp_path):
     expected = {
         "ct.npy": "ct.npy",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from diffnr_lightning.data.datasets.volume_folder import find_volumes
 from diffnr_lightning.data.volumes import load_volume
 
 SHAPE = (6, 5, 4)
@@ -190,14 +191,36 @@ def test_a_series_without_pixel_size_is_refused_unless_it_is_said(tmp_path, hu):
 def test_a_missing_slice_is_named(tmp_path, hu):
     folder = write_series(tmp_path / "s", hu)
     (folder / "1_1.2.3.4.dcm").unlink()
-    with pytest.raises(ValueError, match=r"not evenly spaced: 5.00 mm from .* 2.50 mm is expected"):
+    with pytest.raises(ValueError, match=r"not evenly spaced: 5 mm from .* 2.5 mm is expected"):
         load_volume(folder)
 
 
 def test_a_slice_that_is_there_twice(tmp_path, hu):
     folder = write_series(tmp_path / "s", hu)
     write_slice(folder / "again.dcm", hu[2] + 1024, (-10, -20, 2 * SPACING[0] - 40), number=99)
-    with pytest.raises(ValueError, match="0.00 mm from .* a slice is there twice"):
+    with pytest.raises(ValueError, match="0 mm from .* a slice is there twice"):
+        load_volume(folder)
+
+
+@pytest.mark.parametrize("heights", [0.02 * np.arange(6), (0.625 * np.arange(6)).round(1)])
+def test_distances_are_even_as_far_as_slices_lie_apart(tmp_path, hu, heights):
+    for number, (layer, height) in enumerate(zip(hu, heights, strict=True)):
+        write_slice(tmp_path / f"{number}.dcm", layer + 1024, (0, 0, height), number=number + 1)
+    assert np.array_equal(load_volume(tmp_path).array, hu)
+
+
+def test_a_series_is_a_data_set_of_one_volume_and_the_index_of_a_cd_none(tmp_path, hu):
+    folder = write_series(tmp_path / "thin", hu)
+    assert find_volumes(folder) == {"thin": folder}
+    write_slice(tmp_path / "DICOMDIR", hu[0] + 1024, (0, 0, 0.0), series="9.9")
+    assert find_volumes(tmp_path) == {"thin": folder}
+
+
+def test_a_rescale_that_is_no_number_names_the_file(tmp_path, hu):
+    folder = write_series(tmp_path / "s", hu)
+    changes = {"00280120": ("SS", short(-2000)), "00281052": ("DS", "-10x")}
+    write_slice(folder / "0_1.2.3.4.dcm", hu[0] + 1024, (-10, -20, -40), **changes)
+    with pytest.raises(ValueError, match=r"0_1.2.3.4.dcm has '-10x' in \(0028,1052\)"):
         load_volume(folder)
 
 
@@ -310,7 +333,7 @@ def test_enhanced_files_that_are_refused(tmp_path, hu):
     with pytest.raises(ValueError, match="multi-frame file of 6 frames with .* 2 rescales"):
         load_volume(tmp_path)
     enhanced(tmp_path / "all.dcm", hu, heights=np.array([0, 1, 2, 4, 5, 6]))
-    with pytest.raises(ValueError, match="not evenly spaced: 2.00 mm"):
+    with pytest.raises(ValueError, match="not evenly spaced: 2 mm"):
         load_volume(tmp_path)
     enhanced(tmp_path / "all.dcm", hu, groups=False)
     with pytest.raises(ValueError, match="does not say where its slices lie: .* multi-frame"):

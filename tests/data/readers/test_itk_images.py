@@ -103,6 +103,13 @@ def test_every_axis_has_its_own_unit(tmp_path, values):
     np.testing.assert_allclose(volume.centre_mm, (0.01 + 0.00125, 2 + 1.5, 30 + 37.5))
 
 
+def test_spacings_that_are_not_known_are_assumed_and_said(tmp_path, values, caplog):
+    (tmp_path / "v.nrrd").write_bytes(nrrd(values, "spacings: nan nan nan"))
+    with caplog.at_level("WARNING", "diffnr"):
+        assert load_volume(tmp_path / "v.nrrd").spacing_mm == (1.0, 1.0, 1.0)
+    assert "stores neither space directions nor spacings" in caplog.text
+
+
 def test_space_and_detached_values_of_nrrd(tmp_path, values):
     space = ("space: right-anterior-superior", PLACED[1])
     whole = nrrd(values, *space)
