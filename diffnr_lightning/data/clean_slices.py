@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -109,6 +111,12 @@ class CleanVolumeData(lightning.LightningDataModule):
         Raises:
             ValueError: it cannot.
         """
+
+    @property
+    def content(self) -> str:
+        """Fingerprint of the names of all volumes, and of those that are held out; known after `split`."""
+        named = [sorted(self.sources), self.held_out_volumes]
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
     def split(self) -> None:
         """Choose which volumes are held out and how often the others are drawn; none is read.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -166,6 +168,13 @@ class SlicePairData(lightning.LightningDataModule):
         self.training = [scan for scan in scans if _volume_of(scan) not in held]
         self.validation = [scan for scan in scans if _volume_of(scan) in held]
         self.drawing["chances"] = drawing_chances(_names(self.training), self.shares)
+
+    @property
+    def content(self) -> str:
+        """Fingerprint of the scans that there are, of their volumes, and of what is held out; known after `setup`."""
+        scans = [*self.training, *self.validation]
+        shapes = sorted((str(scan.info["case"]), list(scan.degraded.shape)) for scan in scans)
+        return hashlib.sha256(json.dumps([shapes, self.held_out_volumes]).encode()).hexdigest()
 
     @property
     def methods(self) -> list[str]:

@@ -103,7 +103,8 @@ def train_denoiser(
     batches.check_denoiser(network)
     batches.split()
     plain = {"iterations": iterations, "seed": seed, "volumes": list(sources)}
-    run = RunFolder(out, resolved or plain)
+    # A pattern may match further volumes by the time a training goes on.
+    run = RunFolder(out, resolved or plain, {"names of volumes": batches.content})
     if not run.begin():
         return out
     train_in_folder(

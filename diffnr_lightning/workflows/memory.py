@@ -344,10 +344,9 @@ def what_fits(
     """Name the mildest change of settings with which a run needs no more than is free, in words."""
     for name, value in _changes(method, scan):
         if estimate(method, grid, scan, **given, changed={name: value}).peak <= free:
-            owner = "options" if isinstance(method, Sampler) else "pseudo_reference.repairer"
-            owner = "repairer" if isinstance(method, Postprocessing) else owner
+            owner = _owner_of_batches(method)
             words = {
-                "batch_rays": "rays",
+                "batch_rays": "rays.rows * rays.columns * views",
                 "batch_size": f"{owner}.batch_size",
                 "most_gaussians": "density_control.limits.most_gaussians",
             }
@@ -357,6 +356,18 @@ def what_fits(
         if estimate(method, VolumeGrid(shape, 1.0), scan, **given).peak <= free:
             return f"it would fit with a case of {max(shape)} voxels an edge (--size of simulate or ingest)"
     return "expected a device with more memory"
+
+
+def _owner_of_batches(method: Method) -> str:
+    """Return the option that `batch_size` belongs to; empty where there is none."""
+    if isinstance(method, Sampler):
+        return "options"
+    if isinstance(method, Postprocessing):
+        return "repairer"
+    if not isinstance(method, Scene) or method.pseudo_reference is None:
+        return ""
+    sampled = isinstance(method.pseudo_reference.repairer, DdsRepairer)
+    return f"pseudo_reference.{'sampler' if sampled else 'repairer'}"
 
 
 def _changes(method: Method, scan: ScanGeometry) -> Iterator[tuple[str, int]]:

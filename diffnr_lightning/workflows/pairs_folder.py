@@ -88,7 +88,8 @@ class PairsFolder:
         record = self.path / RECORD
         try:
             before = yaml.safe_load(record.read_text(encoding="utf-8"))
-            volumes = set(before["volumes"])
+            in_order = list(before["volumes"])
+            volumes = set(in_order)
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{record} is damaged or no record of a curation; give another --out."
@@ -98,6 +99,9 @@ class PairsFolder:
             held = "with" if others[0] in volumes else "without"
             more = f" and {len(others) - 1} more differences" if len(others) > 1 else ""
             changed = f"volumes {held} {others[0]}{more}"
+        # Methods and shards follow the order of the volumes.
+        if not changed and in_order != list(self.settings["volumes"]):
+            changed = "these volumes in another order"
         if changed:
             raise ValueError(
                 f"{self.path} holds pairs made by {changed}; give another --out (finetune takes "

@@ -46,7 +46,7 @@ class RunFolder:
         path: the folder.
         settings: plain dict of everything that decides the outcome, defaults filled in.
         inputs: fingerprint of the content that a setting names, by the setting's name: the files may
-            move then, but not change (`files.same_content`).
+            move then, but not change (`files.same_content`). So do other contents, by names that no setting has.
 
     Attributes:
         path: the folder.
@@ -120,7 +120,7 @@ class RunFolder:
             else:
                 self._begun = True
             write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False))
-            self.write_json(ENVIRONMENT, described)
+            self.write_json(ENVIRONMENT, {**described, **self._earlier(described)})
 
     def begin(self) -> bool:
         """Open the folder, and return whether anything is left to do; where nothing is, say so.
@@ -212,6 +212,21 @@ class RunFolder:
         self.write_json("metrics.json", metrics)
         return metrics
 
+    def _earlier(self, described: dict[str, Any]) -> dict[str, Any]:
+        """Return the environments in which a run that has a checkpoint was computed before, where they were others."""
+        before = self.environment if self.checkpoint.is_file() else {}
+        earlier = before.pop("earlier", [])
+        if before and before != described and before not in earlier:
+            changed = [key for key in self.facts if before.get(key) not in (None, self.facts[key])]
+            if changed:
+                logger.warning(
+                    "%s goes on with other %s than it was begun with",
+                    self.path,
+                    " and ".join(changed),
+                )
+            earlier = [*earlier, before]
+        return {"earlier": earlier} if earlier else {}
+
     def _take_up(self) -> None:
         """Compare with the run that is there; one that has made nothing yet binds nobody."""
         try:
@@ -260,7 +275,8 @@ class RunFolder:
         changed = difference(before, self.settings, free)
         for key in known:
             if not same_content(inputs[key], self.inputs[key]):
-                changed = changed or f"another content of {key} ({self.settings.get(key)})"
+                named = f" ({self.settings[key]})" if key in self.settings else ""
+                changed = changed or f"another content of {key}{named}"
         if changed:
             raise ValueError(
                 f"{self.path} holds a run with {changed}; give another --out, or remove that run "

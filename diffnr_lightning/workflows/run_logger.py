@@ -173,9 +173,12 @@ def log_weights(
         name: of the artifact; a later one of this name is its next version.
         metadata: JSON-able, such as scores.
     """
-    keep = getattr(getattr(logger, "experiment", None), "log_artifact", None)
-    if keep is None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    # Clients of others, such as MLflow's, have a method of the same name that takes something else.
+    if not isinstance(logger, WandbLogger):
         return
+    keep = logger.experiment.log_artifact
     import wandb
 
     name, text = re.sub(r"[^\w.-]+", "-", name), card.read_text(encoding="utf-8")

@@ -49,6 +49,7 @@ class Scene(Method):
 
     Attributes:
         iterations: batches of schedule and extension together.
+        made: those of them that the last result is of, which a trial may decide.
 
     Raises:
         ValueError: fewer than one iteration or view, a negative extension, a repair at the end or a trial without a
@@ -97,7 +98,7 @@ class Scene(Method):
         self.repaired_projections = repaired_projections
         self.finish = finish
         self.trial = trial
-        self.findings = {}
+        self.findings, self.made = {}, self.iterations
         self.name = "scene" if pseudo_reference is None else "scene + DiffNR"
         self.start = start or Solver("initial_volume")
 
@@ -127,11 +128,11 @@ class Scene(Method):
 
     def record(self, run: OngoingRun) -> SceneRecord:
         """Return what keeps checkpoint and convergence of the optimisation."""
-        return SceneRecord(run, self.iterations)
+        return SceneRecord(run, lambda: self.made)
 
     def reconstruct(self, problem: Problem) -> Tensor:
         """Return the volume of the optimised representation, repaired once more where `finish` says so."""
-        self.findings, self.before_prior = {}, None
+        self.findings, self.before_prior, self.made = {}, None, self.iterations
         if self.trial is None:
             return self._optimised(problem)
         self.pseudo_reference.evaluations = 0.0
@@ -140,10 +141,11 @@ class Scene(Method):
         self.findings = {"trial": verdict._asdict()}
         self._note_evaluations(asked)
         if verdict.chosen == "start":
+            self.made = 0
             return self.start.reconstruct(problem)
         if verdict.chosen == "fit":
-            stop_at = min(self.pseudo_reference.every, self.iterations)
-            module = self.fit(problem, stop_at, prior=False)
+            self.made = min(self.pseudo_reference.every, self.iterations)
+            module = self.fit(problem, self.made, prior=False)
             return self.pseudo_reference.unrepaired(module)
         return self._optimised(problem, asked)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from diffnr_lightning.callbacks import Convergence
@@ -16,13 +17,18 @@ class SceneRecord(MethodRecord):
 
     Args:
         run: that is kept.
-        iterations: batches of the optimisation.
+        iterations: returns how many batches the result is of, which a trial may decide.
     """
 
-    def __init__(self, run: OngoingRun, iterations: int) -> None:
+    def __init__(self, run: OngoingRun, iterations: Callable[[], int]) -> None:
         self.run = run
-        self.steps = iterations
+        self._iterations = iterations
         self.convergence = Convergence(run.case.volume, run.inner)
+
+    @property
+    def steps(self) -> int:
+        """Batches that the result is of."""
+        return self._iterations()
 
     def watched(self, problem: Problem) -> Problem:
         """Return the problem with checkpoint, callbacks, logger, and the features that came with the case.

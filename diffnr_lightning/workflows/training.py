@@ -102,7 +102,9 @@ def finetune(
     if strategy == "fsdp":
         frozen_backbone(network)  # refuses a network that has none to split
     data.setup("fit")  # what is wrong with the pairs is known before anything is written
-    run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed})
+    # Folders may be filled further while a training waits to go on.
+    inputs = {"pairs": data.content}
+    run = RunFolder(out, resolved or {"iterations": iterations, "seed": seed}, inputs)
     if not run.begin():
         return out
     train_in_folder(

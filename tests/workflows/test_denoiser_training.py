@@ -1,6 +1,7 @@
 """`diffnr train-denoiser` from volumes to a folder that samplers and diffusers read."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,19 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert words in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_does_not_go_on_with_other_volumes(options, tmp_path, capsys):
+    """A pattern may match further files by the time a killed training goes on."""
+    *command, first, second = options
+    for source in (first, second):
+        shutil.copy(source, tmp_path)
+    command += [str(tmp_path / "*.npy"), "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.copy(first, tmp_path / "three.npy")
+    assert cli.main(command) == cli.USAGE_ERROR
+    assert "another content of names of volumes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("store", [[], ["--data.init_args.store", "store"]])

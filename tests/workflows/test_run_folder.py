@@ -126,6 +126,26 @@ def test_inputs_may_move_but_not_change(tmp_path):
         RunFolder(first.path, SETTINGS, {"case": "34cd"}).open()
 
 
+def test_a_run_that_goes_on_elsewhere_remembers_where_it_was(tmp_path, monkeypatch, caplog):
+    def opened(weights, machine):
+        monkeypatch.setattr(run_folder, "environment", lambda: {"cpu": machine})
+        run = RunFolder(tmp_path / "run", SETTINGS)
+        run.facts = {"weights": {"a.safetensors": weights}}
+        with caplog.at_level("WARNING", "diffnr"):
+            run.open()
+        return run
+
+    opened("old", "first").checkpoint.touch()
+    assert "earlier" not in opened("old", "first").environment
+    assert not caplog.records
+    last = opened("new", "second").environment
+    assert (last["cpu"], last["weights"]) == ("second", {"a.safetensors": "new"})
+    assert [e["cpu"] for e in last["earlier"]] == ["first"]
+    assert "goes on with other weights than it was begun with" in caplog.text
+    assert len(opened("new", "second").environment["earlier"]) == 1
+    assert [e["cpu"] for e in opened("new", "third").environment["earlier"]] == ["first", "second"]
+
+
 @pytest.mark.parametrize("left", ["checkpoint.ckpt", "metrics.json"])
 def test_inputs_are_known_by_what_earlier_versions_recorded(tmp_path, left):
     first = RunFolder(tmp_path / "run", SETTINGS, {"case": "12ab"})

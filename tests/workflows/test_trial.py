@@ -51,6 +51,7 @@ def test_a_prior_that_helps_takes_part(problem):
     tried = scene(truth, lambda slices: slices, Trial(views=2, iterations=40))
     assert torch.equal(tried.reconstruct(given), scene(truth, lambda s: s, None).reconstruct(given))
     verdict = tried.findings["trial"]
+    assert tried.made == tried.iterations
     assert verdict["chosen"] == "repair" and verdict["after"] < 0.5 * verdict["before"]
 
 
@@ -62,6 +63,7 @@ def test_a_prior_that_harms_is_left_out(problem):
     assert torch.allclose(tried.reconstruct(given), plain.reconstruct(given), atol=1e-6)
     verdict = tried.findings["trial"]
     assert verdict["chosen"] == "fit" and verdict["after"] > verdict["before"]
+    assert tried.made == tried.pseudo_reference.every < tried.iterations
 
 
 class KnownVolume:
@@ -80,7 +82,7 @@ def test_a_start_that_predicts_the_views_best_is_the_result(problem):
     tried.start = KnownVolume(truth)
     assert torch.equal(tried.reconstruct(given), truth)
     verdict = tried.findings["trial"]
-    assert verdict["chosen"] == "start"
+    assert verdict["chosen"] == "start" and tried.made == 0
     assert verdict["start"] < min(verdict["before"], verdict["after"])
 
 
