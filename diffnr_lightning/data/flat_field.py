@@ -14,8 +14,9 @@ LOGGER = logging.getLogger("diffnr")
 AirBorder = Literal["auto", "none", "left", "right", "top", "bottom"]
 # A pixel whose flat field is this far below the detector's median does not see the beam.
 DEAD_SHARE = 0.05
-# A block of pixels at the border that varies by less than this over pixels and views is air.
+# A block of pixels at the border whose parts, so many along each side, vary by less than this in every view is air.
 AIR_VARIATION = 0.05
+PARTS = 4
 # Widths of those blocks, as a share of the detector.
 BORDER_SHARE = 0.05
 # Beams drift by a few per cent; a border that lets through less than this share is hardly air.
@@ -167,6 +168,11 @@ def _air_block(transmission: np.ndarray, air_border: AirBorder) -> tuple[slice, 
         blocks.values(), key=lambda block: float(transmission[(slice(None), *block)].mean())
     )
     block = transmission[(slice(None), *brightest)]
-    # Over views the beam may drift; over the pixels of one view, air is even.
-    variation = float((block.std(axis=(1, 2)) / block.mean(axis=(1, 2))).max())
+    # Over views the beam may drift; over the parts of one view, air is even. Pixels of few photons scatter by more.
+    parts = [
+        part.mean(axis=(1, 2))
+        for strip in np.array_split(block, min(PARTS, block.shape[1]), axis=1)
+        for part in np.array_split(strip, min(PARTS, block.shape[2]), axis=2)
+    ]
+    variation = float((np.std(parts, axis=0) / np.mean(parts, axis=0)).max())
     return brightest if variation < AIR_VARIATION else None

@@ -19,6 +19,8 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, view_steps
 from diffnr_lightning.photons import PhotonCounts
 
 LOGGER = logging.getLogger("diffnr")
+# Views nearer to each other than this see the same; steps of scans are a tenth of a degree or more.
+SAME_ANGLE_RAD = 1e-4
 READERS = {
     **dict.fromkeys(npz_scan.SUFFIXES, npz_scan.read_npz),
     **dict.fromkeys(data_exchange.SUFFIXES, data_exchange.read_data_exchange),
@@ -91,7 +93,7 @@ def measured_case(
     fielded = flat_fielded(raw, air_border)
     check_line_integrals(fielded.line_integrals, raw.source)
     column = _axis(raw, fielded.line_integrals, axis_column)
-    train, test = _shared_out(len(fielded.line_integrals), every)
+    train, test = _shared_out(raw.angles_rad, every)
     pitch = pixel_mm or 1.0
     scan = _scan(raw, column, pitch, clockwise)
     data = torch.from_numpy(fielded.line_integrals.astype(np.float32))
@@ -150,15 +152,21 @@ def _found_axis(raw: RawScan, projections: np.ndarray) -> float:
     return column
 
 
-def _shared_out(views: int, every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which views are used, and which are kept for evaluation."""
+def _shared_out(angles_rad: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which views are used, and which are kept for evaluation.
+
+    A view at the angle of one that is used, or half a turn from it, whose mirror image it is, would tell nothing new.
+    """
+    views = len(angles_rad)
     train = np.arange(0, views, every)
     if len(train) < 2:
         raise ValueError(
             f"every is {every}, which leaves {len(train)} of {views} views; at least two are "
             "expected."
         )
-    return train, np.setdiff1d(np.arange(views), train)
+    test = np.setdiff1d(np.arange(views), train)
+    apart = (angles_rad[test, None] - angles_rad[train] + 0.5 * np.pi) % np.pi - 0.5 * np.pi
+    return train, test[np.abs(apart).min(axis=1) > SAME_ANGLE_RAD]
 
 
 def _scan(raw: RawScan, axis_column: float, pitch: float, clockwise: bool) -> ScanGeometry:

@@ -75,6 +75,15 @@ def test_a_border_that_is_no_air_is_said_and_can_be_left_alone(raw, exact, said)
     assert len(said()) == 1
 
 
+def test_few_photons_hide_no_drift_of_the_beam(raw, exact, said):
+    """Of 200 photons a pixel scatters by 7 %, and the air beside the bar is even nevertheless."""
+    drift = np.linspace(1.0, 0.7, 5)[:, None, None]
+    counts = np.random.default_rng(0).poisson(200 * drift * np.exp(-exact)).astype(float)
+    dim = replace(raw, counts=counts, flat=np.full((24, 40), 200.0), dark=np.zeros((24, 40)))
+    air = flat_fielded(dim).line_integrals[:, :4].mean(axis=(1, 2))
+    assert np.abs(air).max() < 0.05
+
+
 def test_the_border_can_be_named(raw, exact):
     """Brighter than the rest but no air: a gap on the left, the true air on the right."""
     bright = raw.counts.copy()

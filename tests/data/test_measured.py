@@ -99,6 +99,22 @@ def test_options(archive):
     assert every.test_scan is None
 
 
+def test_held_out_views_of_a_whole_turn_are_no_mirror_images(archive, tmp_path):
+    """Of views over 180 degrees, then their opposites, every fourth is used."""
+    found = dict(np.load(archive))
+    opposite = found["angles_deg"] + 180.0
+    whole = np.concatenate([found["angles_deg"], opposite, [360.0 + found["angles_deg"][0]]])
+    raw = np.concatenate([found["raw"], found["raw"][..., ::-1], found["raw"][:1]])
+    np.savez(tmp_path / "turn.npz", **{**found, "raw": raw, "angles_deg": whole})
+    case = measured_case(tmp_path / "turn.npz", every=4, axis_column=0.5 * (raw.shape[2] - 1))
+    used, kept = (
+        np.abs(scan.direction @ case.scan.direction.T) for scan in (case.scan, case.test_scan)
+    )
+    assert len(case.scan) == 31 and np.allclose(used.max(axis=1), 1.0)
+    # Three degrees from the nearest axis of the views that are used.
+    assert kept.max() < np.cos(np.deg2rad(2.9))
+
+
 def test_every_whole_column_of_the_field_of_view_gets_a_voxel(archive):
     """Of 43 columns of 0.1 mm, whose product divided by 0.1 is a little less than 43."""
     case = measured_case(archive, axis_column=42.0, pixel_mm=0.1)
