@@ -35,7 +35,7 @@ class DdsRepairer:
         coupling: of the total variation between slices, see `dds`.
         threshold: differences between slices that it takes away, in normalised attenuation.
         batch_size: stacks of slices that the denoiser sees at once.
-        seed: of the noise, the same for every repair.
+        seed: of the noise, the same for every repair, every case and every seed of a reconstruction.
         precision: in which the denoiser is asked: `auto` is bfloat16 on processors that have instructions for it
             (AMX, AVX-512 BF16), float32 else.
 
