@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import io
 import json
@@ -194,6 +195,8 @@ def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any)
             "those only with a SliceFixer, and residual=True or noise=True with a CompactSliceFixer."
         )
     tensors = _tensors(path, header["network"])
+    # torch 2.8 cannot import its compiler on the meta device, as the first network of diffusers would.
+    importlib.import_module("diffusers.models.modeling_utils")
     try:
         with torch.device("meta"):
             expected = kind(**header["architecture"]).state_dict()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
 
 from torch import Tensor
+from typing_extensions import final
 
 from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import final
 
 from diffnr_lightning.geometry import ScanGeometry
 from diffnr_lightning.priors.checkpoints import chosen_prior

@@ -79,7 +79,7 @@ def _encode(
     total = tl.zeros([BLOCK, FEATURES], tl.float32)
     for corner in tl.static_range(8):
         entry, weight = _corner(i, j, k, x, y, z, resolution, size, hashed, corner)
-        source = table + (start + entry)[:, None] * FEATURES + column
+        source = table + (start + entry).to(tl.int64)[:, None] * FEATURES + column
         total += weight[:, None] * tl.load(source, mask=here[:, None], other=0.0)
     target = features + (level * FEATURES + column).to(tl.int64) * count + n[:, None]
     tl.store(target, total, mask=here[:, None])
@@ -104,7 +104,7 @@ def _collect(
     slope = tl.load(unit) * tl.load(source, mask=here[:, None], other=0.0)
     for corner in tl.static_range(8):
         entry, weight = _corner(i, j, k, x, y, z, resolution, size, hashed, corner)
-        target = sums + (start + entry)[:, None] * FEATURES + column
+        target = sums + (start + entry).to(tl.int64)[:, None] * FEATURES + column
         share = (weight[:, None] * slope).to(tl.int64)
         tl.atomic_add(target, share, mask=here[:, None] & (share != 0), sem="relaxed")
 

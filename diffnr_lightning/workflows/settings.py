@@ -271,7 +271,7 @@ def _takes_resolved(function: Callable[..., Any]) -> bool:
 
 def _flattened(function: Callable[..., Any]) -> dict[str, tuple[type, Flatten]]:
     """Return dataclass and mark of each parameter that is `Annotated` with `Flatten`."""
-    hints = get_type_hints(function, include_extras=True)
+    hints = inspect.get_annotations(function, eval_str=True)
     marked = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
     return {
         name: (kind, mark) for name, (kind, mark) in marked.items() if isinstance(mark, Flatten)

@@ -14,8 +14,8 @@ from diffnr_lightning.workflows.problem import Problem
 PASSES = 6
 # Mean square of normalised residuals that noise alone leaves.
 LEVEL = 1.0
-# Of the share by which the volume moves.
-_HALVINGS = 6
+# Of the share by which the volume moves; each takes a projection. Six leave the mean square 0.06 below where it was 30.
+_HALVINGS = 9
 
 
 class Settled(NamedTuple):

@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from diffnr_lightning.lazy import Deferred
 
@@ -96,7 +96,8 @@ def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         function: the workflow.
         arguments: by name.
     """
-    for name, hint in get_type_hints(function, include_extras=True).items():
+    # Python 3.10 hides the mark of a parameter that may be None from `get_type_hints`.
+    for name, hint in inspect.get_annotations(function, eval_str=True).items():
         for mark in get_args(hint) if get_origin(hint) is Annotated else ():
             if isinstance(mark, Checked) and arguments.get(name) is not None:
                 mark.check(arguments[name])

@@ -118,7 +118,7 @@ def test_what_estimates_the_surroundings_is_part_of_the_peak():
         ("sirt", {}, 100),
         ("sirt", {"iterations": 7}, 7),
         ("mbir", {}, 100),
-        ("weighted_tv", {}, 20),
+        ("weighted_tv", {}, 30),
     ],
 )
 def test_a_solver_passes_as_often_as_its_options_or_its_defaults_say(name, options, passes):

@@ -194,7 +194,15 @@ class DataSetModule(lightning.LightningDataModule):
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         mine = OwnShare(range(rank, len(scans), count))
-        return DataLoader(scans, batch_size=None, sampler=mine, num_workers=self.workers)
+        # A forked process cannot compute with the threads of this one.
+        context = "forkserver" if self.workers else None
+        return DataLoader(
+            scans,
+            batch_size=None,
+            sampler=mine,
+            num_workers=self.workers,
+            multiprocessing_context=context,
+        )
 
     def _batches(
         self, learn: Learned | None, pairs: Sequence[Path], options: dict[str, Any]

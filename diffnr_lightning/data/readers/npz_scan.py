@@ -37,6 +37,7 @@ def read_npz(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
         TypeError,
         OSError,
         EOFError,
+        AttributeError,  # of an array alone, of which Python 3.10 says that it cannot be entered
         RuntimeError,  # of which NotImplementedError is one: a kind of compression that there is not
         BadZipFile,
         zlib.error,
