@@ -58,8 +58,9 @@ def finite_flag(device: torch.device) -> Tensor:
 def check_finite_later(flag: Tensor, *, wait: bool) -> None:
     """Refuse Gaussians that are no numbers, on the GPU as soon as that is known without waiting.
 
-    An optimisation learns of it an iteration or two later. Until then what is no number is not
-    seen, neither in an image nor in a grid.
+    An optimisation learns of it an iteration or two later. Until then a Gaussian whose place, scale or
+    rotation is no number is not seen, neither in an image nor in a grid; one whose density is none makes
+    what it covers none.
 
     Args:
         flag: that of `finite_flag`, after the kernel was launched.

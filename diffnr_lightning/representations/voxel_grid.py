@@ -45,7 +45,13 @@ class VoxelGrid(Representation):
             place.reshape(1, -1, 1, 1, 3),
             align_corners=True,
         )
-        return sampled.reshape(points.shape[:-1])
+        density = sampled.reshape(points.shape[:-1])
+        # Along an axis of one voxel every place is its middle to `grid_sample`.
+        for axis, (n, edge) in enumerate(zip(self.grid.shape, self.grid.voxel_mm, strict=True)):
+            if n == 1:
+                away = (points[..., 2 - axis] - origin[2 - axis]).abs()
+                density = density * (1 - away / edge).clamp(min=0)
+        return density
 
     def render(self, scan: ScanGeometry) -> Tensor:
         """Return the line integrals (V, H, W)."""

@@ -59,6 +59,14 @@ def test_a_sub_grid_is_a_crop(voxels):
     torch.testing.assert_close(voxels.query(part), voxels.query(GRID)[1:5, 2:7, 3:6])
 
 
+def test_a_grid_of_one_slice_ends_above_and_below_it():
+    flat = VoxelGrid(VolumeGrid((1, 4, 4), (2.0, 1.0, 1.0)))
+    flat.values.data.fill_(3.0)
+    heights = torch.tensor([0.0, 1.0, -1.0, 2.0, 50.0])
+    points = torch.stack([torch.zeros(5), torch.zeros(5), heights], dim=1)
+    torch.testing.assert_close(flat.density(points), torch.tensor([3.0, 1.5, 1.5, 0.0, 0.0]))
+
+
 def test_gradients_of_density(voxels):
     double = VoxelGrid(VolumeGrid((2, 3, 2), 4.0)).double()
     volume = 0.1 + torch.rand(2, 3, 2, dtype=torch.float64)
