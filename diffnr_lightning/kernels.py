@@ -6,9 +6,11 @@ all threads) or by `kernel_part` (runs on one, mostly called by other kernels).
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Set
-from functools import update_wrapper
+from functools import cache, update_wrapper
+from pathlib import Path
 from typing import Any, Literal
 
 import numba
@@ -78,9 +80,8 @@ def parallel_kernel(
     """
 
     def decorate(function: Callable[..., Any]) -> ParallelKernel:
-        return ParallelKernel(
-            numba.njit(parallel=True, **_options(arithmetic, error_model))(function)
-        )
+        compiled = numba.njit(parallel=True, **_options(arithmetic, error_model))(function)
+        return ParallelKernel(_stamped(compiled))
 
     return decorate
 
@@ -99,7 +100,12 @@ def kernel_part(
         error_model: likewise.
         inline: whether its statements are copied into the kernels that call it.
     """
-    return numba.njit(inline="always" if inline else "never", **_options(arithmetic, error_model))
+    inlined = "always" if inline else "never"
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        return _stamped(numba.njit(inline=inlined, **_options(arithmetic, error_model))(function))
+
+    return decorate
 
 
 def _options(arithmetic: Set[str] | None, error_model: ErrorModel | None) -> dict[str, Any]:
@@ -110,6 +116,26 @@ def _options(arithmetic: Set[str] | None, error_model: ErrorModel | None) -> dic
     if error_model is not None:
         options["error_model"] = error_model
     return options
+
+
+def _stamped(compiled: Any) -> Any:
+    """Let the cache of a kernel be of all files of kernels: numba's is of one, and kernels take from several."""
+    # There is none where numba has no place for it, or compiles nothing.
+    file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if file is not None:
+        file._source_stamp = (file._source_stamp, _sources())
+    return compiled
+
+
+@cache
+def _sources() -> str:
+    """Return a digest of all files of the package in which kernels are made."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        content = path.read_bytes()
+        if b"diffnr_lightning.kernels" in content or path.samefile(__file__):
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def num_threads() -> int:

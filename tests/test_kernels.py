@@ -84,3 +84,50 @@ def test_no_arithmetic_assumes_that_there_are_no_nans_or_infinities():
     for name in ("RELAXED", "UNGROUPED", "APPROXIMATE"):
         assert not {"nnan", "ninf", "fast"} & getattr(kernels, name)
     assert kernels.UNGROUPED < kernels.RELAXED < kernels.APPROXIMATE
+
+
+KERNEL = """
+import os
+
+import numpy
+
+from diffnr_lightning import kernels
+
+kernels._sources = lambda: os.environ["SOURCES"]
+
+@kernels.kernel_part()
+def one():
+    return 1
+
+@kernels.parallel_kernel()
+def filled(values):
+    for place in kernels.prange(len(values)):
+        values[place] = one()
+
+filled(numpy.ones(3))
+print(*(bool(seen) for seen in filled._compiled.stats[1:]))
+"""
+
+
+def test_a_cache_is_of_all_files_of_kernels(tmp_path):
+    """Numba looks at the file of a kernel alone, which holds what it has taken over from others."""
+    (tmp_path / "made.py").write_text(KERNEL)
+
+    def hits_and_misses(sources):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+            "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+            "SOURCES": sources,
+        }
+        command = [sys.executable, "-c", "import made"]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return ran.stdout.split()
+
+    assert hits_and_misses("before") == ["False", "True"]
+    assert hits_and_misses("before") == ["True", "False"]
+    assert hits_and_misses("after") == ["False", "True"]
+
+
+def test_the_files_of_kernels_are_read():
+    assert len(kernels._sources()) == 64
