@@ -22,13 +22,13 @@ SAMPLERS = {
     "diffusion_mbir": (23.2, 3.9, 2),
     "tpdm": (16.2, 3.9, 2),
     "patches": (17.4, 3.9, 1),
-    "ddip3d": (25, 5, 1),
-    "dinr": (25, 5, 1),
 }
 """Volumes and sets of projections that a sampler holds at its worst moment, which is in the fit to the projections,
 beside the measured ones, and how often a step asks the denoiser."""
 
 OTHER_SAMPLER = (25, 5, 2)
+ASKING_ONCE = ("ddip3d", "dinr")
+"""Those of the other samplers that ask the denoiser once a step."""
 KEPT, ASKED = 7, 4
 """Volumes that stay from step to step, and those of the moment in which the denoiser is asked."""
 
@@ -54,6 +54,7 @@ def sampler_estimate(
     denoiser = load_denoiser(method.denoiser)
     voxels, rays = math.prod(grid.shape), len(scan) * math.prod(scan.detector_shape)
     *_, evaluations = SAMPLERS.get(method.path, OTHER_SAMPLER)
+    evaluations = 1 if method.path in ASKING_ONCE else evaluations
     batch = batch_size or option(method, "batch_size")
     edges = _edges(denoiser, grid)
     if denoiser.dimensions == 3:
