@@ -130,12 +130,15 @@ def _stamped(compiled: Any) -> Any:
 @cache
 def _sources() -> str:
     """Return a digest of all files of the package in which kernels are made."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        content = path.read_bytes()
-        if b"diffnr_lightning.kernels" in content or path.samefile(__file__):
-            digest.update(content)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in _files())).hexdigest()
+
+
+def _files() -> list[Path]:
+    """Return this file and all of the package that import from it."""
+    paths = sorted(Path(__file__).parent.rglob("*.py"))
+    return [path for path in paths if b"diffnr_lightning.kernels" in path.read_bytes()] + [
+        Path(__file__)
+    ]
 
 
 def num_threads() -> int:

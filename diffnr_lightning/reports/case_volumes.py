@@ -10,7 +10,7 @@ from diffnr_lightning.reports.figures import run_labels
 from diffnr_lightning.reports.runs import (
     RunSummary,
     ShownVolume,
-    agree,
+    of_one_volume,
     read_truth,
     read_volume,
 )
@@ -69,7 +69,7 @@ def case_volumes(name: str, runs: Sequence[RunSummary]) -> CaseVolumes:
                 shape,
             )
             own = None
-        if own and truth and not agree(own, truth):
+        if own and truth and not of_one_volume(own, truth):
             log.warning(
                 "run %s is of another volume than the first run of its case %s; it is in the table only.",
                 run.folder,

@@ -24,7 +24,7 @@ from diffnr_lightning.reports.panels import (
 from diffnr_lightning.reports.runs import (
     RunSummary,
     ShownVolume,
-    agree,
+    of_one_volume,
     read_truth,
     read_volume,
 )
@@ -148,7 +148,7 @@ def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:
     truth = read_truth(chosen[0], volumes[labels[0]])
     for label, run in zip(labels, chosen, strict=True):
         own = read_truth(run, volumes[label])
-        if truth and own and not agree(own, truth):
+        if truth and own and not of_one_volume(own, truth):
             raise ValueError(
                 f"{run.folder} and {chosen[0].folder} are of two volumes that are both called {run.case}; give the "
                 "runs of one."

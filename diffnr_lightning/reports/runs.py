@@ -312,7 +312,7 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
     return ShownVolume(values, volume.voxel_mm, volume.window, volume.unit)
 
 
-def agree(one: ShownVolume, other: ShownVolume) -> bool:
+def of_one_volume(one: ShownVolume, other: ShownVolume) -> bool:
     """Whether two truths are of one volume, however finely each was normalised."""
     tolerance = 0.01 * float(np.ptp(one.values))
     return one.values.shape == other.values.shape and np.allclose(
