@@ -5,6 +5,7 @@ from diffnr_lightning import lazy
 __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
+        "earlier_table": ["EarlierTable", "read_earlier"],
         "figures": ["preview", "profile_curves", "slice_panels", "write_comparison"],
         "page": ["write_page"],
         "paper_table": [

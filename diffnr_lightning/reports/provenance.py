@@ -7,10 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diffnr_lightning.files import same_content, sha256, write_json
 from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.table_rows import Row
 
 ENVIRONMENT_FILE = "environment.json"
 ENDING = ".provenance.json"
@@ -19,12 +21,19 @@ SHORT = 7
 """Digits of a commit or hash that are shown."""
 
 
-def provenance(runs: Sequence[RunSummary], table: Path) -> dict[str, Any]:
+def provenance(
+    runs: Sequence[RunSummary],
+    table: Path,
+    kept: Sequence[Row] = (),
+    before: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Gather what runs recorded.
 
     Args:
         runs: behind the table.
         table: CSV file of it.
+        kept: rows of a table made before that stand beside those of the runs.
+        before: what this function returned for that table; empty where nothing was recorded.
 
     Returns:
         JSON-able: hash and number of runs of the table, runs by commit, by version and by machine, hashes of the
@@ -50,16 +59,46 @@ def provenance(runs: Sequence[RunSummary], table: Path) -> dict[str, Any]:
         "cases_sha256": {name: sorted(_newest(found)) for name, found in sorted(cases.items())},
         "weights_sha256": {path: sorted(found) for path, found in sorted(weights.items())},
         "runs_without_weights_record": sum("weights" not in record for _, record in records),
+        **(_kept(kept, before) if kept else {}),
     }
 
 
-def write_provenance(runs: Sequence[RunSummary], table: Path) -> Path:
+def write_provenance(
+    runs: Sequence[RunSummary],
+    table: Path,
+    kept: Sequence[Row] = (),
+    before: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     """Write what `provenance` gathers beside the table, as NAME.provenance.json of NAME.csv, and return the path.
 
     Raises:
         ValueError: a path that cannot be written.
     """
-    return write_json(table.with_name(table.stem + ENDING), provenance(runs, table))
+    gathered = provenance(runs, table, kept, before)
+    return write_json(table.with_name(table.stem + ENDING), gathered)
+
+
+def read_provenance(table: Path) -> dict[str, Any]:
+    """Read what `write_provenance` wrote beside a table; empty where there is no such file.
+
+    Raises:
+        ValueError: a file that cannot be read, or that is of another content of the table.
+    """
+    path = table.with_name(table.stem + ENDING)
+    if not path.is_file():
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        digest = record["table_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read; the file that was written beside {table.name}, or none, is expected."
+        ) from error
+    if digest != sha256(table):
+        raise ValueError(
+            f"{table} is not the file that {path.name} was written for; the table as it was written is expected."
+        )
+    return record
 
 
 def provenance_in_words(record: Mapping[str, Any]) -> str:
@@ -87,9 +126,35 @@ def provenance_in_words(record: Mapping[str, Any]) -> str:
         ]
         if weights:
             said.append(f"weights {', '.join(weights)}")
+    if record.get("kept_rows"):
+        said.append(_kept_in_words(record))
     if record.get("note"):
         said.append(record["note"])
     return f"`{record['table']}`: {'; '.join(said)}."
+
+
+def _kept(rows: Sequence[Row], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many rows are of a table made before, and its record without the hashes of single scans."""
+    return {
+        "kept_rows": len(rows),
+        "kept_methods": list(dict.fromkeys(row.method for row in rows)),
+        "kept_of": {key: value for key, value in before.items() if key != "cases_sha256"},
+    }
+
+
+def _kept_in_words(record: Mapping[str, Any]) -> str:
+    commits: dict[str, None] = {}
+    before = record["kept_of"]
+    while before:
+        commits |= dict.fromkeys(_shortened(name, SHORT) for name in before.get("commits", ()))
+        before = before.get("kept_of")
+    count = record["kept_rows"]
+    made = f"at {'commits' if len(commits) > 1 else 'commit'} {', '.join(commits)}"
+    return (
+        f"{count} other row{'s' * (count != 1)} ({', '.join(record['kept_methods'])}) "
+        f"{'are those' if count != 1 else 'is that'} of a table made before"
+        + (f" {made}" if commits else ", of which no commit is recorded")
+    )
 
 
 def _listed(counts: Mapping[str, int], digits: int | None = None) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import PROTOCOLS
+from diffnr_lightning.reports.earlier_table import EarlierTable
 from diffnr_lightning.reports.provenance import write_provenance
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 from diffnr_lightning.reports.table_rows import (
@@ -50,6 +51,7 @@ def print_table(
     *,
     baseline: str | None = None,
     paper: str | Path | None = None,
+    earlier: EarlierTable | None = None,
     console: Console | None = None,
 ) -> None:
     """Print means, and every case where there are several, to a terminal.
@@ -58,12 +60,13 @@ def print_table(
         runs: finished runs.
         baseline: see `score_table`.
         paper: see `score_table`.
+        earlier: see `score_table`.
         console: where to; standard output by default.
 
     Raises:
         ValueError: see `score_table`.
     """
-    table = score_table(runs, baseline=baseline, paper=paper)
+    table = score_table(runs, baseline=baseline, paper=paper, earlier=earlier)
     console = console or Console()
     parts = [("Mean over cases", table.means)] if _several(table) or not table.cases else []
     for case in dict.fromkeys(row.case for row in table.cases):
@@ -178,6 +181,7 @@ def write_tables(
     *,
     baseline: str | None = None,
     paper: str | Path | None = None,
+    earlier: EarlierTable | None = None,
 ) -> tuple[Path, Path]:
     """Write the table as ``table.md`` and ``table.csv``, and where it comes from as ``table.provenance.json``.
 
@@ -186,6 +190,7 @@ def write_tables(
         folder: where to; made where it is missing.
         baseline: see `score_table`.
         paper: see `score_table`.
+        earlier: see `score_table`.
 
     Returns:
         The first two paths.
@@ -193,10 +198,11 @@ def write_tables(
     Raises:
         ValueError: see `score_table`, or a folder that cannot be written.
     """
-    table = score_table(runs, baseline=baseline, paper=paper)
+    table = score_table(runs, baseline=baseline, paper=paper, earlier=earlier)
     markdown = write_bytes(Path(folder) / "table.md", to_markdown(table).encode())
     written = write_csv(table, Path(folder) / "table.csv")
-    write_provenance(runs, written)
+    before = earlier.provenance if earlier is not None else {}
+    write_provenance(runs, written, table.kept, before)
     return markdown, written
 
 

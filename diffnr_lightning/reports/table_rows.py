@@ -65,10 +65,11 @@ class ScoreTable:
     Attributes:
         columns: the numbers that at least one run has.
         means: one row per setting and method (and published rows below ours).
-        cases: one row per run.
+        cases: one row per run, or per row of a table made before.
         notes: sentences that belong under the table.
         settings: what of the scans differs between the rows: fields of `ScanSetting`, to be shown as
             columns. What all have in common is in the notes.
+        kept: those of `cases` that are of a table made before.
     """
 
     columns: tuple[Column, ...]
@@ -76,6 +77,7 @@ class ScoreTable:
     cases: tuple[Row, ...]
     notes: tuple[str, ...]
     settings: tuple[str, ...] = ()
+    kept: tuple[Row, ...] = ()
 
 
 COLUMNS = (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_difference
+from diffnr_lightning.reports.earlier_table import EarlierTable
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable
@@ -22,6 +23,7 @@ def score_table(
     *,
     baseline: str | None = None,
     paper: str | Path | None = None,
+    earlier: EarlierTable | None = None,
     seed: int = 0,
 ) -> ScoreTable:
     """Gather the numbers of runs.
@@ -32,10 +34,12 @@ def score_table(
         paper: CSV file of published numbers, see `read_published`; they are shown below ours of the same number of
             views, with the difference where they are of one set of data, or by themselves where we have no run of that
             method.
+        earlier: table made before, whose rows stand beside those of the runs, which take the places of rows of the same
+            method, case and scan.
         seed: of the bootstrap intervals.
 
     Returns:
-        Settings and in them methods in the order in which they appear in `runs`; runs of other
+        Settings and in them methods in the order in which they appear in `earlier` and `runs`; runs of other
         numbers of views, noise or size are never averaged.
 
     Raises:
@@ -44,19 +48,9 @@ def score_table(
     """
     if not runs:
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
-    cases = tuple(
-        Row(
-            run.method,
-            run.case,
-            1,
-            _numbers(run),
-            {},
-            setting=run.setting,
-            kind=run.kind,
-            case_folder=run.case_folder and run.case_folder.resolve(),
-        )
-        for run in runs
-    )
+    cases, kept = tuple(_case_row(run) for run in runs), ()
+    if earlier is not None:
+        cases, kept = earlier.beside(cases)
     methods = list(dict.fromkeys(row.method for row in cases))
     if baseline is not None and baseline not in methods:
         raise ValueError(
@@ -88,6 +82,20 @@ def score_table(
             ]
         ),
         differing,
+        kept,
+    )
+
+
+def _case_row(run: RunSummary) -> Row:
+    return Row(
+        run.method,
+        run.case,
+        1,
+        _numbers(run),
+        {},
+        setting=run.setting,
+        kind=run.kind,
+        case_folder=run.case_folder and run.case_folder.resolve(),
     )
 
 

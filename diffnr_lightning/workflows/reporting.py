@@ -17,6 +17,7 @@ def evaluate(
     out: Annotated[Path | None, folder_to_be("table")] = None,
     paper: Annotated[Path | None, exists("the file of published numbers")] = None,
     baseline: str | None = None,
+    earlier: Annotated[Path | None, exists("the earlier table")] = None,
     downstream: Task | None = None,
     segmenter: LungSegmenter = "auto",
     regions: Annotated[Path | None, exists("the file of regions")] = None,
@@ -29,6 +30,8 @@ def evaluate(
         paper: CSV file of published numbers, such as experiments/diffnr/1/paper.csv; they stand below ours of the same
             method and number of views, with the difference.
         baseline: method with which the others are compared case by case.
+        earlier: CSV file that this command wrote before; its rows stay beside those of the runs, which take the places
+            of rows of the same method, case and scan, and means are made anew. For runs that are gone.
         downstream: a task on every volume whose truth is known, whose results are kept in downstream.json beside it and
             become columns: lungs compares the lungs that are found in it and in the true volume; regions compares
             means, deviations, contrasts and profiles of regions.
@@ -39,10 +42,10 @@ def evaluate(
 
     Raises:
         ImportError: lungmask is not installed.
-        ValueError: no finished run, no run of the baseline, published numbers that cannot be read, a segmenter or
-            regions without their task, or regions outside of the volume.
+        ValueError: no finished run, no run of the baseline, published numbers or an earlier table that cannot be
+            read, a segmenter or regions without their task, or regions outside of the volume.
     """
-    from diffnr_lightning.reports import print_table, read_runs, write_tables
+    from diffnr_lightning.reports import print_table, read_earlier, read_runs, write_tables
 
     if segmenter != "auto" and downstream != "lungs":
         raise ValueError(
@@ -56,9 +59,10 @@ def evaluate(
     if downstream is not None:
         score_task(downstream, found, segmenter, regions)
         found = read_runs(runs)
-    print_table(found, baseline=baseline, paper=paper)
+    before = None if earlier is None else read_earlier(earlier)
+    print_table(found, baseline=baseline, paper=paper, earlier=before)
     if out is not None:
-        write_tables(found, out, baseline=baseline, paper=paper)
+        write_tables(found, out, baseline=baseline, paper=paper, earlier=before)
         logger.info("%s: the table as Markdown and CSV", out)
 
 

@@ -1,0 +1,101 @@
+"""A table that was made before: its rows stay beside those of new runs, though its own runs may be gone."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffnr_lightning.files import table_text
+from diffnr_lightning.reports.provenance import read_provenance
+from diffnr_lightning.reports.runs import ScanSetting
+from diffnr_lightning.reports.table_rows import COLUMNS, Row
+
+
+@dataclass(frozen=True)
+class EarlierTable:
+    """Hold the cases of a table and what is known of their origin.
+
+    Attributes:
+        rows: one per case and method; means and published numbers are left out, since they are made anew.
+        provenance: as `provenance` returned it for the table; empty where nothing was recorded.
+    """
+
+    rows: tuple[Row, ...]
+    provenance: Mapping[str, Any]
+
+    def beside(self, new: Sequence[Row]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+        """Join its rows with new ones, which take the places of those of the same method, case and scan.
+
+        Args:
+            new: rows of cases; what the table did not have follows at the end.
+
+        Returns:
+            All rows, and which of them are its own.
+        """
+        replacing: dict[Hashable, list[Row]] = {}
+        for row in new:
+            replacing.setdefault(_place(row), []).append(row)
+        kept = tuple(row for row in self.rows if _place(row) not in replacing)
+        joined: list[Row] = []
+        for row in self.rows:
+            joined += [row] if row in kept else replacing.pop(_place(row), [])
+        return (*joined, *(row for rows in replacing.values() for row in rows)), kept
+
+
+def read_earlier(path: str | Path) -> EarlierTable:
+    """Read a table that `write_csv` wrote, with the provenance beside it.
+
+    Args:
+        path: CSV file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, a field that is no number, or a provenance of another content of the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the earlier table {path} does not exist.")
+    reader = csv.DictReader(table_text(path))
+    expected = {"method", "case", "kind", *ScanSetting._fields, "cases"}
+    missing = expected - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(sorted(missing))}; a CSV file that 'diffnr evaluate' wrote is expected."
+        )
+    rows = tuple(
+        _row(line, f"line {reader.line_num} of {path}")
+        for line in reader
+        if line["case"] not in ("mean", "paper")
+    )
+    return EarlierTable(rows, read_provenance(path))
+
+
+def _place(row: Row) -> Hashable:
+    return row.method, row.case, row.setting
+
+
+def _row(line: Mapping[str, str], where: str) -> Row:
+    setting = ScanSetting(
+        views=int(_number(line["views"], where)) if line["views"] else None,
+        noise=line["noise"] or None,
+        size=line["size"] or None,
+    )
+    values = {
+        column.key: _number(line[column.key], where) for column in COLUMNS if line.get(column.key)
+    }
+    kind = line["kind"] or None
+    return Row(line["method"], line["case"], 1, values, {}, setting=setting, kind=kind)
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where} has '{text}'; a finite number is expected.")
+    return number
