@@ -28,7 +28,8 @@ class DataStep:
     Args:
         fit: the least squares.
         iterations: of conjugate gradients, a projection and a backprojection each.
-        coupling: weight of the split of the differences between slices; 0 leaves slices alone.
+        coupling: weight of the split of the differences between slices; 0 leaves slices alone, and a single one is
+            alone whatever it is.
         threshold: differences between slices that the total variation takes away, strength over coupling.
         slicewise: solve each slice by steps of its own, from its own rows; parallel beams alone see slices so.
 
@@ -56,11 +57,13 @@ class DataStep:
         if slicewise:
             _check_slices(fit, coupling)
         self.fit, self.iterations, self.slicewise = fit, iterations, slicewise
-        self.coupling, self.threshold = coupling, threshold
+        # A slice alone has no differences to others.
+        self.coupling = coupling if fit.grid.shape[0] > 1 else 0.0
+        self.threshold = threshold
         largest = fit.largest()
         self.scale = 1.0 / largest if largest > 0 else 0.0
         self.back = fit.pull(fit.projections).mul_(self.scale)
-        between = (fit.grid.shape[0] - 1, *fit.grid.shape[1:]) if coupling > 0 else (0, 0, 0)
+        between = (fit.grid.shape[0] - 1, *fit.grid.shape[1:]) if self.coupling > 0 else (0, 0, 0)
         self.steep = self.back.new_zeros(between)
         self.dual = self.back.new_zeros(between)
 

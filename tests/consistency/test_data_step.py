@@ -60,6 +60,17 @@ def test_sweeps_are_those_of_admm_on_dense_matrices(fit, normal, proximity, coup
         torch.testing.assert_close(step.dual.flatten(), dual, rtol=0, atol=1e-5)
 
 
+def test_a_slice_alone_is_coupled_to_none():
+    grid = VolumeGrid((1, 3, 3), 2.0)
+    shown = project(torch.rand(grid.shape, generator=torch.Generator().manual_seed(0)), grid, SCAN)
+    one = LeastSquares.weighted(shown, grid, SCAN, None, 1.0)
+    step, alone = (DataStep(one, iterations=3, coupling=c, threshold=0.1) for c in (0.05, 0.0))
+    estimate = torch.full(grid.shape, 0.5)
+    for _ in range(2):
+        assert torch.equal(step(estimate), alone(estimate))
+        step.renew(estimate)
+
+
 def test_few_iterations_keep_what_the_projections_do_not_show(fit):
     few = SCAN[:1]
     one = LeastSquares.weighted(fit.projections[:1], GRID, few, None, 1.0)
