@@ -108,6 +108,7 @@ def diffusion_mbir(
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     data = DataStep(fit, iterations=cg_iterations, coupling=coupling, threshold=threshold)
     schedule, (low, high), times = denoiser.schedule, denoiser.scale, sampling.times
+    calls = 2 if snr > 0.0 else 1
 
     def found(noisy: Tensor, step: int, number: int) -> tuple[Tensor, Tensor]:
         """Return the clean estimate and the noise."""
@@ -118,7 +119,7 @@ def diffusion_mbir(
     noisy = sampling.first_noisy(data, initial, sampling.fresh)
     for index in range(sampling.state["done"], steps):
         step, signal = times[index], 1.0
-        clean, noise = found(noisy, step, 2 * index)
+        clean, noise = found(noisy, step, calls * index)
         estimate, noisy = (clean - low) / (high - low), clean
         if index + 1 < steps:
             after = times[index + 1]

@@ -76,6 +76,14 @@ def test_the_corrector_looks_at_the_level_that_the_predictor_reached(projections
     assert [step for _, step, _ in denoiser.asked] == [75, 50, 25, 0]
 
 
+@pytest.mark.parametrize(("snr", "gaps"), [(0.16, [3, 1, 3, 1, 3]), (0.0, [3, 1, 3])])
+def test_alternating_stacks_jump_at_every_second_evaluation(projections, snr, gaps):
+    denoiser = GaussianDenoiser(0.5, VARIANCE, channels=3, gaps=4)
+    options = {"steps": 3, "snr": snr, "stacks": "alternating"}
+    diffusion_mbir(projections, GRID, SCAN, denoiser, **options)
+    assert [gap for *_, gap in denoiser.asked] == gaps
+
+
 def test_variation_between_slices_takes_jitter_away(projections):
     denoiser = GaussianDenoiser(MEAN[0], VARIANCE)
 
