@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,14 @@ from diffnr_lightning.priors.prior import Prior
 
 EMPTY = 0.02
 """A slice whose maximum is below this holds air and its noise; the lightest tissue, inflated lung, has 0.05."""
+
+
+@contextmanager
+def _drawing_alike(device: torch.device) -> Iterator[None]:
+    """Let networks that draw, as of a `SliceFixer` with sampled latents, draw the same in every repair."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 # Not inference_mode: its results could not be the reference of a loss.
@@ -32,6 +41,9 @@ def repair_volume(
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
     """Repair every slice of a volume and stack the slices again.
+
+    A network that draws at random draws the same in every repair, so that a run that goes on repairs as one that was
+    not interrupted.
 
     Args:
         prior: repairs slices; lies on the device of the volume.
@@ -77,27 +89,28 @@ def repair_volume(
     filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for s in stacks]
     total, done = sum(map(len, filled)), 0
     summed, repairs = torch.zeros_like(clipped), torch.zeros_like(clipped)
-    for plane, stack, indices in zip(planes, stacks, filled, strict=True):
-        axis = plane_axis(plane)
-        repairs.movedim(axis, 0)[indices] += 1
-        offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
-        # An empty tensor splits into one empty batch, which no prior should see.
-        for batch in indices.split(batch_size) if len(indices) else ():
-            # At the ends of the volume the outermost slice stands in for missing neighbours.
-            neighbours = (batch[:, None] + offsets).clamp(0, len(stack) - 1)
-            positions = 2 * batch / max(len(stack) - 1, 1) - 1
-            missing = deviation = None
-            if residual is not None:
-                missing = residual.movedim(axis, 0)[neighbours]
-            if noise is not None:
-                deviation = noise.movedim(axis, 0)[batch, None]
-            placed = conditioning.for_slices(plane, positions, missing, deviation)
-            summed.movedim(axis, 0)[batch] += _repair_resized(
-                prior, stack[neighbours], placed, size
-            )
-            done += len(batch)
-            if progress is not None:
-                progress(done, total, f"repairing {plane} slices")
+    with _drawing_alike(volume.device):
+        for plane, stack, indices in zip(planes, stacks, filled, strict=True):
+            axis = plane_axis(plane)
+            repairs.movedim(axis, 0)[indices] += 1
+            offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
+            # An empty tensor splits into one empty batch, which no prior should see.
+            for batch in indices.split(batch_size) if len(indices) else ():
+                # At the ends of the volume the outermost slice stands in for missing neighbours.
+                neighbours = (batch[:, None] + offsets).clamp(0, len(stack) - 1)
+                positions = 2 * batch / max(len(stack) - 1, 1) - 1
+                missing = deviation = None
+                if residual is not None:
+                    missing = residual.movedim(axis, 0)[neighbours]
+                if noise is not None:
+                    deviation = noise.movedim(axis, 0)[batch, None]
+                placed = conditioning.for_slices(plane, positions, missing, deviation)
+                summed.movedim(axis, 0)[batch] += _repair_resized(
+                    prior, stack[neighbours], placed, size
+                )
+                done += len(batch)
+                if progress is not None:
+                    progress(done, total, f"repairing {plane} slices")
     mean = torch.where(repairs > 0, summed / repairs.clamp(min=1), clipped)
     return torch.lerp(clipped, mean, strength)
 
