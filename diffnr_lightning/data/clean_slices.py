@@ -21,7 +21,7 @@ from diffnr_lightning.data.clean.draws import (
     StackDraws,
 )
 from diffnr_lightning.data.clean.store import clean_volumes, fill_store
-from diffnr_lightning.data.datamodules import IterationSampler, OwnShare
+from diffnr_lightning.data.datamodules import IterationSampler, evenly_shared
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 from diffnr_lightning.data.pairs.shares import drawing_chances
 from diffnr_lightning.data.scan_recipe import ScanRecipe
@@ -173,9 +173,8 @@ class CleanVolumeData(lightning.LightningDataModule):
         if not self.validation:
             return []
         batches = self.held_out_batches()
-        mine = range(self.trainer.global_rank, len(batches), self.trainer.world_size)
-        # Every process validates something, lest the others wait for its scores for ever.
-        return DataLoader(batches, batch_size=None, sampler=OwnShare(mine or [0]))
+        mine = evenly_shared(len(batches), self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(batches, batch_size=None, sampler=mine)
 
 
 class CleanSliceData(CleanVolumeData):

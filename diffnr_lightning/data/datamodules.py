@@ -38,6 +38,20 @@ class OwnShare(DistributedSampler[int]):
         return len(self.places)
 
 
+def evenly_shared(count: int, rank: int, world_size: int) -> OwnShare:
+    """Return the held-out batches of a process; all processes together see each equally often.
+
+    A process without any would not ask for the common scores, for which the others would wait for ever. So each takes
+    all of them where there are fewer batches than processes.
+
+    Args:
+        count: of the batches, at least one.
+        rank: of the process.
+        world_size: processes that share the run.
+    """
+    return OwnShare(range(rank, count, world_size) if count >= world_size else range(count))
+
+
 class IterationSampler(OwnShare):
     """Count iterations, beginning where an interrupted run stopped.
 

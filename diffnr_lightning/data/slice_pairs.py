@@ -13,7 +13,7 @@ import lightning
 from torch.utils.data import DataLoader, Dataset
 
 from diffnr_lightning.batches import SlicePair, VolumePair
-from diffnr_lightning.data.datamodules import IterationSampler, OwnShare
+from diffnr_lightning.data.datamodules import IterationSampler, evenly_shared
 from diffnr_lightning.data.pairs.draws import HeldOutSlices, HeldOutVolumes, SlicePairDataset
 from diffnr_lightning.data.pairs.features import with_features
 from diffnr_lightning.data.pairs.files import ScanPairs, open_pairs, write_pairs
@@ -244,9 +244,8 @@ class SlicePairData(lightning.LightningDataModule):
                 planes=self.validation_planes,
             )
         )
-        mine = range(self.trainer.global_rank, len(held_out), self.trainer.world_size)
-        # Every process validates something, lest the others wait for its scores for ever.
-        return DataLoader(held_out, batch_size=None, sampler=OwnShare(mine or [0]))
+        mine = evenly_shared(len(held_out), self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(held_out, batch_size=None, sampler=mine)
 
 
 def _names(scans: Sequence[ScanPairs]) -> list[tuple[str, str]]:

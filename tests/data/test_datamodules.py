@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from diffnr_lightning.data import IterationSampler, RaySampling, ScanData
-from diffnr_lightning.data.datamodules import ViewDraws
+from diffnr_lightning.data.datamodules import ViewDraws, evenly_shared
 
 PROJECTIONS = torch.arange(7.0)[:, None, None] * torch.ones(7, 2, 3)
 
@@ -169,3 +169,12 @@ def test_senseless_runs_are_refused(one_sentence):
         with pytest.raises(ValueError) as error:
             build()
         one_sentence(error)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_what_is_held_out_is_seen_equally_often_and_by_each_process(count, processes):
+    shares = [list(evenly_shared(count, rank, processes)) for rank in range(processes)]
+    assert all(shares)
+    seen = [sum(share.count(batch) for share in shares) for batch in range(count)]
+    assert min(seen) == max(seen) > 0
