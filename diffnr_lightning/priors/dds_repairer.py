@@ -16,6 +16,7 @@ from diffnr_lightning.priors.inference import InferencePrecision, quicken
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds
 from diffnr_lightning.solvers.diffusion.sampling import check_sampling, sampled_times
+from diffnr_lightning.solvers.problem import check_amounts, check_counts
 
 
 @final
@@ -66,12 +67,14 @@ class DdsRepairer:
         seed: int = 0,
         precision: InferencePrecision = "auto",
     ) -> None:
+        # What the sampler would refuse is refused now, not at the first repair.
         check_sampling(eta=eta, start=start, spread=1.0, batch_size=batch_size)
+        check_counts(cg_iterations=cg_iterations)
+        check_amounts(coupling=coupling, threshold=threshold)
         self.learned = denoiser_folder(denoiser)
         self.denoiser = load_denoiser(denoiser)
         if self.denoiser.dimensions != 2:
             raise ValueError(f"denoiser {denoiser} is one of patches; one of slices is expected.")
-        # What no schedule has is refused now, not at the first repair.
         sampled_times(self.denoiser, steps, start)
         quicken(self.denoiser, precision)
         watch(self.denoiser, self._note)

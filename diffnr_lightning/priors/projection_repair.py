@@ -19,6 +19,7 @@ from diffnr_lightning.priors.learned_methods import (
 )
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
+from diffnr_lightning.solvers.problem import check_counts
 
 logger = logging.getLogger("diffnr")
 
@@ -42,7 +43,7 @@ class ProjectionRepairer:
         learned: file of its weights.
 
     Raises:
-        ValueError: overrides without weights, or the weights of an FBP-UNet.
+        ValueError: no projection at once, overrides without weights, or the weights of an FBP-UNet.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ProjectionRepairer:
         batch_size: int = 16,
         allow: tuple[str, ...] = (),
     ) -> None:
+        check_counts(batch_size=batch_size)
         self.batch_size = batch_size
         self.prior: Prior
         self.prior, self.learned = chosen_prior(weights, overrides, allow)

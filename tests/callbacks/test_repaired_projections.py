@@ -96,6 +96,8 @@ def test_what_cannot_be():
         callback(approach=0)
     with pytest.raises(ValueError, match="overrides are"):
         ProjectionRepairer(overrides={"base": "x"})
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        ProjectionRepairer(batch_size=0)
     module, _ = run(callback(at=[2]), 3)
     with pytest.raises(ValueError, match="one for each is expected"):
         module.add_novel_views(SCAN, PROJECTIONS[1:])

@@ -70,6 +70,9 @@ def test_the_weights_of_rays_say_how_far_their_noise_is_believed(monkeypatch, bl
         ({"start": 0.0}, "start is 0.0"),
         ({"steps": 30, "start": 0.02}, "30 steps below step 20"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"cg_iterations": 0}, "cg_iterations is 0"),
+        ({"coupling": -1.0}, "coupling is -1.0"),
+        ({"threshold": -1.0}, "threshold is -1.0"),
     ],
 )
 def test_options_are_refused_at_once(options, message, tmp_path):
