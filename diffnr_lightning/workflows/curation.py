@@ -112,7 +112,7 @@ def curate(
         residual: whether the backprojected residual of each volume and its noise are kept too, for priors that look at
             them; the file is twice as large.
         kind: slices keeps volumes; projections keeps what they and the truth show in views between the measured ones,
-            for `RepairedProjections`: finetune on them with `--data.planes [axial]`, along which they lie.
+            for `RepairedProjections`; finetuning draws them one by one, whatever its planes.
         seed: with the name of the run, seeds all that is drawn.
         shard: `K/N` takes every Nth volume, beginning with volume K; all shards fill the same folder.
         device: where to compute: cpu, cuda or cuda:N.

@@ -36,6 +36,11 @@ def _noise(scan: ScanPairs, axis: int, index: int) -> Tensor:
     return scan.noise.select(axis, index)[None]
 
 
+def _planes_of(scan: ScanPairs, planes: Sequence[PlaneName]) -> Sequence[PlaneName]:
+    """Planes that a scan is sliced along, of those that are wanted; projections lie along the first axis alone."""
+    return ("axial",) if scan.info.get("kind") == "projections" else planes
+
+
 def _position(volume: Tensor, axis: int, index: int) -> float:
     return 2 * index / max(volume.shape[axis] - 1, 1) - 1
 
@@ -52,7 +57,7 @@ class SlicePairDataset(Dataset[SlicePair]):
         seed: of the draws.
         crop: edge of the crop in pixels.
         context: neighbouring slices on each side.
-        planes: planes of slicing, each equally often.
+        planes: planes of slicing, each equally often; pairs of projections are not sliced but drawn one by one.
         zoom: range of the magnification (log-uniform, half of the items stay at 1), applied to both
             slices alike; a crop that does not fit in the slice is magnified until it does.
         gain: range of the factor on the intensities of both slices.
@@ -109,7 +114,8 @@ class SlicePairDataset(Dataset[SlicePair]):
         scan = self.scans[rng.choice(len(self.scans), p=self.chances)]
         snapshot = rng.integers(len(scan.degraded))
         degraded = scan.degraded[snapshot]
-        axis = plane_axis(self.planes[rng.integers(len(self.planes))])
+        planes = _planes_of(scan, self.planes)
+        axis = plane_axis(planes[rng.integers(len(planes))])
         for _ in range(32):
             index = int(rng.integers(degraded.shape[axis]))
             if rng.random() < self.empty_share or scan.clean.select(axis, index).amax() > 1e-3:
@@ -158,7 +164,7 @@ class HeldOutSlices(Dataset[SlicePair]):
         scans: held-out scans.
         slices: evenly spaced slices of each snapshot and plane that show something.
         context: neighbouring slices on each side.
-        planes: planes of slicing.
+        planes: planes of slicing, as of `SlicePairDataset`.
     """
 
     def __init__(
@@ -176,7 +182,7 @@ class HeldOutSlices(Dataset[SlicePair]):
             (scan, snapshot, plane_axis(plane))
             for scan in self.scans
             for snapshot in range(len(scan.degraded))
-            for plane in planes
+            for plane in _planes_of(scan, planes)
         ]
 
     def __len__(self) -> int:

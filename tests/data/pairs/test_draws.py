@@ -141,6 +141,14 @@ class TestDraws:
         data = plain([scan()], planes=("coronal",))
         assert {int(data[i].plane) for i in range(20)} == {1}
 
+    def test_projections_are_drawn_one_by_one_whatever_the_planes(self):
+        shown = scan()
+        shown.info["kind"] = "projections"
+        drawn = plain([shown])
+        assert {int(drawn[i].plane) for i in range(20)} == {0}
+        kept = HeldOutSlices([shown], planes=("axial", "coronal", "sagittal"))
+        assert [int(kept[i].plane[0]) for i in range(len(kept))] == [0, 0]
+
     def test_magnification_shows_less_of_the_slice(self):
         pairs = scan(shape=(1, 64, 64))
         ramp = torch.linspace(0, 1, 64).half().expand(2, 1, 64, 64)
