@@ -34,6 +34,8 @@ logger = logging.getLogger("diffnr")
 HANDED = ("denoiser", "representation", "seed", "state")
 PRIORS = {"patches": "patches", "ddip3d": "ellipses", "dinr": "ellipses", "scd": "ellipses"}
 """Denoisers of the package that samplers take where none is given; the others take ``slices``."""
+STARTING = ("ddip3d", "dinr")
+"""Samplers that begin with a volume of their own where none is given."""
 
 
 class Sampler(Method):
@@ -144,8 +146,19 @@ class Sampler(Method):
         """
         held = not self.fits_representation or "first" in (problem.state or {})
         if self.start is None or (begun(problem.state) and held):
+            self._warn_of_a_missing_start()
             return None
         return self.start.reconstruct(problem._replace(progress=None, state=None))
+
+    def _warn_of_a_missing_start(self) -> None:
+        """Say that a share of the schedule below one begins with something."""
+        share = self.options.get("start", 1.0)
+        if self.start is None and share < 1.0 and self.name not in STARTING:
+            logger.warning(
+                "options.start is %.4g and no solver is named as start: the sampler begins with little noise in a "
+                "volume of one gray value, of which much stays",
+                share,
+            )
 
 
 def _count_evaluations(denoiser: nn.Module, state: SamplerState, grid: VolumeGrid) -> None:

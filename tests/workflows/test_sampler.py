@@ -120,11 +120,14 @@ def test_the_counted_noise_is_told(name, folder, problem, caplog):
         Sampler("scd", folder, counted_noise=True)
 
 
-def test_a_solver_gives_the_start(folder, problem):
+def test_a_solver_gives_the_start(folder, problem, caplog):
     options = {"steps": 1, "cg_iterations": 1, "start": 0.01}
     start = Solver("sirt", {"iterations": 20})
     warm = Sampler("dds", folder, options, start).reconstruct(problem)
+    Sampler("dds", folder, {"steps": 1}).reconstruct(problem)
+    assert "no solver is named as start" not in caplog.text
     cold = Sampler("dds", folder, options).reconstruct(problem)
+    assert "options.start is 0.01 and no solver is named as start" in caplog.text
     wanted = start.reconstruct(problem)
     assert float((warm - wanted).abs().mean()) < 0.5 * float((cold - wanted).abs().mean())
 
