@@ -144,7 +144,7 @@ def curate(
 
     place = use_device(device)
     if place.type == "cuda":
-        _refuse_what_cannot_fit(methods, recipe, variation, place)
+        _refuse_what_cannot_fit(methods, repair, recipe, variation, place)
     plain = {
         **recipe.describe(),
         **asdict(variation),
@@ -271,18 +271,28 @@ def _with_hash(loaded: LoadedVolume) -> tuple[LoadedVolume, str]:
 
 
 def _refuse_what_cannot_fit(
-    methods: list[Method], recipe: ScanRecipe, variation: Variation, place: Device
+    methods: list[Method],
+    repair: Repairer | None,
+    recipe: ScanRecipe,
+    variation: Variation,
+    place: Device,
 ) -> None:
-    """Refuse methods for which a GPU has no room with the most views that are drawn, before anything is written."""
+    """Refuse methods, and a repair, that a GPU has no room for with the most views that are drawn."""
     from diffnr_lightning.data import planned_geometry
     from diffnr_lightning.workflows import memory
+    from diffnr_lightning.workflows.postprocessing import Postprocessing
+    from diffnr_lightning.workflows.solver import Solver
 
     grid, scan = planned_geometry(replace(recipe, num_views=max(variation.views)))
-    for number, method in enumerate(methods, 1):
+    steps = {f"methods, number {number}": method for number, method in enumerate(methods, 1)}
+    if repair is not None:
+        # What is repaired has been made by then: the solver stands for none, and takes less than the repair.
+        steps["repair"] = Postprocessing(Solver("sirt"), repair)
+    for name, step in steps.items():
         try:
-            memory.refuse_what_cannot_fit(method, grid, scan, place, weighted=True)
+            memory.refuse_what_cannot_fit(step, grid, scan, place, weighted=True)
         except ValueError as error:
-            raise ValueError(f"methods, number {number}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _jobs(

@@ -37,6 +37,11 @@ def test_nothing_is_written_of_a_curation_that_cannot_fit(config, tmp_path, caps
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
     assert curate(config, tmp_path / "pairs", "--device", "cuda") == cli.USAGE_ERROR
     assert "methods, number 1: the run needs about" in capsys.readouterr().err
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**34)
+    monkeypatch.setattr(memory, "slices_bytes", lambda *_: 2**35)
+    repairing = ("--device", "cuda", "--repair", "diffnr_lightning.priors.Repairer")
+    assert curate(config, tmp_path / "pairs", *repairing) == cli.USAGE_ERROR
+    assert "repair: the run needs about" in capsys.readouterr().err
     assert not (tmp_path / "pairs").exists()
 
 
