@@ -168,6 +168,8 @@ class SlicePairData(lightning.LightningDataModule):
         self.training = [scan for scan in scans if _volume_of(scan) not in held]
         self.validation = [scan for scan in scans if _volume_of(scan) in held]
         self.drawing["chances"] = drawing_chances(_names(self.training), self.shares)
+        if stage == "fit":
+            self._warn_of_what_is_missing()
 
     @property
     def content(self) -> str:
@@ -197,6 +199,22 @@ class SlicePairData(lightning.LightningDataModule):
         if curated | chosen == {_volume_of(scan) for scan in scans}:
             raise ValueError("every curated volume is held out; leave some to train on.")
         return curated | chosen
+
+    def _warn_of_what_is_missing(self) -> None:
+        """Say that a prior takes what none of the pairs has, and so learns to do without it."""
+        prior = getattr(self.trainer and self.trainer.lightning_module, "prior", None)
+        missing = [
+            name
+            for name in ("residual", "noise")
+            if getattr(prior, name, False)
+            and all(getattr(scan, name) is None for scan in self.training)
+        ]
+        if missing and self.trainer.is_global_zero:
+            logger.warning(
+                "the prior takes the %s of each volume, which none of the pairs to train on has: it learns to do "
+                "without; curate pairs with residual true, and with known noise for that of the residual",
+                " and ".join(missing),
+            )
 
     def _with_features(self, folders: dict[Path, dict[str, ScanPairs]]) -> list[ScanPairs]:
         """Scans of all folders, with features where the prior takes them."""

@@ -115,6 +115,15 @@ class TestData:
         data.setup("fit")
         assert data.methods == []
 
+    @pytest.mark.parametrize("takes", [True, False])
+    def test_a_prior_that_takes_what_no_pair_has_is_warned_of(self, folder, caplog, takes):
+        data = SlicePairData([folder], 5)
+        prior = types.SimpleNamespace(residual=takes, noise=False)
+        module = types.SimpleNamespace(prior=prior)
+        data.trainer = types.SimpleNamespace(lightning_module=module, is_global_zero=True)
+        data.setup("fit")
+        assert ("takes the residual of each volume, which none" in caplog.text) == takes
+
     def test_nothing_held_out_means_no_validation(self, folder):
         data = SlicePairData([folder], 5, held_out_share=0)
         data.setup("fit")
