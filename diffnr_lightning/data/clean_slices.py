@@ -249,7 +249,8 @@ class CleanSliceData(CleanVolumeData):
                 f"the denoiser takes {denoiser.channels} channels of {denoiser.dimensions} dimensions, the data are "
                 f"stacks of {channels} slices; the two have to agree."
             )
-        if len(set(gaps)) > 1 and max(gaps) >= denoiser.gaps:
+        told = denoiser.gaps > 0 or len(set(gaps)) > 1
+        if told and max(gaps) >= denoiser.gaps:
             raise ValueError(
                 f"gaps of the data are {gaps}, and the denoiser knows those below {denoiser.gaps}; expected the "
                 f"denoiser's gaps to be {max(gaps) + 1}."

@@ -81,6 +81,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(trained, options, tmp_pa
         (["--exclude", "*"], "exclude leaves no volume"),
         (["--data.init_args.channels", "2"], "the denoiser takes 3 channels of 2 dimensions"),
         (["--denoiser.init_args.gaps", "2"], "the denoiser knows those below 2"),
+        (["--data.init_args.gaps", "[5]"], "the denoiser's gaps to be 6"),
         (["--data.init_args.gaps", "[1, 3]"], "the denoiser's alone to be false"),
         (["--data.init_args.iterations", "9"], "the three have to agree"),
         (["--data.init_args.held_out", "[three]"], "held_out has 'three'"),
