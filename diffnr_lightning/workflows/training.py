@@ -79,9 +79,9 @@ def finetune(
         The run folder.
 
     Raises:
-        ValueError: a prior that could not be exported, numbers of iterations that disagree, a strategy that splits what
-            is trained, fsdp without a number of devices or for a prior without frozen weights, or a run of other
-            settings in the folder.
+        ValueError: a prior that could not be exported, numbers of iterations or of neighbouring slices that disagree, a
+            strategy that splits what is trained, fsdp without a number of devices or for a prior without frozen
+            weights, or a run of other settings in the folder.
     """
     import lightning
 
@@ -99,6 +99,11 @@ def finetune(
     network.train().requires_grad_(True)
     task = module(network)
     agreed_iterations(iterations, data, task)
+    if data.context != (sees := getattr(network, "context", None)):
+        raise ValueError(
+            f"data.context is {data.context}, and the prior sees {sees} neighbouring slices on each side; the two have "
+            "to agree."
+        )
     if strategy == "fsdp":
         frozen_backbone(network)  # refuses a network that has none to split
     data.setup("fit")  # what is wrong with the pairs is known before anything is written
