@@ -33,8 +33,8 @@ class PseudoReference(lightning.Callback):
             version, which did not count, began the run.
 
     Raises:
-        ValueError: a period below one batch, a share that is not positive or, of the start, outside [0, 1], or a
-            repairer with the weights of an FBP-UNet.
+        ValueError: a period below one batch, a negative number of repairs, a share that is not positive or, of the
+            start, outside [0, 1], or a repairer with the weights of an FBP-UNet.
 
     Source: Algorithm 1 of DiffNR (ell = 10,000). Deviation: `start_share` is ours; with the default it does nothing.
     """
@@ -53,6 +53,8 @@ class PseudoReference(lightning.Callback):
             )
         if every_share is not None and not every_share > 0:
             raise ValueError(f"every_share is {every_share}; null or a positive share is expected.")
+        if repairs is not None and repairs < 0:
+            raise ValueError(f"repairs is {repairs}; null or a number of at least 0 is expected.")
         if not 0 <= start_share <= 1:
             raise ValueError(f"start_share is {start_share}; a share in [0, 1] is expected.")
         if isinstance(repairer, Repairer):

@@ -93,7 +93,7 @@ class Scene(Method):
         self.density_control = density_control
         if pseudo_reference is not None:
             pseudo_reference.adapt(iterations)
-        self._refuse_too_late(pseudo_reference, repaired_projections, finish)
+        self._refuse_idle(pseudo_reference, repaired_projections, finish)
         self.pseudo_reference = pseudo_reference
         self.repaired_projections = repaired_projections
         self.finish = finish
@@ -102,7 +102,7 @@ class Scene(Method):
         self.name = "scene" if pseudo_reference is None else "scene + DiffNR"
         self.start = start or Solver("initial_volume")
 
-    def _refuse_too_late(
+    def _refuse_idle(
         self,
         reference: PseudoReference | None,
         views: RepairedProjections | None,
@@ -113,6 +113,11 @@ class Scene(Method):
             raise ValueError(
                 f"pseudo_reference is made every {reference.every} batches, but there are {self.iterations} in all and "
                 "finish is 'query', so that the prior would have no part; lower every, or give every_share instead."
+            )
+        if reference is not None and finish == "query" and reference.repairs == 0:
+            raise ValueError(
+                "pseudo_reference.repairs is 0 and finish is 'query', so that the prior would have no part; let it "
+                "make at least one repair, or set finish to 'repair'."
             )
         if views is not None and views.at[0] >= self.iterations:
             raise ValueError(

@@ -116,6 +116,8 @@ def test_a_period_that_makes_no_sense():
         callback(every=0)
     with pytest.raises(ValueError, match="start_share is 1.5"):
         callback(start_share=1.5)
+    with pytest.raises(ValueError, match="repairs is -1"):
+        callback(repairs=-1)
 
 
 def test_a_reference_that_would_come_after_the_last_batch_is_refused():
@@ -125,3 +127,9 @@ def test_a_reference_that_would_come_after_the_last_batch_is_refused():
     Scene(iterations=20, extension=0.6, pseudo_reference=made)
     Scene(iterations=20, pseudo_reference=made, finish="repair")
     Scene(iterations=20, pseudo_reference=callback(every_share=0.9))
+
+
+def test_a_prior_that_never_repairs_is_refused_where_it_does_not_at_the_end():
+    with pytest.raises(ValueError, match="repairs is 0 and finish is 'query'"):
+        Scene(iterations=60, pseudo_reference=callback(every=30, repairs=0))
+    Scene(iterations=60, pseudo_reference=callback(every=30, repairs=0), finish="repair")
