@@ -69,6 +69,12 @@ def _entries(i, j, k, resolution, size, hashed):
 
 
 @kernel_part(inline=True)
+def _hashed(resolution, size):
+    """Return whether vertices share entries; the cube of 2^21 vertices an edge is beyond integers."""
+    return float(resolution) ** 3 > size
+
+
+@kernel_part(inline=True)
 def _wrap(entry, size):
     return entry - size if entry >= size else entry
 
@@ -147,7 +153,7 @@ def encode(
             table[start : start + size],
             scales[level],
             u8(resolution),
-            resolution**3 > size,
+            _hashed(resolution, size),
             features[2 * level, begin:end],
             features[2 * level + 1, begin:end],
         )
@@ -187,6 +193,6 @@ def collect(
             features[2 * level + 1],
             scales[level],
             u8(resolution),
-            resolution**3 > size,
+            _hashed(resolution, size),
             part,
         )

@@ -84,6 +84,16 @@ def test_kernels_agree_with_the_reference_in_double_precision(options):
     assert (gradient - truth).norm() < rounding * truth.norm()
 
 
+def test_levels_whose_vertices_are_more_than_integers_count_are_hashed():
+    made = encoding(levels=2, base=2**20, growth=2.0)
+    assert [level.resolution for level in made.layout] == [2**20, 2**21]
+    points = places(100)
+    expected = encode_reference(points, made.table, made.layout)
+    torch.testing.assert_close(made(points), expected)
+    made(points).sum().backward()
+    assert torch.isfinite(made.table.grad).all()
+
+
 def test_results_do_not_depend_on_threads():
     made, points = encoding(levels=5), places(40_000)
     results = []
