@@ -30,8 +30,8 @@ def view_steps(angles_rad: np.ndarray, period: float) -> tuple[np.ndarray, bool]
         period: 2 pi, or pi where opposite views are the same measurement.
 
     Returns:
-        steps (V,) in radians, and True if there is no such gap. A single view stands for the whole
-        period.
+        steps (V,) in radians, and True if there is no such gap. A single view, or one that is repeated,
+        stands for the whole period.
     """
     wrapped = np.mod(angles_rad, period)
     # 2 pi - 1e-17 wraps to 2 pi: the same angle as 0.
@@ -40,7 +40,8 @@ def view_steps(angles_rad: np.ndarray, period: float) -> tuple[np.ndarray, bool]
     ordered = wrapped[order]
     gaps = np.diff(np.append(ordered, ordered[0] + period))  # gap after each view
     closed = True
-    if len(gaps) > 1:
+    # Views that are all the same are one view.
+    if np.ptp(ordered) > 1e-9:
         widest = int(np.argmax(gaps))
         others = np.delete(gaps, widest)
         closed = bool(gaps[widest] <= 2.0 * others.max() + 1e-9)

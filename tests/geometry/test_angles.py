@@ -47,6 +47,12 @@ def test_opposite_views_share_their_step():
     np.testing.assert_allclose(steps, np.pi / 12)
 
 
+def test_one_view_that_is_repeated_stands_for_everything():
+    steps, closed = view_steps(uniform_angles(2), np.pi)  # opposite parallel views
+    assert closed
+    np.testing.assert_allclose(steps, np.pi / 2)
+
+
 def test_one_view_stands_for_everything():
     steps, closed = view_steps(np.array([1.0]), 2 * np.pi)
     assert closed
