@@ -75,6 +75,8 @@ class LeastSquares(NamedTuple):
     def curvature(self) -> Tensor:
         """Return (Z, Y, X) ``A^T W A 1``, which bounds ``A^T W A`` and is made positive where no ray passes.
 
+        It is 0 everywhere where no ray meets the grid.
+
         Source: H. Erdogan, J. A. Fessler, "Ordered subsets algorithms for transmission tomography", Phys. Med. Biol.
         1999, eq. 18.
         """

@@ -80,6 +80,8 @@ def fista_tv(
     volume.clamp_(min=0.0)
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     curvature = fit.curvature()
+    if not curvature.any():  # no ray meets the grid
+        return volume
     bound = variation_bound(strength, noise, fit, curvature)
     penalty = _Variation(grid, curvature, bound, inner_iterations)
     return accelerated_descent(

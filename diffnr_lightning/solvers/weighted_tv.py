@@ -131,6 +131,8 @@ def weighted_tv(
     parts = _deal(projections, scan, known, subsets)
     count = len(parts)
     certainty, largest = _curvatures(volume, grid, parts)
+    if not certainty.any():  # no ray meets the grid
+        return volume
     data_step = _FIRST_STEP
     steepest = data_step * count * largest
     penalties = _penalties(volume, prior_image, prior_share)
@@ -206,7 +208,10 @@ def _deal(
 
 
 def _curvatures(like: Tensor, grid: VolumeGrid, parts: list[_Subset]) -> tuple[Tensor, Tensor]:
-    """Return (Z, Y, X) ``A^T W A 1`` of all subsets together and of the one where it is largest, both positive."""
+    """Return (Z, Y, X) ``A^T W A 1`` of all subsets together and of the one where it is largest.
+
+    Both are positive unless no ray meets the grid.
+    """
     total, largest = torch.zeros_like(like), torch.zeros_like(like)
     ones = torch.ones_like(like)
     for part in parts:

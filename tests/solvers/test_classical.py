@@ -236,6 +236,14 @@ def test_scaled_projections_give_the_scaled_volume(name, measurement):
 
 
 @pytest.mark.parametrize("name", ["cgls", "fista_tv", "sbtv"])
+def test_a_grid_that_no_ray_meets_stays_as_it_was(name, measurement):
+    grid, scan, truth, projections = measurement
+    above = VolumeGrid(grid.shape, grid.voxel_mm, (0.0, 0.0, 500.0))
+    volume = SOLVERS[name](projections, above, scan, iterations=2, initial=truth)
+    assert torch.equal(volume, truth)
+
+
+@pytest.mark.parametrize("name", ["cgls", "fista_tv", "sbtv"])
 def test_projections_of_nothing_give_nothing(name, measurement):
     grid, scan, _, projections = measurement
     volume = SOLVERS[name](torch.zeros_like(projections), grid, scan, iterations=2)

@@ -240,6 +240,13 @@ def test_projections_of_nothing_give_nothing(measurement):
     assert float(volume.abs().max()) == 0.0
 
 
+def test_a_grid_that_no_ray_meets_stays_as_it_was(measurement):
+    grid, scan, truth, projections = measurement
+    above = VolumeGrid(grid.shape, grid.voxel_mm, (0.0, 0.0, 500.0))
+    volume = weighted_tv(projections, above, scan, iterations=2, initial=truth)
+    assert torch.equal(volume, truth)
+
+
 def test_refusals_say_what_was_expected(measurement):
     grid, scan, truth, projections = measurement
     for options, message in (
