@@ -91,7 +91,8 @@ def surroundings(
     coarse = VolumeGrid(shape, edges, grid.centre_mm)
     wide, inner = coarse.enlarged(_shares(projections, grid, scan))
     volume, left = _fitted(projections, wide, scan, weights, progress)
-    share = left / _fitted(projections, coarse, scan, weights, progress)[1]
+    alone = _fitted(projections, coarse, scan, weights, progress)[1]
+    share = left / alone if alone > 0 else 1.0  # projections of nothing
     logger.info(
         "surroundings: a grid that reaches out further leaves %.2f of what the grid alone leaves unexplained",
         share,

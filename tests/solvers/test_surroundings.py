@@ -76,6 +76,10 @@ def test_a_block_that_fills_the_grid_has_no_surroundings():
     assert surroundings(projections, GRID, CONE) is None
 
 
+def test_projections_of_nothing_have_no_surroundings():
+    assert surroundings(torch.zeros(len(CONE), *CONE.detector_shape), GRID, CONE) is None
+
+
 def test_the_coarse_grid_ends_in_front_of_the_source():
     reach = {
         scan: max(
