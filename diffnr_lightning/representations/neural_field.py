@@ -126,7 +126,7 @@ class NeuralField(RayField):
         begin = self.layers.offset if plain else self.layers[-1].bias
         nn.init.constant_(begin, float(torch.logit(mean)))
         self.to(volume.device)
-        if self.warm_up:
+        if self.warm_up and (self.matter is None or self.matter.any()):
             self._fit(volume, torch.Generator().manual_seed(seed))
 
     def parameter_groups(self) -> list[dict[str, Any]]:

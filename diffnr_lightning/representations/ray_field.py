@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations.base import Representation
+
+logger = logging.getLogger("diffnr")
 
 # Points of a volume whose intermediate results are kept for the way back; of more, each part is computed again.
 KEPT = 1 << 20
@@ -100,6 +103,12 @@ class RayField(Representation):
             )
             full = (mean > self.empty).float()
             self.matter = F.max_pool3d(full, 2 * REACH + 1, 1, REACH)[0] > 0
+            if not self.matter.any():
+                logger.warning(
+                    "the first reconstruction is nowhere above empty %g, so the field is 0 everywhere and "
+                    "learns nothing; lower it or check the scale of the projections",
+                    self.empty,
+                )
 
     def density(self, points: Tensor) -> Tensor:
         """Return the density at points (..., 3) in mm as (...), each a line of its own."""

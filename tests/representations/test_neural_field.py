@@ -179,6 +179,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(truth, projections, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_nothing_is_warmed_up_where_there_is_no_matter(truth):
+    made = NeuralField(GRID, **SMALL, warm_up=3, empty=2.0)
+    made.initialise(truth, torch.zeros(1), SCAN, 0)
+    assert not made.query(GRID).any()
+
+
 @pytest.mark.parametrize("warm_up", [0, 60])
 def test_it_learns_a_phantom_from_its_projections(truth, projections, warm_up):
     blurred = torch.nn.functional.avg_pool3d(truth[None, None], 5, 1, 2)[0, 0]

@@ -241,9 +241,10 @@ def test_a_field_within_matter_is_what_it_is_without_looking(scan):
     torch.testing.assert_close(quick.peak.grad, plain.peak.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_an_empty_scan_renders_to_nothing(scan):
+def test_an_empty_scan_renders_to_nothing_and_says_so(scan, caplog):
     field = Blob(samples=8, empty=0.1)
     field.initialise(torch.zeros(GRID.shape), torch.zeros(1), scan, 0)
+    assert "nowhere above empty 0.1, so the field is 0 everywhere" in caplog.text
     assert not field.render(scan).any()
     assert not field.query(GRID).any()
 
