@@ -124,7 +124,8 @@ def ray_factors(weights: Tensor, projections: Tensor) -> Tensor:
     """Return what the differences of rendered from measured projections are multiplied by in an L1 loss.
 
     The mean over the lengths of object that the rays pass is 1: rates, and the balance with other terms of a loss,
-    stay what they are without weights. Weights that are all alike give ones.
+    stay what they are without weights. Weights that are all alike give ones. Where nothing is passed, all
+    rays are in the mean.
 
     Args:
         weights: (V, H, W) statistical weights, of which only the ratios matter.
@@ -135,5 +136,6 @@ def ray_factors(weights: Tensor, projections: Tensor) -> Tensor:
     """
     factors = weights.clamp_min(0.0).pow(_POWER)
     lengths = projections.clamp_min(0.0)
+    lengths = torch.where(lengths.any(), lengths, 1.0)
     mean = (factors.double() * lengths).sum() / lengths.double().sum()
     return factors / mean.clamp_min(torch.finfo(factors.dtype).tiny).to(factors)

@@ -114,6 +114,12 @@ def test_ray_factors_are_one_on_average_over_the_object_whatever_the_unit_of_the
     torch.testing.assert_close(ray_factors(0 * weights + 3, projections), torch.ones(1, 15, 20))
 
 
+def test_ray_factors_of_projections_of_nothing_are_one_on_average():
+    weights = torch.linspace(1, 2, 16).reshape(1, 4, 4)
+    factors = ray_factors(weights, torch.zeros(1, 4, 4))
+    assert float(factors.mean()) == pytest.approx(1)
+
+
 def test_rays_without_light_do_not_count_in_ray_factors():
     weights = torch.ones(1, 4, 4)
     weights[0, 1, 2] = 0
