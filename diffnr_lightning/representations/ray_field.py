@@ -94,14 +94,7 @@ class RayField(Representation):
         self.check_volume(volume)
         self.seed = seed
         if self.empty is not None:
-            mean = F.avg_pool3d(
-                volume.detach().float()[None],
-                2 * AVERAGED + 1,
-                1,
-                AVERAGED,
-                count_include_pad=False,
-            )
-            full = (mean > self.empty).float()
+            full = (_averaged(volume.detach().float()) > self.empty).float()[None]
             self.matter = F.max_pool3d(full, 2 * REACH + 1, 1, REACH)[0] > 0
             if not self.matter.any():
                 logger.warning(
@@ -238,3 +231,16 @@ class RayField(Representation):
         place = ((points - low) / points.new_tensor(self.grid.voxel_mm[::-1])).clamp(min=0)
         x, y, z = place.minimum(last).long().unbind(-1)
         return self.matter[z, y, x]
+
+
+def _averaged(volume: Tensor) -> Tensor:
+    """Return the means (Z, Y, X) over the 3^3 voxels around each, as far as there are any."""
+    window, reach = [], []
+    for axis, length in enumerate(volume.shape):
+        # Torch averages over no window that is longer than the volume; this one holds all of it.
+        thin = length <= 2 * AVERAGED
+        if thin:
+            volume = volume.mean(axis, keepdim=True).expand_as(volume)
+        window.append(1 if thin else 2 * AVERAGED + 1)
+        reach.append(0 if thin else AVERAGED)
+    return F.avg_pool3d(volume[None], window, 1, reach, count_include_pad=False)[0]

@@ -241,6 +241,18 @@ def test_a_field_within_matter_is_what_it_is_without_looking(scan):
     torch.testing.assert_close(quick.peak.grad, plain.peak.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+def test_matter_is_found_in_a_few_slices(slices, scan):
+    grid = VolumeGrid((slices, 8, 9), 2.0)
+    first = torch.zeros(grid.shape)
+    first[0, 3, 3] = 1.0  # 1/9 of the voxels around it, 1/18 with a second slice
+    for empty, found in ((0.9 / 9 / slices, True), (1.1 / 9 / slices, False)):
+        field = Blob(grid, samples=8, empty=empty)
+        field.initialise(first, torch.zeros(1), scan, 0)
+        assert bool(field.matter.any()) is found
+        assert field.matter[:, 0, 0].all() == found and not field.matter[:, 7, 8].any()
+
+
 def test_an_empty_scan_renders_to_nothing_and_says_so(scan, caplog):
     field = Blob(samples=8, empty=0.1)
     field.initialise(torch.zeros(GRID.shape), torch.zeros(1), scan, 0)
