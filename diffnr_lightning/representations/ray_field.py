@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.geometry import Beam, ScanGeometry, VolumeGrid
 from diffnr_lightning.representations.base import Representation
 
 logger = logging.getLogger("diffnr")
@@ -117,7 +117,7 @@ class RayField(Representation):
         origins, directions = (
             rays.reshape(-1, 3) for rays in scan.rays(like.device, like.dtype)
         )  # (R, 3)
-        entry, exit_ = self.span(origins, directions)  # (R,)
+        entry, exit_ = self.span(origins, directions, scan.beam)  # (R,)
         if like.is_cuda:
             # To list the rays that meet the box is to wait for the device; the others get no length.
             meets = exit_ > entry
@@ -135,12 +135,15 @@ class RayField(Representation):
         points = grid.points(like.device, like.dtype)
         return self._in_chunks(points.flatten(0, 1)).view(grid.shape)
 
-    def span(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def span(
+        self, origins: Tensor, directions: Tensor, beam: Beam = "cone"
+    ) -> tuple[Tensor, Tensor]:
         """Return where rays enter and leave the box, (R,) each in mm from their origins.
 
         Args:
-            origins: (R, 3) mm; what lies behind them does not count.
+            origins: (R, 3) mm; of a cone beam, what lies behind them does not count.
             directions: (R, 3) unit vectors.
+            beam: rays of a parallel one come from far away, wherever their origins are.
 
         Returns:
             Distances; the second is not greater than the first where a ray misses the box.
@@ -149,8 +152,8 @@ class RayField(Representation):
         # A direction along a face must give infinity with a sign, not NaN.
         slope = torch.where(directions == 0, torch.finfo(directions.dtype).tiny, directions)
         sides = torch.stack([(low - origins) / slope, (high - origins) / slope])  # (2, R, 3)
-        entry = sides.amin(0).amax(-1).clamp(min=0)
-        return entry, sides.amax(0).amin(-1)
+        entry = sides.amin(0).amax(-1)
+        return entry.clamp(min=0) if beam == "cone" else entry, sides.amax(0).amin(-1)
 
     def unit(self, points: Tensor) -> Tensor:
         """Return points (..., 3) in mm as coordinates of the unit box."""

@@ -178,6 +178,15 @@ def test_a_scan_that_looks_past_the_box_sees_nothing():
     image.sum().backward()
 
 
+def test_parallel_rays_pass_all_of_an_object_wider_than_the_detector():
+    """Their origins are as far away as the detector is wide, and lie within the box."""
+    scan = ScanGeometry.parallel(angles_rad=[0.0, 0.5], detector_shape=(3, 4), pixel_mm=1.0)
+    grid = VolumeGrid((6, 30, 30), 1.0)
+    rendered = Constant(grid, samples=4).eval().render(scan)
+    torch.testing.assert_close(rendered[0], torch.full((3, 4), 0.7 * 30))
+    torch.testing.assert_close(rendered[1], torch.full((3, 4), 0.7 * 30 / math.cos(0.5)))
+
+
 def test_rays_along_a_face_bring_no_nan():
     grid = VolumeGrid((4, 4, 4), 1.0)
     scan = ScanGeometry.parallel(angles_rad=[0.0], detector_shape=(5, 5), pixel_mm=1.0)
