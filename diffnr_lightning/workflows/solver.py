@@ -70,16 +70,22 @@ def _function(name: str) -> Callable[..., Tensor]:
         known = [short for short in solvers.__all__ if _is_solver(getattr(solvers, short))]
         raise ValueError(
             f"{name!r} is no solver; one of {', '.join(known)} is expected, or the import path of a "
-            "function of projections, grid and scan."
+            "function of projections, grid and scan that returns a tensor."
         )
     return found
 
 
 def _is_solver(thing: Any) -> bool:
-    """Whether something can be called with projections, grid, scan and what a problem offers."""
+    """Whether something can be called with projections, grid, scan and what a problem offers, and returns a tensor."""
     if not callable(thing):
         return False
-    parameters = inspect.signature(thing).parameters.values()
+    signature = inspect.signature(thing)
+    returned = signature.return_annotation
+    if returned is not signature.empty and not str(returned).endswith(
+        ("Tensor", "Tensor'>", "Any")
+    ):
+        return False
+    parameters = signature.parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in STARRED}
     return GIVEN <= needed <= GIVEN | OFFERED
 

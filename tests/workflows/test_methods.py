@@ -93,6 +93,7 @@ def test_classical_solvers_use_the_weights_of_a_problem(name):
         ("", "'' is no solver"),
         ("total_variation", "is no solver"),
         ("backprojected_residual", "is no solver"),
+        ("surroundings", "is no solver; one of .*sirt, weighted_tv is expected"),
         ("no_such_package.solver", "cannot be imported: No module named 'no_such_package'"),
         ("math.tau", "is no solver"),
     ],
