@@ -94,7 +94,12 @@ class VolumeGrid:
         return torch.stack([xx, yy, zz], dim=-1)
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> VolumeGrid:
-        """Return the grid of the voxels ``[start, start + shape)``, indices and shape in (Z, Y, X)."""
+        """Return the grid of the voxels ``[start, start + shape)``, indices and shape in (Z, Y, X).
+
+        That of all voxels equals this grid, to the last digit of the centre.
+        """
+        if tuple(start) == (0, 0, 0) and tuple(shape) == self.shape:
+            return self
         first = np.asarray(self.origin_mm) + np.asarray(start[::-1]) * np.asarray(
             self.voxel_mm[::-1]
         )

@@ -20,6 +20,12 @@ def test_grid_knows_its_points() -> None:
     assert VolumeGrid((2, 2, 2), 1.5).voxel_mm == (1.5, 1.5, 1.5)
 
 
+def test_a_crop_of_everything_is_the_grid_itself() -> None:
+    """Its centre is not computed anew: a representation on a grid is asked for that grid, not for a neighbour of it."""
+    grid = VolumeGrid((9, 7, 8), 1.37, (3.3, -2.1, 7.7))
+    assert grid.crop((0, 0, 0), grid.shape) == grid
+
+
 @pytest.mark.parametrize("kind", [list, np.asarray, torch.tensor], ids=["list", "array", "tensor"])
 def test_numbers_of_a_grid_may_be_arrays(kind) -> None:
     grid = VolumeGrid(kind((2, 3, 4)), kind((1.0, 2.0, 0.5)), kind((1.0, 0.0, -3.0)))
