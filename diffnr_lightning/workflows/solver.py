@@ -19,6 +19,8 @@ GIVEN = {"projections", "grid", "scan"}
 OFFERED = {"weights", "photons", "progress"}
 # What filters and backprojects, and continues rows beyond the detector by itself.
 ANALYTIC = {"analytic", "fdk", "fbp"}
+VOLUMES = (Tensor, "Tensor", "torch.Tensor", Any, "Any")
+"""What a solver may say that it returns; modules that put off annotations say it in words."""
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -80,10 +82,7 @@ def _is_solver(thing: Any) -> bool:
     if not callable(thing):
         return False
     signature = inspect.signature(thing)
-    returned = signature.return_annotation
-    if returned is not signature.empty and not str(returned).endswith(
-        ("Tensor", "Tensor'>", "Any")
-    ):
+    if signature.return_annotation not in (*VOLUMES, signature.empty):
         return False
     parameters = signature.parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in STARRED}
