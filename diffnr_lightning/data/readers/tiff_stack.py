@@ -60,6 +60,8 @@ PARSER_ERRORS = (
     struct.error,
     zlib.error,
 )
+# The package by which tifffile unpacks LZW, JPEG and more, and which it asks for by name.
+CODECS = "imagecodecs"
 
 
 class PixelSize(NamedTuple):
@@ -174,6 +176,11 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     except (tifffile.TiffFileError, *PARSER_ERRORS) as error:
         raise ValueError(message) from error
     except ValueError as error:
+        if f"requires the '{CODECS}' package" in str(error):
+            raise ValueError(
+                f"TIFF file {path} is compressed by {tif.pages[0].compression.name}, which the package {CODECS} "
+                f"unpacks; pip install {CODECS}, or save it without compression or with DEFLATE."
+            ) from error
         raise (error if str(path) in str(error) else ValueError(message)) from error
     finally:
         log.removeHandler(complaints)

@@ -1,5 +1,7 @@
 """TIFF stacks: order of the slices, voxel sizes of three conventions, and what is refused."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import tifffile
@@ -229,3 +231,14 @@ def test_slices_that_do_not_fit(tmp_path, stack):
     (folder / "slice_4.tif").write_bytes(content[:-30])
     with pytest.raises(ValueError, match="slice_4.tif cannot be read"):
         load_volume(folder)
+
+
+@pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs unpacks all")
+def test_a_compression_that_cannot_be_unpacked_is_no_damage(tmp_path, stack, one_sentence):
+    tifffile.imwrite(tmp_path / "lzw.tif", stack)
+    with tifffile.TiffFile(tmp_path / "lzw.tif", mode="r+b") as tif:
+        for page in tif.pages:
+            page.tags["Compression"].overwrite(5)
+    with pytest.raises(ValueError, match="compressed by LZW.*pip install imagecodecs") as error:
+        load_volume(tmp_path / "lzw.tif")
+    one_sentence(error)
