@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def read_data_exchange(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
         angle_unit: of ``theta``; ``"file"`` takes what the attribute says.
 
     Raises:
-        ValueError: a damaged file, a missing entry, an unknown unit or order of axes, or shapes
-            that disagree.
+        ValueError: a damaged file, a missing entry, files that it points to and that are missing, a compression that
+            is not installed, an unknown unit or order of axes, or shapes that disagree.
 
     Source: F. De Carlo et al., "Scientific data exchange: a schema for HDF5-based storage of raw
     and analyzed data", J. Synchrotron Rad. 21 (2014); theta is in degrees there.
@@ -65,6 +66,9 @@ def _entries(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     held = exchange if isinstance(exchange, h5py.Group) else {}
     for key in KEYS:
         if not isinstance(held.get(key), h5py.Dataset):
+            link = exchange.get(key, getlink=True) if held else None
+            if isinstance(link, h5py.ExternalLink):
+                raise _missing(f"exchange/{key} of {path}", link.filename)
             raise ValueError(
                 f"scan {path} lacks 'exchange/{key}'; a Data Exchange file with {', '.join(KEYS)} "
                 "is expected."
@@ -74,6 +78,7 @@ def _entries(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
 
 def _images(entry: h5py.Dataset, path: Path) -> np.ndarray:
     """Return a stack of images in the order theta, y, x."""
+    _check_stored(entry, path)
     array = np.asarray(entry[()])
     axes = _text(entry.attrs.get("axes"))
     # The fields call theirs theta_white and theta_dark; one image has no such axis.
@@ -86,6 +91,30 @@ def _images(entry: h5py.Dataset, path: Path) -> np.ndarray:
             "expected."
         )
     return array.transpose([names.index(name) for name in ORDER])
+
+
+def _check_stored(entry: h5py.Dataset, path: Path) -> None:
+    """Refuse what HDF5 would read as zeros, for want of a file, or as damage, for want of a filter."""
+    where = f"{entry.name.lstrip('/')} of {path}"
+    if entry.is_virtual:
+        folders = [path.parent, Path(), Path(os.environ.get("HDF5_VDS_PREFIX", ""))]
+        for name in dict.fromkeys(source.file_name for source in entry.virtual_sources()):
+            # Patterns, such as scan_%b.h5, are left to HDF5; a dot is the file itself.
+            if "%" not in name and not any((folder / name).exists() for folder in folders):
+                raise _missing(where, name)
+    properties = entry.id.get_create_plist()
+    for number in range(properties.get_nfilters()):
+        code, *_, name = properties.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            called = f"{code} {name.decode(errors='replace')}".rstrip()
+            raise ValueError(
+                f"{where} is compressed by the filter {called}, which HDF5 does not find; pip install hdf5plugin and "
+                "set HDF5_PLUGIN_PATH to its PLUGIN_PATH, or save the file with gzip."
+            )
+
+
+def _missing(where: str, name: str) -> ValueError:
+    return ValueError(f"{where} lies in the file {name}, which is missing; put it where it was.")
 
 
 def _text(attribute: Any) -> str:

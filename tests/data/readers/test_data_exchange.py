@@ -124,3 +124,48 @@ def test_a_file_without_groups(tmp_path, one_sentence):
     with pytest.raises(ValueError, match="lacks") as error:
         read_data_exchange(tmp_path / "scan.h5")
     one_sentence(error)
+
+
+def test_files_that_are_missing_are_not_read_as_zeros(write, tmp_path, images, one_sentence):
+    """A scan in one file a view, by links of either kind."""
+
+    def virtual(exchange):
+        del exchange["data"]
+        layout = h5py.VirtualLayout(images.shape, "u2")
+        for view, image in enumerate(images):
+            with h5py.File(tmp_path / f"view_{view}.h5", "w") as file:
+                file["image"] = image
+            layout[view] = h5py.VirtualSource(f"view_{view}.h5", "image", image.shape)
+        exchange.create_virtual_dataset("data", layout)
+
+    path = write(virtual)
+    assert np.array_equal(read_data_exchange(path).counts, images)
+    (tmp_path / "view_7.h5").unlink()
+    with pytest.raises(
+        ValueError, match=r"exchange/data of .* lies in the file view_7.h5"
+    ) as error:
+        read_data_exchange(path)
+    one_sentence(error)
+
+    def linked(exchange):
+        del exchange["data_white"]
+        exchange["data_white"] = h5py.ExternalLink("flats.h5", "image")
+
+    with pytest.raises(ValueError, match="exchange/data_white of .* lies in the file flats.h5"):
+        read_data_exchange(write(linked))
+
+
+def test_a_compression_that_is_not_installed_is_no_damage(write, images, one_sentence):
+    def compressed(exchange):
+        del exchange["data"]
+        chunks = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        chunks.set_chunk(images.shape)
+        # A number that is registered for nothing.
+        chunks.set_filter(65000, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple(images.shape)
+        h5py.h5d.create(exchange.id, b"data", h5py.h5t.STD_U16LE, space, chunks)
+        exchange["data"].id.write_direct_chunk((0, 0, 0), b"packed", 0)
+
+    with pytest.raises(ValueError, match="by the filter 65000, which HDF5 does not find") as error:
+        read_data_exchange(write(compressed))
+    assert "hdf5plugin" in one_sentence(error)
