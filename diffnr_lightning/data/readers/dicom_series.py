@@ -118,8 +118,9 @@ def read_series(folder: Path, spacing_given: bool = False) -> StoredVolume:
     """Read the only series of a folder, in the order of the slices' positions.
 
     Values are stored value times RescaleSlope plus RescaleIntercept of each slice, so HU for CT;
-    pixels that PixelPaddingValue marks as outside of the picture become air. A gantry's tilt is
-    taken out by shifting each slice in its plane (linear interpolation, air beyond its border).
+    pixels that PixelPaddingValue marks as outside of the picture become air, in other units than
+    HU the smallest value of the others. A gantry's tilt is taken out by shifting each slice in its
+    plane (linear interpolation, air beyond its border).
 
     Args:
         folder: of the slices.
@@ -231,7 +232,7 @@ def _read_as_stored(reader: SimpleITK.ImageFileReader, file: Path) -> SimpleITK.
 
 
 def _without_padding(one: Slice) -> Slice:
-    """Return a slice with air where PixelPaddingValue (to its limit) is stored, for CT."""
+    """Return a slice with NaN where PixelPaddingValue (to its limit) is stored, for CT."""
     if not one.fields.get(PADDING) or one.fields.get(MODALITY) != "CT":
         return one
 
@@ -246,7 +247,7 @@ def _without_padding(one: Slice) -> Slice:
     low, high = (slope * n + intercept for n in (min(bounds), max(bounds)))
     slack = 1e-3 * abs(slope)
     padded = (one.values >= low - slack) & (one.values <= high + slack)
-    return replace(one, values=np.where(padded, np.float32(AIR_HU), one.values))
+    return replace(one, values=np.where(padded, np.float32(np.nan), one.values))
 
 
 def _unit(first: Slice) -> str | None:
@@ -314,7 +315,14 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
 
 
 def _stacked(slices: list[Slice]) -> np.ndarray:
-    return np.stack([one.values for one in slices])
+    """Return the values (K, H, W) of all slices, with air in the place of padding."""
+    array = np.stack([one.values for one in slices])
+    padded = np.isnan(array)
+    if padded.any():
+        # In another unit -1000 may lie anywhere, and would pass for the air of HU.
+        in_hu = _unit(slices[0]) == "HU"
+        array[padded] = AIR_HU if in_hu else np.fmin.reduce(array, axis=None)
+    return array
 
 
 def _straightened(
