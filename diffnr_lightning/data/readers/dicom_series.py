@@ -38,6 +38,7 @@ TILT_TOLERANCE = 0.01
 AIR_HU = -1000.0
 DICOM_MAGIC = b"DICM"
 INDEX = "DICOMDIR"
+FIRST_FILES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +101,20 @@ def series_in(folder: Path) -> tuple[str, ...]:
 def folders_with_series(folder: Path, most: int | None = None) -> list[Path]:
     """Return the folders that hold DICOM files, judged by their first files alone, from one folder downwards.
 
+    Hidden files and folders, such as those that a Mac leaves beside every file, are passed over.
+
     Args:
         folder: where to begin.
         most: folders that are looked into; None is all.
     """
     found = []
     for number, (place, folders, files) in enumerate(os.walk(folder)):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if number == most:
             break
-        if any(_is_dicom(Path(place, file)) for file in sorted(files)[:3]):
+        # The index of a CD is no slice.
+        seen = sorted(f for f in files if not f.startswith(".") and f.upper() != INDEX)
+        if any(_is_dicom(Path(place, file)) for file in seen[:FIRST_FILES]):
             found.append(Path(place))
     return found
 
@@ -142,9 +147,6 @@ def read_series(folder: Path, spacing_given: bool = False) -> StoredVolume:
 
 
 def _is_dicom(file: Path) -> bool:
-    """Whether a file is a DICOM file that may be a slice, which the index of a CD is not."""
-    if file.name.upper() == INDEX:
-        return False
     try:
         with file.open("rb") as content:
             return content.read(132)[128:] == DICOM_MAGIC

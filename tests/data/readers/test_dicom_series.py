@@ -174,6 +174,17 @@ def test_a_series_is_a_data_set_of_one_volume_and_the_index_of_a_cd_none(tmp_pat
     assert find_volumes(tmp_path) == {"thin": folder}
 
 
+def test_hidden_files_neither_hide_a_series_nor_are_one(tmp_path, hu):
+    """An archive from a Mac holds a ._NAME for each file, and a trash of what was removed."""
+    folder = write_series(tmp_path / "thin", hu)
+    for file in sorted(folder.iterdir()):
+        file.with_name(f"._{file.name}").write_bytes(b"what macOS leaves on other disks")
+    write_series(tmp_path / ".Trash" / "thick", hu)
+    assert find_volumes(tmp_path) == {"thin": folder}
+    with pytest.raises(ValueError, match="DICOM series lie below it in .*thin: name one"):
+        load_volume(tmp_path)
+
+
 def test_a_rescale_that_is_no_number_names_the_file(tmp_path, hu):
     folder = write_series(tmp_path / "s", hu)
     changes = {"00280120": ("SS", short(-2000)), "00281052": ("DS", "-10x")}
