@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from diffnr_lightning.data.readers.raw_scan import RawScan
+from diffnr_lightning.data.readers.raw_scan import RawScan, view_blocks
 
 LOGGER = logging.getLogger("diffnr")
 AirBorder = Literal["auto", "none", "left", "right", "top", "bottom"]
@@ -32,14 +33,17 @@ class FlatFielded(NamedTuple):
     """What is left of a raw scan when the detector's own pattern is taken out.
 
     Attributes:
-        line_integrals: -log of the transmission, (V, H, W) float64, dimensionless.
-        signal: counts above the dark field, (V, H, W) float64; 0 where a pixel does not see the beam.
-        air: the same without the object, (V, H, W) float64.
+        line_integrals: -log of the transmission, (V, H, W) float32, dimensionless.
+        signal: counts above the dark field, (V, H, W) float32; 0 where a pixel does not see the beam.
+        beam: the same of the flat field, (H, W) float64.
+        level: how bright the beam of each view is, as a share of the flat field's, (V, 1, 1) float64. Without the
+            object a view would count ``beam * level``.
     """
 
     line_integrals: np.ndarray
     signal: np.ndarray
-    air: np.ndarray
+    beam: np.ndarray
+    level: np.ndarray
 
 
 def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:
@@ -66,25 +70,18 @@ def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:
             f"{raw.source}: the flat field is brighter than the dark field in {(beam > 0).mean():.0%} of the pixels; "
             "more than half is expected: crop the images to what the beam reaches, or swap the two if exchanged."
         )
-    if not (raw.counts > raw.dark).any():
-        raise ValueError(
-            f"{raw.source}: no pixel of any view is brighter than the dark field; counts, which grow with the light, "
-            "are expected."
-        )
     dead = beam < DEAD_SHARE * median
-    transmission = _transmission(raw, np.where(dead, 1.0, beam), dead)
-    nearest = ndimage.distance_transform_edt(dead, return_distances=False, return_indices=True)
-    transmission = transmission[:, nearest[0], nearest[1]]
+    light = _Transmission(raw, beam, dead)
     level = np.ones((len(raw.counts), 1, 1))
-    air = _air_block(transmission, air_border)
+    air = _air_block(light, air_border)
     if air is not None:
-        level = transmission[:, air[0], air[1]].mean(axis=(1, 2))[:, None, None]
+        level = air.mean(axis=(1, 2))[:, None, None]
         _say_level(raw.name, float(level.mean()), air_border)
-    return FlatFielded(
-        -np.log(transmission / level),
-        np.where(dead, 0.0, raw.counts - raw.dark),
-        np.where(dead, 0.0, beam) * level,
-    )
+    line_integrals, signal = (np.empty(raw.counts.shape, np.float32) for _ in range(2))
+    for views in raw.blocks():
+        line_integrals[views] = -np.log(light.of_views(views) / level[views])
+        signal[views] = np.where(dead, 0.0, raw.above_dark(views))
+    return FlatFielded(line_integrals, signal, np.where(dead, 0.0, beam), level)
 
 
 def photons_per_count(fielded: FlatFielded) -> float:
@@ -100,32 +97,84 @@ def photons_per_count(fielded: FlatFielded) -> float:
     Source: the variance of a number of photons is that number; 1.4826 medians of absolute values are the standard
     deviation of a normal distribution.
     """
-    seen = fielded.air > 0
-    air = np.where(seen, fielded.air, 1.0)
-    transmission = fielded.signal / air
+    signal = fielded.signal
+    normal = np.empty(signal.size, np.float32)
+    count = 0
+    # Each block begins with the last view of the one before.
+    for later in view_blocks(signal.shape, first=1):
+        some = _normal_differences(fielded, slice(later.start - 1, later.stop))
+        normal[count : count + len(some)] = some
+        count += len(some)
+    deviation = 1.4826 * float(np.median(normal[:count], overwrite_input=True)) if count else 0.0
+    return 1.0 / deviation**2 if deviation > 0 else 0.0
+
+
+def _normal_differences(fielded: FlatFielded, views: slice) -> np.ndarray:
+    """Return (n,) what is left of neighbouring pixels in neighbouring views, in units of the noise of one count."""
+    air = np.where(fielded.beam > 0, fielded.beam, 1.0) * fielded.level[views]
+    transmission = fielded.signal[views] / air
     variance = np.maximum(transmission, 0) / air
     outer, inner, other = np.s_[..., :-2], np.s_[..., 1:-1], np.s_[..., 2:]
     curved = transmission[outer] - 2 * transmission[inner] + transmission[other]
     spread = variance[outer] + 4 * variance[inner] + variance[other]
-    used = (seen[outer] & seen[inner] & seen[other])[1:] & (spread[1:] > 0)
-    normal = np.abs(np.diff(curved, axis=0))[used] / np.sqrt(spread[1:] + spread[:-1])[used]
-    deviation = 1.4826 * float(np.median(normal)) if normal.size else 0.0
-    return 1.0 / deviation**2 if deviation > 0 else 0.0
+    seen = fielded.beam > 0
+    used = (seen[outer] & seen[inner] & seen[other]) & (spread[1:] > 0)
+    return np.abs(np.diff(curved, axis=0))[used] / np.sqrt(spread[1:] + spread[:-1])[used]
 
 
-def _transmission(raw: RawScan, beam: np.ndarray, dead: np.ndarray) -> np.ndarray:
-    """Return the share of the beam that every pixel sees, (V, H, W), above zero."""
-    signal = raw.counts - raw.dark
-    counted = np.array_equal(raw.counts, np.rint(raw.counts))
-    least = ONE_COUNT if counted else SIXTEEN_BITS * beam
-    without = float(((signal < least) & ~dead).mean())
-    if without > DARK_SHARE:
-        LOGGER.warning(
-            "%s: %.3g %% of the pixels got no light; line integrals there are a lower bound "
-            "(metal, or an exposure too short)",
-            raw.name, 100 * without,
-        )  # fmt: skip
-    return np.maximum(signal, least) / beam
+class _Transmission:
+    """The share of the beam that every pixel sees, above zero, a few views at a time.
+
+    Args:
+        raw: counts and dark field.
+        beam: (H, W) of the flat field.
+        dead: (H, W) pixels that do not see it.
+
+    Raises:
+        ValueError: no pixel of any view is brighter than the dark field.
+    """
+
+    def __init__(self, raw: RawScan, beam: np.ndarray, dead: np.ndarray) -> None:
+        self.raw, self.beam = raw, np.where(dead, 1.0, beam)
+        if not any((raw.counts[views] > raw.dark).any() for views in raw.blocks()):
+            raise ValueError(
+                f"{raw.source}: no pixel of any view is brighter than the dark field; counts, which grow with the "
+                "light, are expected."
+            )
+        self.least = ONE_COUNT if _counted(raw) else SIXTEEN_BITS * self.beam
+        self.nearest = ndimage.distance_transform_edt(
+            dead, return_distances=False, return_indices=True
+        )
+        dark = sum(int(((raw.above_dark(v) < self.least) & ~dead).sum()) for v in raw.blocks())
+        without = dark / raw.counts.size
+        if without > DARK_SHARE:
+            LOGGER.warning(
+                "%s: %.3g %% of the pixels got no light; line integrals there are a lower bound "
+                "(metal, or an exposure too short)",
+                raw.name, 100 * without,
+            )  # fmt: skip
+
+    def of_views(self, views: slice) -> np.ndarray:
+        """Return some views (v, H, W) float64; dead pixels have the value of their nearest neighbour."""
+        seen = np.maximum(self.raw.above_dark(views), self.least) / self.beam
+        return seen[:, self.nearest[0], self.nearest[1]]
+
+    def of_parts(self, parts: Collection[tuple[slice, slice]]) -> list[np.ndarray]:
+        """Return some parts of the detector, rows and columns, in all views: (V, h, w) of each."""
+        # Copies, since a part of a block would keep the block.
+        found = [
+            [seen[:, rows, columns].copy() for rows, columns in parts]
+            for seen in map(self.of_views, self.raw.blocks())
+        ]
+        return [np.concatenate(pieces) for pieces in zip(*found, strict=True)]
+
+
+def _counted(raw: RawScan) -> bool:
+    """Whether the values of a scan are whole numbers."""
+    if np.issubdtype(raw.counts.dtype, np.integer):
+        return True
+    blocks = (raw.counts[views] for views in raw.blocks())
+    return all(np.array_equal(block, np.rint(block)) for block in blocks)
 
 
 def _say_level(name: str, level: float, air_border: AirBorder) -> None:
@@ -139,12 +188,12 @@ def _say_level(name: str, level: float, air_border: AirBorder) -> None:
         LOGGER.info("%s: transmission of air is %.3f, scaled to 1", name, level)
 
 
-def _air_block(transmission: np.ndarray, air_border: AirBorder) -> tuple[slice, slice] | None:
-    """Return rows and columns of the border that is air, or None.
+def _air_block(light: _Transmission, air_border: AirBorder) -> np.ndarray | None:
+    """Return the transmission (V, h, w) of the border that is air, or None.
 
     ``"auto"`` takes the brightest one if it is flat in every view.
     """
-    _, rows, columns = transmission.shape
+    _, rows, columns = light.raw.counts.shape
     high, wide = (max(1, round(BORDER_SHARE * n)) for n in (rows, columns))
     every = slice(None)
     blocks = {
@@ -156,7 +205,7 @@ def _air_block(transmission: np.ndarray, air_border: AirBorder) -> tuple[slice, 
     if air_border == "none":
         return None
     if air_border in blocks:
-        return blocks[air_border]
+        return light.of_parts([blocks[air_border]])[0]
     if air_border != "auto":
         raise ValueError(
             f"air_border is {air_border!r}; one of auto, none, {', '.join(blocks)} is expected."
@@ -164,10 +213,7 @@ def _air_block(transmission: np.ndarray, air_border: AirBorder) -> tuple[slice, 
     if rows < 1 / BORDER_SHARE:
         # A detector of few rows has no top that could be free of the object.
         del blocks["top"], blocks["bottom"]
-    brightest = max(
-        blocks.values(), key=lambda block: float(transmission[(slice(None), *block)].mean())
-    )
-    block = transmission[(slice(None), *brightest)]
+    block = max(light.of_parts(blocks.values()), key=lambda part: float(part.mean()))
     # Over views the beam may drift; over the parts of one view, air is even. Pixels of few photons scatter by more.
     parts = [
         part.mean(axis=(1, 2))
@@ -175,4 +221,4 @@ def _air_block(transmission: np.ndarray, air_border: AirBorder) -> tuple[slice, 
         for part in np.array_split(strip, min(PARTS, block.shape[2]), axis=2)
     ]
     variation = float((np.std(parts, axis=0) / np.mean(parts, axis=0)).max())
-    return brightest if variation < AIR_VARIATION else None
+    return block if variation < AIR_VARIATION else None

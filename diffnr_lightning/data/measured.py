@@ -96,8 +96,8 @@ def measured_case(
     train, test = _shared_out(raw.angles_rad, every)
     pitch = pixel_mm or 1.0
     scan = _scan(raw, column, pitch, clockwise)
-    data = torch.from_numpy(fielded.line_integrals.astype(np.float32))
-    photons = _photons(raw, fielded)
+    data = torch.from_numpy(fielded.line_integrals)
+    gain = _photons_per_count(raw, fielded)
     name = name or raw.name
     return Case(
         name=name,
@@ -106,8 +106,8 @@ def measured_case(
         grid=_grid(raw, column, pitch, size),
         test_scan=scan[test] if len(test) else None,
         test_projections=data[test] if len(test) else None,
-        photons=photons and photons.of_views(torch.from_numpy(train)),
-        test_photons=photons and photons.of_views(torch.from_numpy(test)) if len(test) else None,
+        photons=_photons(fielded, gain, train),
+        test_photons=_photons(fielded, gain, test) if len(test) else None,
         unit="arbitrary" if pixel_mm is None else "1/mm",
         seed=stable_seed(name, len(train)),
         source=raw.source,
@@ -180,17 +180,25 @@ def _scan(raw: RawScan, axis_column: float, pitch: float, clockwise: bool) -> Sc
     )
 
 
-def _photons(raw: RawScan, fielded: FlatFielded) -> PhotonCounts | None:
-    """Return the photons behind all views; None for counts that show no noise."""
+def _photons_per_count(raw: RawScan, fielded: FlatFielded) -> float:
     gain = photons_per_count(fielded)
+    if gain > 0:
+        air = np.median(fielded.level) * np.median(fielded.beam)
+        LOGGER.info(
+            "%s: the noise is that of %.3g photons a pixel and view without object",
+            raw.name, gain * float(air),
+        )  # fmt: skip
+    return gain
+
+
+def _photons(fielded: FlatFielded, gain: float, views: np.ndarray) -> PhotonCounts | None:
+    """Return the photons behind some views; None for counts that show no noise."""
     if gain == 0:
         return None
-    LOGGER.info(
-        "%s: the noise is that of %.3g photons a pixel and view without object",
-        raw.name, gain * float(np.median(fielded.air)),
-    )  # fmt: skip
-    counts, air = (torch.from_numpy((gain * array).astype(np.float32)) for array in fielded[1:])
-    return PhotonCounts(counts, air)
+    counts = torch.from_numpy(fielded.signal[views]).mul_(gain)
+    air = np.empty(counts.shape, np.float32)
+    np.multiply(gain * fielded.beam, fielded.level[views], out=air, casting="same_kind")
+    return PhotonCounts(counts, torch.from_numpy(air))
 
 
 def _grid(raw: RawScan, axis_column: float, pitch: float, size: int | None) -> VolumeGrid:

@@ -106,7 +106,10 @@ def _air_margins(projections: np.ndarray) -> tuple[int, int]:
     width = projections.shape[2]
     edge = max(1, round(EDGE_SHARE * width))
     largest = np.quantile(projections, 0.99)
-    left, right = projections[:, :, :edge].mean(), projections[:, :, -edge:].mean()
+    left, right = (
+        side.mean(dtype=np.float64)
+        for side in (projections[:, :, :edge], projections[:, :, -edge:])
+    )
     return tuple(width if abs(side) < AIR_LEVEL * largest else 0 for side in (left, right))
 
 
@@ -147,8 +150,8 @@ def _overlap_sums(view: np.ndarray, opposite: np.ndarray, margins: tuple[int, in
     """
     rows, width = view.shape
     left, right = margins
-    a = np.pad(view, ((0, 0), (left, right)))
-    b = np.pad(opposite, ((0, 0), (left, right)))[:, ::-1]
+    a, b = (np.pad(image.astype(np.float64), ((0, 0), (left, right))) for image in (view, opposite))
+    b = b[:, ::-1]
     # Mirrored, the margins of the other have changed sides.
     lag = left - right
     shifts = np.arange(-(width - 1), width) + lag

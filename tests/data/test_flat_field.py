@@ -38,7 +38,7 @@ def test_values_that_were_divided_by_the_flat_field_already(raw, exact, said):
     divided = replace(raw, counts=ratios, flat=np.float64(1), dark=np.float64(0))
     np.testing.assert_allclose(flat_fielded(divided).line_integrals, exact, atol=1e-3)
     np.testing.assert_allclose(
-        flat_fielded(divided).line_integrals, flat_fielded(raw).line_integrals, atol=1e-9
+        flat_fielded(divided).line_integrals, flat_fielded(raw).line_integrals, atol=1e-6
     )
     assert not said()
 
@@ -46,7 +46,7 @@ def test_values_that_were_divided_by_the_flat_field_already(raw, exact, said):
 def test_the_unit_of_the_values_means_nothing(raw, exact):
     scaled = replace(raw, counts=raw.counts / 997, flat=raw.flat / 997, dark=raw.dark / 997)
     np.testing.assert_allclose(
-        flat_fielded(scaled).line_integrals, flat_fielded(raw).line_integrals, atol=1e-9
+        flat_fielded(scaled).line_integrals, flat_fielded(raw).line_integrals, atol=1e-6
     )
 
 
@@ -123,4 +123,5 @@ def test_photons_of_a_count_are_found_in_the_noise(gain):
 
 def test_noiseless_counts_tell_no_photons(exact):
     still = np.zeros((3, 4, 5))
-    assert photons_per_count(FlatFielded(still, still + 7.0, still + 9.0)) == 0
+    beam, level = np.full((4, 5), 9.0), np.ones((3, 1, 1))
+    assert photons_per_count(FlatFielded(still, still + 7.0, beam, level)) == 0

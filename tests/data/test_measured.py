@@ -4,10 +4,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from peak_memory import peak
 
 from diffnr_lightning.data import measured_case, read_case, write_case
 from diffnr_lightning.data.flat_field import flat_fielded
 from diffnr_lightning.data.measured import find_axis, read_raw
+from diffnr_lightning.data.readers import raw_scan
 from diffnr_lightning.geometry import ScanGeometry
 
 FLAT, DARK, AXIS = 20000.0, 100.0, 34.3
@@ -47,7 +49,29 @@ def archive(tmp_path, exact, angles):
 
 def test_counts_become_line_integrals(archive, exact):
     found = flat_fielded(read_raw(archive)).line_integrals
-    np.testing.assert_allclose(found, exact, atol=1e-9)
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 5 * 20 * 64])
+def test_blocks_of_views_change_nothing(archive, monkeypatch, at_once):
+    """One view at a time, and five, of which 61 are no multiple."""
+    whole = measured_case(archive)
+    monkeypatch.setattr(raw_scan, "AT_ONCE", at_once)
+    blocks = measured_case(archive)
+    for case in (whole, blocks):
+        assert case.provenance["axis_column"] == whole.provenance["axis_column"]
+        assert torch.equal(case.projections, whole.projections)
+        assert torch.equal(case.test_photons.counts, whole.test_photons.counts)
+        assert torch.equal(case.photons.air, whole.photons.air)
+
+
+def test_a_scan_takes_a_few_times_its_own_memory(exact, angles, tmp_path, monkeypatch):
+    """Of 16 bits a value; line integrals, counts and photons without object are three times 32."""
+    monkeypatch.setattr(raw_scan, "AT_ONCE", 1 << 12)
+    counts = np.random.default_rng(0).poisson(5e3 * np.exp(-exact)).astype(np.uint16)
+    raw = np.repeat(counts, 3, axis=1)
+    np.savez(tmp_path / "s.npz", raw=raw, flat=5e3, dark=0.0, angles_deg=np.rad2deg(angles))
+    assert peak(lambda: measured_case(tmp_path / "s.npz")) < 20 * raw.nbytes
 
 
 def test_axis_is_found_to_a_fraction_of_a_column(exact, angles):
@@ -128,7 +152,7 @@ def test_data_exchange_file_is_read(archive, tmp_path, exact):
         file["exchange/data_dark"] = np.stack([arrays["dark"]] * 2)
         file["exchange/theta"] = arrays["angles_deg"]
     np.testing.assert_allclose(
-        flat_fielded(read_raw(tmp_path / "scan.h5")).line_integrals, exact, atol=1e-9
+        flat_fielded(read_raw(tmp_path / "scan.h5")).line_integrals, exact, atol=1e-6
     )
 
 

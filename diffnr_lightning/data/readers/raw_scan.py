@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,8 @@ ANGLE_UNITS = ("file", "deg", "rad")
 # Angles of a scan span more than this many degrees, and less than this many radians (two turns).
 LEAST_SPAN_DEG = 2 * np.pi + 1e-3
 LARGEST_SPAN_RAD = 4 * np.pi + 1e-3
+# Values that are worked on at one time, in float64: a whole scan would take four times its own memory.
+AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +22,7 @@ class RawScan:
     """Hold what a detector measured in a parallel-beam scan about a vertical axis.
 
     Attributes:
-        counts: (V, H, W) float64; row 0 is the top.
+        counts: (V, H, W) in the type in which they are stored; row 0 is the top.
         flat: (H, W) counts without object; a stack (N, H, W) is averaged, one number stands for
             every pixel.
         dark: (H, W) counts without beam; likewise.
@@ -39,13 +42,18 @@ class RawScan:
     source: str
 
     def __post_init__(self) -> None:
-        for name in ("counts", "flat", "dark", "angles_rad"):
-            object.__setattr__(self, name, self._finite(name))
+        object.__setattr__(self, "counts", self._numbers("counts"))
+        for name in ("flat", "dark", "angles_rad"):
+            array = self._numbers(name).astype(np.float64)
+            self._check_finite(name, array)
+            object.__setattr__(self, name, array)
         if self.counts.ndim != 3 or 0 in self.counts.shape:
             raise ValueError(
                 f"{self.source} holds counts of shape {self.counts.shape}; (views, rows, columns) "
                 "is expected."
             )
+        for views in self.blocks():
+            self._check_finite("counts", self.counts[views])
         for name in ("flat", "dark"):
             object.__setattr__(self, name, self._field(name))
         object.__setattr__(self, "angles_rad", self.angles_rad.ravel())
@@ -55,18 +63,27 @@ class RawScan:
                 "they must agree."
             )
 
-    def _finite(self, name: str) -> np.ndarray:
+    def blocks(self) -> Iterator[slice]:
+        """Yield slices of views, each small enough to be worked on at one time."""
+        return view_blocks(self.counts.shape)
+
+    def above_dark(self, views: slice) -> np.ndarray:
+        """Return what some views count above the dark field, (v, H, W) float64."""
+        return self.counts[views].astype(np.float64) - self.dark
+
+    def _numbers(self, name: str) -> np.ndarray:
         array = np.asarray(getattr(self, name))
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
             raise ValueError(
                 f"{self.source} holds {name} of type {array.dtype}; real numbers are expected."
             )
-        array = array.astype(np.float64)
+        return array
+
+    def _check_finite(self, name: str, array: np.ndarray) -> None:
         if not np.isfinite(array).all():
             raise ValueError(
                 f"{self.source} holds NaN or infinite {name.removesuffix('_rad')}; finite ones are expected."
             )
-        return array
 
     def _field(self, name: str) -> np.ndarray:
         field = getattr(self, name)
@@ -81,6 +98,13 @@ class RawScan:
                 "views is expected."
             )
         return field
+
+
+def view_blocks(shape: tuple[int, int, int], first: int = 0) -> Iterator[slice]:
+    """Yield slices of the views of images (V, H, W), of at most `AT_ONCE` values or one view, from the `first` on."""
+    views, rows, columns = shape
+    step = max(1, AT_ONCE // (rows * columns))
+    return (slice(begin, min(begin + step, views)) for begin in range(first, views, step))
 
 
 def radians(angles: np.ndarray, stored: str, wanted: AngleUnit, where: str) -> np.ndarray:
