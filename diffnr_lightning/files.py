@@ -119,6 +119,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def json_sha256(content: Any) -> str:
+    """Return the SHA-256 of what JSON can hold in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def same_content(recorded: str, now: str) -> bool:
     """Return whether a fingerprint on record is that of a content, as this version or an earlier one took it.
 

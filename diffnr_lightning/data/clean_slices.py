@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,6 +23,7 @@ from diffnr_lightning.data.datamodules import IterationSampler, evenly_shared
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 from diffnr_lightning.data.pairs.shares import drawing_chances
 from diffnr_lightning.data.scan_recipe import ScanRecipe
+from diffnr_lightning.files import json_sha256
 from diffnr_lightning.planes import PLANE_NAMES, PlaneName
 
 logger = logging.getLogger("diffnr")
@@ -116,7 +115,7 @@ class CleanVolumeData(lightning.LightningDataModule):
     def content(self) -> str:
         """Fingerprint of the names of all volumes, and of those that are held out; known after `split`."""
         named = [sorted(self.sources), self.held_out_volumes]
-        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+        return json_sha256(named)
 
     def split(self) -> None:
         """Choose which volumes are held out and how often the others are drawn; none is read.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from diffnr_lightning.data.pairs.features import with_features
 from diffnr_lightning.data.pairs.files import ScanPairs, open_pairs, write_pairs
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 from diffnr_lightning.data.pairs.shares import drawing_chances
+from diffnr_lightning.files import json_sha256
 from diffnr_lightning.planes import PLANE_NAMES, PlaneName
 
 __all__ = [
@@ -176,7 +175,7 @@ class SlicePairData(lightning.LightningDataModule):
         """Fingerprint of the scans that there are, of their volumes, and of what is held out; known after `setup`."""
         scans = [*self.training, *self.validation]
         shapes = sorted((str(scan.info["case"]), list(scan.degraded.shape)) for scan in scans)
-        return hashlib.sha256(json.dumps([shapes, self.held_out_volumes]).encode()).hexdigest()
+        return json_sha256([shapes, self.held_out_volumes])
 
     @property
     def methods(self) -> list[str]:
