@@ -117,14 +117,15 @@ def binned_intensity(line_integrals: np.ndarray, factor: int) -> np.ndarray:
         factor: pixels of each edge of a block.
 
     Returns:
-        (V, H, W) float64.
+        (V, H, W) float64; infinite where no intensity is left.
     """
     views, rows, columns = line_integrals.shape
     seen = np.empty((views, rows // factor, columns // factor))
     for view in range(views):  # one at a time, since the exponentials are double precision
         intensity = np.exp(-_blocks(line_integrals[view : view + 1], factor).astype(np.float64))
         seen[view] = intensity.mean(axis=(2, 4))[0]
-    return -np.log(seen)
+    with np.errstate(divide="ignore"):
+        return -np.log(seen)
 
 
 def _slabs(grid: VolumeGrid) -> Iterator[VolumeGrid]:

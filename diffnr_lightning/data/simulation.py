@@ -206,6 +206,11 @@ def _scanned(
         scale = attenuation_scale(passed, noise, window if loaded.unit == "HU" else None)
     views = [_on_pixels(line_integrals * scale, finer, noise) for line_integrals in exact]
     behind = views[0] if passed is exact[0] else _on_pixels(passed * scale, finer, noise)
+    if not all(np.isfinite(view).all() for view in (*views, behind)):
+        raise ValueError(
+            f"{loaded.name}: no light passes it, as line integrals go up to {scale * float(passed.max()):.4g}; check "
+            "the spacing and unit of the file (spacing_mm, unit), or choose noise mode none."
+        )
     generator = np.random.default_rng([seed, NOISE_STREAM])
     views[0], photons = _measured(views[0], behind, noise, generator)
     tensors = [torch.from_numpy((view / scale).astype(np.float32)) for view in views]

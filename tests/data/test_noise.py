@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffnr_lightning.data import ScanRecipe, simulate_case
 from diffnr_lightning.data.noise import (
     MOST_PHOTONS,
     MU_WATER_PER_MM,
@@ -84,3 +85,11 @@ def test_senseless_noise_is_refused(arguments, named, one_sentence):
     with pytest.raises(ValueError) as error:
         Noise(**arguments)
     assert named in one_sentence(error)
+
+
+def test_an_object_that_no_light_passes_is_refused(ellipsoid, one_sentence):
+    """Of 120 m of water, as where micrometres are taken for millimetres: no case of infinities."""
+    loaded = ellipsoid((6e4, 5e4, 4e4), (0, 0, 0)).loaded((16, 16, 16), (1e4,) * 3)
+    with pytest.raises(ValueError, match="no light passes it, as line integrals go up to") as error:
+        simulate_case(loaded, ScanRecipe(size=16, num_views=4, test_views=2))
+    assert "spacing_mm" in one_sentence(error)
