@@ -49,9 +49,10 @@ class FlatFielded(NamedTuple):
 def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:
     """Turn counts into line integrals, and keep what they were counted of.
 
-    Pixels that do not see the beam take the value of their nearest neighbour. Where a border of
-    the images is free of the object, each view is scaled so that its transmission there is one:
-    beams drift between the flat field and the views.
+    Pixels that do not see the beam take the value of their nearest neighbour, and so do single ones
+    that died after the flat field was taken. Where a border of the images is free of the object,
+    each view is scaled so that its transmission there is one: beams drift between the flat field
+    and the views.
 
     Args:
         raw: counts, flat and dark field.
@@ -70,7 +71,8 @@ def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:
             f"{raw.source}: the flat field is brighter than the dark field in {(beam > 0).mean():.0%} of the pixels; "
             "more than half is expected: crop the images to what the beam reaches, or swap the two if exchanged."
         )
-    dead = beam < DEAD_SHARE * median
+    blind = beam < DEAD_SHARE * median
+    dead = blind | _died(raw, blind)
     light = _Transmission(raw, beam, dead)
     level = np.ones((len(raw.counts), 1, 1))
     air = _air_block(light, air_border)
@@ -120,6 +122,32 @@ def _normal_differences(fielded: FlatFielded, views: slice) -> np.ndarray:
     seen = fielded.beam > 0
     used = (seen[outer] & seen[inner] & seen[other]) & (spread[1:] > 0)
     return np.abs(np.diff(curved, axis=0))[used] / np.sqrt(spread[1:] + spread[:-1])[used]
+
+
+def _died(raw: RawScan, blind: np.ndarray) -> np.ndarray:
+    """Return the pixels (H, W) of narrow groups that get no light in any view, though the flat field does not say so.
+
+    Groups of three and more pixels along each side may be something opaque, such as a holder.
+
+    Args:
+        raw: counts and dark field.
+        blind: (H, W) pixels of which the flat field says that they do not see the beam.
+    """
+    least = ONE_COUNT if _counted(raw) else SIXTEEN_BITS * (raw.flat - raw.dark)
+    dark = np.ones(blind.shape, bool)
+    for views in raw.blocks():
+        dark &= (raw.above_dark(views) < least).all(axis=0)
+    side = [min(3, n) for n in dark.shape]
+    wide = ndimage.minimum_filter(dark.view(np.uint8), side, mode="nearest")
+    wide = ndimage.maximum_filter(wide, side, mode="nearest").astype(bool)
+    died = dark & ~wide & ~blind
+    if died.any():
+        LOGGER.warning(
+            "%s: %d pixel(s) get no light in any view, though the flat field says that they see the beam; they take "
+            "the value of their nearest neighbour",
+            raw.name, died.sum(),
+        )  # fmt: skip
+    return died
 
 
 class _Transmission:

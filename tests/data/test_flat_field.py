@@ -54,10 +54,22 @@ def test_the_unit_of_the_values_means_nothing(raw, exact):
 def test_pixels_without_light_keep_a_finite_value(raw, said, unit, largest):
     """Of counts less than one cannot be told from none, of other values less than 2^-16."""
     counts = raw.counts.copy()
-    counts[:, 10, 20] = DARK - 3
+    counts[2, 9:12, 19:22] = DARK - 3
     dim = replace(raw, counts=counts * unit, flat=raw.flat * unit, dark=raw.dark * unit)
     assert flat_fielded(dim).line_integrals.max() == pytest.approx(largest, abs=1e-6)
     assert "no light" in said()[0]
+
+
+def test_pixels_that_died_after_the_flat_field_take_their_neighbours_value(raw, exact, said):
+    """One and two beside each other, but no opaque holder, which is wider."""
+    counts = raw.counts.copy()
+    counts[:, 2, 5] = counts[:, 0:2, 37] = DARK - 3
+    counts[:, 20:, 12:20] = DARK
+    found = flat_fielded(replace(raw, counts=counts))
+    exact[:, 20:, 12:20] = np.log(FLAT)
+    np.testing.assert_allclose(found.line_integrals, exact, atol=1e-3)
+    assert (found.beam == 0).sum() == 3
+    assert "bar: 3 pixel(s) get no light in any view" in said()[0]
 
 
 def test_a_share_near_one_is_said_in_full(raw, said):
