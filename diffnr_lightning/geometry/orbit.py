@@ -48,9 +48,11 @@ class Orbit:
 
     @property
     def magnification(self) -> float:
-        """How much larger a shadow is than the object at the axis; 1 for parallel beam."""
+        """How much larger a shadow is than the object at the axis; 1 for parallel beam, infinite of a source on it."""
         if self.source_to_axis_mm is None:
             return 1.0
+        if self.source_to_axis_mm == 0:
+            return np.inf
         return self.source_to_detector_mm / self.source_to_axis_mm
 
     @property
@@ -177,7 +179,7 @@ def _fit_about(scan: Poses, axis: np.ndarray) -> NominalOrbit:
 
 def _cone_orbit(scan: Poses) -> Orbit:
     """Fit axis and distances to sources and detectors of a scan about z in the standing order."""
-    normal = scan.normal[:, :2] / np.linalg.norm(scan.normal[:, :2], axis=1, keepdims=True)
+    normal = _horizontal(scan.normal)
     source = scan.source_mm[:, :2]
     if len(scan) == 1:
         # One view says nothing about where the axis is: take the point of its central ray nearest to the origin.
@@ -201,6 +203,13 @@ def _cone_orbit(scan: Poses) -> Orbit:
         axis_mm=(float(axis[0]), float(axis[1])),
         height_mm=float(scan.source_mm[:, 2].mean()),
     )
+
+
+def _horizontal(normal: np.ndarray) -> np.ndarray:
+    """Return the directions (V, 2) of normals (V, 3) about z; x of detectors that face along z and have none."""
+    length = np.linalg.norm(normal[:, :2], axis=1, keepdims=True)
+    faces_along_z = length < POSITION_TOLERANCE
+    return np.where(faces_along_z, [1.0, 0.0], normal[:, :2] / np.where(faces_along_z, 1.0, length))
 
 
 def _axis_of_sources(source: np.ndarray, normal: np.ndarray, tolerance: float) -> np.ndarray:
@@ -271,7 +280,10 @@ def _frame(angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _deviation(scan: Poses, orbit: Orbit, radius: float) -> np.ndarray:
-    """Return (V,) how far the corner rays pass from their nominal ones; see `NominalOrbit`."""
+    """Return (V,) how far the corner rays pass from their nominal ones; see `NominalOrbit`.
+
+    It is infinite where one of them runs along the planes on which they are compared.
+    """
     towards, u_hat = _frame(orbit.angles_rad)
     centre = np.array([*orbit.axis_mm, orbit.height_mm])
     offset = orbit.detector_offset_mm[0] * -_Z + orbit.detector_offset_mm[1] * u_hat
@@ -293,7 +305,7 @@ def _deviation(scan: Poses, orbit: Orbit, radius: float) -> np.ndarray:
         ).sum(axis=-1)
         for depth in (-radius, radius)
     ]
-    return np.sqrt(np.mean(squares, axis=(0, 1)))
+    return np.nan_to_num(np.sqrt(np.mean(squares, axis=(0, 1))), nan=np.inf, posinf=np.inf)
 
 
 def _on_plane(scan: Poses, centre: np.ndarray, normal: np.ndarray, depth: float) -> np.ndarray:
@@ -305,6 +317,9 @@ def _on_plane(scan: Poses, centre: np.ndarray, normal: np.ndarray, depth: float)
             pixel = scan.detector_mm + i * scan.v_mm + j * scan.u_mm
             ray = pixel - scan.source_mm if scan.beam == "cone" else scan.direction
             start = scan.source_mm if scan.beam == "cone" else pixel
-            along = (depth - ((start - centre) * normal).sum(axis=1)) / (ray * normal).sum(axis=1)
-            points.append(start + along[:, None] * ray)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                along = (depth - ((start - centre) * normal).sum(axis=1)) / (ray * normal).sum(
+                    axis=1
+                )
+                points.append(start + along[:, None] * ray)
     return np.stack(points)

@@ -125,3 +125,19 @@ def test_residuals_of_a_shift_and_of_a_helix_are_their_closed_forms() -> None:
 @pytest.mark.parametrize("beam", SCANS)
 def test_one_view_has_a_circle_through_it(beam) -> None:
     assert nominal_orbit(SCANS[beam][3]).residual_mm < 1e-9
+
+
+@pytest.mark.parametrize("views", [slice(None), slice(3, 4)])
+@pytest.mark.parametrize("moves", [(1.0, 0.0), (0.0, 1.0), "around"])
+def test_a_detector_that_faces_along_z_is_no_obstacle(moves, views) -> None:
+    """Tomosynthesis and laminography: the detector lies flat, and the source moves above it."""
+    way = np.linspace(-1, 1, 7)
+    around = np.stack([np.cos(np.pi * way), np.sin(np.pi * way)], axis=1)
+    across = around if moves == "around" else way[:, None] * moves
+    source = np.concatenate([200 * across, np.full((7, 1), 600.0)], axis=1)
+    still = [np.tile(vector, (7, 1)) for vector in ((0, 0, -50), (4, 0, 0), (0, 4, 0))]
+    scan = ScanGeometry("cone", (32, 32), source, *still)[views]
+    nominal = nominal_orbit(scan)
+    assert np.isfinite(nominal.residual_share)
+    assert nominal.orbit.axis_direction == (0.0, 1.0, 0.0)
+    assert f"{len(scan)} view" in str(scan)
