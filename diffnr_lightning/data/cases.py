@@ -361,10 +361,12 @@ def _nominal_scanner(scan: ScanGeometry, grid: VolumeGrid) -> dict[str, Any]:
     pitch = (float(np.linalg.norm(scan.v_mm[0])), float(np.linalg.norm(scan.u_mm[0])))
     rows, columns = scan.detector_shape
     centre = np.asarray(grid.centre_mm)
+    to_detector = float(np.linalg.norm(scan.detector_mm[0] - scan.source_mm[0]))
     return {
         "mode": scan.beam,
-        "DSD": float(np.linalg.norm(scan.detector_mm[0] - scan.source_mm[0])),
-        "DSO": float(np.linalg.norm(scan.source_mm[0] - centre)),
+        "DSD": to_detector,
+        # The end of a long grid may lie farther away than the detector, where no axis can.
+        "DSO": min(float(np.linalg.norm(scan.source_mm[0] - centre)), to_detector),
         "nDetector": [rows, columns],
         "sDetector": [rows * pitch[0], columns * pitch[1]],
         "nVoxel": list(grid.shape[::-1]),

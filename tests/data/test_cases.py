@@ -140,7 +140,7 @@ def test_ground_truth_and_test_views_are_optional(tmp_path, small_case):
     assert torch.equal(case.projections, bare.projections)
 
 
-@pytest.mark.parametrize("kind", ["helix", "shifted axis", "tilted", "parallel"])
+@pytest.mark.parametrize("kind", ["helix", "long helix", "shifted axis", "tilted", "parallel"])
 def test_any_scan_survives(tmp_path, small_case, kind):
     angles = small_case.scan.orbit.angles_rad
     cone = {
@@ -151,8 +151,9 @@ def test_any_scan_survives(tmp_path, small_case, kind):
         "pixel_mm": 2.0,
     }
     scan = ScanGeometry.cone(**cone)
-    if kind == "helix":
-        scan = ScanGeometry.cone(**cone, height_mm=np.linspace(-5, 5, 5))
+    if kind.endswith("helix"):
+        reach = 700.0 if kind == "long helix" else 5.0
+        scan = ScanGeometry.cone(**cone, height_mm=np.linspace(-reach, reach, 5))
     elif kind == "shifted axis":
         scan = ScanGeometry.cone(**cone, axis_mm=(4.0, -3.0))
     elif kind == "tilted":
