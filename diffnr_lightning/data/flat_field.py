@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ LEAST_AIR = 0.8
 ONE_COUNT, SIXTEEN_BITS = 1.0, 2.0**-16
 # Share of the pixels without light that is worth a word.
 DARK_SHARE = 1e-3
+# Where the usual view counts so many times as much, one that counts less than that a pixel saw no beam.
+CLOSED = 20.0
 
 
 class FlatFielded(NamedTuple):
@@ -44,6 +47,23 @@ class FlatFielded(NamedTuple):
     signal: np.ndarray
     beam: np.ndarray
     level: np.ndarray
+
+
+def lit_views(raw: RawScan) -> RawScan:
+    """Return a scan without the views that got no light, as where the shutter was closed, and say which these were.
+
+    Scaled to the brightness of their border they would pass for views of nothing but air.
+    """
+    light = raw.counts.mean(axis=(1, 2), dtype=np.float64) - raw.dark.mean()
+    least = ONE_COUNT if _counted(raw) else SIXTEEN_BITS * float(np.median(raw.flat - raw.dark))
+    closed = light < least
+    if not closed.any() or np.median(light) < CLOSED * least:
+        return raw
+    LOGGER.warning(
+        "%s: %d view(s) got no light and are left out, the first of them number %d",
+        raw.name, closed.sum(), int(closed.argmax()),
+    )  # fmt: skip
+    return replace(raw, counts=raw.counts[~closed], angles_rad=raw.angles_rad[~closed])
 
 
 def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:

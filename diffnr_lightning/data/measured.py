@@ -9,7 +9,13 @@ import numpy as np
 import torch
 
 from diffnr_lightning.data.cases import Case
-from diffnr_lightning.data.flat_field import AirBorder, FlatFielded, flat_fielded, photons_per_count
+from diffnr_lightning.data.flat_field import (
+    AirBorder,
+    FlatFielded,
+    flat_fielded,
+    lit_views,
+    photons_per_count,
+)
 from diffnr_lightning.data.plausibility import check_line_integrals
 from diffnr_lightning.data.readers import data_exchange, npz_scan
 from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan
@@ -89,7 +95,7 @@ def measured_case(
         ValueError: a file that is no scan, or arguments that make no case of it.
     """
     _check_numbers(every, size, pixel_mm)
-    raw = read_raw(path, angle_unit)
+    raw = lit_views(read_raw(path, angle_unit))
     fielded = flat_fielded(raw, air_border)
     check_line_integrals(fielded.line_integrals, raw.source)
     column = _axis(raw, fielded.line_integrals, axis_column)

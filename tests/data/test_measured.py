@@ -139,6 +139,20 @@ def test_held_out_views_of_a_whole_turn_are_no_mirror_images(archive, tmp_path):
     assert kept.max() < np.cos(np.deg2rad(2.9))
 
 
+@pytest.mark.parametrize("unit", [1.0, 1 / FLAT])
+def test_views_without_light_are_left_out(archive, caplog, unit):
+    """Of a shutter that was closed: the first that is used, and one that is held out."""
+    found = {name: array * unit for name, array in np.load(archive).items()}
+    found["angles_deg"] /= unit
+    found["raw"][[0, 5]] = DARK * unit
+    np.savez(archive, **found)
+    case = measured_case(archive, every=4, axis_column=AXIS)
+    assert "2 view(s) got no light and are left out, the first of them number 0" in caplog.text
+    assert len(case.scan) + len(case.test_scan) == 59
+    for views in (case.projections, case.test_projections):
+        assert views.amax(dim=(1, 2)).min() > 0.5
+
+
 def test_every_whole_column_of_the_field_of_view_gets_a_voxel(archive):
     """Of 43 columns of 0.1 mm, whose product divided by 0.1 is a little less than 43."""
     case = measured_case(archive, axis_column=42.0, pixel_mm=0.1)
