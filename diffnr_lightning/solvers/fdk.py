@@ -129,6 +129,7 @@ def fdk(
             a cutoff outside (0, 1].
     """
     steps = _cone_steps(projections, scan, extend)
+    _tell_of_one_side(steps.views, grid, "fdk")
     return steps.backprojected(steps.filtered(steps.views.projections, filter, cutoff), grid)
 
 
@@ -165,7 +166,32 @@ def fbp(
             filter or a cutoff outside (0, 1].
     """
     steps = _parallel_steps(projections, scan, extend)
+    _tell_of_one_side(steps.views, grid, "fbp")
     return steps.backprojected(steps.filtered(steps.views.projections, filter, cutoff), grid)
+
+
+def _tell_of_one_side(views: CircularScan, grid: VolumeGrid, method: str) -> None:
+    """Warn of lines through a grid that a detector shifted sideways does not measure."""
+    if views.edges is None:
+        return
+    orbit = views.orbit
+    low, high = views.edges
+    seen = min(-low, high) / orbit.magnification
+    _, closed = view_steps(orbit.angles_rad, 2 * np.pi)
+    if seen <= 0:
+        _LOG.warning(
+            "%s: the detector is shifted beside the central ray, so that no line within %.3g mm of the axis is "
+            "measured: expect a hole.",
+            method,
+            -seen,
+        )
+    elif not closed and seen < 0.5 * min(grid.size_mm[1:]) - max(grid.voxel_mm):
+        _LOG.warning(
+            "%s: the detector is shifted sideways and measures what lies farther than %.3g mm from the axis from one "
+            "side only, for which views all around are needed: expect streaks.",
+            method,
+            seen,
+        )
 
 
 def _cone_steps(projections: Tensor, scan: ScanGeometry, extend: bool) -> FilteredViews:

@@ -147,3 +147,30 @@ def test_refusals_say_what_to_do():
         fdk(projections, GRID, scan, cutoff=1.5)
     with pytest.raises(ValueError, match="filter is 'ramp'"):
         fdk(projections, GRID, scan, filter="ramp")
+
+
+@pytest.mark.parametrize(
+    ("arc_deg", "offset_mm", "said"),
+    [
+        (360.0, 12.0, ""),
+        (230.0, 12.0, "fdk: the detector is shifted sideways and measures what lies farther than"),
+        (360.0, 40.0, "no line within 4.67 mm of the axis is measured"),
+        (230.0, 0.0, ""),
+    ],
+)
+def test_a_shifted_detector_that_leaves_lines_out_is_told(arc_deg, offset_mm, said, caplog):
+    scan = ScanGeometry.cone(
+        angles_rad=uniform_angles(40, arc_deg),
+        source_to_axis_mm=100.0,
+        source_to_detector_mm=150.0,
+        detector_shape=(4, 44),
+        pixel_mm=1.5,
+        detector_offset_mm=(0.0, offset_mm),
+    )
+    projections = torch.zeros(40, 4, 44)
+    fdk(projections, VolumeGrid((4, 48, 48), 1.0), scan)
+    assert (said in caplog.text) if said else not caplog.text
+    # What the near edge sees too is measured from both sides.
+    caplog.clear()
+    fdk(projections, VolumeGrid((4, 24, 24), 1.0), scan)
+    assert "from one side only" not in caplog.text
