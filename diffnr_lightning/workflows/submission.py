@@ -5,19 +5,21 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from diffnr_lightning.workflows.folder_lock import folder_lock
 from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.workers import THREADS, cores_of_task
 
@@ -43,6 +45,10 @@ SECONDS_WITHOUT_ANSWER = 600.0
 
 SECONDS_FOR_RESULTS = 15.0
 """After a job has left the queue, until a shared file system shows what it wrote last."""
+
+
+UNNUMBERED = re.compile(r"(\.submission_file_)?[0-9a-f]{32}\.(pkl|sh)")
+"""Files of submitit until the scheduler has given them the number of a job; running jobs write others beside them."""
 
 
 class CommandLine:
@@ -207,26 +213,30 @@ def _refuse_mistyped(arguments: Sequence[str]) -> None:
 
 
 def _handed_over(executor: Any, shares: Sequence[list[str]], options: dict[str, Any]) -> list[Any]:
-    """Return submitit's jobs, one for each share."""
+    """Return submitit's jobs, one for each share; what a refused submission has written is taken away again."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder = executor.folder
-    there = set(folder.iterdir()) if folder.exists() else set()
-    try:
-        # submitit prints what sbatch says as well.
-        with redirect_stderr(StringIO()), executor.batch():
-            jobs = [executor.submit(CommandLine(share)) for share in shares]
-        return jobs
-    except (FailedJobError, FailedSubmissionError) as error:
-        for path in set(folder.iterdir()) - there:
-            path.unlink()
-        if not there:
-            folder.rmdir()
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
-            f"options are {options} for {len(shares)} jobs, which the cluster refuses ({reason}); `sinfo` shows what "
-            "it offers."
-        ) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    # Submissions take turns: by their names nobody tells whose the files are that have no number of a job yet.
+    with folder_lock(folder / ".submitting", wait=True):
+        there = set(folder.iterdir())
+        try:
+            # submitit prints what sbatch says as well.
+            with redirect_stderr(StringIO()), executor.batch():
+                jobs = [executor.submit(CommandLine(share)) for share in shares]
+            return jobs
+        except (FailedJobError, FailedSubmissionError) as error:
+            for path in set(folder.iterdir()) - there:
+                if UNNUMBERED.fullmatch(path.name):
+                    path.unlink()
+            reason = " ".join(str(error).split()).rstrip(".")
+    with suppress(OSError):  # other jobs' files are in it
+        folder.rmdir()
+    raise ValueError(
+        f"options are {options} for {len(shares)} jobs, which the cluster refuses ({reason}); `sinfo` shows what it "
+        "offers."
+    )
 
 
 def _slurm_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,6 +174,23 @@ def test_what_cannot_be_submitted(tmp_path, capsys, monkeypatch, options, words)
     assert not (tmp_path / "jobs").exists()
 
 
+def test_a_refused_submission_takes_its_own_files_away_alone(tmp_path, monkeypatch):
+    from submitit.core.utils import FailedJobError
+    from submitit.local.local import LocalExecutor
+
+    folder = tmp_path / "jobs"
+
+    def refuse(self, *_):
+        (folder / f".submission_file_{32 * 'a'}.sh").write_text("ours")
+        (folder / "7_0_log.out").write_text("of a job that runs")
+        raise FailedJobError("no such partition")
+
+    monkeypatch.setattr(LocalExecutor, "_submit_command", refuse)
+    with pytest.raises(ValueError, match="the cluster refuses"):
+        submission.submit(WHOLE, folder, cluster="local")
+    assert [path.name for path in folder.iterdir()] == ["7_0_log.out"]
+
+
 def test_without_submitit_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert submit(tmp_path, "--command", WHOLE) == 2
