@@ -16,7 +16,7 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.device import ALL_GPUS, all_gpus, use_device
-from diffnr_lightning.workflows.failures import is_failure
+from diffnr_lightning.workflows.failures import is_failure, let_go
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.scanned_case import scanned_case
@@ -237,6 +237,7 @@ class _Failures:
             logger.error("left out: %s: %s", where, error)
             told = ValueError(f"{where}: {error}")
             told.__cause__ = error
+            let_go(error)
             self.errors.append(told)
 
     def tell(self) -> None:

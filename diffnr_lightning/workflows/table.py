@@ -27,7 +27,7 @@ from diffnr_lightning.workflows.experiment import (
     Scale,
     read_experiment,
 )
-from diffnr_lightning.workflows.failures import is_failure
+from diffnr_lightning.workflows.failures import is_failure, let_go
 from diffnr_lightning.workflows.run_logger import environment_defaults
 from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.signature import folder_to_be
@@ -148,6 +148,7 @@ def _run(
         except Exception as error:
             if not is_failure(error):
                 raise
+            let_go(error)
             failed[row.name] = f"failed: {_sentence(error)}"
             logger.warning("%s %s", row.name, failed[row.name])
     return failed
