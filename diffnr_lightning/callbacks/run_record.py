@@ -79,12 +79,11 @@ class RunRecord(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the run has cost up to now."""
-        return {"seconds": self.use.seconds, "peak_memory_mb": self.use.peak_memory_mb}
+        return self.use.kept()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Add what the run had cost up to the checkpoint."""
-        self.use.earlier_seconds = state_dict["seconds"]
-        self.use.earlier_peak_mb = state_dict["peak_memory_mb"]
+        self.use.take_up(state_dict)
 
 
 def _loss_text(outputs: Any) -> str:

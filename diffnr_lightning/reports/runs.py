@@ -73,7 +73,7 @@ class RunSummary:
         prior: share of the volume's energy that a prior changed, and of that change what the projections do not see
             ("unseen"); empty where none took part.
         downstream: results of tasks on the volume by their names, such as "lungs"; empty where none was asked for.
-        seconds: wall time, None where not recorded.
+        seconds: of work, see `ResourceUse.seconds`; None where not recorded.
         peak_memory_mb: peak resident memory, None where not recorded.
         evaluations: how often a denoiser was asked for the whole volume, None where none was.
         iterations: of the optimisation, None for a method without.

@@ -39,10 +39,10 @@ class SamplerRecord(MethodRecord):
         show: Callable[[Tensor, int], None] | None = None,
     ) -> None:
         self.run, self.progress, self.show = run, progress, show
-        kept = run.kept("sampler", "seconds", "peak_memory_mb") or {"sampler": {}}
-        self.state: SamplerState = kept["sampler"]
-        run.use.earlier_seconds = kept.get("seconds", 0.0)
-        run.use.earlier_peak_mb = kept.get("peak_memory_mb", 0.0)
+        kept = run.kept("sampler", "seconds", "peak_memory_mb")
+        self.state: SamplerState = {} if kept is None else kept["sampler"]
+        if kept is not None:
+            run.use.take_up(kept)
         self._kept_at = time.monotonic()
 
     @property
@@ -76,9 +76,7 @@ class SamplerRecord(MethodRecord):
         self.run.checkpoint.unlink(missing_ok=True)
 
     def _keep(self) -> None:
-        use = self.run.use
         with replacing(self.run.checkpoint) as part:
-            cost = {"seconds": use.seconds, "peak_memory_mb": use.peak_memory_mb}
-            torch.save({"sampler": self.state, **cost}, part)
+            torch.save({"sampler": self.state, **self.run.use.kept()}, part)
         if self.show and "estimate" in self.state:
             self.show(self.state["estimate"], self.steps)

@@ -55,6 +55,20 @@ def test_a_run_does_not_count_the_memory_of_the_one_before():
     assert ResourceUse().peak_memory_mb < peak - 200
 
 
+def test_what_a_run_has_cost_travels_with_its_checkpoint(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    kept = ResourceUse().kept()
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**30)
+    resumed = ResourceUse()
+    assert resumed.as_metrics()["peak_gpu_memory_mb"] == 1024
+    resumed.take_up(kept)
+    assert resumed.as_metrics()["peak_gpu_memory_mb"] == 3 * 1024
+    del kept["peak_gpu_memory_mb"]  # as of an earlier version
+    resumed.take_up(kept)
+    assert resumed.as_metrics()["peak_gpu_memory_mb"] == 1024
+
+
 def test_resource_use_is_in_seconds_and_megabytes():
     use = ResourceUse()
     held = torch.ones(64, 2**18)  # 64 MiB
