@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,24 +37,27 @@ def provenance(
 
     Returns:
         JSON-able: hash and number of runs of the table, runs by commit, by version and by machine, hashes of the
-        cases and of the weights, hours. What a run of an earlier version has not recorded is counted as such.
+        cases and of the weights, hours. A run that went on elsewhere counts for each commit, version and machine that
+        worked on it. What a run of an earlier version has not recorded is counted as such.
     """
     records = [(run, _environment(run.folder)) for run in runs]
+    worked = [[*record.get("earlier", []), record] for _, record in records]
     weights: dict[str, list[str]] = {}
     cases: dict[str, list[str]] = {}
-    for run, record in records:
-        for path, digest in record.get("weights", {}).items():
-            _add(weights, path, digest)
+    for (run, record), environments in zip(records, worked, strict=True):
+        for environment in environments:
+            for path, digest in environment.get("weights", {}).items():
+                _add(weights, path, digest)
         words = (run.case, run.setting.views and f"{run.setting.views} views", run.setting.noise)
         _add(cases, ", ".join(filter(None, words)), record.get("inputs", {}).get("case", UNKNOWN))
     return {
         "table": table.name,
         "table_sha256": sha256(table),
         "runs": len(runs),
-        "commits": _counted(_commit(record) for _, record in records),
-        "versions": _counted(record.get("diffnr_lightning") for _, record in records),
-        "torch": _counted(record.get("packages", {}).get("torch") for _, record in records),
-        "machines": _counted(_machine(record) for _, record in records),
+        "commits": _counted(worked, _commit),
+        "versions": _counted(worked, lambda record: record.get("diffnr_lightning")),
+        "torch": _counted(worked, lambda record: record.get("packages", {}).get("torch")),
+        "machines": _counted(worked, _machine),
         "hours": round(math.fsum(run.seconds or 0 for run in runs) / 3600, 3),
         "cases_sha256": {name: sorted(_newest(found)) for name, found in sorted(cases.items())},
         "weights_sha256": {path: sorted(found) for path, found in sorted(weights.items())},
@@ -182,7 +185,11 @@ def _machine(record: Mapping[str, Any]) -> str | None:
     return " and ".join(gpus) if gpus else record.get("cpu")
 
 
-def _counted(values: Any) -> dict[str, int]:
+def _counted(
+    worked: Sequence[Sequence[Mapping[str, Any]]], read: Callable[[Mapping[str, Any]], str | None]
+) -> dict[str, int]:
+    """Return runs by what is read of their environments, each of which may have had several."""
+    values = (value for run in worked for value in dict.fromkeys(read(each) for each in run))
     return dict(Counter(value or UNKNOWN for value in values).most_common())
 
 

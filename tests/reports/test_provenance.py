@@ -56,6 +56,18 @@ def test_what_versions_recorded_of_one_scan_is_one_hash(tmp_path):
     assert record["cases_sha256"] == {"tooth, 24 views": ["aa.v2.bb", "cc"]}
 
 
+def test_a_run_that_went_on_elsewhere_counts_for_both_places(tmp_path):
+    begun = {"git": {"commit": COMMITS[0], "dirty": False}, "gpus": ["A card"]}
+    again = {**begun, "gpus": ["Another card"], "weights": {"prior.safetensors": "aa"}}
+    last = {"git": {"commit": COMMITS[1]}, "gpus": ["A card"], "earlier": [begun, again]}
+    write_run(tmp_path / "run", "DiffNR", {**last, "weights": {"prior.safetensors": "bb"}})
+    write_tables(read_runs([tmp_path]), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "table.provenance.json").read_text())
+    assert record["commits"] == {COMMITS[0]: 1, COMMITS[1]: 1}
+    assert record["machines"] == {"A card": 1, "Another card": 1}
+    assert record["weights_sha256"] == {"prior.safetensors": ["aa", "bb"]}
+
+
 def test_a_sentence_says_what_readers_ask_first(written):
     said = provenance_in_words(json.loads((written / "table.provenance.json").read_text()))
     assert said.startswith("`table.csv`: 3 runs, 1.5 hours in all (A processor (1), ")
