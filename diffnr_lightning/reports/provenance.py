@@ -12,7 +12,7 @@ from typing import Any
 
 from diffnr_lightning.files import same_content, sha256, write_json
 from diffnr_lightning.reports.runs import RunSummary
-from diffnr_lightning.reports.table_rows import Row
+from diffnr_lightning.reports.table_rows import Row, counted
 
 ENVIRONMENT_FILE = "environment.json"
 ENDING = ".provenance.json"
@@ -113,7 +113,7 @@ def provenance_in_words(record: Mapping[str, Any]) -> str:
     said = []
     if record.get("runs"):
         said.append(
-            f"{record['runs']} run{'s' * (record['runs'] != 1)}, {record['hours']:.1f} hours in all "
+            f"{counted(record['runs'], 'run')}, {record['hours']:.1f} hours in all "
             f"({_listed(record['machines'])}), at "
             f"{'commits' if len(record['commits']) > 1 else 'commit'} {_listed(record['commits'], SHORT)}"
         )
@@ -154,7 +154,7 @@ def _kept_in_words(record: Mapping[str, Any]) -> str:
     count = record["kept_rows"]
     made = f"at {'commits' if len(commits) > 1 else 'commit'} {', '.join(commits)}"
     return (
-        f"{count} other row{'s' * (count != 1)} ({', '.join(record['kept_methods'])}) "
+        f"{counted(count, 'other row')} ({', '.join(record['kept_methods'])}) "
         f"{'are those' if count != 1 else 'is that'} of a table made before"
         + (f" {made}" if commits else ", of which no commit is recorded")
     )

@@ -118,6 +118,11 @@ COLUMNS = (
 )
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words, such as `1 run` and `2 runs`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def format_cell(row: Row, column: Column, interval: bool = True) -> str:
     """Return a number as text: "31.20 [30.1, 32.4]", or "–" where it is not known."""
     if column.key not in row.values:

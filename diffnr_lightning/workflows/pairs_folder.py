@@ -14,6 +14,7 @@ from torch import Tensor
 from diffnr_lightning.data.pairs.manifest import write_manifest
 from diffnr_lightning.data.slice_pairs import write_pairs
 from diffnr_lightning.files import claim
+from diffnr_lightning.reports.table_rows import counted
 from diffnr_lightning.workflows.run_folder import difference
 
 RECORD = "config.yaml"
@@ -118,9 +119,8 @@ def print_shares(manifest: dict[str, Any], console: Console | None = None) -> No
     """
     infos = manifest["scans"].values()
     volumes = {info.get("volume", info["case"]) for info in infos}
-    scans_and_volumes = ((len(infos), "scan"), (len(volumes), "volume"))
-    counted = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in scans_and_volumes)
-    title = f"{' of '.join(counted)}, and the degraded volumes kept of them"
+    made = f"{counted(len(infos), 'scan')} of {counted(len(volumes), 'volume')}"
+    title = f"{made}, and the degraded volumes kept of them"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in ("", "", "scans", "kept", "share", "PSNR in dB"):
         table.add_column(heading, justify="right" if heading else "left")

@@ -85,6 +85,7 @@ def report(
             kind.
     """
     from diffnr_lightning.reports import read_runs, write_comparison, write_page
+    from diffnr_lightning.reports.table_rows import counted
 
     if out.suffix.lower() not in (".html", ".htm", ".png"):
         raise ValueError(f"out is {out}; a name that ends in .html or .png is expected.")
@@ -99,7 +100,6 @@ def report(
         written = write_comparison(found, out)
     else:
         written = write_page(found, out, baseline=baseline, paper=paper)
-    runs_and_cases = ((len(found), "run"), (len({run.case for run in found}), "case"))
-    counted = (f"{count} {noun}{'s' * (count != 1)}" for count, noun in runs_and_cases)
-    logger.info("%s: %s", written, " of ".join(counted))
+    cases = counted(len({run.case for run in found}), "case")
+    logger.info("%s: %s of %s", written, counted(len(found), "run"), cases)
     return written
