@@ -15,11 +15,15 @@ from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import remove_leftovers, same_content, write_json, write_text
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
+from diffnr_lightning.workflows.run_logger import IDENTITY
 
 logger = logging.getLogger("diffnr")
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+DESCRIBING = (CONFIG, ENVIRONMENT, IDENTITY)
+"""Files of a run that has made nothing yet."""
+
 OF_LIGHTNING = ("pytorch-lightning_version", "state_dict", "loops")
 # They say where something is, who computes it and how often it is kept or drawn, but not what comes out.
 FREE_KEYS = (
@@ -244,7 +248,7 @@ class RunFolder:
     def _forget(self) -> None:
         """Take away what describes the run, where it has begun here and made nothing else."""
         if self._begun and all(map(self._describes, self.path.iterdir())):
-            for name in (CONFIG, ENVIRONMENT):
+            for name in DESCRIBING:
                 (self.path / name).unlink(missing_ok=True)
 
     def _remove_new_folders(self) -> None:
@@ -259,7 +263,7 @@ class RunFolder:
     def _describes(entry: Path) -> bool:
         if entry.is_dir():
             return not any(entry.iterdir())
-        return entry.name in (CONFIG, ENVIRONMENT) or entry.name.startswith(".")
+        return entry.name in DESCRIBING or entry.name.startswith(".")
 
     def _compare(self) -> None:
         config = self.path / CONFIG

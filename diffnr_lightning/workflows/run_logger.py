@@ -44,12 +44,22 @@ def logged_run(
         folder: of the run.
         job: what is done, such as "reconstruct".
         tags: words to find the run by.
+
+    Raises:
+        ValueError: the logger cannot begin, as without a network or an account at its service.
     """
     if logger is None:
         yield
         return
     _label(logger, folder, job, tags)
-    logger.log_hyperparams(dict(settings))
+    try:
+        logger.log_hyperparams(dict(settings))
+    except Exception as error:  # clients of services each have their own
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"curves is a {type(logger).__name__} that cannot begin a run ({reason}); "
+            "log in to its service, let it work offline, or leave curves out."
+        ) from error
     try:
         yield
     except BaseException:

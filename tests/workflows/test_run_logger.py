@@ -14,7 +14,7 @@ from offline_wandb import finished_runs, series
 from diffnr_lightning import cli
 from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.priors import CompactDenoiser, save_denoiser
-from diffnr_lightning.workflows import sampler_record
+from diffnr_lightning.workflows import Solver, reconstruct, sampler_record
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
@@ -86,6 +86,22 @@ def test_a_damaged_identity_is_told_in_a_sentence(tmp_path, text):
     ):
         pass
     assert recorder.calls == []
+
+
+class NoAccount(Recorder):
+    """Stands for a service that nobody has logged in to, which has an error of its own."""
+
+    _wandb_init: dict = {}
+
+    def log_hyperparams(self, params):
+        raise RuntimeError("No API key configured.\nUse `wandb login` to log in.")
+
+
+def test_a_logger_that_cannot_begin_is_told_in_a_sentence_and_leaves_nothing(case, tmp_path):
+    out = tmp_path / "runs" / "run"
+    with pytest.raises(ValueError, match=r"is a NoAccount that cannot begin a run \(No API key"):
+        reconstruct(case, out, Solver("fdk"), curves=NoAccount())
+    assert not out.parent.exists()
 
 
 def test_lightnings_csv_logger(case, tmp_path):
