@@ -10,6 +10,7 @@ are. The formats themselves are read in `data/readers/`.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -37,6 +38,8 @@ from diffnr_lightning.files import replacing
 from diffnr_lightning.geometry import VolumeGrid
 
 Unit = Literal["HU", "arbitrary"]
+NIFTI_HEADER = 352
+"""Bytes before the voxels of a file that we write."""
 Direction = tuple[float, float, float, float, float, float, float, float, float]
 
 LOGGER = logging.getLogger("diffnr")
@@ -296,7 +299,21 @@ def save_volume(
             SimpleITK.WriteImage(image, str(part), useCompression=True)
         except RuntimeError as error:
             raise ValueError(f"{path} cannot be written: the image writer failed.") from error
+        _refuse_cut_short(part, path, array.size)
     return path
+
+
+def _refuse_cut_short(written: Path, path: Path, voxels: int) -> None:
+    """Refuse a NIfTI file of float32 that is not whole: of a full disk the writer tells on the terminal alone."""
+    expected = NIFTI_HEADER + 4 * voxels
+    with written.open("rb") as file:
+        found = file.seek(0, os.SEEK_END)
+        if _suffix(path) == ".nii.gz":
+            file.seek(max(0, found - 4))
+            found = int.from_bytes(file.read(4), "little")  # what gzip has packed, modulo 2^32
+            expected %= 2**32
+    if found != expected:
+        raise ValueError(f"{path} cannot be written: it was cut short, as where a disk is full.")
 
 
 def _spacing(

@@ -77,6 +77,12 @@ class SamplerRecord(MethodRecord):
 
     def _keep(self) -> None:
         with replacing(self.run.checkpoint) as part:
-            torch.save({"sampler": self.state, **self.run.use.kept()}, part)
+            try:
+                torch.save({"sampler": self.state, **self.run.use.kept()}, part)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise ValueError(
+                    f"checkpoint {self.run.checkpoint} cannot be written ({str(error).splitlines()[0]}); make room on "
+                    "its disk, and the same command goes on."
+                ) from error
         if self.show and "estimate" in self.state:
             self.show(self.state["estimate"], self.steps)

@@ -175,6 +175,14 @@ def test_unwritable_volume_is_an_error_and_leaves_nothing(tmp_path, array, one_s
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+def test_a_volume_that_a_disk_has_no_room_for_is_an_error(tmp_path, name, small_files):
+    array = np.random.default_rng(0).random((40, 40, 40), np.float32)
+    with small_files(), pytest.raises(ValueError, match="cannot be written: it was cut short"):
+        save_volume(tmp_path / name, array, VolumeGrid((40, 40, 40), 1.0))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.data
 def test_real_volumes_lie_with_the_head_up(real_data):
     loaded = load_volume(real_data / "headneck" / "pt_2.nii.gz")

@@ -256,6 +256,14 @@ def test_the_same_command_goes_on_where_it_was_killed(folder, case, tmp_path, mo
         assert json.loads((tmp_path / out / "metrics.json").read_text())["evaluations"] == 5
 
 
+def test_a_checkpoint_that_a_disk_has_no_room_for_is_told_in_a_sentence(tmp_path, small_files):
+    record = SamplerRecord(RunFolder(tmp_path, {}))
+    record.state["estimate"] = torch.zeros(40, 40, 40)
+    with small_files(), pytest.raises(ValueError, match=r"checkpoint\.ckpt cannot be written \("):
+        record._keep()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     run = RunFolder(tmp_path, {})
     torch.save({"state_dict": {}}, run.checkpoint)
