@@ -202,6 +202,8 @@ def test_bad_options_are_one_sentence(config, capsys, options, words):
         ("noise: {photon: 3}", ["config.yaml", "noise.photon", "did you mean noise.photons"]),
         ("seed: [", ["config.yaml", "not valid YAML", "line"]),
         ("- seed", ["config.yaml", "no mapping"]),
+        ("seed: 3\nname: a\nseed: 4", ["config.yaml", "the key seed twice, at lines 1 and 3"]),
+        ("noise:\n  photons: 3\n  photons: 4", ["config.yaml", "the key photons twice"]),
         ("seed: ${nothing}", ["nothing"]),
         ("method: {class_path: fake_workflows.Nothing}", ["--method", "fake_workflows", "Nothing"]),
         ("method: {class_path: fake_workflows.Body}", ["--method", "fake_workflows.Body"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,13 @@ def check_yaml(config: Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is no YAML mapping.
+        ValueError: a file that is no YAML mapping, or holds a key twice.
     """
     if not config.is_file():
         raise FileNotFoundError(f"config {config} does not exist.")
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        text = config.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -120,6 +121,33 @@ def check_yaml(config: Path) -> None:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"config {config} holds no mapping; lines of 'key: value' are expected.")
+    for first, second in _repeated_keys(yaml.compose(text, yaml.SafeLoader), set()):
+        raise ValueError(
+            f"config {config} has the key {second.value} twice, at lines {first.start_mark.line + 1} and "
+            f"{second.start_mark.line + 1}; leave one out."
+        )
+
+
+def _repeated_keys(
+    node: yaml.Node, seen: set[int]
+) -> Iterator[tuple[yaml.ScalarNode, yaml.ScalarNode]]:
+    """Yield the keys that a mapping of a document has twice, of which YAML's readers take the last without a word.
+
+    Args:
+        node: of the document.
+        seen: nodes that were looked at; an alias stands for one of them.
+    """
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))
+    keys: dict[str, yaml.ScalarNode] = {}
+    for item in node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in keys:
+                yield keys[key.value], key
+            keys[key.value] = key
+        yield from _repeated_keys(value, seen)
 
 
 def check_one_method(configs: Sequence[Path]) -> None:
