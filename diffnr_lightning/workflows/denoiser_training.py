@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.signature import Checked, exists, folder_to_be, seed_of
+from diffnr_lightning.workflows.signature import (
+    Checked,
+    at_least_one,
+    exists,
+    folder_to_be,
+    seed_of,
+)
 from diffnr_lightning.workflows.trainer_options import trainer_options
 from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
 
@@ -33,8 +39,8 @@ def train_denoiser(
     module: Callable[[Module], DenoiserTraining] = DenoiserTraining,
     iterations: int = 10_000,
     start: Annotated[Path | None, exists("start")] = None,
-    validate_every: int = 1000,
-    checkpoint_every: int = 250,
+    validate_every: Annotated[int, at_least_one("validate_every")] = 1000,
+    checkpoint_every: Annotated[int, at_least_one("checkpoint_every")] = 250,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
     device: str | None = None,
     accelerator: str = "auto",

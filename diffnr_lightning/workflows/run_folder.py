@@ -165,6 +165,16 @@ class RunFolder:
         finally:
             self._remove_new_folders()
 
+    @contextmanager
+    def left_as_found(self) -> Iterator[None]:
+        """Take away again what `open` has made where an error comes before the work in the folder begins."""
+        try:
+            yield
+        except Exception:
+            self._forget()
+            self._remove_new_folders()
+            raise
+
     def resume_from(self) -> Path | None:
         """Return the checkpoint of an optimisation to go on from, None where there is none.
 

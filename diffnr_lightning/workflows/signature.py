@@ -59,6 +59,20 @@ def seed_of(what: str) -> Checked:
     return Checked(refuse_negative)
 
 
+def at_least_one(what: str) -> Checked:
+    """Return the mark of a number of things of which there is one at least.
+
+    Args:
+        what: option it is called, in the ValueError.
+    """
+
+    def refuse_none(count: int) -> None:
+        if count < 1:
+            raise ValueError(f"{what} is {count}; a whole number of at least 1 is expected.")
+
+    return Checked(refuse_none)
+
+
 def folder_to_be(what: str) -> Checked:
     """Return the mark of a folder that is made where there is none.
 

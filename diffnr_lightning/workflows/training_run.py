@@ -8,9 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffnr_lightning.callbacks.curve_file import CurveFile
 from diffnr_lightning.callbacks.run_record import RunRecord
@@ -75,17 +76,18 @@ def train_in_folder(
     every = accumulated * math.ceil(checkpoint_every / accumulated)
     with progress_bar(title) as progress:
         record = RunRecord(run.checkpoint, every, run.use, progress)
-        trainer = quiet_trainer(
-            max_steps=task.optimizer_steps,
-            max_epochs=1,
-            logger=curves or CurveFile(run.path / "curves" / "metrics.csv"),
-            callbacks=[*watching, record],
-            val_check_interval=min(validate_every, iterations),
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            use_distributed_sampler=False,
-            **trainer_options,
-        )
+        with run.left_as_found():
+            trainer = _trainer(
+                max_steps=task.optimizer_steps,
+                max_epochs=1,
+                logger=curves or CurveFile(run.path / "curves" / "metrics.csv"),
+                callbacks=[*watching, record],
+                val_check_interval=min(validate_every, iterations),
+                num_sanity_val_steps=0,
+                log_every_n_steps=1,
+                use_distributed_sampler=False,
+                **trainer_options,
+            )
         with (
             run.claim() if trainer.is_global_zero else nullcontext(),
             logged_run(curves, run.described, run.path, job, [type(task).__name__]),
@@ -99,3 +101,15 @@ def train_in_folder(
                 written = finish(scores)
                 if curves is not None:
                     log_weights(curves, *written, f"{job}-{run.path.name}", scores)
+
+
+def _trainer(accelerator: str, devices: int | str | list[int], **options: Any) -> Trainer:
+    """Return the Trainer; refuse accelerators and devices that are not there in words."""
+    try:
+        return quiet_trainer(accelerator=accelerator, devices=devices, **options)
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"accelerator is {accelerator!r} and devices is {devices!r}, which Lightning cannot serve here ({reason}); "
+            "expected what this machine has, such as --device cpu."
+        ) from error

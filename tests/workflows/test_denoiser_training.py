@@ -88,6 +88,10 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(trained, options, tmp_pa
         (["--data.init_args.crop", "9"], "crop"),
         (["--start", "."], "has no unet/config.json"),
         (["--start", "none"], "start none does not exist"),
+        (["--accelerator", "cpu", "--devices", "0"], "devices is 0, which Lightning cannot serve"),
+        (["--strategy", "nonsense"], "invalid strategy name"),
+        (["--validate_every", "0"], "validate_every is 0; a whole number of at least 1"),
+        (["--checkpoint_every", "0"], "checkpoint_every is 0"),
         (["--strategy", "fsdp"], "a denoiser has no frozen weights"),
     ],
 )
