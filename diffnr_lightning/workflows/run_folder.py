@@ -66,6 +66,7 @@ class RunFolder:
         self.inputs = dict(inputs or {})
         self.facts: dict[str, Any] = {}
         self._begun = False
+        self._described: dict[str, Any] = {}
         self._new_folders: list[Path] = []
         # As YAML holds them: a tuple given and a list read back are the same.
         self.settings = yaml.safe_load(yaml.safe_dump(settings))
@@ -109,22 +110,22 @@ class RunFolder:
         if self.finished and (self.path / CONFIG).is_file():
             self._compare()
             return
-        described = {**environment(), "inputs": self.inputs, **self.facts}
+        self._described = {**environment(), "inputs": self.inputs, **self.facts}
         self._new_folders = [
             folder for folder in (self.path, *self.path.parents) if not folder.exists()
         ]
         self.path.mkdir(parents=True, exist_ok=True)
         with folder_lock(self.path / ".opening", wait=True):
             if (self.path / CONFIG).is_file():
-                self._take_up()
+                recorded = self._take_up()
             elif any(not entry.name.startswith(".") for entry in self.path.iterdir()):
                 raise ValueError(
                     f"{self.path} holds files but no {CONFIG}; give the run a folder of its own."
                 )
             else:
-                self._begun = True
-            write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False))
-            self.write_json(ENVIRONMENT, {**described, **self._earlier(described)})
+                self._begun, recorded = True, False
+            if not recorded:
+                self._record()
 
     def begin(self) -> bool:
         """Open the folder, and return whether anything is left to do; where nothing is, say so.
@@ -152,6 +153,7 @@ class RunFolder:
         try:
             with folder_lock(self.path / ".running", wait=False):
                 self._compare()  # another run may have opened the folder since
+                self._record()  # where it is worked on, which `open` does not know while another run may work on it
                 remove_leftovers(self.path)
                 try:
                     yield
@@ -226,6 +228,12 @@ class RunFolder:
         self.write_json("metrics.json", metrics)
         return metrics
 
+    def _record(self) -> None:
+        """Write the settings, and the environment that `open` has found."""
+        write_text(self.path / CONFIG, yaml.safe_dump(self.settings, sort_keys=False))
+        described = self._described
+        self.write_json(ENVIRONMENT, {**described, **self._earlier(described)})
+
     def _earlier(self, described: dict[str, Any]) -> dict[str, Any]:
         """Return the environments in which a run that has a checkpoint was computed before, where they were others."""
         before = self.environment if self.checkpoint.is_file() else {}
@@ -241,16 +249,17 @@ class RunFolder:
             earlier = [*earlier, before]
         return {"earlier": earlier} if earlier else {}
 
-    def _take_up(self) -> None:
-        """Compare with the run that is there; one that has made nothing yet binds nobody."""
+    def _take_up(self) -> bool:
+        """Compare with the run that is there, and return whether it binds; one that has made nothing yet does not."""
         try:
             self._compare()
+            return True
         except ValueError:
             if any(not self._describes(entry) for entry in self.path.iterdir()):
                 raise
             try:
                 with folder_lock(self.path / ".running", wait=False):
-                    return
+                    return False
             except FolderInUseError:
                 pass
             raise

@@ -55,7 +55,10 @@ def test_the_same_settings_take_up_the_run_from_another_place(run):
 
 def test_what_an_earlier_version_could_not_be_told_is_taken_as_left_to_choose(run):
     (run.path / "checkpoint.ckpt").touch()
-    RunFolder(run.path, changed(precision="auto")).open()
+    again = RunFolder(run.path, changed(precision="auto"))
+    again.open()
+    with again.claim():
+        pass
     with pytest.raises(ValueError, match="init_args.precision = 'auto', not 'float32'"):
         RunFolder(run.path, changed(precision="float32")).open()
 
@@ -133,6 +136,8 @@ def test_a_run_that_goes_on_elsewhere_remembers_where_it_was(tmp_path, monkeypat
         run.facts = {"weights": {"a.safetensors": weights}}
         with caplog.at_level("WARNING", "diffnr"):
             run.open()
+            with run.claim():
+                pass
         return run
 
     opened("old", "first").checkpoint.touch()
@@ -146,6 +151,19 @@ def test_a_run_that_goes_on_elsewhere_remembers_where_it_was(tmp_path, monkeypat
     assert [e["cpu"] for e in opened("new", "third").environment["earlier"]] == ["first", "second"]
 
 
+def test_who_does_not_get_the_folder_does_not_describe_it(tmp_path, monkeypatch):
+    """As of two sweeps on two machines, of which one comes to a run that the other one is working on."""
+    for machine in ("first", "second"):
+        monkeypatch.setattr(run_folder, "environment", lambda machine=machine: {"cpu": machine})
+        run = RunFolder(tmp_path / "run", {**SETTINGS, "device": machine})
+        run.open()
+    assert run.environment["cpu"] == "first"
+    assert "device: first" in (run.path / "config.yaml").read_text()
+    with run.claim():
+        assert run.environment["cpu"] == "second"
+    assert "device: second" in (run.path / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize("left", ["checkpoint.ckpt", "metrics.json"])
 def test_inputs_are_known_by_what_earlier_versions_recorded(tmp_path, left):
     first = RunFolder(tmp_path / "run", SETTINGS, {"case": "12ab"})
@@ -157,6 +175,8 @@ def test_inputs_are_known_by_what_earlier_versions_recorded(tmp_path, left):
     now.open()
     if now.finished:
         return
+    with now.claim():
+        pass
     assert now.environment["inputs"] == {"case": "12ab.v2.56ef"}
     with pytest.raises(ValueError, match="another content of case"):
         RunFolder(first.path, SETTINGS, {"case": "12ab.v2.78ab"}).open()
