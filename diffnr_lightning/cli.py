@@ -90,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _interrupted(command, prog)
             return TERMINATED
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (*EXPECTED_ERRORS, ImportError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if show_traceback or not _is_for_users(error):
             raise
         _complain(prog, _one_sentence(error))
@@ -139,6 +139,15 @@ def _set_up_messages() -> None:
 def _is_for_users(error: BaseException) -> bool:
     """Tell errors in words from defects: of import errors, those that name an extra."""
     return not isinstance(error, ImportError) or "diffnr-lightning[" in str(error)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that its reader has closed, as `head` does; other pipes break by faults."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _one_sentence(error: BaseException) -> str:

@@ -1,5 +1,7 @@
+import errno
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +244,24 @@ def test_traceback_on_request(config, monkeypatch):
 def test_a_defect_keeps_its_traceback(config):
     with pytest.raises(ZeroDivisionError):
         reconstruct("--config", config(METHOD), case="defect")
+
+
+def test_a_pipe_that_breaks_within_a_run_is_an_error(capsys, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "_run", broken)
+    assert reconstruct() == cli.USAGE_ERROR
+    assert "Broken pipe" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_none(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(cli, "_run", lambda *_: print("a line", flush=True))
+        assert reconstruct() == 0
 
 
 @pytest.mark.parametrize("case", ["interrupted", "interrupted_by_trainer"])
