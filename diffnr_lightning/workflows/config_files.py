@@ -151,19 +151,30 @@ def _repeated_keys(
 
 
 def check_one_method(configs: Sequence[Path]) -> None:
-    """Refuse config files of which one names another kind of method than one before it.
+    """Refuse config files of which one names another kind of method than one before it, or a method over its overlay.
 
-    Its options would replace the method as a whole, by one with the defaults of the other kind.
+    The options of another kind would replace the method as a whole, by one with the defaults of that kind; a method
+    over its overlay replaces a part of what this one says, under its name.
 
     Args:
         configs: files that merge from left to right, each a YAML mapping.
 
     Raises:
-        ValueError: `diffnr/align` over `fdk`, for example.
+        ValueError: `diffnr/align` over `fdk`, or `naf` over `diffnr/align`, for example.
     """
     first: tuple[Path, str] | None = None
+    methods = [(folder / "reconstruct").resolve() for folder in _config_folders()]
+    overlay: Path | None = None
     for config in configs:
-        node = yaml.safe_load(config.read_text(encoding="utf-8")).get("method")
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if overlay and config.resolve().parent in methods:
+            raise ValueError(
+                f"config {config} is a method and stands behind {overlay}, of whose settings it would replace some; "
+                "give the method first."
+            )
+        if "variant" in content:
+            overlay = config
+        node = content.get("method")
         if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
             continue
         kind = node["class_path"].rpartition(".")[2]

@@ -91,6 +91,13 @@ def test_configs_for_methods_of_two_kinds_are_not_merged(config, tmp_path):
         parse(fake_workflows.reconstruct, options)
 
 
+@pytest.mark.parametrize("names", ["diffnr/align+naf", "naf+diffnr/align+r2gaussian"])
+def test_a_method_over_its_overlay_is_refused(names):
+    # Its start replaced that of the overlay, and the run had the overlay's name.
+    with pytest.raises(ValueError, match=r"is a method and stands behind .*align\.yaml, of whose"):
+        configured(reconstruct, [names], WHERE)
+
+
 def test_an_option_may_still_replace_the_method_of_a_config(config):
     node = {"class_path": "fake_workflows.Solver", "init_args": {"iterations": 3}}
     settings = configured(fake_workflows.reconstruct, [config], {**WHERE, "method": node})
