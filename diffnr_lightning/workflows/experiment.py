@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
+from diffnr_lightning.files import write_bytes
 from diffnr_lightning.workflows.config_files import check_yaml, method_name
 from diffnr_lightning.workflows.downstream import Task
 from diffnr_lightning.workflows.refusals import nearest
@@ -55,15 +56,26 @@ class Training(NamedTuple):
 
     Attributes:
         words: the command, without `diffnr`.
-        overlay: config that makes a method take the network; it is there once the network is trained.
+        folder: of its run.
+        overlay: config that makes a method take the network.
         content: of that config.
         pairs: whether it learns from the pairs of the table.
     """
 
     words: list[str]
+    folder: Path
     overlay: Path
     content: dict[str, Any]
     pairs: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether the network is trained, by whoever called the command."""
+        return (self.folder / "metrics.json").is_file()
+
+    def write_overlay(self) -> None:
+        """Write the config that makes a method take the network, trained or not."""
+        write_bytes(self.overlay, yaml.safe_dump(self.content).encode())
 
 
 @dataclass(frozen=True)
@@ -233,6 +245,11 @@ def read_experiment(name: str, scale: Scale = "full") -> Experiment:
         task,
     )
     _refuse_shared_folders(path, read.rows)
+    learning = [r.name for r in read.rows if any(t.pairs for t in r.trainings(Path()))]
+    if learning and not read.pairs:
+        raise ValueError(
+            f"{path}: {', '.join(learning)} learn from pairs, but pairs names no config of `curate` for {scale}."
+        )
     return read
 
 
@@ -338,7 +355,7 @@ def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Exper
 
 def _training(words: list[str], folder: Path, content: dict[str, Any], pairs: bool) -> Training:
     overlay = folder.with_name(f"{folder.name}.yaml")
-    return Training([*words, "--out", str(folder)], overlay, content, pairs)
+    return Training([*words, "--out", str(folder)], folder, overlay, content, pairs)
 
 
 def _node(name: str, init_args: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from diffnr_lightning.files import write_bytes
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import curate
@@ -25,6 +24,7 @@ from diffnr_lightning.workflows.experiment import (
     ExperimentRow,
     Part,
     Scale,
+    Training,
     read_experiment,
 )
 from diffnr_lightning.workflows.failures import is_failure, let_go
@@ -69,7 +69,8 @@ def table(
         views: numbers of views of the table that are run and shown, likewise.
         curves: config file of a Lightning logger, such as `loggers/wandb.yaml`: each run gets a logger of its own, the
             table another one, and all are one group where the logger has groups.
-        plan: print the commands that would make the runs, and stop.
+        plan: print the commands that would make the runs, write the configs by which they find networks that are
+            trained first, and stop.
         run: make what is missing; false shows what is finished, such as while a cluster works on the rest.
         device: where to compute: cpu, cuda, cuda:N or cuda:all. Pairs and trainings of one device take the first of all
             GPUs, trainings whose configs ask for several devices take those.
@@ -96,6 +97,7 @@ def table(
     kept = _kept(experiment, rows)
     runnable = [row for row in kept if row.method]
     if plan:
+        _write_overlays(runnable, folder)
         for command in _commands(experiment, runnable, folder, device, curves):
             print("diffnr", shlex.join(command))
         return folder
@@ -105,13 +107,14 @@ def table(
         untrained = [
             row.name
             for row in runnable
-            if not all(training.overlay.is_file() for training in row.trainings(folder))
+            if not all(training.finished for training in row.trainings(folder))
         ]
         if untrained:
             raise ValueError(
                 f"submit is {submit!r}, but {', '.join(untrained)} have networks to be trained first; without --submit "
                 "the same command trains them, and --plan true shows how."
             )
+        _write_overlays(runnable, folder)
         for part in experiment.parts:
             command = [*experiment.sweep(part, runnable, folder), *_placed(device, curves)]
             hand_over(shlex.join(command), folder / "jobs", jobs, submit, options)
@@ -159,6 +162,19 @@ def _placed(device: str, curves: str | None) -> list[str]:
     return ["--device", device, *([] if curves is None else ["--curves", curves])]
 
 
+def _write_overlays(rows: Sequence[ExperimentRow], folder: Path) -> None:
+    """Write the configs by which methods of a printed or submitted sweep find networks that are trained elsewhere."""
+    for row in rows:
+        for training in row.trainings(folder):
+            training.write_overlay()
+
+
+def _training_words(training: Training, device: str, curves: str | None) -> list[str]:
+    """Return the command of a training on a device with its logger, without `diffnr`."""
+    logged = [] if curves is None else ["--config", curves]
+    return [*_placed_alone(training.words, device), *logged]
+
+
 def _placed_alone(words: Sequence[str], device: str) -> list[str]:
     """Return the command of a training on a device, on the first GPU of all; one on several devices stays as it is."""
     if not _is_alone(words):
@@ -193,10 +209,11 @@ def _commands(
 ) -> list[list[str]]:
     """Return the commands that make all runs, without `diffnr`."""
     trainings = [training for row in rows for training in row.trainings(folder)]
-    words = {training.overlay: training.words for training in trainings}.values()
+    each = {training.overlay: training for training in trainings}.values()
     curation = [experiment.curation(folder)] if any(t.pairs for t in trainings) else []
     return [
-        *(_placed_alone(command, device) for command in (*curation, *words)),
+        *(_placed_alone(command, device) for command in curation),
+        *(_training_words(training, device, curves) for training in each),
         *(
             [*experiment.sweep(part, rows, folder), *_placed(device, curves)]
             for part in experiment.parts
@@ -207,16 +224,15 @@ def _commands(
 def _train(
     experiment: Experiment, row: ExperimentRow, folder: Path, device: str, curves: str | None
 ) -> None:
-    """Train what a row learns before it is run, and write the configs that name it."""
+    """Write the configs that name what a row learns, and train what is not trained before it is run."""
     for training in row.trainings(folder):
-        if training.overlay.is_file():
+        training.write_overlay()
+        if training.finished:
             continue
         if training.pairs:
             words = _placed_alone(experiment.curation(folder), device)
             curate(**parse(curate, words[1:]).arguments)
-        logged = [] if curves is None else ["--config", curves]
-        _run_training([*_placed_alone(training.words, device), *logged])
-        write_bytes(training.overlay, yaml.safe_dump(training.content).encode())
+        _run_training(_training_words(training, device, curves))
 
 
 def _run_training(words: Sequence[str]) -> None:

@@ -61,11 +61,11 @@ def test_every_table_can_be_planned_at_both_scales(name, tmp_path, capsys):
                 configured(
                     workflows.simulate, config_files(scan), {"volume": "phantom:0", "out": "case"}
                 )
-            assert all(config_files(row.method) for row in experiment.rows if row.method)
+            assert all(config_files(row.entry(out)) for row in experiment.rows if row.method)
             assert settings["methods"] == list(
                 dict.fromkeys(row.entry(out) for row in experiment.rows if row.method)
             )
-        assert not out.exists()
+        assert {path for path in out.rglob("*") if path.is_file()} == set(trained)
 
 
 def test_some_views_of_a_table_can_be_taken_alone(capsys):
@@ -191,6 +191,32 @@ def test_runs_are_handed_over_to_a_cluster(tmp_path, monkeypatch):
     )
 
 
+def test_networks_that_printed_commands_train_are_known(tmp_path, monkeypatch, capsys):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    monkeypatch.setattr(module, "_run_training", lambda words: pytest.fail(f"trained: {words}"))
+    monkeypatch.setattr(module, "curate", lambda **settings: pytest.fail("curated"))
+    handed = []
+    monkeypatch.setattr(module, "hand_over", lambda *arguments: handed.append(arguments))
+    learned = "pairs: {full: tiny/curate}\nrows: {A: {method: fdk, prior: {full: tiny/finetune}}}\n"
+    folder = write_experiment(tmp_path / "mine", PART + learned)
+    out = tmp_path / "out"
+    arguments = ["table", str(folder), "--out", str(out), "--curves", "loggers/csv"]
+    assert cli.main([*arguments, "--plan", "true"]) == 0
+    _, training, sweep = map(shlex.split, capsys.readouterr().out.splitlines())
+    assert training[-2:] == ["--config", "loggers/csv"]
+    methods = parse(workflows.sweep, sweep[2:]).arguments["methods"]
+    assert all(path.is_file() for method in methods for path in config_files(method))
+    assert cli.main([*arguments, "--submit", "local"]) == cli.USAGE_ERROR
+    assert "A have networks to be trained first" in capsys.readouterr().err
+    run = Path(training[training.index("--out") + 1])
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text("{}")
+    assert cli.main([*arguments, "--submit", "local"]) == 0
+    assert len(handed) == 1
+    experiment = read_experiment(str(folder))
+    module._train(experiment, experiment.rows[0], out, "cpu", None)
+
+
 def test_what_is_no_experiment_is_refused(tmp_path, capsys):
     def refused(text, *words):
         folder = write_experiment(tmp_path / "mine", text)
@@ -220,6 +246,8 @@ def test_what_is_no_experiment_is_refused(tmp_path, capsys):
     learned = "{full: finetune/compact, miniature: finetune/compact}"
     both = f"rows: {{A: {{method: fdk, prior: {learned}, projection_prior: {learned}}}}}\n"
     refused(PART + both, "rows of this table train two networks in one folder, A.yaml")
+    prior = "rows: {A: {method: fdk, prior: {full: tiny/finetune}}}\n"
+    refused(PART + prior, "A learn from pairs, but pairs names no config of `curate` for full")
     refused(PART + "rows: {A: {method: fdk, prior: compact}}\n", "prior is 'compact'; a mapping")
     folder = write_experiment(tmp_path / "mine", PART + "rows: {FDK: {method: fdk}}\n")
     assert cli.main(["table", str(folder), "--rows", "SART"]) == cli.USAGE_ERROR
