@@ -14,13 +14,18 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
+from diffnr_lightning.metrics import psnr
+from diffnr_lightning.reports.case_folders import case_folder_of, read_case
+
 log = logging.getLogger("diffnr")
 
 METRICS_FILE = "metrics.json"
 CONFIG_FILE = "config.yaml"
 VOLUME_FILE = "volume.nii.gz"
-CASE_FILE = "meta_data.json"
 DOWNSTREAM_FILE = "downstream.json"
+
+# PSNR up to which the rounding of files does not count, and by how much it may differ then.
+FINEST_DB, SAME_DB = 80.0, 0.1
 
 _NUMBER = int | float | None
 _NUMBERS = {...: _NUMBER}
@@ -200,7 +205,7 @@ def read_run(folder: str | Path) -> RunSummary:
             f"{path} has no 'case' and 'method'; a metrics file of a finished run is expected."
         )
     _refuse_strange(content, path)
-    case_folder = _case_folder(content.get("case_folder"), Path(folder))
+    case_folder = case_folder_of(content.get("case_folder"), Path(folder))
     return RunSummary(
         folder=Path(folder),
         case=str(content["case"]),
@@ -283,14 +288,14 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
         volume: of the run; gives voxel size and unit.
 
     Returns:
-        The truth, or None where the case has none or lies elsewhere now.
+        The truth, or None where the case has none, lies elsewhere, or was replaced after the run.
 
     Raises:
         ValueError: a truth that is damaged.
     """
     if run.case_folder is None:
         return None
-    meta = _read_case(run.case_folder)
+    meta = read_case(run.case_folder)
     # R2-Gaussian's reader looks for "vol"; its generator for real data writes "ct".
     name = meta.get("vol") or meta.get("ct")
     if name is None:
@@ -306,10 +311,28 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
         )
     # Case folders store (x, y, z).
     values = np.ascontiguousarray(turned.transpose(2, 1, 0), dtype=np.float32) / run.normalised_by
+    if not _was_scored_by(run, volume, values):
+        log.warning(
+            "case %s holds another volume than run %s was scored by; it is shown without truth.",
+            run.case_folder,
+            run.folder,
+        )
+        return None
     if volume.window is not None:
         low, high = volume.window
         values = low + values * (high - low)
     return ShownVolume(values, volume.voxel_mm, volume.window, volume.unit)
+
+
+def _was_scored_by(run: RunSummary, volume: ShownVolume, truth: NDArray[np.float32]) -> bool:
+    """Whether a normalised truth gives the PSNR that the run recorded; a case may be written anew after its runs."""
+    recorded = run.protocols.get("r2", {}).get("psnr")
+    if recorded is None or recorded > FINEST_DB or truth.shape != volume.values.shape:
+        return True
+    low, high = volume.window or (0.0, 1.0)
+    error = (volume.values - low) / (high - low) - truth
+    found = psnr(float(np.mean(np.square(error), dtype=np.float64)), most=FINEST_DB)
+    return abs(found - recorded) < SAME_DB
 
 
 def of_one_volume(one: ShownVolume, other: ShownVolume) -> bool:
@@ -332,36 +355,11 @@ def _downstream(path: Path) -> dict[str, Any]:
     return results
 
 
-def _case_folder(named: Any, run: Path) -> Path | None:
-    if not named:
-        return None
-    # A relative path was meant from the run folder or from where the command was called.
-    for folder in (run / str(named), Path(str(named))):
-        if (folder / CASE_FILE).is_file():
-            return folder
-    log.warning(
-        "case %s of run %s is not there, or no folder; it is shown without truth.", named, run
-    )
-    return None
-
-
-def _read_case(folder: Path) -> dict[str, Any]:
-    path = folder / CASE_FILE
-    try:
-        # Editors on Windows put a byte order mark before the text.
-        meta = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}; write the case again.") from error
-    if not isinstance(meta, dict):
-        raise ValueError(f"{path} holds no JSON object; write the case again.")
-    return meta
-
-
 def _setting(content: Mapping[str, Any], case_folder: Path | None) -> ScanSetting:
     """Take the setting from the metrics; runs of earlier versions leave some of it to the case."""
     recorded = {key: content.get(key) for key in ScanSetting._fields}
     if None in recorded.values() and case_folder is not None:
-        meta = _read_case(case_folder)
+        meta = read_case(case_folder)
         provenance = meta.get("provenance") or {}
         recipe = (provenance.get("simulation") or {}).get("recipe") or provenance
         stated = {
@@ -392,7 +390,7 @@ def _size_in_words(shape: Sequence[int] | None) -> str | None:
 def _window_hu(content: Mapping[str, Any], case_folder: Path | None) -> tuple[float, float] | None:
     window = content.get("window_hu")
     if window is None and case_folder is not None:
-        window = _read_case(case_folder).get("window_hu")
+        window = read_case(case_folder).get("window_hu")
     if window is None:
         return None
     low, high = (float(value) for value in window)

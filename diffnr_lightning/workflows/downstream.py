@@ -67,10 +67,10 @@ def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -
             continue
         volume = read_volume(run)
         key = (run.case_folder, volume.values.shape)
-        if key not in references:
-            truth = read_truth(run, volume) if volume.unit == "HU" else None
-            references[key] = None if truth is None else segment(truth.values, truth.voxel_mm)
-        reference = references[key]
+        truth = read_truth(run, volume) if volume.unit == "HU" else None
+        if truth is not None and key not in references:
+            references[key] = segment(truth.values, truth.voxel_mm)
+        reference = None if truth is None else references[key]
         if reference is None or not reference.any():
             logger.warning("%s: no lungs in a true volume in HU; left out.", run.folder)
             continue
@@ -106,7 +106,7 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
         volume = read_volume(run)
         truth = read_truth(run, volume)
         key = (run.case_folder, volume.values.shape)
-        if key not in plans:
+        if truth is None or key not in plans:
             plans[key] = _plan(run, truth, regions)
         plan = plans[key]
         if truth is None or plan is None:

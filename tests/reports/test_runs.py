@@ -70,6 +70,17 @@ def test_volume_and_truth_share_unit_and_axes(run_folders, truth):
     np.testing.assert_allclose(volume.values - shown.values, 300, atol=1e-2)
 
 
+@pytest.mark.parametrize("window_hu", [WINDOW_HU, None])
+def test_a_truth_by_which_the_run_was_not_scored_is_not_shown(tmp_path, truth, caplog, window_hu):
+    """A case may be simulated anew, of another volume, where its runs lie beside it."""
+    folder = write_run(tmp_path / "run", "chest", "FDK", truth + 0.1, truth, window_hu)
+    run = read_run(folder)
+    assert read_truth(run, read_volume(run)) is not None
+    np.save(tmp_path / "case_chest/vol_gt.npy", 1 - truth.transpose(2, 1, 0))
+    assert read_truth(run, read_volume(run)) is None
+    assert f"another volume than run {folder} was scored by" in caplog.text
+
+
 def test_case_without_truth_or_window(tmp_path, truth):
     run = read_run(write_run(tmp_path / "run", "tooth", "FBP", truth, window_hu=None))
     volume = read_volume(run)
@@ -81,7 +92,14 @@ def test_case_without_truth_or_window(tmp_path, truth):
 
 def test_a_truth_that_was_normalised_is_shown_as_the_run_saw_it(tmp_path, truth):
     folder = write_run(
-        tmp_path / "run", "tooth", "FDK", truth, 0.02 * truth, None, normalised_by=0.02
+        tmp_path / "run",
+        "tooth",
+        "FDK",
+        truth,
+        0.02 * truth,
+        None,
+        normalised_by=0.02,
+        protocols={},
     )
     meta = tmp_path / "case_tooth" / "meta_data.json"
     meta.write_text(meta.read_text(), encoding="utf-8-sig")  # as editors on Windows leave it
