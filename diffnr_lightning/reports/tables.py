@@ -77,7 +77,7 @@ def score_table(
         tuple(
             [
                 *_in_common(cases[0].setting, differing),
-                *_notes(cases, methods, baseline, seed),
+                *_notes(cases, methods, differing, baseline, seed),
                 *remarks,
             ]
         ),
@@ -194,13 +194,15 @@ def _over_baseline(mean: Row, cases: Sequence[Row], baseline: str, seed: int) ->
 
 def _in_common(setting: ScanSetting, differing: Sequence[str]) -> list[str]:
     """Say what all scans have in common."""
+    said = _in_words(setting, [name for name in setting._fields if name not in differing])
+    return [f"All scans: {said}."] if said else []
+
+
+def _in_words(setting: ScanSetting, names: Sequence[str]) -> str:
+    """Return some fields of a setting with what they count, as far as they are known."""
     words = {"views": "{} views", "noise": "noise {}", "size": "{} voxels along the edges"}
-    said = [
-        words[name].format(value)
-        for name, value in setting._asdict().items()
-        if value is not None and name not in differing
-    ]
-    return [f"All scans: {', '.join(said)}."] if said else []
+    known = [(name, getattr(setting, name)) for name in names]
+    return ", ".join(words[name].format(value) for name, value in known if value is not None)
 
 
 def _numbers(run: RunSummary) -> dict[str, float]:
@@ -237,7 +239,11 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
 
 
 def _notes(
-    cases: Sequence[Row], methods: Sequence[str], baseline: str | None, seed: int
+    cases: Sequence[Row],
+    methods: Sequence[str],
+    differing: Sequence[str],
+    baseline: str | None,
+    seed: int,
 ) -> list[str]:
     notes = []
     groups = {
@@ -260,11 +266,13 @@ def _notes(
     if baseline is not None:
         for method in methods:
             if method != baseline:
-                notes += _comparison(cases, method, baseline, seed)
+                notes += _comparison(cases, method, baseline, differing, seed)
     return notes
 
 
-def _comparison(cases: Sequence[Row], method: str, baseline: str, seed: int) -> list[str]:
+def _comparison(
+    cases: Sequence[Row], method: str, baseline: str, differing: Sequence[str], seed: int
+) -> list[str]:
     """Compare a method with the baseline case by case, in each setting by itself."""
     settings = list(dict.fromkeys(row.setting for row in cases))
     notes = []
@@ -274,8 +282,8 @@ def _comparison(cases: Sequence[Row], method: str, baseline: str, seed: int) -> 
             continue
         gain = paired_difference(*zip(*pairs, strict=True), seed=seed)
         interval = "" if math.isnan(gain.low) else f" [{gain.low:+.2f}, {gain.high:+.2f}]"
-        values = [str(value) for value in setting if value is not None]
-        where = f" ({', '.join(values)})" if len(settings) > 1 else ""
+        said = _in_words(setting, differing)
+        where = f" ({said})" if said else ""
         notes.append(
             f"{method} against {baseline}{where}: {gain.mean:+.2f} dB{interval} (r2 PSNR), higher in "
             f"{gain.wins} of {gain.count} cases."

@@ -197,7 +197,12 @@ def test_runs_of_other_scans_are_never_averaged(tmp_path):
     assert table.settings == ("views", "noise", "size")
     gains = [note for note in table.notes if "D against G" in note]
     assert len(gains) == len(SETTINGS)
-    assert "D against G (8, tigre 10000±10, 64): +3.00 dB" in gains[2]
+    assert "D against G (8 views, noise tigre 10000±10, 64 voxels" in gains[2]
+    assert "along the edges): +3.00 dB" in gains[2]
+    # What all scans have in common tells none of them apart.
+    of_two = [run for run in runs if run.setting in SETTINGS[::4]]
+    gains = [n for n in score_table(of_two, baseline="G").notes if "D against G" in n]
+    assert "D against G (8 views): +3.00 dB" in gains[0]
     text = to_markdown(table)
     assert "| method | views | noise | size | r2 PSNR | r2 SSIM |" in text
     assert "| D | 12 | tigre 10000±10 | 128 | 30.25 [30.00, 30.50] |" in text
