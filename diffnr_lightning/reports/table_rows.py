@@ -44,6 +44,7 @@ class Row:
         kind: of object, of a case that a split lists.
         data: set of volumes of published numbers; empty where it is not stated.
         case_folder: of the scan of one case, None where it is not known.
+        averaged: names of the cases in a mean, sorted; empty for others.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Row:
     kind: str | None = None
     data: str = ""
     case_folder: Path | None = None
+    averaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,13 @@ def setting_cells(row: Row, names: Sequence[str]) -> list[str]:
 def best_rows(rows: Sequence[Row], column: Column) -> set[int]:
     """Return the positions of the rows of ours that are best in a column, as they are printed.
 
-    Rows of different settings do not compete.
+    Rows of different settings do not compete, nor do means over different cases.
     """
-    printed: dict[ScanSetting, dict[int, float]] = {}
+    printed: dict[tuple[ScanSetting, tuple[str, ...]], dict[int, float]] = {}
     for position, row in enumerate(rows):
         if column.key in row.values and not row.published:
             shown = round(column.better * row.values[column.key], column.decimals)
-            printed.setdefault(row.setting, {})[position] = shown
+            printed.setdefault((row.setting, row.averaged), {})[position] = shown
     if column.better == 0:
         return set()
     return {

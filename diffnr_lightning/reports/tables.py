@@ -235,7 +235,8 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
         values[column.key] = math.fsum(numbers) / len(numbers)
         if len(numbers) > 1:
             intervals[column.key] = bootstrap_interval(numbers, seed)
-    return Row(method, None, len(rows), values, intervals, setting=rows[0].setting)
+    names = tuple(sorted(row.case or "" for row in rows))
+    return Row(method, None, len(rows), values, intervals, setting=rows[0].setting, averaged=names)
 
 
 def _notes(

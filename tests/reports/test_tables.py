@@ -239,6 +239,16 @@ def test_names_of_methods_have_room_beside_settings():
     assert name in text.getvalue()
 
 
+def test_means_over_other_cases_are_not_best_of_each_other():
+    """D was run on the easy case alone, so that its mean is higher than those that it beats nowhere."""
+    easy, hard = 40.0, 20.0
+    runs = runs_of(
+        {"G": {"one": easy, "two": hard}, "S": {"one": 39.0, "two": 19.0}, "D": {"one": easy}}
+    )
+    table = score_table(runs)
+    assert best_rows(table.means, table.columns[0]) == {0}
+
+
 def test_best_is_best_of_its_scan():
     table = score_table(
         runs_at(SETTINGS[:2], lambda m, c, s: 20.0 + 5 * SETTINGS.index(s) + (m == "D"))
