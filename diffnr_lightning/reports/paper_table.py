@@ -20,7 +20,7 @@ from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import bootstrap_interval
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber
 from diffnr_lightning.reports.runs import RunSummary
-from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row
+from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row, markdown_row
 from diffnr_lightning.reports.tables import score_table
 
 ALL = "all"
@@ -311,7 +311,7 @@ def plain_lines(lines: Sequence[PaperLine]) -> tuple[list[str], list[list[str | 
 def _markdown(title: str, lines: Sequence[PaperLine], notes: Sequence[str]) -> str:
     rule = ["---"] * len(HEADS) + ["---:"] * len(FIGURES)
     rows = [(*HEADS, *FIGURES), rule, *(_cells(line) for line in lines)]
-    table = [f"| {' | '.join(row)} |" for row in rows]
+    table = [markdown_row(row) for row in rows]
     return "\n".join([f"# {title}", "", *table, "", *(f"{note}  " for note in notes)]) + "\n"
 
 

@@ -23,6 +23,7 @@ from diffnr_lightning.reports.table_rows import (
     ScoreTable,
     best_rows,
     format_cell,
+    markdown_row,
     row_label,
     setting_cells,
 )
@@ -140,12 +141,11 @@ def _labels(row: Row, names: Sequence[str]) -> list[str]:
 def _markdown_rows(
     heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Row]], columns: Sequence[Column]
 ) -> list[str]:
-    rule = " | ".join(["---"] * len(heads) + ["---:"] * len(columns))
     return [
-        f"| {' | '.join([*heads, *(column.title for column in columns)])} |",
-        f"| {rule} |",
+        markdown_row([*heads, *(column.title for column in columns)]),
+        markdown_row(["---"] * len(heads) + ["---:"] * len(columns)),
         *(
-            f"| {' | '.join([*labels, *(format_cell(row, column) for column in columns)])} |"
+            markdown_row([*labels, *(format_cell(row, column) for column in columns)])
             for labels, row in rows
         ),
     ]

@@ -150,6 +150,12 @@ def setting_cells(row: Row, names: Sequence[str]) -> list[str]:
     return ["–" if value is None else str(value) for value in values]
 
 
+def markdown_row(cells: Sequence[str]) -> str:
+    """Return a line of a Markdown table; bars and tags in names of cases and methods are text."""
+    shown = (cell.replace("|", "\\|").replace("<", "\\<") for cell in cells)
+    return f"| {' | '.join(shown)} |"
+
+
 def best_rows(rows: Sequence[Row], column: Column) -> set[int]:
     """Return the positions of the rows of ours that are best in a column, as they are printed.
 

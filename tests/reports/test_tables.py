@@ -249,6 +249,14 @@ def test_means_over_other_cases_are_not_best_of_each_other():
     assert best_rows(table.means, table.columns[0]) == {0}
 
 
+def test_names_with_bars_and_tags_stay_in_their_cells_of_markdown():
+    text = to_markdown(score_table(runs_of({"G|2": {"<head>": 30.0, "b": 20.0}})))
+    assert "| \\<head> | G\\|2 | 30.00 |" in text
+    # What separates cells is no part of a name.
+    counts = {line.replace("\\|", "").count("|") for line in text.splitlines() if "G" in line}
+    assert len(counts) == 2
+
+
 def test_best_is_best_of_its_scan():
     table = score_table(
         runs_at(SETTINGS[:2], lambda m, c, s: 20.0 + 5 * SETTINGS.index(s) + (m == "D"))
