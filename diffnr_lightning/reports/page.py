@@ -27,6 +27,7 @@ from diffnr_lightning.reports.figures import (
     PRIOR_PICTURE,
     display_window,
     full_window,
+    run_labels,
     score_caption,
 )
 from diffnr_lightning.reports.runs import RunSummary
@@ -124,7 +125,9 @@ def write_page(
         "TITLE": html.escape(title),
         "STYLE": _asset("page.css"),
         "TABLES": _tables(table),
-        "PRIORS": _prior_pictures([run for run in runs if run.case in names[:max_cases]]),
+        "PRIORS": _prior_pictures(
+            [[run for run in runs if run.case == name] for name in names[:max_cases]]
+        ),
         "LEFT_OUT": _left_out(left_out),
         "DATA": _json({"cases": cases, "levels": LEVELS}),
         "VOLUMES": "\n".join(blocks),
@@ -242,14 +245,14 @@ def _history(run: RunSummary) -> dict[str, list[float | None]]:
     }
 
 
-def _prior_pictures(runs: Sequence[RunSummary]) -> str:
-    """Return the pictures of what priors added to runs, as the runs drew them; nothing where none took part."""
+def _prior_pictures(cases: Sequence[Sequence[RunSummary]]) -> str:
+    """Return the pictures of what priors added to the runs of cases, as drawn by them; nothing where none took part."""
     figures = []
-    for run in runs:
+    for run, label in (pair for runs in cases for pair in zip(runs, run_labels(runs), strict=True)):
         picture = run.folder / PRIOR_PICTURE
         if not picture.is_file():
             continue
-        title = html.escape(f"{run.case}: {run.method}")
+        title = html.escape(f"{run.case}: {label}")
         content = base64.b64encode(picture.read_bytes()).decode("ascii")
         figures.append(
             f'<figure><img alt="{title}" src="data:image/png;base64,{content}">'

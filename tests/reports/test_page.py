@@ -14,7 +14,7 @@ import pytest
 from diffnr_lightning.reports import read_runs, write_page
 from diffnr_lightning.reports.figures import PRIOR_PICTURE, prior_panels
 from diffnr_lightning.reports.page import LEVELS, block_mean, pack_volume
-from diffnr_lightning.reports.runs import read_volume
+from diffnr_lightning.reports.runs import ScanSetting, read_volume
 
 from .conftest import write_run
 
@@ -87,6 +87,19 @@ def test_pictures_of_what_a_prior_added_stand_on_the_page(run_folders, tmp_path)
     page = write_page(runs, tmp_path / "page.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert "What the prior added" in page
+
+
+def test_pictures_of_priors_say_which_scan_of_a_volume_they_are_of(run_folders, tmp_path):
+    runs = [replace(run, case="chest", method="DiffNR") for run in read_runs(run_folders[:2])]
+    runs = [
+        replace(run, setting=ScanSetting(views=n)) for run, n in zip(runs, (12, 24), strict=True)
+    ]
+    for run in runs:
+        volume = read_volume(run)
+        prior_panels(volume, replace(volume, values=abs(volume.values)), run.folder / PRIOR_PICTURE)
+    page = write_page(runs, tmp_path / "page.html").read_text()
+    for views in (12, 24):
+        assert f"<figcaption>chest: DiffNR, {views} views</figcaption>" in page
 
 
 def test_large_volumes_are_averaged_and_the_page_knows(run_folders, tmp_path, truth):
