@@ -97,6 +97,10 @@ def report(
             )
     found = read_runs(runs)
     if out.suffix.lower() == ".png":
+        left_out = dict.fromkeys(run.case for run in found if run.case != found[0].case)
+        if left_out:
+            logger.info("the picture is of %s, without %s.", found[0].case, ", ".join(left_out))
+        found = [run for run in found if run.case == found[0].case]
         written = write_comparison(found, out)
     else:
         written = write_page(found, out, baseline=baseline, paper=paper)

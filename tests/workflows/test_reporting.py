@@ -30,6 +30,17 @@ def test_published_numbers_and_a_baseline_are_options(runs, tmp_path, capsys):
     assert "2 runs of 1 case\n" in " ".join(capsys.readouterr().err.split(" "))
 
 
+def test_a_picture_says_which_cases_it_leaves_out(runs, tmp_path, capsys):
+    truth = np.zeros((12, 12, 12), np.float32)
+    truth[3:9] = 0.5
+    write_run(runs / "other/FDK", "head", "FDK", truth + 0.1, truth)
+    options = ["--runs", str(runs), "--out", str(tmp_path / "page.png")]
+    assert cli.main(["report", *options]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the picture is of chest, without head." in told
+    assert "page.png: 2 runs of 1 case" in told
+
+
 def test_a_report_of_another_kind_is_refused(runs, tmp_path, capsys):
     out = tmp_path / "report.pdf"
     assert cli.main(["report", "--runs", str(runs), "--out", str(out)]) == cli.USAGE_ERROR
