@@ -33,6 +33,9 @@ NARROW_COLUMNS = {
     **{f"{name}\ndB / SSIM": (f"{name}_psnr", f"{name}_ssim") for name in PROTOCOLS},
     "Δbaseline\ndB / SSIM": ("r2_psnr_over_baseline", "r2_ssim_over_baseline"),
     "Δpaper\ndB / SSIM": ("r2_psnr_over_paper", "r2_ssim_over_paper"),
+    "lungs\nDice % / mm": ("lungs_dice_percent", "lungs_surface_distance"),
+    "regions\nerror / dev.": ("regions_error", "regions_deviation"),
+    "contrast\n%": ("regions_contrast_percent",),
     "views\ndB": ("views_psnr",),
     "\ns": ("seconds",),
 }
@@ -42,9 +45,10 @@ SHORT_COLUMNS = {
     "\nMB": ("peak_memory_mb",),
 }
 WIDE_TERMINAL = 110
-DIFFERENCES = ("r2_psnr_over_baseline", "r2_psnr_over_paper")
+ASKED_FOR = ("r2_psnr_over_baseline", "r2_psnr_over_paper", "lungs_dice_percent", "regions_error")
+"""Beside what there is less room for protocols on a narrow terminal: differences and downstream tasks."""
 OTHER_PROTOCOLS = {f"{name}_psnr" for name in PROTOCOLS if name != "r2"}
-"""What gives way to differences on a narrow terminal."""
+"""What gives way to them."""
 
 
 def print_table(
@@ -93,7 +97,7 @@ def _rich_table(title: str, rows: Sequence[Row], table: ScoreTable, width: int) 
     # PSNR and SSIM share a cell, so that all protocols fit into a terminal of 80 characters.
     short = SHORT_COLUMNS if width >= WIDE_TERMINAL else NARROW_COLUMNS
     # Names of methods need the room where there is more to be said.
-    crowded = bool(table.settings) or any(key in known for key in DIFFERENCES)
+    crowded = bool(table.settings) or any(key in known for key in ASKED_FOR)
     if width < WIDE_TERMINAL and crowded:
         short = {head: keys for head, keys in short.items() if not set(keys) & OTHER_PROTOCOLS}
     cells = {head: [known[key] for key in keys if key in known] for head, keys in short.items()}

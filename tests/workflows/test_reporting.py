@@ -96,6 +96,8 @@ def test_lungs_are_compared_and_kept_beside_the_run(tmp_path, capsys, monkeypatc
         write_run(tmp_path / method, "chest", method, volume, truth, window_hu=(low, high))
     options = ["evaluate", "--runs", str(tmp_path), "--downstream", "lungs"]
     assert cli.main([*options, "--out", str(tmp_path / "table")]) == 0
+    shown = capsys.readouterr().out
+    assert "Dice % / mm" in shown and "100.00 / 0.00" in shown
     kept = json.loads((tmp_path / "FDK/downstream.json").read_text())["lungs"]
     assert kept["segmenter"] == "embedded"
     assert 70 < kept["dice_percent"] < 100 and kept["surface_distance_mm"] > 0
@@ -117,6 +119,8 @@ def test_regions_are_compared_and_kept_with_other_tasks(runs, tmp_path, capsys):
     )
     out = ["--out", str(tmp_path / "table")]
     assert cli.main([*options, "--regions", str(regions), *out]) == 0
+    shown = capsys.readouterr().out
+    assert "error / dev." in shown and "300.00 / " in shown
     kept = json.loads(file.read_text())
     assert kept["lungs"]["dice_percent"] == 90
     # The window of these runs spans 3000 HU: the cube is 1500 HU above air, the reconstruction off by 300 HU.
