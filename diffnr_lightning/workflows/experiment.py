@@ -367,10 +367,15 @@ def _as_folder(name: str) -> str:
 
 
 def _config(path: Path, entry: str | None) -> str | None:
-    """Return config files joined by `+`, those that lie in the experiment's folder by their paths."""
-    if entry is None:
-        return None
-    folder = path.parent
-    return "+".join(
-        str(folder / part) if (folder / part).is_file() else part for part in entry.split("+")
-    )
+    """Return config files joined by `+`, those of this and other experiments by their paths."""
+    return None if entry is None else "+".join(_file(path, part) for part in entry.split("+"))
+
+
+def _file(path: Path, name: str) -> str:
+    """Return the path of a config that lies in the experiment's folder, or is called `experiments/...`."""
+    if (path.parent / name).is_file():
+        return str(path.parent / name)
+    # Those of the checkout, wherever the command is called.
+    beside = [folder.parent / name for folder in experiment_folders()]
+    found = [file for file in beside if name.startswith("experiments/") and file.is_file()]
+    return str(found[0]) if found else name

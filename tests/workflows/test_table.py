@@ -79,6 +79,18 @@ def test_some_views_of_a_table_can_be_taken_alone(capsys):
     assert "views is [24, 7]; the table has 12, 24, 36." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_the_checkout_find_their_configs_from_anywhere(name, tmp_path, monkeypatch):
+    rows = read_experiment(name).rows
+    monkeypatch.chdir(tmp_path)
+    elsewhere = read_experiment(name)
+    assert [row.name for row in elsewhere.rows] == [row.name for row in rows]
+    for entry in [row.method for row in elsewhere.rows if row.method]:
+        assert config_files(entry)
+    for part in elsewhere.parts:
+        assert all(config_files(scan) for scan in part.scans)
+
+
 @pytest.mark.slow
 def test_every_method_of_a_miniature_can_be_read():
     parser = settings_parser(workflows.reconstruct)
