@@ -39,9 +39,14 @@ def config_files(text: str) -> list[Path]:
 
     Raises:
         FileNotFoundError: no such file or shipped config.
+        ValueError: an empty name.
     """
     if Path(text).is_file():
         return [Path(text)]
+    if not all(text.split("+")):
+        raise ValueError(
+            f"config is {text!r}; names of files, joined by single pluses, are expected."
+        )
     return [path for part in text.split("+") for path in _files_of(part)]
 
 

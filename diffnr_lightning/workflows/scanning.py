@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 from diffnr_lightning.data import ScanRecipe, is_generated
 from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.signature import folder_to_be, seed_of
+from diffnr_lightning.workflows.signature import case_to_be, seed_of
 
 logger = logging.getLogger("diffnr")
 
 
 def simulate(
     volume: str,
-    out: Annotated[Path, folder_to_be("case")],
+    out: Annotated[Path, case_to_be()],
     recipe: Annotated[ScanRecipe, Flatten()] = ScanRecipe(),
     name: str | None = None,
     seed: Annotated[int | None, seed_of("seed")] = None,
@@ -55,7 +55,7 @@ def simulate(
 
 def ingest(
     projections: Path,
-    out: Annotated[Path, folder_to_be("case")],
+    out: Annotated[Path, case_to_be()],
     every: int = 4,
     size: int | None = None,
     axis_column: float | None = None,

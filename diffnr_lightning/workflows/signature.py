@@ -88,6 +88,19 @@ def folder_to_be(what: str) -> Checked:
     return Checked(refuse_files)
 
 
+def case_to_be() -> Checked:
+    """Return the mark of a case folder that is written: a new or empty one, or one that holds a case already."""
+
+    def refuse_others(path: Path) -> None:
+        folder_to_be("case").check(path)
+        if path.is_dir() and any(path.iterdir()) and not (path / "meta_data.json").is_file():
+            raise ValueError(
+                f"folder {path} exists and holds no case (meta_data.json is missing); choose an empty or new folder."
+            )
+
+    return Checked(refuse_others)
+
+
 def file_to_be(what: str) -> Checked:
     """Return the mark of a file that is written.
 

@@ -261,7 +261,7 @@ def _unreadable(rows: Sequence[ExperimentRow]) -> dict[str, str]:
     for row in rows:
         try:
             config_files(row.method or "")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             failed[row.name] = f"failed: {_sentence(error)}"
     return failed
 

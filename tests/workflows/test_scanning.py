@@ -7,6 +7,7 @@ import pytest
 
 from diffnr_lightning import cli
 from diffnr_lightning.data import read_case
+from diffnr_lightning.workflows import scanning
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -54,3 +55,12 @@ def test_the_case_records_what_was_asked_for(simulate, tmp_path):
     assert record["simulation"]["recipe"]["noise"]["photons"] == 5000
     assert record["simulation"]["seed"] == 4
     assert record["simulation"]["source"] == str(tmp_path / "ball.npy")
+
+
+def test_a_folder_of_other_things_is_refused_before_anything_is_scanned(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(scanning, "load_source", lambda *given: pytest.fail("read the volume"))
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["simulate", "--volume", "phantom:1", "--out", str(tmp_path)]) == 2
+    assert "holds no case (meta_data.json is missing)" in capsys.readouterr().err

@@ -163,13 +163,13 @@ PART = (
 
 
 def test_a_row_that_fails_stops_no_other(tmp_path, capsys):
-    rows = "rows: {Broken: {method: ours.yaml}, Missing: {method: sqrt}, FDK: {method: fdk}}\n"
+    rows = "rows: {Broken: {method: ours.yaml}, Missing: {method: sqrt}, Half: {method: sirt+}, FDK: {method: fdk}}\n"
     folder = write_experiment(tmp_path / "mine", PART + rows)
     (folder / "ours.yaml").write_text(
         "method: {class_path: diffnr_lightning.workflows.Solver, init_args: {name: sqrt}}\n"
     )
     assert cli.main(["table", str(folder), "--out", str(tmp_path / "out")]) == cli.USAGE_ERROR
-    assert "2 of 3 rows failed (Missing, Broken)" in capsys.readouterr().err
+    assert "3 of 4 rows failed (Missing, Half, Broken)" in capsys.readouterr().err
     lines = lines_of(tmp_path / "out")
     assert {line["method"] for line in lines} == {"FDK"}
     assert lines[0]["published"] == "30.0" and float(lines[0]["ours"]) > 5
