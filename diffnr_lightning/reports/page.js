@@ -14,7 +14,6 @@ const HU_PRESETS = {
   "soft tissue": { level: 40, width: 400 },
   bone: { level: 400, width: 1800 },
 };
-const SERIES_COLOURS = ["#1f8fc0", "#e07a2f", "#3f9e5a", "#b04a8e", "#7a6ad8", "#9a8f2c", "#c44545"];
 
 // Steps from black over purple and orange to pale yellow, of steadily rising lightness.
 const ERROR_STOPS = [
@@ -499,14 +498,14 @@ function about() {
 
 function charts() {
   const series = {};
-  shown.volumes.forEach((volume, i) => {
+  shown.volumes.forEach((volume) => {
     const { iteration } = volume.history;
     if (!iteration) return;
     Object.entries(volume.history).forEach(([key, values]) => {
       if (key === "iteration") return;
       const points = values.map((v, k) => [iteration[k], v]).filter(([a, b]) => a !== null && b !== null);
       if (points.length > 1) {
-        (series[key] ??= []).push({ label: volume.label, points, colour: SERIES_COLOURS[i % SERIES_COLOURS.length] });
+        (series[key] ??= []).push({ label: volume.label, points, colour: volume.colour });
       }
     });
   });

@@ -49,6 +49,7 @@ LEVELS = 4096
 # clipped.
 MARGIN = 0.1
 TRUTH_LABEL = "truth"
+CURVE_COLOURS = ("#1f8fc0", "#e07a2f", "#3f9e5a", "#b04a8e", "#7a6ad8", "#9a8f2c", "#c44545")
 
 PROTOCOL_NOTES = {
     "r2": "peak 1, not clipped, whole volume; SSIM of 2D slices, three axes, empty slices skipped",
@@ -168,6 +169,7 @@ def _embed(case: CaseVolumes, max_edge: int, first: int) -> tuple[dict[str, Any]
                 "element": identity,
                 "truth": is_truth,
                 "caption": "" if is_truth else score_caption(case.runs[label]),
+                "colour": _curve_colour(len(entries)),
                 "history": {} if is_truth else _history(case.runs[label]),
             }
         )
@@ -235,6 +237,14 @@ def pack_volume(volume: NDArray[np.float32], limits: tuple[float, float]) -> str
     folded = np.where(steps < 0, -2 * steps - 1, 2 * steps).astype(np.uint16)
     planes = (folded & 255).astype(np.uint8).tobytes() + (folded >> 8).astype(np.uint8).tobytes()
     return base64.b64encode(zlib.compress(planes, 6)).decode("ascii")
+
+
+def _curve_colour(number: int) -> str:
+    """Return the colour of the curves of a volume; no two are alike, however many there are."""
+    if number < len(CURVE_COLOURS):
+        return CURVE_COLOURS[number]
+    # Turns by the golden angle come close to no hue before.
+    return f"hsl({137.508 * number % 360:.1f} 60% {40 + 15 * (number % 2)}%)"
 
 
 def _history(run: RunSummary) -> dict[str, list[float | None]]:

@@ -202,6 +202,13 @@ def test_a_page_is_replaced_whole_or_not_at_all(run_folders, tmp_path):
         write_page(read_runs(run_folders), out, max_edge=0)
 
 
+def test_curves_of_many_runs_differ_in_colour(tmp_path, truth):
+    folders = [write_run(tmp_path / f"m{n}", "chest", f"M{n}", truth, truth) for n in range(12)]
+    page = write_page(read_runs(folders), tmp_path / "page.html").read_text(encoding="utf-8")
+    colours = [volume["colour"] for volume in described(page)[0]["volumes"]]
+    assert len(set(colours)) == len(colours) == 13
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_page_draws_in_a_browser(run_folders, tmp_path):
     page = write_page(read_runs(run_folders), tmp_path / "report.html")
