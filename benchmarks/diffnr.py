@@ -30,7 +30,12 @@ from diffnr_lightning.workflows.normalisation import measured_problem, photons_o
 from diffnr_lightning.workflows.settings import configured  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "diffnr.json"
-CONFIGS = ("r2gaussian", "r2gaussian+diffnr/loop", "r2gaussian+diffnr/align")
+CONFIGS = (
+    "r2gaussian",
+    "r2gaussian+diffnr/loop",
+    "r2gaussian+diffnr/align+diffnr/fast",
+    "r2gaussian+diffnr/align",
+)
 
 
 def scene(config: str) -> Scene:
