@@ -122,11 +122,7 @@ def provenance_in_words(record: Mapping[str, Any]) -> str:
             said.append(
                 f"{several} of {len(record['cases_sha256'])} scans were made more than once, with different content"
             )
-        weights = [
-            f"{Path(path).name} {digest[:SHORT]}"
-            for path, found in record["weights_sha256"].items()
-            for digest in found
-        ]
+        weights = _weights_of(record)
         if weights:
             said.append(f"weights {', '.join(weights)}")
     if record.get("kept_rows"):
@@ -146,10 +142,13 @@ def _kept(rows: Sequence[Row], before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept_in_words(record: Mapping[str, Any]) -> str:
+    """Say which rows are of tables made before, with all commits and weights of these."""
     commits: dict[str, None] = {}
+    weights: dict[str, None] = {}
     before = record["kept_of"]
     while before:
         commits |= dict.fromkeys(_shortened(name, SHORT) for name in before.get("commits", ()))
+        weights |= dict.fromkeys(_weights_of(before))
         before = before.get("kept_of")
     count = record["kept_rows"]
     made = f"at {'commits' if len(commits) > 1 else 'commit'} {', '.join(commits)}"
@@ -157,7 +156,17 @@ def _kept_in_words(record: Mapping[str, Any]) -> str:
         f"{counted(count, 'other row')} ({', '.join(record['kept_methods'])}) "
         f"{'are those' if count != 1 else 'is that'} of a table made before"
         + (f" {made}" if commits else ", of which no commit is recorded")
+        + (f", with weights {', '.join(weights)}" if weights else "")
     )
+
+
+def _weights_of(record: Mapping[str, Any]) -> list[str]:
+    """Return the names of files of weights with the first digits of their hashes."""
+    return [
+        f"{Path(path).name} {digest[:SHORT]}"
+        for path, found in record.get("weights_sha256", {}).items()
+        for digest in found
+    ]
 
 
 def _listed(counts: Mapping[str, int], digits: int | None = None) -> str:

@@ -73,13 +73,14 @@ def test_repeated_scans_all_take_the_place(earlier):
 
 def test_the_provenance_names_what_was_kept(earlier, tmp_path):
     record = earlier.with_name("table.provenance.json")
-    said = json.loads(record.read_text()) | {"commits": {"1234567aaa": 4}}
+    known = {"commits": {"1234567aaa": 4}, "weights_sha256": {"assets/prior": ["feedbeef00"]}}
+    said = json.loads(record.read_text()) | known
     record.write_text(json.dumps(said))
     _, again = write_tables([run("TV", "one", 32.0)], tmp_path / "2", earlier=read_earlier(earlier))
     found = json.loads(again.with_name("table.provenance.json").read_text())
     assert (found["runs"], found["kept_rows"], found["kept_methods"]) == (1, 3, ["FDK", "TV"])
     assert provenance_in_words(found).endswith(
-        "; 3 other rows (FDK, TV) are those of a table made before at commit 1234567."
+        "; 3 other rows (FDK, TV) are those of a table made before at commit 1234567, with weights prior feedbee."
     )
     third = write_tables([run("TV", "two", 32.0)], tmp_path / "3", earlier=read_earlier(again))[1]
     chained = json.loads(third.with_name("table.provenance.json").read_text())
