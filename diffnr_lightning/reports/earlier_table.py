@@ -39,11 +39,13 @@ class EarlierTable:
         replacing: dict[Hashable, list[Row]] = {}
         for row in new:
             replacing.setdefault(_place(row), []).append(row)
-        kept = tuple(row for row in self.rows if _place(row) not in replacing)
+        replaced = set(replacing)
         joined: list[Row] = []
         for row in self.rows:
-            joined += [row] if row in kept else replacing.pop(_place(row), [])
-        return (*joined, *(row for rows in replacing.values() for row in rows)), kept
+            place = _place(row)
+            joined += replacing.pop(place, []) if place in replaced else [row]
+        joined += (row for rows in replacing.values() for row in rows)
+        return tuple(joined), tuple(row for row in self.rows if _place(row) not in replaced)
 
 
 def read_earlier(path: str | Path) -> EarlierTable:

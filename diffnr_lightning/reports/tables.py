@@ -13,7 +13,7 @@ from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_diffe
 from diffnr_lightning.reports.earlier_table import EarlierTable
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
-from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable
+from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable, counted
 
 BASELINE_COLUMNS = ("r2_psnr", "r2_ssim")
 
@@ -78,12 +78,19 @@ def score_table(
             [
                 *_in_common(cases[0].setting, differing),
                 *_notes(cases, methods, differing, baseline, seed),
+                *_of_before(kept),
                 *remarks,
             ]
         ),
         differing,
         kept,
     )
+
+
+def _of_before(kept: Sequence[Row]) -> list[str]:
+    """Say which rows are of a table made before."""
+    methods = ", ".join(dict.fromkeys(row.method for row in kept))
+    return [f"Of a table made before: {counted(len(kept), 'case')} of {methods}."] if kept else []
 
 
 def _case_row(run: RunSummary) -> Row:

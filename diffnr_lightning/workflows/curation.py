@@ -20,7 +20,7 @@ from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
 from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.signature import Checked, folder_to_be, seed_of
+from diffnr_lightning.workflows.signature import Checked, at_least, folder_to_be
 from diffnr_lightning.workflows.variation import Variation, zoomed
 from diffnr_lightning.workflows.volume_sources import (
     left_out,
@@ -81,7 +81,7 @@ def curate(
     repair: Repairer | None = None,
     residual: bool = False,
     kind: Literal["slices", "projections"] = "slices",
-    seed: Annotated[int, seed_of("seed")] = 0,
+    seed: Annotated[int, at_least(0, "seed")] = 0,
     shard: Annotated[str, Checked(shard_of)] = "0/1",
     device: str = "cpu",
     resolved: dict[str, Any] | None = None,

@@ -11,10 +11,9 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.signature import (
     Checked,
-    at_least_one,
+    at_least,
     exists,
     folder_to_be,
-    seed_of,
 )
 from diffnr_lightning.workflows.trainer_options import trainer_options
 from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
@@ -39,8 +38,8 @@ def train_denoiser(
     module: Callable[[Module], DenoiserTraining] = DenoiserTraining,
     iterations: int = 10_000,
     start: Annotated[Path | None, exists("start")] = None,
-    validate_every: Annotated[int, at_least_one("validate_every")] = 1000,
-    checkpoint_every: Annotated[int, at_least_one("checkpoint_every")] = 250,
+    validate_every: Annotated[int, at_least(1, "validate_every")] = 1000,
+    checkpoint_every: Annotated[int, at_least(1, "checkpoint_every")] = 250,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
     device: str | None = None,
     accelerator: str = "auto",
@@ -49,7 +48,7 @@ def train_denoiser(
     num_nodes: int = 1,
     curves: Logger | None = None,
     callbacks: dict[str, Callback] | None = None,
-    seed: Annotated[int, seed_of("seed")] = 0,
+    seed: Annotated[int, at_least(0, "seed")] = 0,
     resolved: dict[str, Any] | None = None,
 ) -> Path:
     """Train a denoiser, the prior of diffusion solvers, on clean volumes.

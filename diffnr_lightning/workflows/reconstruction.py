@@ -14,7 +14,7 @@ from diffnr_lightning.workflows.problem import MethodRecord, Problem
 from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_scores, logged_run
-from diffnr_lightning.workflows.signature import exists, folder_to_be, seed_of
+from diffnr_lightning.workflows.signature import at_least, exists, folder_to_be
 from diffnr_lightning.workflows.weights_record import weights_record
 
 Case = deferred("diffnr_lightning.data.cases.Case")
@@ -33,7 +33,7 @@ def reconstruct(
     method: Method,
     name: str | None = None,
     variant: str | None = None,
-    seed: Annotated[int | None, seed_of("seed")] = None,
+    seed: Annotated[int | None, at_least(0, "seed")] = None,
     pad: float = 0.0,
     surroundings: Literal["auto", "ignore"] = "auto",
     weights: Literal["auto", "uniform"] = "auto",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from diffnr_lightning.data import ScanRecipe, is_generated
 from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.signature import case_to_be, seed_of
+from diffnr_lightning.workflows.signature import at_least, case_to_be
 
 logger = logging.getLogger("diffnr")
 
@@ -19,7 +19,7 @@ def simulate(
     out: Annotated[Path, case_to_be()],
     recipe: Annotated[ScanRecipe, Flatten()] = ScanRecipe(),
     name: str | None = None,
-    seed: Annotated[int | None, seed_of("seed")] = None,
+    seed: Annotated[int | None, at_least(0, "seed")] = None,
 ) -> Path:
     """Scan a volume, or a generated object, and write the case.
 

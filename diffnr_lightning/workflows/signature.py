@@ -45,32 +45,19 @@ def exists(what: str) -> Checked:
     return Checked(refuse_nothing)
 
 
-def seed_of(what: str) -> Checked:
-    """Return the mark of a seed.
+def at_least(least: int, what: str) -> Checked:
+    """Return the mark of a whole number with a lower bound, such as a seed or a number of things.
 
     Args:
+        least: the bound, itself allowed.
         what: option it is called, in the ValueError.
     """
 
-    def refuse_negative(seed: int) -> None:
-        if seed < 0:
-            raise ValueError(f"{what} is {seed}; a whole number of at least 0 is expected.")
+    def refuse_less(number: int) -> None:
+        if number < least:
+            raise ValueError(f"{what} is {number}; a whole number of at least {least} is expected.")
 
-    return Checked(refuse_negative)
-
-
-def at_least_one(what: str) -> Checked:
-    """Return the mark of a number of things of which there is one at least.
-
-    Args:
-        what: option it is called, in the ValueError.
-    """
-
-    def refuse_none(count: int) -> None:
-        if count < 1:
-            raise ValueError(f"{what} is {count}; a whole number of at least 1 is expected.")
-
-    return Checked(refuse_none)
+    return Checked(refuse_less)
 
 
 def folder_to_be(what: str) -> Checked:

@@ -22,7 +22,7 @@ from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import Settings, configured
-from diffnr_lightning.workflows.signature import folder_to_be, seed_of
+from diffnr_lightning.workflows.signature import at_least, folder_to_be
 from diffnr_lightning.workflows.table_logging import group_of, log_tables
 from diffnr_lightning.workflows.volume_sources import volume_sources
 from diffnr_lightning.workflows.workers import Worker, run_workers
@@ -42,7 +42,7 @@ def sweep(
     scans: tuple[str, ...] = ("data/body.yaml",),
     curves: str | None = None,
     summary: bool = True,
-    seed: Annotated[int | None, seed_of("seed")] = None,
+    seed: Annotated[int | None, at_least(0, "seed")] = None,
     device: str = "cpu",
     shard: str = "0/1",
 ) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.signature import at_least_one, exists, folder_to_be, seed_of
+from diffnr_lightning.workflows.signature import at_least, exists, folder_to_be
 from diffnr_lightning.workflows.trainer_options import trainer_options
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
@@ -33,8 +33,8 @@ def finetune(
     start: Annotated[Path | None, exists("start")] = None,
     start_overrides: dict[str, Any] | None = None,
     start_allow: tuple[str, ...] = (),
-    validate_every: Annotated[int, at_least_one("validate_every")] = 1000,
-    checkpoint_every: Annotated[int, at_least_one("checkpoint_every")] = 500,
+    validate_every: Annotated[int, at_least(1, "validate_every")] = 1000,
+    checkpoint_every: Annotated[int, at_least(1, "checkpoint_every")] = 500,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
     device: str | None = None,
     accelerator: str = "auto",
@@ -43,7 +43,7 @@ def finetune(
     num_nodes: int = 1,
     curves: Logger | None = None,
     callbacks: dict[str, Callback] | None = None,
-    seed: Annotated[int, seed_of("seed")] = 0,
+    seed: Annotated[int, at_least(0, "seed")] = 0,
     resolved: dict[str, Any] | None = None,
 ) -> Path:
     """Train a SliceFixer on curated pairs.

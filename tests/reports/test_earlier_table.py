@@ -37,6 +37,7 @@ def test_new_runs_take_the_places_of_earlier_rows(earlier):
     cases = [(row.method, row.case, row.values["r2_psnr"]) for row in table.cases]
     assert cases == [("FDK", "one", 20), ("FDK", "two", 20), ("TV", "one", 32), ("TV", "two", 30)]
     assert {row.method: row.values["r2_psnr"] for row in table.means} == {"FDK": 20, "TV": 31}
+    assert table.notes[-1] == "Of a table made before: 3 cases of FDK, TV."
     assert [(row.method, row.case) for row in table.kept] == [
         ("FDK", "one"),
         ("FDK", "two"),
