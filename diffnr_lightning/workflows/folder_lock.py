@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ logger = logging.getLogger("diffnr")
 
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems answer that have no locks, such as some of clusters."""
+
+TRIES, BETWEEN_TRIES = 100, 0.01
+"""How often, and every how many seconds, is looked for the name of the process that holds a lock."""
 
 
 class FolderInUseError(ValueError):
@@ -59,16 +63,26 @@ def _locked(path: Path, wait: bool) -> int:
                     path.parent,
                 )
                 return file
-            holder = os.read(file, 200).decode(errors="replace").strip()
-            os.close(file)
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise FolderInUseError(holder or "another process") from None
+            try:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                raise FolderInUseError(_holder(file)) from None
+            finally:
+                os.close(file)
         if _is_still_at(file, path):
             os.truncate(file, 0)
             os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
         os.close(file)
+
+
+def _holder(file: int) -> str:
+    """Who holds the lock; it is waited for that a process which has just got it writes that down."""
+    for _ in range(TRIES):
+        if holder := os.pread(file, 200, 0).decode(errors="replace").strip():
+            return holder
+        time.sleep(BETWEEN_TRIES)
+    return "another process"
 
 
 def _is_still_at(file: int, path: Path) -> bool:
