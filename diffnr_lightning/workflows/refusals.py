@@ -56,6 +56,28 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
     )
 
 
+def refuse_empty_words(argv: Sequence[str]) -> None:
+    """Refuse options whose value is an empty word, as of a variable of the shell that is not set.
+
+    An empty path would be the folder that one is in.
+
+    Args:
+        argv: options as on the command line.
+
+    Raises:
+        ValueError: there is one.
+    """
+    option = "an option"
+    for word in argv:
+        if word.startswith("--"):
+            option = word.partition("=")[0]
+        if not word or word == f"{option}=":
+            raise ValueError(
+                f"{option} is given an empty word, as by a variable of the shell that is not set; give a value or "
+                "leave the option out."
+            )
+
+
 def missing_logger(error: BaseException | None) -> str | None:
     """Return the package that one of Lightning's loggers asked for in vain, if that is what happened.
 

@@ -29,7 +29,7 @@ from diffnr_lightning.workflows.config_files import (
     with_joined_options,
 )
 from diffnr_lightning.workflows.null_values import check_nulls
-from diffnr_lightning.workflows.refusals import missing_logger, refusal
+from diffnr_lightning.workflows.refusals import missing_logger, refusal, refuse_empty_words
 from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
@@ -138,6 +138,7 @@ def parse(
             is no YAML mapping, or config files for methods of different kinds.
         SystemExit: after ``--help`` or ``--print_config``.
     """
+    refuse_empty_words(argv)
     argv, configs = expanded(argv)
     for config in configs:
         check_yaml(config)

@@ -144,6 +144,17 @@ def test_values_of_classes_within_classes(refused, options, words, tmp_path):
     assert len(line) < 200
 
 
+@pytest.mark.parametrize("out", [["--out", ""], ["--out="]])
+def test_empty_words_are_no_paths(refused, out):
+    line = refused("demo", *out)
+    assert line.startswith("diffnr demo: error: --out is given an empty word")
+
+
+def test_empty_words_of_a_list_are_no_paths(refused):
+    assert "--runs is given an empty word" in refused("evaluate", "--runs", "", "runs")
+    assert "--runs is given an empty word" in refused("evaluate", "--runs", "runs", "")
+
+
 def test_weights_of_the_other_kind(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     line = refused(*SCENE.split(), "--method.pseudo_reference.repairer.weights", "fbp_unet")
