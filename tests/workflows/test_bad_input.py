@@ -255,7 +255,7 @@ def test_folders_that_are_no_runs(refused):
             "reconstruct/nosuch.yaml is not among the configs that come with diffnr.",
         ),
         (["--config", "fdk+"], "config is 'fdk+'; names of files, joined by single pluses"),
-        (["--config", ""], "config is ''; names of files, joined by single pluses"),
+        (["--config", ""], "--config is given an empty word"),
         ([*FDK, "--method.init_args.options", "5"], "is '5'; dict[str, Any] or null is expected"),
         ([*FDK, "--photons", "-5"], "photons is -5"),
         ([*FDK, "--seed", "-3"], "seed is -3"),

@@ -152,7 +152,7 @@ def test_what_resuming_needs_is_asked_for_beside_what_is_given():
     [
         (["--command", "demo"], "one that begins with curate, sweep"),
         (["--command", "sweep --config 'a"], "quotes that close"),
-        (["--command", ""], "one that begins with"),
+        (["--command", " "], "one that begins with"),
         (["--command", "finetune", "--jobs", "2"], "only curate and sweep without --shard"),
         (["--command", "sweep --shard 0/2", "--jobs", "2"], "without --shard can be divided"),
         (["--command", "sweep", "--jobs", "0"], "jobs is 0"),
