@@ -15,7 +15,7 @@
 #
 # What the prior gets, what it makes of it, and what each piece of information is worth. The
 # network is the compact SliceFixer that comes with the package; the paper's gets the same except
-# for the residual, and a text besides.
+# for the residual and its noise, and a text besides.
 
 # %%
 import matplotlib.pyplot as plt
@@ -41,8 +41,8 @@ PLANES = ("axial", "coronal", "sagittal")
 # ## A degraded volume
 #
 # A generated chest that the network has not learned from, scanned with 16 noisy views and
-# reconstructed by ASD-POCS. (The network has learned from Gaussians and voxels at 128 voxels an
-# edge, so that this is foreign to it in two ways.)
+# reconstructed by ASD-POCS. (The network has learned from volumes of 128 voxels an edge, so that
+# their size is foreign to it.)
 
 # %%
 noise = Noise(mode="tigre", photons=1e4, electronic=10)
@@ -72,7 +72,8 @@ def show(titles_and_slices, low=0.0, high=0.7, cmap="gray"):
 #
 # Of the scan, the two measured projections nearest to perpendicular, and how many views there were.
 # Of the volume, the *backprojected residual*: FDK of what the projections say and the volume does
-# not. It looks like noise and streaks, and yet it is large where the volume is wrong.
+# not. It looks like noise and streaks, and yet it is large where the volume is wrong. Where the noise of the
+# rays is known, the network is told how much of it is noise, too; here it is not.
 
 # %%
 directions = torch.tensor(case.scan.direction, dtype=torch.float32)
