@@ -46,15 +46,19 @@ def known_volume(source: str) -> SplitVolume | None:
     """
     if not names_data_set(source):
         return listed(source)
+    word = volume_word(source)
     try:
         dataset = data_set(source)
-        known = dataset.entry(volume_word(source))
+        known = dataset.entry(word)
+        file = None if dataset.folder is None else dataset.files().get(word)
     # The rule needs the folder, which may be elsewhere by now.
     except (FileNotFoundError, ValueError):
         return None
     # A folder may hold what a split keeps, under a rule of its own.
-    kept = None if dataset.folder is None else listed(str(located(source)[2]))
-    return kept if kept and _STRICTNESS[kept.set] > _STRICTNESS[known.set] else known
+    kept = None if file is None else listed(str(file))
+    if known is None or kept is None:
+        return known or kept
+    return kept if _STRICTNESS[kept.set] > _STRICTNESS[known.set] else known
 
 
 def located(source: str) -> tuple[DataSet, str, Path]:

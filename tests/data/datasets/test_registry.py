@@ -142,6 +142,27 @@ def test_a_folder_gives_away_nothing_that_a_split_keeps(tmp_path):
         refuse_held_back(volume_sources([f"folder:{tmp_path}:train"]).values())
 
 
+def test_a_volume_that_its_folder_has_no_more_is_not_known(tmp_path):
+    """A run may have read it before it was moved, or before another of its name made it `P1_data`."""
+    (tmp_path / "other.npy").touch()
+    assert known_volume(f"folder:{tmp_path}:no_more") is None
+
+
+def test_what_a_folder_does_not_list_is_known_by_the_splits(tmp_path):
+    for name in ("headneck/pt_1.nii.gz", "deep/pt_9999.nii.gz", "mine.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    lines = ["volume,patient,kind,set,source,licence", "mine.npy,P1,bone,train,here,MIT"]
+    lines.append("gone.npy,P2,bone,test,here,MIT")
+    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+    known = {
+        name: known_volume(f"folder:{tmp_path}:{name}") for name in ("pt_1", "pt_9999", "gone")
+    }
+    assert (known["pt_1"].kind, known["pt_1"].set) == ("head", "test")
+    assert known["pt_9999"] is None
+    assert known["gone"].kind == "bone"
+
+
 def test_volumes_that_differ_in_their_ending_alone_are_both_found(tmp_path):
     expected = {
         "ct.npy": "ct.npy",
