@@ -28,6 +28,8 @@ logger = logging.getLogger("diffnr")
 BRIGHT_QUANTILE = 0.9999
 # Photons without object, a pixel and view, by which rays weigh that were simulated without noise.
 MUCH_LIGHT = 1e6
+# No detector tells exp(-20), two photons of 1e9, from nothing: line integrals beyond are in another unit.
+LARGEST_EXPONENT = 20.0
 
 
 def working_grid(case: Case, pad: float) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:
@@ -252,12 +254,26 @@ def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
 def _attenuation_of_unit(case: Case, noise: Mapping[str, Any]) -> float:
     """Return what a line integral of the case's unit times mm attenuates, as an exponent.
 
-    A simulated volume that is not in HU gets what its noise would have been made by (`Noise`); measured projections are
-    line integrals already.
+    A simulated volume that is not in HU gets what its noise would have been made by (`Noise`), and so does a case of
+    others whose unit is not known: its truth is from 0 to about 1 as it was stored, or no ray would get through.
+    Measured projections are line integrals already.
     """
     if case.window_hu is not None:
         return MU_WATER_PER_MM * (case.window_hu[1] - case.window_hu[0]) / 1000.0
+    densest = noise.get("peak_line_integral", Noise.peak_line_integral)
+    largest = float(case.projections.max())
     if noise:
-        densest = noise.get("peak_line_integral", Noise.peak_line_integral)
-        return densest / float(case.projections.max())
-    return 1.0
+        return densest / largest
+    divided_by = case.provenance.get("normalised_by")
+    as_stored = divided_by or 1.0
+    normalised = case.volume is not None and divided_by is None
+    known = not normalised and as_stored * largest <= LARGEST_EXPONENT
+    if known or case.provenance.get("kind") == "measured":
+        return as_stored
+    logger.warning(
+        "%s does not say in which unit its projections are: photons are assumed as if its densest ray had a line "
+        "integral of %g",
+        case.name,
+        densest,
+    )
+    return densest / largest

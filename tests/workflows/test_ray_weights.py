@@ -8,7 +8,8 @@ import pytest
 import SimpleITK
 
 from diffnr_lightning import cli
-from diffnr_lightning.data import load_case
+from diffnr_lightning.data import Case, load_case, write_case
+from diffnr_lightning.projectors import project
 from diffnr_lightning.workflows.normalisation import photons_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,6 +37,22 @@ def case(tmp_path_factory):
     """A scan of so few photons that its rays differ a hundredfold."""
     out = tmp_path_factory.mktemp("weights") / "case"
     return simulated(out, "--noise.photons", 1e4)
+
+
+@pytest.fixture
+def scan_of_others(case, tmp_path):
+    """Return a function: value of a truth, whether it is kept -> its case as it is read, of which no more is known."""
+    ours = load_case(case)
+    body = (ours.volume > 0.5).float()
+
+    def scan_of_others(value, known):
+        truth = value * body
+        bare = Case(
+            "others", ours.scan, project(truth, ours.grid, ours.scan), ours.grid, volume=truth
+        )
+        return load_case(write_case(bare if known else replace(bare, volume=None), tmp_path / "o"))
+
+    return scan_of_others
 
 
 def test_counted_photons_weigh_the_rays_unless_they_are_to_weigh_alike(case, tmp_path):
@@ -78,6 +95,33 @@ def test_photons_are_assumed_only_where_they_are_asked_for(tmp_path, provenance)
     case = replace(bare, provenance=provenance)
     assert photons_of(case, None) is None
     assert photons_of(case, 1e4).origin == "assumed"
+
+
+# Unit of a truth of others, as a share of the largest value, and the exponent of its densest ray.
+UNITS = {
+    "1/mm": (0.02, None, lambda length: 0.02 * length),
+    "none": (1.0, None, lambda _: 3.0),
+    "gray values": (255.0, None, lambda _: 3.0),
+    "1/mm, without truth": (0.02, "truth", lambda length: 0.02 * length),
+    "gray values, without truth": (255.0, "truth", lambda _: 3.0),
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_assumed_photons_reach_the_detector_in_any_unit(scan_of_others, unit):
+    """A truth and its projections are divided by its peak where they are read."""
+    value, lacks, exponent = UNITS[unit]
+    case = scan_of_others(value, lacks is None)
+    length = case.projections.max() / (1.0 if lacks is None else value)
+    least = photons_of(case, 1e5).counts.min()
+    assert least == pytest.approx(1e5 * np.exp(-exponent(float(length))), rel=1e-3)
+
+
+def test_measured_line_integrals_are_exponents_whatever_their_reference(scan_of_others):
+    case = scan_of_others(1.0, True)
+    measured = replace(case, provenance={"kind": "measured"})
+    expected = 1e5 * np.exp(-float(case.projections.max()))
+    assert photons_of(measured, 1e5).counts.min() == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_scan_of_which_nothing_is_known_is_reconstructed_to_the_end(tmp_path):
