@@ -39,6 +39,10 @@ GAUSSIAN_SIGMA = 1.5
 UNIFORM_EDGE = 7
 
 
+class NoRangeError(ValueError):
+    """A truth of one value has no range for protocol `strict`."""
+
+
 def _as_arrays(
     prediction: ArrayLike, truth: ArrayLike, kind: str, axes: str
 ) -> tuple[Volume, Volume]:
@@ -213,8 +217,8 @@ def strict_protocol(
         {"psnr": dB, "ssim": index}.
 
     Raises:
-        ValueError: shapes that differ, values that are not finite, an empty mask, or a truth that
-            is constant inside the mask.
+        ValueError: shapes that differ, values that are not finite, or an empty mask.
+        NoRangeError: a truth that is constant inside the mask.
     """
     prediction, truth = _as_arrays(prediction, truth, "volumes", "(Z, Y, X)")
     inside = field_of_view(truth.shape) if mask is None else np.asarray(mask, dtype=bool)
@@ -226,7 +230,7 @@ def strict_protocol(
     prediction, truth = np.clip(prediction, 0, 1), np.clip(truth, 0, 1)
     data_range = float(np.ptp(truth[inside]))
     if data_range == 0:
-        raise ValueError(
+        raise NoRangeError(
             "the truth is constant inside the mask, so protocol 'strict' has no range; check the "
             "mask and the intensity window."
         )
@@ -253,7 +257,7 @@ PROTOCOLS: dict[str, Callable[..., Score]] = {
 def evaluate_volume(
     prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
 ) -> dict[str, Score]:
-    """Score a volume under every protocol that is defined on its shape.
+    """Score a volume under every protocol that is defined on its truth.
 
     Args:
         prediction: (Z, Y, X), normalised so that the intensity window is 0..1; array or CPU tensor.
@@ -262,7 +266,7 @@ def evaluate_volume(
 
     Returns:
         {protocol: {"psnr": dB, "ssim": index}}; without `naf`, whose window does not fit, where an axis has fewer than
-        7 voxels.
+        7 voxels, and without `strict` where the truth is constant inside the mask.
 
     Raises:
         ValueError: volumes that one of the protocols cannot compare.
@@ -275,7 +279,11 @@ def evaluate_volume(
             name: pool.submit(protocol, prediction, truth, mask)
             for name, protocol in protocols.items()
         }
-        return {name: score.result() for name, score in scores.items()}
+        return {
+            name: score.result()
+            for name, score in scores.items()
+            if not isinstance(score.exception(), NoRangeError)
+        }
 
 
 def projection_error(prediction: ArrayLike, truth: ArrayLike) -> Score:

@@ -173,6 +173,16 @@ def test_tensors_are_served():
     )
 
 
+def test_a_homogeneous_object_is_scored_without_its_range():
+    """Water that fills the field, or an object wholly outside of the cylinder."""
+    water = field_of_view((8, 16, 16)).astype(np.float32)
+    corner = np.zeros_like(water)
+    corner[:, 0, 0] = 1
+    for truth in (water, corner):
+        assert list(evaluate_volume(truth + 0.1, truth)) == ["r2", "naf"]
+    assert "strict" in evaluate_volume(water, water, np.ones(water.shape, bool))
+
+
 def test_what_cannot_be_compared_is_refused():
     prediction, truth = pair()
     with pytest.raises(ValueError, match=r"\(18, 20, 22\).*\(17, 20, 22\)"):
