@@ -58,7 +58,7 @@ def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -
         ValueError: a volume that is damaged.
     """
     from diffnr_lightning.downstream import compare_lungs, lung_segmenter
-    from diffnr_lightning.reports.runs import read_truth, read_volume
+    from diffnr_lightning.reports.runs import read_volume
 
     name, segment = lung_segmenter(segmenter)
     references = {}
@@ -67,7 +67,7 @@ def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -
             continue
         volume = read_volume(run)
         key = (run.case_folder, volume.values.shape)
-        truth = read_truth(run, volume) if volume.unit == "HU" else None
+        truth = _truth(run, volume) if volume.unit == "HU" else None
         if truth is not None and key not in references:
             references[key] = segment(truth.values, truth.voxel_mm)
         reference = None if truth is None else references[key]
@@ -96,7 +96,7 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
         ValueError: a volume that is damaged, or regions that do not fit.
     """
     from diffnr_lightning.downstream import compare_regions
-    from diffnr_lightning.reports.runs import read_truth, read_volume
+    from diffnr_lightning.reports.runs import read_volume
 
     plans: dict[Any, RegionPlan | None] = {}
     for run in runs:
@@ -104,12 +104,16 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
         if regions is None and before == AUTOMATIC:
             continue
         volume = read_volume(run)
-        truth = read_truth(run, volume)
+        truth = _truth(run, volume)
+        if truth is None:
+            logger.warning("%s: no true volume; left out.", run.folder)
+            continue
         key = (run.case_folder, volume.values.shape)
-        if truth is None or key not in plans:
+        if key not in plans:
             plans[key] = _plan(run, truth, regions)
         plan = plans[key]
-        if truth is None or plan is None:
+        if plan is None:
+            logger.warning("%s: no flat regions in the true volume; left out.", run.folder)
             continue
         peak = None if volume.window is None else volume.window[1] - volume.window[0]
         found = compare_regions(volume.values, truth.values, plan, volume.voxel_mm, peak)
@@ -118,20 +122,31 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
         logger.info("%s: %d regions", run.folder, len(found.regions))
 
 
-def _plan(run: RunSummary, truth: ShownVolume | None, regions: Path | None) -> RegionPlan | None:
-    """Return where the runs of a case are looked at; None, with a sentence in the log, where that is not known."""
+def _truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
+    """Return the true volume of a run; None where there is none, or one of another size by now."""
+    from diffnr_lightning.reports.runs import read_truth
+
+    truth = read_truth(run, volume)
+    if truth is None or truth.values.shape == volume.values.shape:
+        return truth
+    logger.warning(
+        "case %s has a true volume of shape %s, run %s one of %s; the case was written anew.",
+        *(run.case_folder, truth.values.shape, run.folder, volume.values.shape),
+    )
+    return None
+
+
+def _plan(run: RunSummary, truth: ShownVolume, regions: Path | None) -> RegionPlan | None:
+    """Return where the runs of a case are looked at; None, with a sentence in the log, where nothing is flat."""
     from diffnr_lightning.downstream import flat_plan, read_regions
 
-    if truth is None:
-        logger.warning("%s: no true volume; left out.", run.folder)
-        return None
     if regions is not None:
         file = regions / f"{run.case}.yaml" if regions.is_dir() else regions
         return read_regions(file, truth.values.shape, truth.voxel_mm)
     try:
         return flat_plan(truth.values)
     except ValueError as error:
-        logger.warning("%s: %s Left out.", run.folder, error)
+        logger.warning("case %s: %s", run.case_folder, error)
         return None
 
 

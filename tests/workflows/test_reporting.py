@@ -5,6 +5,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from diffnr_lightning import cli, phantoms
+from diffnr_lightning.reports import read_runs
+from diffnr_lightning.workflows.downstream import score_task
 from tests.reports.conftest import write_run
 
 
@@ -138,3 +140,22 @@ def test_regions_are_compared_and_kept_with_other_tasks(runs, tmp_path, capsys):
     assert json.loads(file.read_text())["regions"]["regions_from"] == str(regions)
     assert cli.main(["evaluate", "--runs", str(runs), "--regions", str(regions)]) == 2
     assert "--downstream regions is expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["regions", "lungs"])
+def test_runs_of_a_case_that_was_simulated_anew_are_named(tmp_path, caplog, monkeypatch, task):
+    """Those of the former volume, of its size or another, cost nothing of those of the new one."""
+    monkeypatch.setattr("diffnr_lightning.downstream.lungs.find_spec", lambda name: None)
+    low, high = -1000.0, 1000.0
+    truth = (phantoms.chest(300, 32).array - low) / (high - low)
+    volumes = {"A": 1 - truth, "B": truth, "C": truth[:, :, 1:], "D": truth}
+    for name, volume in volumes.items():
+        write_run(tmp_path / name, "chest", name, gaussian_filter(volume, 0.7), volume, (low, high))
+    runs = read_runs([tmp_path])
+    for _ in range(2):
+        score_task(task, runs)
+    scored = {path.parent.name for path in tmp_path.glob("*/downstream.json")}
+    assert scored == {"B", "D"}
+    for name in ("A", "C"):
+        assert f"{tmp_path / name}: no" in caplog.text
+    assert f"{tmp_path / 'B'}: no" not in caplog.text
