@@ -1,6 +1,13 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import SimpleITK
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from diffnr_lightning.data import (
     CleanPatchData,
@@ -41,6 +48,47 @@ def test_volumes_are_the_truth_of_a_scan_and_are_kept(sources, tmp_path, monkeyp
     with pytest.raises(ValueError, match="is no volume of a store or is damaged") as error:
         clean_volumes(sources, recipe, store)
     one_sentence(error)
+
+
+def test_another_volume_of_a_name_is_not_taken_for_it(sources, tmp_path, one_sentence):
+    recipe = ScanRecipe(size=8, fit="body")
+    store, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    volumes = clean_volumes(sources, recipe, store)
+    shutil.copytree(tmp_path / "volumes", elsewhere)
+    moved = {name: str(elsewhere / f"{name}.npy") for name in NAMES}
+    assert torch.equal(clean_volumes(moved, recipe, store)["a_2"], volumes["a_2"])
+    other = np.load(moved["a_2"])
+    np.save(moved["a_2"], np.where(other > 0, np.float32(50), other))
+    with pytest.raises(ValueError, match=r"a_2.* made with content '\w+', not '\w+'") as error:
+        clean_volumes(moved, recipe, store)
+    one_sentence(error)
+    Path(moved["a_2"]).unlink()
+    assert torch.equal(clean_volumes(moved, recipe, store)["a_2"], volumes["a_2"])
+
+
+def test_a_store_of_before_is_read(sources, tmp_path):
+    """It knows its volumes by their names alone."""
+    recipe = ScanRecipe(size=8, fit="body")
+    volumes = clean_volumes(sources, recipe, tmp_path)
+    for file in tmp_path.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            metadata, volume = opened.metadata(), opened.get_tensor("clean")
+        made = json.loads(metadata["made"])
+        del made["content"]
+        save_file({"clean": volume.clone()}, file, {**metadata, "made": json.dumps(made)})
+    again = clean_volumes(sources, recipe, tmp_path)
+    assert all(torch.equal(again[name], volumes[name]) for name in NAMES)
+
+
+def test_the_voxels_beside_a_header_tell_volumes_apart(tmp_path):
+    recipe = ScanRecipe(size=8, fit="body")
+    for name, value in (("A", 100), ("B", 50)):
+        (tmp_path / name).mkdir()
+        image = SimpleITK.GetImageFromArray(np.pad(np.full((6, 6, 6), value, np.int16), 2))
+        SimpleITK.WriteImage(image, str(tmp_path / name / "ct.mhd"))
+    clean_volumes({"ct": str(tmp_path / "A/ct.mhd")}, recipe, tmp_path / "store")
+    with pytest.raises(ValueError, match="made with content"):
+        clean_volumes({"ct": str(tmp_path / "B/ct.mhd")}, recipe, tmp_path / "store")
 
 
 def test_volumes_are_split_once(sources):

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from random import Random
 from socket import gethostname
@@ -29,6 +30,10 @@ DECISIVE = ("size", "fit", "voxel_mm", "margin", "window_hu", "unit", "spacing_m
 # Volumes between two messages: reading and resampling take a second or more each.
 BETWEEN_MESSAGES = 20
 KEY_LENGTH = 12
+# Of a file of gigabytes these pieces are looked at: volumes that differ do so along their middle, if not at their ends.
+PIECES, PIECE_BYTES = 9, 2**14
+# Headers whose voxels lie in a file beside them.
+DETACHED_SUFFIXES = (".mhd", ".nhdr")
 
 logger = logging.getLogger("diffnr")
 
@@ -127,7 +132,11 @@ def _file(store: Path, name: str) -> Path:
 
 
 def _header(source: str, recipe: ScanRecipe) -> dict[str, object]:
-    return {"source": _recorded(source), **_decisive(recipe)}
+    """What a file of the store says of its source; where a file lies may change."""
+    header = _decisive(recipe)
+    if is_generated(source) or names_data_set(source):
+        return {"source": source, **header}
+    return {"source": Path(source).name, "content": _content(Path(source)), **header}
 
 
 def _decisive(recipe: ScanRecipe) -> dict[str, object]:
@@ -137,11 +146,28 @@ def _decisive(recipe: ScanRecipe) -> dict[str, object]:
     return decisive if recipe.slices is None else {**decisive, "slices": recipe.slices}
 
 
-def _recorded(source: str) -> str:
-    """What a file of the store says of its source; where a file lies may change."""
-    if is_generated(source) or names_data_set(source):
-        return source
-    return Path(source).name
+def _content(path: Path) -> str | None:
+    """Return what tells a volume from others of its name, wherever it lies; None where it is no more.
+
+    Args:
+        path: a file, or a folder of slices.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+    elif path.suffix.lower() in DETACHED_SUFFIXES:
+        files = sorted(path.parent.glob(f"{escape(path.stem)}.*"))
+    elif not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{size} ".encode())
+        with file.open("rb") as content:
+            for piece in range(PIECES):
+                content.seek(max(0, size - PIECE_BYTES) * piece // (PIECES - 1))
+                digest.update(content.read(PIECE_BYTES))
+    return digest.hexdigest()[:KEY_LENGTH]
 
 
 def _normalised(source: str, recipe: ScanRecipe) -> Tensor:
@@ -160,6 +186,9 @@ def _opened(path: Path, header: dict[str, object]) -> Tensor:
         raise ValueError(
             f"{path} is no volume of a store or is damaged ({error}); delete it, and it is made anew."
         ) from error
+    if None in (made.get("content"), header.get("content")):
+        # Stores of before do not say it, and a volume that lies elsewhere by now is not looked at.
+        header, made = ({**each, "content": None} for each in (header, made))
     if made != header:
         differs = next(key for key in {**header, **made} if header.get(key) != made.get(key))
         raise ValueError(
