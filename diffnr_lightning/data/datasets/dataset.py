@@ -110,14 +110,22 @@ class DataSet:
         files = self.files()
         volumes = self.volumes()
         named = self.name if words.word is None else f"{self.name}:{words.word}"
+        if words.word is None:
+            self._warn_of_unlisted(files, volumes)
         if words.word in (None, *SETS):
             wanted = [entry for entry in volumes if words.word in (None, entry.set)]
         else:
             wanted = [entry for entry in volumes if entry.name == words.word]
             if not wanted:
+                lacks = (
+                    f"no line in {self.split} for"
+                    if words.word in files
+                    else "no set and no volume"
+                )
+                known = sorted(volumes, key=lambda entry: entry.name not in files)
                 raise ValueError(
-                    f"{self.title} has no set and no volume {words.word!r}; one of {', '.join(SETS)}, or a volume such "
-                    f"as {', '.join(list(files)[:NAMED_VOLUMES])}, is expected."
+                    f"{self.title} has {lacks} {words.word!r}; one of {', '.join(SETS)}, or a volume such "
+                    f"as {', '.join(entry.name for entry in known[:NAMED_VOLUMES])}, is expected."
                 )
         there = [entry for entry in wanted if entry.name in files]
         if not there:
@@ -134,6 +142,14 @@ class DataSet:
                 "numbers from 0 are expected."
             )
         return found
+
+    def _warn_of_unlisted(self, files: dict[str, Path], volumes: tuple[SplitVolume, ...]) -> None:
+        unlisted = sorted(files.keys() - _by_name(volumes).keys())
+        if unlisted:
+            _warn_once(
+                f"{self.name} has {len(unlisted)} volumes that {self.split} does not list, such as "
+                f"{', '.join(unlisted[:NAMED_VOLUMES])}; they are left out"
+            )
 
 
 @cache

@@ -196,6 +196,20 @@ def test_a_folder_may_say_what_its_volumes_are_for(tmp_path):
     assert known_volume(f"folder:{tmp_path}:b").kind == "bone"
 
 
+def test_volumes_that_a_folder_does_not_list_are_named(tmp_path, caplog):
+    for name in ("a_new", "b", "c"):
+        (tmp_path / f"{name}.npy").touch()
+    lines = ["volume,patient,kind,set,source,licence", "b.npy,P1,bone,test,here,MIT"]
+    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+    assert list(volume_sources([f"folder:{tmp_path}:test"])) == ["b"]
+    assert not caplog.text
+    assert list(volume_sources([f"folder:{tmp_path}"])) == ["b"]
+    assert "2 volumes that" in caplog.text
+    assert "split.csv does not list, such as a_new, c; they are left out" in caplog.text
+    with pytest.raises(ValueError, match=r"no line in \S*split.csv for 'a_new'; .* such as b, is"):
+        volume_sources([f"folder:{tmp_path}:a_new"])
+
+
 def test_files_of_one_name_are_listed_by_their_paths(tmp_path):
     lines = ["volume,patient,kind,set,source,licence"]
     for number, role in enumerate(("test", "train", "train"), 1):
