@@ -16,12 +16,14 @@ from diffnr_lightning.data.clean.store import clean_volumes, fill_store, recipe_
 from diffnr_lightning.data.clean_slices import CleanPatchData, CleanSliceData
 from diffnr_lightning.data.datamodules import OwnShare
 from diffnr_lightning.data.datasets import luna16, toothfairy
-from diffnr_lightning.data.datasets.dataset import DataSet
+from diffnr_lightning.data.datasets.dataset import DataSet, warn_once
+from diffnr_lightning.data.datasets.registry import stricter
 from diffnr_lightning.data.datasets.sources import load_source
 from diffnr_lightning.data.datasets.volume_folder import volume_folder
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.simulation import simulate_case
 from diffnr_lightning.data.slice_pairs import SlicePairData
+from diffnr_lightning.data.splits import SplitVolume
 
 Split = Literal["train", "development", "test"]
 Learned = Literal["pairs", "slices", "patches"]
@@ -98,6 +100,9 @@ class DataSetModule(lightning.LightningDataModule):
     def sources(self, split: Split) -> dict[str, str]:
         """Return name -> source of the volumes of a set that are there.
 
+        What a folder has for training and a split of the package keeps for development or test is in no set, nor is
+        what it has for development and a split keeps for test: a warning names it.
+
         Args:
             split: train, development or test.
 
@@ -107,11 +112,19 @@ class DataSetModule(lightning.LightningDataModule):
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}; one of {', '.join(SPLITS)} is expected.")
         there = self.dataset.files()
-        return {
-            entry.name: entry.volume
-            for entry in self.dataset.volumes()
-            if entry.set == split and entry.name in there
-        }
+        found = [e for e in self.dataset.volumes() if e.set == split and e.name in there]
+        kept = [] if self.dataset.folder is None else self._kept(found, there)
+        if kept:
+            warn_once(
+                f"{self.dataset.name}:{split} has {len(kept)} volumes that the splits keep from it, such as {kept[0]}; "
+                "they are left out"
+            )
+        return {entry.name: entry.volume for entry in found if entry.name not in kept}
+
+    @staticmethod
+    def _kept(found: Sequence[SplitVolume], files: Mapping[str, Path]) -> list[str]:
+        """Return the names of volumes that a split of the package puts into a stricter set."""
+        return [entry.name for entry in found if stricter(entry, files[entry.name]) is not entry]
 
     def cases(self, split: Split = "test") -> Iterator[Case]:
         """Scan the volumes of a set one by one.

@@ -134,7 +134,7 @@ class DataSet:
                 f"{self.layout} are expected ({self.download})."
             )
         if len(there) < len(wanted):
-            _warn_once(f"{self.root()} holds {len(there)} of the {len(wanted)} volumes of {named}")
+            warn_once(f"{self.root()} holds {len(there)} of the {len(wanted)} volumes of {named}")
         found = there[words.chosen]
         if not found:
             raise ValueError(
@@ -146,7 +146,7 @@ class DataSet:
     def _warn_of_unlisted(self, files: dict[str, Path], volumes: tuple[SplitVolume, ...]) -> None:
         unlisted = sorted(files.keys() - _by_name(volumes).keys())
         if unlisted:
-            _warn_once(
+            warn_once(
                 f"{self.name} has {len(unlisted)} volumes that {self.split} does not list, such as "
                 f"{', '.join(unlisted[:NAMED_VOLUMES])}; they are left out"
             )
@@ -164,7 +164,8 @@ def _files(
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Warn of a data set, which is looked at again and again."""
     logger.warning("%s", message)
 
 

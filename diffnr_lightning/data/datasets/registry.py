@@ -54,7 +54,16 @@ def known_volume(source: str) -> SplitVolume | None:
     # The rule needs the folder, which may be elsewhere by now.
     except (FileNotFoundError, ValueError):
         return None
-    # A folder may hold what a split keeps, under a rule of its own.
+    return stricter(known, file)
+
+
+def stricter(known: SplitVolume | None, file: Path | None) -> SplitVolume | None:
+    """Return what is known of a volume of a folder, which may hold what a split keeps under a rule of its own.
+
+    Args:
+        known: what the folder says; None where it says nothing.
+        file: of the volume; None where the data set is no folder.
+    """
     kept = None if file is None else listed(str(file))
     if known is None or kept is None:
         return known or kept

@@ -120,6 +120,21 @@ def test_a_folder_may_be_split_as_the_tables_are(tmp_path):
     assert names == [["pt_2"], [], ["pt_1"]]
 
 
+def test_a_folder_teaches_nothing_that_a_split_keeps(tmp_path, caplog):
+    """Commands refuse such volumes."""
+    sets = {"pt_1": "train", "pt_2": "train", "pt_3": "train", "pt_5": "development"}
+    lines = ["volume,patient,kind,set,source,licence"]
+    (tmp_path / "headneck").mkdir()
+    for name, role in sets.items():
+        (tmp_path / f"headneck/{name}.nii.gz").touch()
+        lines.append(f"headneck/{name}.nii.gz,{name},head,{role},here,none")
+    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+    data = VolumeFolder(tmp_path)
+    names = [list(data.sources(split)) for split in ("train", "development", "test")]
+    assert names == [["pt_2"], ["pt_5"], []]
+    assert "train has 2 volumes that the splits keep from it, such as pt_1" in caplog.text
+
+
 def test_two_processes_fill_one_store(luna16, tmp_path):
     data = LUNA16(SMALL)
     sources = {**data.sources("train"), **data.sources("development"), **data.sources("test")}
