@@ -277,8 +277,15 @@ def _ordered(slices: list[Slice], folder: Path) -> list[Slice]:
     slices = sorted(slices, key=lambda one: float(one.position @ along))
     steps = np.diff([one.position @ along for one in slices])
     usual = float(np.median(steps))
+    if usual <= 0:
+        first = int(steps.argmin())
+        raise ValueError(
+            f"the DICOM series in {folder} has most slices twice or more at one place, such as "
+            f"{slices[first].file.name} and {slices[first + 1].file.name}; move what is there again, or "
+            "another series, to a folder of its own."
+        )
     wrong = np.abs(steps - usual) > EVENNESS * usual
-    if wrong.any() or usual <= 0:
+    if wrong.any():
         first = int(wrong.argmax())
         names = [slices[first].file.name, slices[first + 1].file.name]
         fault = "is there twice" if steps[first] <= EVENNESS * usual else "may be missing"

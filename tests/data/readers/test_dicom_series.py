@@ -160,6 +160,16 @@ def test_a_slice_that_is_there_twice(tmp_path, hu):
         load_volume(folder)
 
 
+def test_a_series_with_every_slice_twice(tmp_path, hu, one_sentence):
+    folder = write_series(tmp_path / "s", hu)
+    for number, layer in enumerate(hu):
+        place = (-10, -20, number * SPACING[0] - 40)
+        write_slice(folder / f"again_{number}.dcm", layer + 1024, place, number=100 + number)
+    with pytest.raises(ValueError, match=r"most slices twice .* at one place, such as") as error:
+        load_volume(folder)
+    one_sentence(error)
+
+
 @pytest.mark.parametrize("heights", [0.02 * np.arange(6), (0.625 * np.arange(6)).round(1)])
 def test_distances_are_even_as_far_as_slices_lie_apart(tmp_path, hu, heights):
     for number, (layer, height) in enumerate(zip(hu, heights, strict=True)):
