@@ -169,14 +169,13 @@ def whole_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote.
 
     Args:
-        folder: where to look.
-        name: of the file that was being written; a pattern of names.
+        folder: that nobody else writes to.
     """
-    for leftover in folder.glob(f".*.part.{name if name == '*' else glob.escape(name)}"):
+    for leftover in folder.glob(".*.part.*"):
         _remove(leftover)
 
 

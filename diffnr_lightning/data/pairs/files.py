@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffnr_lightning.files import remove_leftovers, whole_files, write_bytes
+from diffnr_lightning.files import whole_files, write_bytes
 
 FORMAT = "diffnr slice pairs 1"
 
@@ -101,7 +101,6 @@ def write_pairs(
         lowest = -1 if key == "residual" else 0
         tensors[key] = tensor.detach().cpu().clamp(lowest, 1).to(torch.float16).contiguous()
     path = folder / f"{name}.safetensors"
-    remove_leftovers(folder, path.name)
     content = save(tensors, metadata={"format": FORMAT, "info": json.dumps(info)})
     write_bytes(path, *_ordered(content))
     return path

@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 import torch
@@ -96,14 +97,15 @@ def own_memory_mb():
     return int(line.split()[1]) / 2**10
 
 
-def test_what_a_killed_process_left_is_removed_and_not_read(tmp_path):
-    for name in ("a", "ab"):
-        (tmp_path / f".elsewhere.123.part.{name}.safetensors").write_bytes(b"half")
+def test_what_others_are_writing_is_left_to_them_and_not_read(tmp_path):
+    """The same command may have been started twice, here or on another machine."""
+    places = [f"{gethostname()}.{os.getppid()}", "elsewhere.123"]
+    parts = {f".{place}.part.a.safetensors" for place in places}
+    for name in parts:
+        (tmp_path / name).write_bytes(b"half")
     write_pairs(tmp_path, "a", **scan(), info=INFO)
     assert list(open_pairs(tmp_path)) == ["a"]
-    # That of another scan may be under way.
-    names = {entry.name for entry in tmp_path.iterdir()}
-    assert names == {"a.safetensors", ".elsewhere.123.part.ab.safetensors"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.safetensors", *parts}
 
 
 def test_a_scan_is_replaced_in_one_step(tmp_path, monkeypatch):
