@@ -23,7 +23,7 @@ from diffnr_lightning.priors import (
 )
 from diffnr_lightning.representations import Representation, Siren
 from diffnr_lightning.solvers import diffusion
-from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun
+from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun, begun_with
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
@@ -125,7 +125,8 @@ class Sampler(Method):
             )
         elif self.counted_noise:
             power = self.options.get("power", self.defaults["power"])
-            further["noise"] = noise_of_mean_weight(problem.weights, power)
+            noise = noise_of_mean_weight(problem.weights, power)
+            further["noise"] = begun_with(state, "noise", noise)
         return self.function(
             problem.projections,
             problem.grid,

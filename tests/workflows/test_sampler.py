@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diffnr_lightning import cli
+from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.priors import (
     CompactDenoiser,
@@ -20,7 +21,7 @@ from diffnr_lightning.priors import (
 )
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers.diffusion.slice_stacks import stacks_of_step
-from diffnr_lightning.workflows import Problem, Sampler, Solver, sampler_record
+from diffnr_lightning.workflows import Problem, Sampler, Solver, sampler, sampler_record
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
 
@@ -118,6 +119,32 @@ def test_the_counted_noise_is_told(name, folder, problem, caplog):
         Sampler("dds", folder, {"noise": 0.1}, counted_noise=True)
     with pytest.raises(ValueError, match="has no option noise"):
         Sampler("scd", folder, counted_noise=True)
+
+
+@pytest.mark.parametrize("name", ["dds", "blend", "patches", "tpdm"])
+def test_a_noise_that_another_machine_rounds_otherwise_is_the_one_of_before(
+    name, folder, patch_folder, problem, monkeypatch
+):
+    """A mean over all rays has other last bits elsewhere; the run goes on with those that it began with."""
+    known = problem._replace(weights=1.0 + problem.projections)
+    folder = patch_folder if name == "patches" else folder
+    method, state = Sampler(name, folder, {"steps": 3}, counted_noise=True), {}
+    whole = method.reconstruct(known)
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    def elsewhere(factor):
+        noise = factor * noise_of_mean_weight(known.weights)
+        monkeypatch.setattr(sampler, "noise_of_mean_weight", lambda *_: noise)
+
+    with pytest.raises(KeyboardInterrupt):
+        method.reconstruct(known._replace(state=state, progress=kill))
+    elsewhere(1.001)
+    with pytest.raises(ValueError, match="state is that of a sampler with noise"):
+        method.reconstruct(known._replace(state=state))
+    elsewhere(1.0 + 1e-12)
+    assert torch.equal(method.reconstruct(known._replace(state=state)), whole)
 
 
 def test_a_solver_gives_the_start(folder, problem, caplog):
