@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffnr_lightning.solvers import Surroundings
     from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
     from diffnr_lightning.workflows.ongoing_run import OngoingRun
+    from diffnr_lightning.workflows.trial_record import TrialRecord
 
 Progress = Callable[[int, int, str], None]
 
@@ -39,6 +40,7 @@ class Problem(NamedTuple):
             weighs all alike.
         state: of a sampler, filled after each of its steps; one that was interrupted goes on from there.
         surroundings: what lies around the grid, where the object reaches beyond it.
+        trial: keeps what a trial found; one that an earlier process of the run has judged is not judged again.
     """
 
     projections: Tensor
@@ -54,6 +56,7 @@ class Problem(NamedTuple):
     weights: Tensor | None = None
     state: SamplerState | None = None
     surroundings: Surroundings | None = None
+    trial: TrialRecord | None = None
 
     def shown(self, volume: Tensor, scan: ScanGeometry) -> Tensor:
         """Return the projections (V, H, W) of a volume (Z, Y, X) and of its surroundings in the views of a scan."""
@@ -93,6 +96,7 @@ class Problem(NamedTuple):
             callbacks=(),
             curves=None,
             state=None,
+            trial=None,
         )
 
 

@@ -21,6 +21,7 @@ from diffnr_lightning.workflows.settling import settled
 from diffnr_lightning.workflows.solver import Solver
 from diffnr_lightning.workflows.trainer import quiet_trainer
 from diffnr_lightning.workflows.trial import Candidates, Trial
+from diffnr_lightning.workflows.trial_record import Judged
 
 
 class Scene(Method):
@@ -140,9 +141,7 @@ class Scene(Method):
         self.findings, self.before_prior, self.made = {}, None, self.iterations
         if self.trial is None:
             return self._optimised(problem)
-        self.pseudo_reference.evaluations = 0.0
-        verdict = self.trial.judge(problem, self._candidates)
-        asked = self.pseudo_reference.evaluations
+        verdict, asked = self._judged(problem)
         self.findings = {"trial": verdict._asdict()}
         self._note_evaluations(asked)
         if verdict.chosen == "start":
@@ -153,6 +152,18 @@ class Scene(Method):
             module = self.fit(problem, self.made, prior=False)
             return self.pseudo_reference.unrepaired(module)
         return self._optimised(problem, asked)
+
+    def _judged(self, problem: Problem) -> Judged:
+        """Return what the trial finds, or found in an earlier process of the run."""
+        earlier = None if problem.trial is None else problem.trial.earlier()
+        if earlier is not None:
+            return earlier
+        self.pseudo_reference.evaluations = 0.0
+        verdict = self.trial.judge(problem, self._candidates)
+        judged = Judged(verdict, self.pseudo_reference.evaluations)
+        if problem.trial is not None:
+            problem.trial.keep(judged)
+        return judged
 
     def _optimised(self, problem: Problem, asked: float = 0.0) -> Tensor:
         """Return the volume (Z, Y, X) of an optimisation in which the prior takes part; write the findings.

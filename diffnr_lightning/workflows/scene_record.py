@@ -1,4 +1,4 @@
-"""Checkpoint and convergence of an optimisation, from which a killed run goes on."""
+"""Checkpoint, verdict and convergence of an optimisation, from which a killed run goes on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.priors import stored_features
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import MethodRecord, Problem
+from diffnr_lightning.workflows.trial_record import TrialRecord
 
 
 class SceneRecord(MethodRecord):
@@ -31,7 +32,7 @@ class SceneRecord(MethodRecord):
         return self._iterations()
 
     def watched(self, problem: Problem) -> Problem:
-        """Return the problem with checkpoint, callbacks, logger, and the features that came with the case.
+        """Return the problem with checkpoint, trial, callbacks, logger, and the features that came with the case.
 
         Raises:
             ValueError: the checkpoint is damaged.
@@ -45,6 +46,7 @@ class SceneRecord(MethodRecord):
             callbacks=(self.convergence, kept),
             curves=self.run.curves,
             features=stored_features(self.run.case_path),
+            trial=TrialRecord(folder),
         )
 
     def metrics(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Trial:
             for volume in candidates(problem.of_views(~held_out), self.iterations)
         ]
         verdict = Verdict(*errors, self._best(*errors))
-        _tell(verdict)
+        tell(verdict)
         return verdict
 
     def _held_out(self, count: int) -> Tensor:
@@ -111,7 +111,7 @@ class Trial:
         return "fit" if before <= start else "start"
 
 
-def _tell(verdict: Verdict) -> None:
+def tell(verdict: Verdict) -> None:
     """Say what becomes of the prior, as a warning where it has no part."""
     outcome = {
         "repair": "the prior takes part",

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,7 +9,9 @@ from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.representations import GaussianCloud
 from diffnr_lightning.workflows import Problem, Scene, Trial
-from diffnr_lightning.workflows.trial import Candidates
+from diffnr_lightning.workflows.ongoing_run import OngoingRun
+from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.trial import Candidates, Verdict
 
 SIZE = 24
 
@@ -84,6 +88,38 @@ def test_a_start_that_predicts_the_views_best_is_the_result(problem):
     verdict = tried.findings["trial"]
     assert verdict["chosen"] == "start" and tried.made == 0
     assert verdict["start"] < min(verdict["before"], verdict["after"])
+
+
+@pytest.mark.parametrize(("better", "chosen"), [(True, "repair"), (False, "fit")])
+def test_a_resumed_run_goes_on_by_the_verdict_of_before(
+    better, chosen, problem, tmp_path, monkeypatch
+):
+    """Views that are all but as well predicted by both may judge otherwise on another machine."""
+    truth, given = problem
+    case = SimpleNamespace(volume=truth)
+    folder = RunFolder(tmp_path, {})
+
+    def run(stop_at):
+        def progress(done, *_):
+            if done == stop_at:
+                raise RuntimeError("killed")
+
+        tried = scene(truth, lambda s: s if better else 0.5 * s, Trial(views=2, iterations=40))
+        kept = OngoingRun(folder, case, tmp_path, "", (slice(None),) * 3, progress, None, 10)
+        return tried, tried.reconstruct(tried.record(kept).watched(given))
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(stop_at=50)
+    other = Verdict(1.0, 1.0, 1.0, "fit" if better else "repair")
+    monkeypatch.setattr(Trial, "judge", lambda *_: other)
+    tried, resumed = run(stop_at=None)
+    whole = scene(truth, lambda s: s if better else 0.5 * s, None)
+    expected = whole.reconstruct(given) if better else whole.fit(given, 60, prior=False)
+    assert torch.equal(resumed, expected if better else expected.query_volume())
+    assert tried.findings["trial"]["chosen"] == chosen
+    (tmp_path / "trial.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"trial\.json is damaged; remove it and the run's check"):
+        run(stop_at=None)
 
 
 @pytest.mark.parametrize(
