@@ -67,7 +67,12 @@ def jumping_stacks(count: int, channels: int) -> SliceStacks:
 
 
 def stacks_of_step(
-    kind: StackKind | None, denoiser: nn.Module, count: int, seed: int, index: int
+    kind: StackKind | None,
+    denoiser: nn.Module,
+    count: int,
+    seed: int,
+    index: int,
+    turn: int | None = None,
 ) -> SliceStacks:
     """Return what a denoiser sees together in a step of a sampler.
 
@@ -76,14 +81,16 @@ def stacks_of_step(
         denoiser: see `priors.Denoiser`.
         count: of slices.
         seed: of the offsets.
-        index: of the step; every second one jumps where the kind is alternating, the first among them.
+        index: of the step.
+        turn: its number among those of its plane; every second one jumps where the kind is alternating, the first among
+            them. None takes the index, where all steps are of one plane.
     """
     kind = kind or ("single" if denoiser.alone else "adjacent")
     if kind == "single":
         return single_slices(count)
     if kind == "centred":
         return centred_stacks(count, denoiser.channels)
-    if kind == "alternating" and index % 2 == 0:
+    if kind == "alternating" and (index if turn is None else turn) % 2 == 0:
         return jumping_stacks(count, denoiser.channels)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
     offset = int(torch.randint(denoiser.channels, (), generator=generator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -119,14 +120,16 @@ def tpdm(
         calls = 2
         sampling.times = [step for step in sampling.times for _ in range(calls)]
         shares = [share for predictor in shares for share in (2.0 * snr, predictor)]
+    planes = [plane for plane in coronal for _ in range(calls)]
+    turns = _turns(planes)
 
     def turned(volume: Tensor, index: int) -> Tensor:
-        """Return a volume with the slices of the plane of a step in front, or back."""
-        return volume.transpose(0, 1).contiguous() if coronal[index // calls] else volume
+        """Return a volume with the slices of the plane of an evaluation in front, or back."""
+        return volume.transpose(0, 1).contiguous() if planes[index] else volume
 
     def find(noisy: Tensor, index: int) -> Tensor:
         slices = turned(noisy, index)
-        seen = stacks_of_step(stacks, denoiser, len(slices), seed, index)
+        seen = stacks_of_step(stacks, denoiser, len(slices), seed, index, turns[index])
         step = sampling.times[index]
         return turned(predicted_noise(slices, step, denoiser, seen, batch_size), index)
 
@@ -141,11 +144,16 @@ def tpdm(
         eta=shares,
         noise=noise,
         spread=spread,
-        fitted=[not coronal[index // calls] for index in range(len(sampling.times))],
+        fitted=[not plane for plane in planes],
         fresh=fresh,
         progress=progress,
     )
     return volume.clamp(min=0.0) if nonnegative else volume
+
+
+def _turns(planes: Sequence[bool]) -> list[int]:
+    """Return the number of every evaluation among those of its plane."""
+    return [list(planes[:index]).count(plane) for index, plane in enumerate(planes)]
 
 
 def _is_coronal(every: float, seed: int, index: int) -> bool:

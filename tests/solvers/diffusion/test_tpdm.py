@@ -80,6 +80,28 @@ def test_planes_come_in_turn_or_at_random_and_the_last_is_axial(projections):
     assert share == pytest.approx(1 / 2.7, abs=0.08)
 
 
+@pytest.mark.parametrize(
+    ("snr", "axial", "coronal"),
+    [(0.0, [3, 1, 3, 1], [3, 1]), (0.16, [3, 1, 3, 1, 3, 1, 3, 1], [3, 1, 3, 1])],
+)
+def test_alternating_stacks_jump_at_every_second_evaluation_of_a_plane(
+    projections, monkeypatch, snr, axial, coronal
+):
+    """Not at every axial one and no coronal one, as planes in turn would have it by the number of the step."""
+    module = importlib.import_module("diffnr_lightning.solvers.diffusion.tpdm")
+    predicted, gaps = module.predicted_noise, {8: [], 9: []}
+
+    def watching(noisy, step, denoiser, seen, batch_size):
+        gaps[len(noisy)].append(seen.gap)
+        return predicted(noisy, step, denoiser, seen, batch_size)
+
+    monkeypatch.setattr(module, "predicted_noise", watching)
+    denoiser = GaussianDenoiser(0.5, VARIANCE, channels=3, gaps=4)
+    options = {"steps": 6, "every": 2.0, "snr": snr, "stacks": "alternating"}
+    tpdm(projections, GRID, SCAN, denoiser, **options)
+    assert (gaps[9], gaps[8]) == (axial, coronal)
+
+
 @pytest.mark.usefixtures("silent")
 def test_what_the_coronal_prior_knows_lies_along_z():
     """Axial slices alone would all be 0, as the projections are."""
