@@ -95,7 +95,7 @@ class PhotonCounts(NamedTuple):
             projections: (V, H, W) of a volume, in unit times mm.
 
         Returns:
-            (V,) float64; 0 where no pixel sees the beam.
+            (V,) float64; nan where no pixel sees the beam.
         """
         expected = self.air.double() * torch.exp(-self.scale * projections.double())
         variance = (expected + self.electronic**2).clamp_min(torch.finfo(torch.float32).tiny)
@@ -114,9 +114,9 @@ def mean_of_rays(values: Tensor, rays: Tensor) -> Tensor:
 
     Args:
         values: of all rays.
-        rays: (V, H, W) bool, those that count; of a view without any the mean is 0.
+        rays: (V, H, W) bool, those that count; of a view without any the mean is nan.
     """
-    share = rays.double().mean(dim=(1, 2)).clamp_min(1 / rays[0].numel())
+    share = rays.double().mean(dim=(1, 2))
     return torch.where(rays, values, 0.0).mean(dim=(1, 2)) / share
 
 

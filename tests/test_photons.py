@@ -48,7 +48,7 @@ def test_dead_pixels_have_no_part_in_chi_square():
     dead = photons._replace(counts=photons.counts * seen, air=photons.air * seen)
     assert torch.allclose(dead.chi_square(exact), torch.ones(2).double(), atol=0.1)
     none = photons._replace(counts=0 * photons.counts, air=torch.zeros(1, 1, 1))
-    assert none.chi_square(exact).tolist() == [0, 0]
+    assert none.chi_square(exact).isnan().all()
 
 
 def test_rays_beside_dead_pixels_weigh_as_others_do():

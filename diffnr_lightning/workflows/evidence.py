@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def evidence(
 
 def chi_squares(
     volume: Tensor, problem: Problem, case: Case, scale: float
-) -> dict[str, list[float] | dict[str, float]]:
+) -> dict[str, list[float | None] | dict[str, float | None]]:
     """Return chi-square of every view, in the domain of counts.
 
     Args:
@@ -67,7 +68,7 @@ def chi_squares(
     Returns:
         `fitted` and, where the case has test views, `left_out`: a number a view; the expectation over noise where the
         test views have none. `resolved`: of the fitted views, with the variance of what voxels do not resolve beside
-        that of the noise. `mean`: over views.
+        that of the noise. `mean`: over views. A view without a ray that saw light has None, and no part in the mean.
     """
     from diffnr_lightning.consistency import discrepancy, unresolved_variance
     from diffnr_lightning.photons import mean_of_rays
@@ -88,8 +89,15 @@ def chi_squares(
     if case.test_scan is not None:
         predicted = problem.shown(volume, case.test_scan)
         views["left_out"] = _of_left_out(predicted, case, photons, scale)
-    means = {name: float(numbers.mean()) for name, numbers in views.items()}
-    return {name: numbers.tolist() for name, numbers in views.items()} | {"mean": means}
+    means = {name: _known(float(numbers.nanmean())) for name, numbers in views.items()}
+    return {name: [*map(_known, numbers.tolist())] for name, numbers in views.items()} | {
+        "mean": means
+    }
+
+
+def _known(number: float) -> float | None:
+    """Return a number, None in the place of nan, which JSON does not have."""
+    return None if math.isnan(number) else number
 
 
 def _of_left_out(predicted: Tensor, case: Case, photons: PhotonCounts, scale: float) -> Tensor:

@@ -55,6 +55,34 @@ def test_dead_pixels_have_no_part_in_chi_square(case):
         assert found[name] == pytest.approx(expected[name], rel=0.25)
 
 
+@pytest.mark.parametrize(
+    ("dark", "names"),
+    [
+        ([1, 4], ("fitted", "resolved")),
+        ([1, 4], ("resolved",)),
+        ([0, 1, 2, 3, 4, 5], ("resolved",)),
+    ],
+    ids=["no air", "no counts", "no counts in any view"],
+)
+def test_views_without_light_have_no_part_in_chi_square(case, dark, names):
+    """They are not explained exactly. Where air is known to be there, the counts of 0 are part of `fitted`."""
+    light = torch.ones(6, 1, 1)
+    light[dark] = 0
+    photons = case.photons._replace(counts=light * case.photons.counts)
+    if "fitted" in names:
+        photons = photons._replace(air=light * photons.air)
+    problem = problem_of(case)
+    whole = chi_squares(case.volume, problem, case, 1.0)
+    starved = problem._replace(photons=photons, weights=photons.weights())
+    found = chi_squares(case.volume, starved, case, 1.0)
+    for name in names:
+        lit = [number for view, number in enumerate(whole[name]) if view not in dark]
+        assert [found[name][view] for view in dark] == [None] * len(dark)
+        assert [n for n in found[name] if n is not None] == pytest.approx(lit)
+        mean = found["mean"][name]
+        assert mean == pytest.approx(sum(lit) / len(lit)) if lit else mean is None
+
+
 def test_the_part_of_the_prior(case, tmp_path):
     before = case.volume.clone()
     before[8:12, 8:12, 8:12] += 0.2
