@@ -82,9 +82,9 @@ class Trial:
             candidates: returns them of a problem, after that many iterations.
 
         Raises:
-            ValueError: a scan of too few views to leave some out.
+            ValueError: a scan of too few views that saw light to leave some out.
         """
-        held_out = self._held_out(len(problem.scan))
+        held_out = self._held_out(problem)
         unseen = problem.of_views(held_out)
         errors = [
             misfit(volume, unseen.projections, problem.grid, unseen.scan, unseen.weights)
@@ -94,15 +94,21 @@ class Trial:
         tell(verdict)
         return verdict
 
-    def _held_out(self, count: int) -> Tensor:
-        """Return which of so many views are left out, (V,) bool."""
+    def _held_out(self, problem: Problem) -> Tensor:
+        """Return which views are left out, (V,) bool; one without light could not judge."""
+        lit = torch.ones(len(problem.scan), dtype=torch.bool)
+        if problem.weights is not None:
+            lit = (problem.weights > 0).any(dim=(1, 2)).cpu()
+        places = lit.nonzero()[:, 0]
+        count = len(places)
         if count < self.views + 2:
+            dark = "" if lit.all() else " that saw light"
             raise ValueError(
-                f"the scan has {count} views, of which the trial leaves out {self.views}; expected "
+                f"the scan has {count} views{dark}, of which the trial leaves out {self.views}; expected "
                 "at least two that remain: lower trial.init_args.views, or set trial to null."
             )
-        held_out = torch.zeros(count, dtype=torch.bool)
-        held_out[((torch.arange(self.views) + 0.5) * count / self.views).long()] = True
+        held_out = torch.zeros(len(lit), dtype=torch.bool)
+        held_out[places[((torch.arange(self.views) + 0.5) * count / self.views).long()]] = True
         return held_out
 
     def _best(self, start: float, before: float, after: float) -> Literal["repair", "fit", "start"]:

@@ -142,6 +142,25 @@ def test_what_predicts_the_views_best_is_chosen(problem, errors, chosen):
     assert verdict.chosen == chosen
 
 
+def test_views_without_light_are_not_held_out(problem):
+    """The middle one of 12 views would be the judge, and every ray of it has weight 0."""
+    _, given = problem
+    weights = torch.ones_like(given.projections)
+    weights[4:8] = 0.0
+    seen, volumes = [], Candidates(*[torch.zeros(given.grid.shape)] * 3)
+
+    def candidates(rest, _):
+        seen.append(rest.weights.flatten(1).any(dim=1).tolist())
+        return volumes
+
+    verdict = Trial(views=1).judge(given._replace(weights=weights), candidates)
+    assert verdict.before > 0
+    assert seen == [[True] * 4 + [False] * 4 + [True] * 3]
+    weights[2:] = 0.0
+    with pytest.raises(ValueError, match="2 views that saw light, of which the trial leaves out 1"):
+        Trial(views=1).judge(given._replace(weights=weights), candidates)
+
+
 def test_the_last_repair_explains_the_projections_as_well_as_what_it_repaired(problem):
     truth, given = problem
     made = scene(truth, lambda slices: 0.5 * slices, None)
