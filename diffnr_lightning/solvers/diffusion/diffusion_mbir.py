@@ -134,10 +134,18 @@ def diffusion_mbir(
         data.renew(volume)
         fitted = data(volume)
         if index + 1 == steps:
-            estimate = fitted + fit.pull(projections - fit.shown(fitted)) / fit.curvature()
+            estimate = _corrected(fitted, fit)
         noisy = signal * (low + (high - low) * fitted)
         sampling.keep(index + 1, noisy, data, estimate)
         if progress is not None:
             progress(index + 1, steps, f"step {step} of the schedule")
     volume = sampling.state["estimate"].to(first)
     return volume.clamp(min=0.0) if nonnegative else volume
+
+
+def _corrected(volume: Tensor, fit: LeastSquares) -> Tensor:
+    """Return a volume (Z, Y, X) after a step of algebraic reconstruction; itself where no ray meets the grid."""
+    curvature = fit.curvature()
+    if not curvature.any():
+        return volume
+    return volume + fit.pull(fit.projections - fit.shown(volume)) / curvature

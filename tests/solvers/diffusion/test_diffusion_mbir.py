@@ -7,6 +7,7 @@ import torch
 from gaussian_denoiser import GaussianDenoiser
 from small_scan import GRID, VARIANCE, cone, drawn, posterior_mean, rms
 
+from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.priors import NoiseSchedule
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers import cgls
@@ -82,6 +83,17 @@ def test_alternating_stacks_jump_at_every_second_evaluation(projections, snr, ga
     options = {"steps": 3, "snr": snr, "stacks": "alternating"}
     diffusion_mbir(projections, GRID, SCAN, denoiser, **options)
     assert [gap for *_, gap in denoiser.asked] == gaps
+
+
+def test_a_grid_that_no_ray_meets_is_left_to_the_prior(projections):
+    above = VolumeGrid(GRID.shape, GRID.voxel_mm, (0.0, 0.0, 500.0))
+    denoiser = GaussianDenoiser(0.5, VARIANCE)
+    found, same = (
+        diffusion_mbir(measured, above, SCAN, denoiser, steps=3)
+        for measured in (projections, 0.0 * projections)
+    )
+    assert torch.isfinite(found).all()
+    assert torch.equal(found, same)
 
 
 def test_variation_between_slices_takes_jitter_away(projections):
