@@ -71,7 +71,9 @@ class NominalOrbit:
         orientation: what brings the scan's pixels into that order.
         deviation_mm: (V,) how far the rays of each view pass from their nominal ones inside the field
             of view: root mean square over the four corner pixels and over the two planes that touch
-            the field of view in front of and behind the axis.
+            the field of view in front of and behind the axis. Infinite where a cone beam does not lead
+            to the axis: no circle describes it, and both distances of `orbit` are then those from
+            source to detector.
         field_radius_mm: half the width of the detector, scaled down to the axis.
     """
 
@@ -173,8 +175,20 @@ def _fit_about(scan: Poses, axis: np.ndarray) -> NominalOrbit:
     standing = orientation.upright_scan(turned)
     fit = _cone_orbit if scan.beam == "cone" else _parallel_orbit
     orbit = replace(fit(standing), axis_direction=tuple(float(c) for c in axis))
-    radius = 0.5 * standing.detector_shape[1] * orbit.pixel_mm[1] / orbit.magnification
+    half = 0.5 * standing.detector_shape[1] * orbit.pixel_mm[1]
+    if not _leads_to_axis(orbit, POSITION_TOLERANCE * _size(scan)):
+        length = float(np.linalg.norm(scan.detector_mm - scan.source_mm, axis=1).mean())
+        orbit = replace(orbit, source_to_axis_mm=length, source_to_detector_mm=length)
+        return NominalOrbit(orbit, orientation, np.full(len(scan), np.inf), half)
+    radius = half / orbit.magnification
     return NominalOrbit(orbit, orientation, _deviation(standing, orbit, radius), radius)
+
+
+def _leads_to_axis(orbit: Orbit, tolerance: float) -> bool:
+    """Return whether the beam runs from the source to the axis: not along it, nor away from it, nor from within."""
+    if orbit.source_to_axis_mm is None:
+        return True
+    return min(orbit.source_to_axis_mm, orbit.source_to_detector_mm) > tolerance
 
 
 def _cone_orbit(scan: Poses) -> Orbit:

@@ -141,3 +141,37 @@ def test_a_detector_that_faces_along_z_is_no_obstacle(moves, views) -> None:
     assert np.isfinite(nominal.residual_share)
     assert nominal.orbit.axis_direction == (0.0, 1.0, 0.0)
     assert f"{len(scan)} view" in str(scan)
+
+
+def _looking(
+    source: np.ndarray, detector: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> ScanGeometry:
+    steps = (np.broadcast_to(step, source.shape) for step in (u, v))
+    return ScanGeometry("cone", (32, 32), source, detector, *steps)
+
+
+@pytest.mark.parametrize(("views", "near"), [(slice(None), False), (slice(4, 5), True)])
+def test_source_and_detector_that_move_together_are_described(views, near) -> None:
+    """Planar laminography: the beam runs along z, and never to it."""
+    across = np.linspace(-200, 200, 7)[:, None] * [1.0, 0.0, 0.0]
+    above, below = across + [0.0, 0.0, 600.0], across - [0.0, 0.0, 50.0]
+    scan = _looking(above, below, [4.0, 0.0, 0.0], [0.0, 4.0, 0.0])[views]
+    nominal = nominal_orbit(scan)
+    assert (nominal.residual_share < 1e-9) if near else (1.0 < nominal.residual_share < np.inf)
+    assert 0.0 < nominal.field_radius_mm < np.inf
+    assert nominal.orbit.axis_direction == (0.0, 1.0, 0.0)
+    assert f"{len(scan)} view" in str(scan)
+
+
+@pytest.mark.parametrize("source_mm", [10.0, 0.0])
+def test_a_beam_that_leads_away_from_the_axis_is_on_no_circle(source_mm) -> None:
+    """A source inside of a pipe looks outwards."""
+    angles = uniform_angles(12)
+    outward = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
+    u = 2.0 * np.stack([-np.sin(angles), np.cos(angles), 0 * angles], axis=1)
+    scan = _looking(source_mm * outward, 200.0 * outward, u, [0.0, 0.0, -2.0])
+    nominal = nominal_orbit(scan)
+    assert nominal.residual_mm == nominal.residual_pixels == nominal.residual_share == np.inf
+    assert 0.0 < nominal.field_radius_mm < np.inf
+    assert nominal.orbit.magnification > 0.0
+    assert "12 views" in str(scan)
