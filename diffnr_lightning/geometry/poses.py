@@ -9,6 +9,9 @@ import numpy as np
 
 Beam = Literal["cone", "parallel"]
 
+# Float32 knows a place that is no farther from the origin than this many pixels to 2e-4 of a pixel.
+_NEAR_PIXELS = 4096
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Poses:
@@ -78,3 +81,17 @@ class Poses:
         normal = np.cross(self.u_mm, self.v_mm)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True)
         return normal * np.sign((normal * self.direction).sum(axis=1, keepdims=True))
+
+    def way_back_mm(self, wanted_mm: np.ndarray | float) -> np.ndarray:
+        """Return (V, 1) how far to go back along parallel rays from the detector to a point that float32 knows well.
+
+        Any point of such a ray describes it, and source and detector may stand far away.
+
+        Args:
+            wanted_mm: (V, 1) or one length, which is taken where it leads to within 4096 pixels of the point nearest
+                to the origin of the world; the nearest length that does so is taken elsewhere.
+        """
+        pitch = np.linalg.norm([self.u_mm, self.v_mm], axis=-1).min()
+        origin = (self.detector_mm * self.direction).sum(axis=1, keepdims=True)
+        reach = _NEAR_PIXELS * pitch
+        return np.clip(wanted_mm, origin - reach, origin + reach)

@@ -247,8 +247,8 @@ class ScanGeometry(Poses):
             ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
         else:
             ray = np.broadcast_to(self.direction[:, None, None], pixel.shape)
-            length = np.linalg.norm(self.detector_mm - self.source_mm, axis=1)[:, None, None, None]
-            origin = pixel - length * ray
+            length = np.linalg.norm(self.detector_mm - self.source_mm, axis=1, keepdims=True)
+            origin = pixel - self.way_back_mm(length)[:, None, None] * ray
         return (
             torch.tensor(np.ascontiguousarray(origin), device=device, dtype=dtype),
             torch.tensor(np.ascontiguousarray(ray), device=device, dtype=dtype),

@@ -34,13 +34,16 @@ def pose_rows(scan: ScanGeometry) -> np.ndarray:
     along_u, along_v = np.cross(v, across) / area2, np.cross(across, u) / area2
     if scan.beam == "cone":
         foot, normal = scan.source_mm, scan.normal
+        centre = scan.detector_mm - foot
     else:
-        foot, normal = scan.detector_mm, scan.direction
+        normal = scan.direction
+        foot = scan.detector_mm - scan.way_back_mm(0.0) * normal
+        # Columns and rows do not change along the rays.
+        centre = np.zeros_like(foot)
         # Coordinates of the point where the ray through a point meets the detector.
         per_depth = across / (across * normal).sum(1, keepdims=True)
         along_u = along_u - (along_u * normal).sum(1, keepdims=True) * per_depth
         along_v = along_v - (along_v * normal).sum(1, keepdims=True) * per_depth
-    centre = scan.detector_mm - foot
     rows, columns = scan.detector_shape
     column = 0.5 * (columns - 1) - (centre * along_u).sum(1, keepdims=True)
     row = 0.5 * (rows - 1) - (centre * along_v).sum(1, keepdims=True)

@@ -6,10 +6,10 @@ and position along the ray. Its footprint has the height rho sqrt(2 pi |J S J^T|
 rows own their pixels and every sum runs in the order of the Gaussians, so that results do not
 depend on the number of threads.
 
-Views (V, 15): source or, for parallel beam, detector centre (3); detector normal or ray direction
-(3); a and b (3 each); distance of the detector; column and row of the foot. With o the offset of a
-point from the source, its column is distance (a o) / (normal o) plus that of the foot, its row the
-same with b; for parallel beam they are a o and b o.
+Views (V, 15): source or, for parallel beam, a point on the ray of the detector's centre (3); detector
+normal or ray direction (3); a and b (3 each); distance of the detector, 0 for parallel beam; column
+and row of the foot. With o the offset of a point from the source, its column is distance (a o) /
+(normal o) plus that of the foot, its row the same with b; for parallel beam they are a o and b o.
 
 Footprints (N, 7): column, row, slope, two stiffnesses (see `ellipse_rows`), height, height per
 density.

@@ -1,6 +1,7 @@
 """Poses of source and detector: constructors, values, refusals."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,17 @@ def test_rays_end_on_their_pixels() -> None:
     ray = pixel - scan.source_mm[view]
     np.testing.assert_allclose(directions[view, row, column], ray / np.linalg.norm(ray), atol=1e-12)
     np.testing.assert_allclose(origins[view, row, column], scan.source_mm[view], atol=1e-12)
+
+
+def test_parallel_rays_keep_their_source_where_float32_knows_it() -> None:
+    scan = ScanGeometry.parallel(angles_rad=[0.3, 2.0], detector_shape=(5, 7), pixel_mm=2.0)
+    middle = (slice(None), 2, 3)
+    np.testing.assert_array_equal(scan.rays()[0][middle], scan.source_mm.astype(np.float32))
+    far = replace(scan, source_mm=scan.source_mm - 1e7 * scan.direction)
+    origins, directions = (part[middle].double().numpy() for part in far.rays())
+    assert 1e3 < np.linalg.norm(origins, axis=1).max() < 1e4
+    along = (origins * directions).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(origins - along * directions, 0.0, atol=1e-3)
 
 
 def test_orbit_recovers_the_scanner() -> None:

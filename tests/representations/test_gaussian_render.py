@@ -1,6 +1,7 @@
 """Splatting and voxelising: exact where they ought to be, symmetric, linear, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,6 +34,18 @@ def test_a_parallel_view_is_exact(gaussians, parallel_scan, backend):
         assert inside.any()
         assert_same(image[inside], exact[inside])
         assert not image[distance2 > 16.01].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_parallel_view_does_not_depend_on_where_the_detector_stands(
+    gaussians, parallel_scan, backend
+):
+    several = gaussians(10)
+    far = replace(
+        parallel_scan, detector_mm=parallel_scan.detector_mm + 1e7 * parallel_scan.direction
+    )
+    expected = render_gaussians(*several, parallel_scan, backend=backend)
+    assert_same(render_gaussians(*several, far, backend=backend), expected, 1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

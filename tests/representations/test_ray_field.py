@@ -1,6 +1,7 @@
 """Laws of fields rendered along rays, on fields whose integrals are known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -185,6 +186,20 @@ def test_parallel_rays_pass_all_of_an_object_wider_than_the_detector():
     rendered = Constant(grid, samples=4).eval().render(scan)
     torch.testing.assert_close(rendered[0], torch.full((3, 4), 0.7 * 30))
     torch.testing.assert_close(rendered[1], torch.full((3, 4), 0.7 * 30 / math.cos(0.5)))
+
+
+@pytest.mark.parametrize("away_mm", [[1e7, 10.0], [10.0, 1e7]], ids=["source", "detector"])
+def test_a_parallel_view_does_not_depend_on_where_source_and_detector_stand(scans, away_mm):
+    """Float32 knows a place that is 10 km away to a millimetre."""
+    scan = scans["parallel, shifted detector"]
+    before, behind = away_mm
+    far = replace(
+        scan,
+        source_mm=scan.source_mm - before * scan.direction,
+        detector_mm=scan.detector_mm + behind * scan.direction,
+    )
+    blob = Blob(samples=40).eval()
+    torch.testing.assert_close(blob.render(far), blob.render(scan), atol=5e-3, rtol=0)
 
 
 def test_rays_along_a_face_bring_no_nan():
