@@ -18,7 +18,7 @@ from diffnr_lightning.geometry.grid import VolumeGrid
 from diffnr_lightning.geometry.orbit import NominalOrbit, Orbit, nominal_orbit
 from diffnr_lightning.geometry.orientation import DetectorOrientation
 from diffnr_lightning.geometry.poses import Beam
-from diffnr_lightning.geometry.scan import ScanGeometry
+from diffnr_lightning.geometry.scan import ScanGeometry, remembered
 from diffnr_lightning.geometry.visibility import check_scan_sees_grid
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "from_astra_vectors",
     "from_r2_scanner",
     "nominal_orbit",
+    "remembered",
     "r2_scanner",
     "uniform_angles",
     "view_steps",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -253,6 +255,28 @@ class ScanGeometry(Poses):
             torch.tensor(np.ascontiguousarray(origin), device=device, dtype=dtype),
             torch.tensor(np.ascontiguousarray(ray), device=device, dtype=dtype),
         )
+
+
+def remembered(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that remembers what a function returned for equal scans.
+
+    The scans themselves are not kept, so that what lives as long as a scan (`projectors.device_tables`) goes with it.
+
+    Args:
+        count: of calls that are remembered, the last ones.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        kept = lru_cache(maxsize=count)(function)
+
+        @wraps(function)
+        def call(scan: ScanGeometry, *more: Any) -> Any:
+            # A copy is equal and shares the vectors, but is another object.
+            return kept(copy(scan), *more)
+
+        return call
+
+    return decorate
 
 
 def _kept(part: slice, count: int, name: str) -> tuple[int, float, int]:

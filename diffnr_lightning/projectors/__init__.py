@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit, remembered
 from diffnr_lightning.projectors import astra, rays, reference, separable, tigre, voxel_driven
 from diffnr_lightning.projectors.sampling import steepest_climb
 from diffnr_lightning.triton_kernels import takes_triton
@@ -164,7 +163,7 @@ def choose_backend(
     """
     device_type = torch.device(device).type
     fast = _kernels_serve(torch.device(device), dtype)
-    choice = _fast_backend(grid, scan) if fast else "reference"
+    choice = _fast_backend(scan, grid) if fast else "reference"
     kind = (scan.beam, scan.rows_along_axis, device_type, dtype)
     if kind not in _ANNOUNCED:
         _ANNOUNCED.add(kind)
@@ -234,8 +233,8 @@ def _operators(backend: str, array: Tensor) -> ModuleType:
     return {**BACKENDS, **ADAPTERS}[backend]
 
 
-@lru_cache(maxsize=256)
-def _fast_backend(grid: VolumeGrid, scan: ScanGeometry) -> str:
+@remembered(256)
+def _fast_backend(scan: ScanGeometry, grid: VolumeGrid) -> str:
     if scan.rows_along_axis and steepest_climb(grid, scan) <= 1.0:
         return "separable"
     return "rays"

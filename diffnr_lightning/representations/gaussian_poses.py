@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.geometry import ScanGeometry
+from diffnr_lightning.geometry import ScanGeometry, remembered
 from diffnr_lightning.kernels import num_threads
 from diffnr_lightning.representations.gaussian_shape import BLOCK
 
@@ -24,7 +22,7 @@ def rotation_matrices(quaternions: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
-@lru_cache(maxsize=512)
+@remembered(512)
 def pose_rows(scan: ScanGeometry) -> np.ndarray:
     """Return the poses as the rows (V, 15) that the kernels read; they are remembered, and read-only."""
     u, v = scan.u_mm, scan.v_mm
@@ -53,13 +51,13 @@ def pose_rows(scan: ScanGeometry) -> np.ndarray:
     return rows_of_views
 
 
-@lru_cache(maxsize=512)
+@remembered(512)
 def poses_on(scan: ScanGeometry, device: torch.device) -> Tensor:
     """Return `pose_rows` as float32 on a device; they are remembered, and not waited for."""
     return _sent(pose_rows(scan), device)
 
 
-@lru_cache(maxsize=512)
+@remembered(512)
 def across_on(scan: ScanGeometry, device: torch.device) -> Tensor:
     """Return u and v (V, 2, 3) in mm as float32 on a device, likewise."""
     return _sent(np.stack([scan.u_mm, scan.v_mm], axis=1), device)

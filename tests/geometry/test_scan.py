@@ -1,6 +1,8 @@
 """Poses of source and detector: constructors, values, refusals."""
 
+import gc
 import re
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from diffnr_lightning.geometry import (
     from_astra_vectors,
     from_r2_scanner,
     r2_scanner,
+    remembered,
     uniform_angles,
 )
 
@@ -221,3 +224,21 @@ def test_astra_round_trip(scan: ScanGeometry) -> None:
 def test_contradictions_are_refused_in_words(change: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ScanGeometry.cone(**{**CONE, **change})
+
+
+def test_what_is_remembered_of_a_scan_is_of_equal_ones_and_does_not_keep_it() -> None:
+    asked = []
+
+    @remembered(2)
+    def views(scan: ScanGeometry, more: int) -> int:
+        asked.append(more)
+        return len(scan) + more
+
+    scan = ScanGeometry.cone(**CONE)
+    assert views(scan, 1) == views(ScanGeometry.cone(**CONE), 1) == 8
+    assert views(scan[:3], 1) == 4
+    assert asked == [1, 1]
+    alive = weakref.ref(scan)
+    del scan
+    gc.collect()
+    assert alive() is None

@@ -1,6 +1,8 @@
 """Which backend is chosen, what it takes and what it refuses."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -148,3 +150,14 @@ def test_warmup_compiles_every_kernel():
     assert projectors.voxel_driven._backproject_posed.signatures
     assert projectors.rays._project.signatures
     assert projectors.rays._backproject.signatures
+
+
+def test_a_scan_that_is_no_longer_used_is_forgotten(circle):
+    """What kernels keep on a GPU for a scan goes with it."""
+    grid, scan = circle
+    used = scan[:]
+    backproject(project(torch.ones(grid.shape), grid, used), grid, used)
+    alive = weakref.ref(used)
+    del used
+    gc.collect()
+    assert alive() is None

@@ -1,6 +1,8 @@
 """Splatting and voxelising: exact where they ought to be, symmetric, linear, and what is refused."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -268,3 +270,12 @@ def test_arguments_are_checked(gaussians, cone_scan, grid):
     for backend, device in (("numba", "CPU"), ("triton", "CUDA")):
         with pytest.raises(ValueError, match=f"'{backend}' needs float32 {device} tensors"):
             render_gaussians(*gaussians(5, dtype=torch.float64), cone_scan, backend=backend)
+
+
+def test_a_scan_that_was_rendered_is_forgotten(gaussians, parallel_scan):
+    used = parallel_scan[:]
+    render_gaussians(*gaussians(5), used, backend="numba")
+    alive = weakref.ref(used)
+    del used
+    gc.collect()
+    assert alive() is None
