@@ -89,8 +89,9 @@ def affine_mass_loss(
         scan: the views; 0 for parallel beam, where splatting is exact.
 
     Returns:
-        The share, averaged over views and Gaussians by the mass of their images; Gaussians that
-        reach to the source make it large, and it is no estimate then.
+        The share, averaged over views and Gaussians by the mass of their images. Those that splatting
+        leaves out, beside or behind the source, do not count; others that reach to the source make it
+        large, and it is no estimate then.
     """
     if scan.beam != "cone":
         return 0.0
@@ -100,14 +101,16 @@ def affine_mass_loss(
     )
     centres = positions.detach().double().cpu().numpy()
     lost = total = 0.0
-    for source, normal in zip(scan.source_mm, scan.normal, strict=True):
+    for source, detector, normal in zip(scan.source_mm, scan.detector_mm, scan.normal, strict=True):
         offset = centres - source
-        depth = np.maximum(offset @ normal, 1e-6)
+        depth = offset @ normal
+        seen = depth >= kernels.NEAR * ((detector - source) @ normal)
+        offset, depth = offset[seen], depth[seen]
         distance2 = (offset**2).sum(1)
         tangent2 = np.maximum(distance2 / depth**2 - 1, 0)
         # An image has the magnification squared, and obliquely the cosine, times the line's mass.
-        weight = mass * np.sqrt(distance2) / depth**3
-        lost += float((weight * squares / distance2 * (4 + 6 * tangent2)).sum())
+        weight = mass[seen] * np.sqrt(distance2) / depth**3
+        lost += float((weight * squares[seen] / distance2 * (4 + 6 * tangent2)).sum())
         total += float(weight.sum())
     return lost / total if total > 0 else 0.0
 

@@ -148,6 +148,18 @@ def test_the_estimate_is_what_splatting_loses(deviation):
     assert lost == pytest.approx(1 - affine / exact, rel=0.15)
 
 
+def test_gaussians_behind_the_source_lose_no_mass(gaussians):
+    """Splatting leaves them out."""
+    positions, scales, _, densities = gaussians(20, smallest=0.2, largest=0.4)
+    one = near_scan()[:1]
+    behind = torch.from_numpy(one.source_mm - 20.0 * one.normal).to(positions)
+    expected = affine_mass_loss(positions, scales, densities, one)
+    assert 0.0 < expected < 0.1
+    more = (torch.cat([tensor, tensor[:1]]) for tensor in (scales, densities))
+    assert affine_mass_loss(torch.cat([positions, behind]), *more, one) == expected
+    assert affine_mass_loss(behind, scales[:1], densities[:1], one) == 0.0
+
+
 def test_a_cloud_near_to_the_source_warns(caplog):
     grid = VolumeGrid((16, 16, 16), 6.25)
     volume = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
