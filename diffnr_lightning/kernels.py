@@ -7,6 +7,7 @@ all threads) or by `kernel_part` (runs on one, mostly called by other kernels).
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Set
 from functools import cache, update_wrapper
@@ -37,6 +38,10 @@ UNGROUPED = RELAXED - {"reassoc"}
 APPROXIMATE = RELAXED | {"afn"}
 
 ErrorModel = Literal["python", "numpy"]
+
+# Numba compiles the value of a constant into a kernel, whichever file it is from.
+_IMPORT = re.compile(rb"^from (diffnr_lightning[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
+_CONSTANT = re.compile(rb"\b[A-Z][A-Z0-9_]*\b")
 
 # numba's "workqueue" threading layer (taken where neither OpenMP nor TBB is found) aborts the
 # process when two Python threads are inside of parallel kernels, be they different ones.
@@ -129,16 +134,25 @@ def _stamped(compiled: Any) -> Any:
 
 @cache
 def _sources() -> str:
-    """Return a digest of all files of the package in which kernels are made."""
+    """Return a digest of all files of the package that compiled kernels come from."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in _files())).hexdigest()
 
 
 def _files() -> list[Path]:
-    """Return this file and all of the package that import from it."""
-    paths = sorted(Path(__file__).parent.rglob("*.py"))
-    return [path for path in paths if b"diffnr_lightning.kernels" in path.read_bytes()] + [
-        Path(__file__)
-    ]
+    """Return this file, all of the package that import from it, and those that these import constants from."""
+    root = Path(__file__).parent
+    texts = {path: path.read_bytes() for path in root.rglob("*.py")}
+    made = {path for path, text in texts.items() if b"diffnr_lightning.kernels" in text}
+    made.add(Path(__file__))
+    modules = {
+        module.decode()
+        for path in made
+        for module, names in _IMPORT.findall(texts[path])
+        if _CONSTANT.search(names)
+    }
+    places = {root.parent.joinpath(*module.split(".")) for module in modules}
+    given = {p / "__init__.py" if p.is_dir() else p.with_suffix(".py") for p in places}
+    return sorted(made | given)
 
 
 def num_threads() -> int:

@@ -1,5 +1,6 @@
 """One place decides how numba compiles and launches, and launches survive several Python threads."""
 
+import ast
 import os
 import re
 import subprocess
@@ -129,11 +130,30 @@ def test_a_cache_is_of_all_files_of_kernels(tmp_path):
     assert hits_and_misses("after") == ["False", "True"]
 
 
-def test_every_file_with_a_kernel_is_among_those_of_the_cache(repository):
-    files = {path.name for path in kernels._files()}
-    made = {
-        path.name
+def _files_with_a_kernel(repository):
+    return {
+        path
         for path in (repository / "diffnr_lightning").rglob("*.py")
         if re.search(r"@(parallel_kernel|kernel_part)\b", path.read_text("utf-8"))
     }
+
+
+def test_every_file_with_a_kernel_is_among_those_of_the_cache(repository):
+    files = {path.name for path in kernels._files()}
+    made = {path.name for path in _files_with_a_kernel(repository)}
     assert made and made <= files and {"kernels.py", "gaussian_shape.py"} <= files
+
+
+def test_every_file_whose_constants_are_compiled_is_among_those_of_the_cache(repository):
+    """A cached kernel would keep the value from before an edit."""
+    files = {path.relative_to(repository).as_posix() for path in kernels._files()}
+    given = {
+        node.module.replace(".", "/") + ".py"
+        for path in _files_with_a_kernel(repository)
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("diffnr_lightning.")
+        if any(name.name.isupper() for name in node.names)
+    }
+    assert "diffnr_lightning/projectors/sampling.py" in given
+    assert {file for file in given if (repository / file).exists()} <= files
+    assert "diffnr_lightning/geometry/scan.py" not in files
