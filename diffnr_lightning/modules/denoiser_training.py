@@ -14,6 +14,7 @@ from diffnr_lightning.batches import CleanPatches, CleanSlices
 from diffnr_lightning.modules.learning_rate import warmed_cosine
 from diffnr_lightning.modules.noise_examples import noise_example
 from diffnr_lightning.priors import WeightAverage, save_denoiser
+from diffnr_lightning.protocol_metrics import ScoreMean
 
 # Which of the held-out noise levels pictures show: most of the signal is covered, but not all.
 SHOWN_LEVEL = 0.3
@@ -97,7 +98,12 @@ class DenoiserTraining(lightning.LightningModule):
                 f"ratios is {tuple(ratios)}; a mean and a positive deviation are expected."
             )
         self.min_snr, self.ratios, self.gradient_norm = min_snr, ratios, gradient_norm
-        self.levels, self.log_every, self.seed = levels, log_every, seed
+        self.log_every, self.seed = log_every, seed
+        steps = denoiser.schedule.steps
+        self.held_out_steps = [int((level + 0.5) / levels * steps) for level in range(levels)]
+        kinds = ("val_noise", "val_linear")
+        by_step = [f"{kind}_{step:04d}" for step in self.held_out_steps for kind in kinds]
+        self.held_out = ScoreMean([*by_step, *kinds])
         self.iteration = 0
 
     @property
@@ -189,10 +195,10 @@ class DenoiserTraining(lightning.LightningModule):
         """
         schedule = self.denoiser.schedule
         scores, shown = {}, {}
-        for level in range(self.levels):
-            step = int((level + 0.5) / self.levels * schedule.steps)
+        number = self._number_of(batch_idx)
+        for level, step in enumerate(self.held_out_steps):
             # On the CPU, so that scores do not depend on the device.
-            generator = torch.Generator().manual_seed(1000 * batch_idx + level)
+            generator = torch.Generator().manual_seed(1000 * number + level)
             clean, noise, *_ = example = noise_example(batch, self.denoiser, generator)
             noisy, told = example.noisy(schedule, step)
             with self.average.applied(self.denoiser):
@@ -201,14 +207,25 @@ class DenoiserTraining(lightning.LightningModule):
             scores[f"val_noise_{step:04d}"] = (found - noise).square().mean()
             signal, deviation = float(schedule.signal[step]), float(schedule.deviation[step])
             scores[f"val_linear_{step:04d}"] = linear_error(clean, signal / deviation)
-            if level == int(SHOWN_LEVEL * self.levels):
+            if level == int(SHOWN_LEVEL * len(self.held_out_steps)):
                 estimate = schedule.estimate(noisy, found, step)
                 shown = {"degraded": noisy / signal, "repaired": estimate, "clean": clean}
         for kind in ("val_noise", "val_linear"):
             parts = [value for name, value in scores.items() if name.startswith(f"{kind}_")]
             scores[kind] = torch.stack(parts).mean()
-        self.log_dict(scores, batch_size=1, sync_dist=True)
+        self.held_out.update(scores)
         return {name: self._picture(images) for name, images in shown.items()}
+
+    def _number_of(self, batch_idx: int) -> int:
+        """Number among the held-out batches of all processes of one that is the batch_idx-th of this process."""
+        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
+        places = getattr(sampler, "places", None)
+        return batch_idx if places is None else places[batch_idx]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the batches of all processes."""
+        self.log_dict(self.held_out.compute(), batch_size=1, sync_dist=True)
+        self.held_out.reset()
 
     def _picture(self, images: Tensor) -> Tensor:
         """Middle slices (N, H, W) of stacks and patches, as attenuation in [0, 1]."""

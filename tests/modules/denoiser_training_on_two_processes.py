@@ -25,7 +25,9 @@ def main(out: str, *files: str) -> None:
     torch.manual_seed(3)
     module = DenoiserTraining(CompactDenoiser(widths=(8, 16)), 3, warmup=1, levels=1)
     sources = {Path(file).stem: file for file in files}
-    data = CleanSliceData(sources, iterations=3, batch_size=2, size=16, crops=(16,))
+    data = CleanSliceData(
+        sources, iterations=3, batch_size=2, size=16, crops=(16,), held_out=["two"]
+    )
     items = Items()
     trainer = lightning.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_steps=module.optimizer_steps, max_epochs=1, logger=False,
@@ -33,7 +35,8 @@ def main(out: str, *files: str) -> None:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    end = {"items": items.seen, "state": module.state_dict()}
+    scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    end = {"items": items.seen, "scores": scores, "state": module.state_dict()}
     torch.save(end, Path(out) / f"rank{trainer.global_rank}.pt")
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -175,8 +176,30 @@ def test_options_are_checked(wrong):
         training(**wrong)
 
 
+def held_out(sources, rank, world_size):
+    """The metric of one of several processes after the validation of three batches."""
+    module = training()
+    data = CleanSliceData(sources, iterations=8, size=16, crops=(16,), held_out=["two"])
+    trainer = SimpleNamespace(global_rank=rank, world_size=world_size, is_global_zero=True)
+    data.trainer = module._trainer = trainer
+    data.setup("fit")
+    trainer.val_dataloaders = data.val_dataloader()
+    with torch.no_grad():
+        for batch_idx, batch in enumerate(trainer.val_dataloaders):
+            module.validation_step(batch, batch_idx)
+    return module.held_out
+
+
+def test_unequal_shares_of_the_held_out_batches_score_as_all_of_them(sources):
+    first, second = (held_out(sources, rank, 2) for rank in (0, 1))
+    assert (first.count, second.count) == (2, 1)
+    for name, score in held_out(sources, 0, 1).compute().items():
+        summed = getattr(first, f"sum_{name}") + getattr(second, f"sum_{name}")
+        torch.testing.assert_close(summed / 3, score)
+
+
 @pytest.mark.slow
-def test_two_processes_hold_equal_weights(sources, tmp_path):
+def test_two_processes_hold_equal_weights_and_score_as_one(sources, tmp_path):
     script = Path(__file__).with_name("denoiser_training_on_two_processes.py")
     package = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
@@ -191,3 +214,10 @@ def test_two_processes_hold_equal_weights(sources, tmp_path):
     assert ends[0]["items"] != ends[1]["items"]
     for name, tensor in ends[0]["state"].items():
         assert torch.equal(tensor, ends[1]["state"][name]), name
+    module = DenoiserTraining(CompactDenoiser(widths=(8, 16)), 3, levels=1)
+    module.load_state_dict(ends[0]["state"])
+    data = CleanSliceData(sources, iterations=3, size=16, crops=(16,), held_out=["two"])
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    (alone,) = trainer.validate(module, datamodule=data, verbose=False)
+    for end in ends:
+        assert {name: end["scores"][name] for name in alone} == pytest.approx(alone, rel=1e-5)
