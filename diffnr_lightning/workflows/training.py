@@ -56,7 +56,8 @@ def finetune(
         prior: the network, of a class of this package or of your own; see `priors.Prior`.
         module: losses and learning rates.
         iterations: batches; `data` and `module` have to be given the same number.
-        start: weights to start from instead of those that `prior` has by itself.
+        start: weights to start from instead of those that `prior` has by itself; arguments of `prior` other than those
+            in the file are refused, and those that it does not hold, such as gradient_checkpointing, are applied.
         start_overrides: arguments of the network that replace those in the file `start`, see `load_prior`.
         start_allow: packages or modules, beside this one, whose classes the file `start` may name.
         validate_every: batches between two validations.
@@ -79,22 +80,23 @@ def finetune(
         The run folder.
 
     Raises:
-        ValueError: a prior that could not be exported, numbers of iterations or of neighbouring slices that disagree, a
-            strategy that splits what is trained, fsdp without a number of devices or for a prior without frozen
-            weights, or a run of other settings in the folder.
+        ValueError: a prior that could not be exported or is not that of `start`, numbers of iterations or of
+            neighbouring slices that disagree, a strategy that splits what is trained, fsdp without a number of devices
+            or for a prior without frozen weights, or a run of other settings in the folder.
     """
     import lightning
 
-    from diffnr_lightning.priors import frozen_backbone, load_prior, network_name
+    from diffnr_lightning.priors import frozen_backbone, network_name
+    from diffnr_lightning.workflows.started_prior import started_prior
     from diffnr_lightning.workflows.training_run import agreed_iterations, train_in_folder
 
     machines = trainer_options(device, accelerator, devices, strategy, num_nodes, precision)
     lightning.seed_everything(seed, verbose=False)
-    network = (
-        prior()
-        if start is None
-        else load_prior(start, allow=start_allow, **(start_overrides or {}))
-    )
+    if start is None:
+        network = prior()
+    else:
+        described = (resolved or {}).get("prior")
+        network = started_prior(start, described, start_overrides or {}, start_allow)
     network_name(network)  # refuses what could not be exported after the training
     network.train().requires_grad_(True)
     task = module(network)
