@@ -59,7 +59,10 @@ def save_prior(
     """
     network = network_name(prior)
     tensors, dtype = _stored(prior)
-    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
+    # Copies, since weights under two names share their memory, which safetensors refuses.
+    tensors = {
+        name: t.detach().to("cpu", dtype, copy=True).contiguous() for name, t in tensors.items()
+    }
     _refuse_infinite(tensors, str(dtype).removeprefix("torch."))
     header = {
         "format": FORMAT,

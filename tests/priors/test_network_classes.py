@@ -34,6 +34,11 @@ class Scaling(torch.nn.Module):
     def repair(self, slices, conditioning):
         return self(slices, conditioning).clamp(0, 1)
 
+class Tied(Scaling):
+    def __init__(self, factor=1.0, widths=(2, 3)):
+        super().__init__(factor, widths)
+        self.again = self.factor
+
 class Silent(Scaling):
     architecture = None
 
@@ -74,6 +79,14 @@ def weights(networks, tmp_path):
     prior = networks.Scaling(factor=0.123456789)
     save_prior(tmp_path / "own.safetensors", prior, {"iteration": 3})
     return tmp_path / "own.safetensors"
+
+
+def test_weights_under_two_names_make_the_round_trip(networks, tmp_path):
+    path = tmp_path / "tied.safetensors"
+    save_prior(path, networks.Tied(factor=0.3))
+    loaded = load_prior(path, allow=["own_networks"])
+    assert loaded.again is loaded.factor
+    assert loaded.factor.item() == pytest.approx(0.3)
 
 
 def test_a_class_of_the_users_own_makes_the_round_trip(weights, networks):
