@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "export_turbo_checkpoint",
             "load_default",
             "load_prior",
+            "load_trainable_prior",
             "read_header",
             "save_prior",
         ],

@@ -171,7 +171,26 @@ def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any)
         ValueError: not a prior's file, a damaged one, weights that do not fit the architecture, or
             an override that does not exist, or a class of a package that is not allowed.
     """
-    path = Path(path)
+    return _built(Path(path), allow, overrides).eval().requires_grad_(False)
+
+
+def load_trainable_prior(
+    path: str | Path, *, allow: Sequence[str] = (), **overrides: Any
+) -> nn.Module:
+    """Build the network that a file describes and load its weights, ready to train.
+
+    What the constructor of its class freezes stays frozen.
+
+    Args:
+        path: see `load_prior`, also for what is raised.
+        allow: see `load_prior`.
+        **overrides: see `load_prior`.
+    """
+    return _built(Path(path), allow, overrides).train()
+
+
+def _built(path: Path, allow: Sequence[str], overrides: dict[str, Any]) -> nn.Module:
+    """Return the network of a file, as its constructor and its weights leave it."""
     if path.suffix == RELEASED:
         checkpoint = read_turbo_checkpoint(path)
         if (normalisation := checkpoint.architecture["normalisation"]) != "global":
@@ -213,7 +232,7 @@ def load_prior(path: str | Path, *, allow: Sequence[str] = (), **overrides: Any)
         prior = prior.with_residual()
     if "noise" in overrides:
         prior = prior.with_noise()
-    return prior.eval().requires_grad_(False)
+    return prior
 
 
 def _tensors(path: Path, network: str) -> dict[str, Tensor]:
@@ -261,7 +280,7 @@ def _load_slicefixer(
         prior.load_trained_state(state)
     except ValueError as error:
         raise _unusable(path, "SliceFixer", error) from error
-    return prior.eval().requires_grad_(False)
+    return prior
 
 
 def bundled_priors() -> list[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from diffnr_lightning.priors import (
     CompactSliceFixer,
     SliceFixer,
-    load_prior,
+    load_trainable_prior,
     read_header,
 )
 
@@ -25,7 +25,7 @@ def started_prior(
     overrides: Mapping[str, Any],
     allow: Sequence[str] = (),
 ) -> nn.Module:
-    """Load the prior of a file, and refuse settings of the prior that the file contradicts.
+    """Load the prior of a file to train it, and refuse settings of the prior that the file contradicts.
 
     Arguments of a SliceFixer that its file does not hold, such as `gradient_checkpointing` and, of a released file, the
     organ, are those of the settings. An argument at its default says nothing, as nobody need have given it.
@@ -42,7 +42,7 @@ def started_prior(
     """
     kind, given = _described(described)
     if kind is None:
-        return load_prior(start, allow=allow, **overrides)
+        return load_trainable_prior(start, allow=allow, **overrides)
     header = read_header(start)
     names = (kind.__name__, f"{kind.__module__}.{kind.__qualname__}")
     if header["network"] not in names and (given or kind is not CompactSliceFixer):
@@ -53,7 +53,7 @@ def started_prior(
     given = {name: value for name, value in given.items() if name not in overrides}
     lacking = given.keys() - header["architecture"].keys() if issubclass(kind, SliceFixer) else ()
     added = {name: given.pop(name) for name in lacking}
-    network = load_prior(start, allow=allow, **added, **overrides)
+    network = load_trainable_prior(start, allow=allow, **added, **overrides)
     for name, value in given.items():
         held = network.architecture.get(name)
         if _plain(held) != _plain(value):

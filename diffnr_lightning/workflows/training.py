@@ -53,7 +53,8 @@ def finetune(
     Args:
         out: run folder: weights.safetensors, their model card, curves, checkpoint, config and environment.
         data: folders of pairs, held-out cases and batches.
-        prior: the network, of a class of this package or of your own; see `priors.Prior`.
+        prior: the network, of a class of this package or of your own; see `priors.Prior`. What its constructor freezes
+            stays frozen.
         module: losses and learning rates.
         iterations: batches; `data` and `module` have to be given the same number.
         start: weights to start from instead of those that `prior` has by itself; arguments of `prior` other than those
@@ -93,12 +94,13 @@ def finetune(
     machines = trainer_options(device, accelerator, devices, strategy, num_nodes, precision)
     lightning.seed_everything(seed, verbose=False)
     if start is None:
-        network = prior()
+        network = prior().train()
     else:
         described = (resolved or {}).get("prior")
         network = started_prior(start, described, start_overrides or {}, start_allow)
     network_name(network)  # refuses what could not be exported after the training
-    network.train().requires_grad_(True)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        network.requires_grad_(True)  # `load_prior`, which may serve as the prior, freezes all
     task = module(network)
     agreed_iterations(iterations, data, task)
     if data.context != (sees := getattr(network, "context", None)):

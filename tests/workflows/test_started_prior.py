@@ -46,6 +46,8 @@ def test_a_prior_that_agrees_or_says_nothing_is_that_of_the_file(compact):
     ):
         network = started_prior(compact, node, {})
         assert network.architecture["channels"] == [8, 16]
+        assert network.training
+        assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_an_override_makes_it_agree(compact):
@@ -74,6 +76,9 @@ def test_what_a_released_file_does_not_hold_is_applied(base, tmp_path):
     assert network.architecture["organ"] == "tooth"
     assert network.architecture["base"] == base["base"]
     assert network.gradient_checkpointing
+    assert {n for n, p in network.named_parameters() if p.requires_grad} == {
+        n for n, p in SliceFixer(**base).named_parameters() if p.requires_grad
+    }
 
 
 def test_what_a_file_holds_is_replaced_by_overrides_alone(base, tmp_path):
