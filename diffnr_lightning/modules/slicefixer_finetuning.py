@@ -200,27 +200,18 @@ class SliceFixerFinetuning(lightning.LightningModule):
                 f"gan_start is {self.gan_start} with float16; the scaler of gradients cannot idle "
                 "with the discriminator: expected precision bf16-mixed or 32-true, or gan_start 0."
             )
-        # A fused step would undo the scaling of float16 gradients after they were clipped.
-        fused = not scaled
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                _trainable(self.prior),
-                lr=self.rate,
-                weight_decay=self.weight_decay,
-                betas=self.betas,
-                fused=fused,
+
+        def adamw(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+            # A fused step would undo the scaling of float16 gradients after they were clipped.
+            decay, fused = self.weight_decay, not scaled
+            return torch.optim.AdamW(
+                _trainable(network), rate, betas, weight_decay=decay, fused=fused
             )
-        ]
+
+        optimizers = [adamw(self.prior, self.rate, self.betas)]
         if self.discriminator is not None:
-            optimizers.append(
-                torch.optim.AdamW(
-                    _trainable(self.discriminator),
-                    lr=self.discriminator_rate,
-                    weight_decay=self.weight_decay,
-                    betas=self.discriminator_betas,
-                    fused=fused,
-                )
-            )
+            judge = adamw(self.discriminator, self.discriminator_rate, self.discriminator_betas)
+            optimizers.append(judge)
         return optimizers
 
     def rate_factor(self, iteration: int) -> float:
