@@ -22,17 +22,28 @@ HELD_OUT_SCORES = (
 )
 # Of two equal batches, such as empty slices.
 MOST_DB = 100.0
+MOST_SLICES = 8
+"""Of a volume, repaired at once in validation."""
 
 
-def score_held_out(prior: nn.Module, batch: SlicePair | VolumePair) -> tuple[Shown, Scores]:
+def score_held_out(
+    prior: nn.Module, batch: SlicePair | VolumePair, batch_size: int = MOST_SLICES
+) -> tuple[Shown, Scores]:
     """Repair held-out slices or a volume and score them before and after.
+
+    Args:
+        prior: repairs them.
+        batch: the slices, or the volume.
+        batch_size: slices of a volume that are repaired at once.
 
     Returns:
         degraded, repaired and clean, see `score_slices` and `score_volume`; and `HELD_OUT_SCORES`: PSNR and SSIM
         of the repaired ones (`val_psnr`, `val_ssim`), of the degraded ones (`..._before`), and the gain in PSNR.
     """
-    score = score_volume if isinstance(batch, VolumePair) else score_slices
-    images, before, after = score(prior, batch)
+    if isinstance(batch, VolumePair):
+        images, before, after = score_volume(prior, batch, batch_size)
+    else:
+        images, before, after = score_slices(prior, batch)
     return images, {
         "val_psnr_before": before["psnr"],
         "val_psnr": after["psnr"],
@@ -59,8 +70,15 @@ def score_slices(prior: nn.Module, batch: SlicePair) -> tuple[Shown, Scores, Sco
     return {"degraded": degraded, "repaired": repaired, "clean": clean}, before, after
 
 
-def score_volume(prior: nn.Module, batch: VolumePair) -> tuple[Shown, Scores, Scores]:
+def score_volume(
+    prior: nn.Module, batch: VolumePair, batch_size: int
+) -> tuple[Shown, Scores, Scores]:
     """Repair the axial slices of a volume and score it before and after, under protocol `r2`.
+
+    Args:
+        prior: repairs them.
+        batch: the volume.
+        batch_size: slices that are repaired at once.
 
     Returns:
         degraded, repaired and clean volume, (Z, Y, X) in [0, 1]; scores of the degraded one, and of
@@ -72,7 +90,7 @@ def score_volume(prior: nn.Module, batch: VolumePair) -> tuple[Shown, Scores, Sc
         prior,
         batch.degraded,
         conditioning,
-        batch_size=8,
+        batch_size=batch_size,
         residual=batch.residual,
         noise=batch.noise,
     )

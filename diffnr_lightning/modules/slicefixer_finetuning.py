@@ -17,6 +17,7 @@ from diffnr_lightning.losses import (
 )
 from diffnr_lightning.modules.held_out_scores import (
     HELD_OUT_SCORES,
+    MOST_SLICES,
     centre_of,
     conditioning_of,
     score_held_out,
@@ -334,13 +335,15 @@ class SliceFixerFinetuning(lightning.LightningModule):
     def validation_step(self, batch: SlicePair | VolumePair, batch_idx: int) -> dict[str, Tensor]:
         """Repair held-out slices, or a whole volume, with the averaged weights.
 
-        Of slices, PSNR (peak 1) is that of the pooled error; volumes are scored under protocol `r2`.
+        Of slices, PSNR (peak 1) is that of the pooled error; volumes are scored under protocol `r2`. As many slices are
+        repaired at once as a training batch has, which fits the memory, but not more than eight.
 
         Returns:
             degraded, repaired and clean slices, (N, H, W) in [0, 1].
         """
+        size = getattr(self.trainer.datamodule, "batch_size", MOST_SLICES)
         with self.average.applied(self.prior):
-            images, scores = score_held_out(self.prior, batch)
+            images, scores = score_held_out(self.prior, batch, min(size, MOST_SLICES))
         self.held_out.update(scores)
         return images
 

@@ -1,6 +1,7 @@
 """The scores of held-out slices and volumes, before and after the repair."""
 
 import warnings
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -8,10 +9,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from tiny_finetuning import ITERATIONS, finetuning, fit
 
+from diffnr_lightning.batches import VolumePair
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.metrics import r2_protocol
+from diffnr_lightning.modules import SliceFixerFinetuning
 from diffnr_lightning.modules.held_out_scores import conditioning_of
-from diffnr_lightning.priors import Conditioning, repair_volume
+from diffnr_lightning.priors import CompactSliceFixer, Conditioning, repair_volume
 
 
 def test_validation_of_an_untrained_prior_gains_nothing(boxes):
@@ -57,6 +60,25 @@ def test_whole_volumes_are_scored_before_and_after(boxes, tmp_path):
     first = torch.zeros(1)
     conditioning = Conditioning(pair.biplanar[None], first.long(), first, pair.views[None])
     with module.average.applied(module.prior):
-        repaired = repair_volume(module.prior, pair.degraded, conditioning, batch_size=8)
+        repaired = repair_volume(module.prior, pair.degraded, conditioning, batch_size=2)
     after = r2_protocol(repaired, pair.clean)
     assert scores["val_psnr"].item() == pytest.approx(after["psnr"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(1, 1), (3, 3), (64, 8)])
+def test_a_volume_is_repaired_in_batches_as_large_as_those_of_training(batch_size, most):
+    seen = []
+
+    class Repairs(CompactSliceFixer):
+        def repair(self, slices, conditioning):
+            seen.append(len(slices))
+            return super().repair(slices, conditioning)
+
+    module = SliceFixerFinetuning(Repairs(channels=(8,), embedding=8), 1)
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=batch_size))
+    volume = torch.rand(10, 8, 8) + 0.1
+    module.validation_step(
+        VolumePair(volume, volume, torch.rand(2, 8, 8), torch.tensor(24.0), volume, volume), 0
+    )
+    assert max(seen) == most
+    assert sum(seen) == 10
