@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,18 +202,12 @@ class SliceFixerFinetuning(lightning.LightningModule):
                 f"gan_start is {self.gan_start} with float16; the scaler of gradients cannot idle "
                 "with the discriminator: expected precision bf16-mixed or 32-true, or gan_start 0."
             )
-
-        def adamw(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-            # A fused step would undo the scaling of float16 gradients after they were clipped.
-            decay, fused = self.weight_decay, not scaled
-            return torch.optim.AdamW(
-                _trainable(network), rate, betas, weight_decay=decay, fused=fused
-            )
-
-        optimizers = [adamw(self.prior, self.rate, self.betas)]
+        # A fused step would undo the scaling of float16 gradients after they were clipped.
+        adamw = partial(torch.optim.AdamW, weight_decay=self.weight_decay, fused=not scaled)
+        optimizers = [adamw(_trainable(self.prior), self.rate, self.betas)]
         if self.discriminator is not None:
-            judge = adamw(self.discriminator, self.discriminator_rate, self.discriminator_betas)
-            optimizers.append(judge)
+            judging = _trainable(self.discriminator)
+            optimizers.append(adamw(judging, self.discriminator_rate, self.discriminator_betas))
         return optimizers
 
     def rate_factor(self, iteration: int) -> float:
@@ -323,6 +318,11 @@ class SliceFixerFinetuning(lightning.LightningModule):
         """
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], self.gradient_norm)
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Keep the gradients of batches that have not made a step yet, of which Lightning does not know."""
+        if self._steps_now:
+            super().on_validation_model_zero_grad()
 
     def on_validation_start(self) -> None:
         """Gather a prior that is split: volumes of several sizes take several numbers of calls."""

@@ -155,6 +155,15 @@ def test_accumulated_batches_are_one_large_batch(boxes):
         assert torch.allclose(mine, other, atol=1e-6)
 
 
+def test_a_validation_keeps_the_gradients_of_accumulated_batches(boxes):
+    """One after every batch, and one at the end."""
+    often, once = (finetuning(accumulate=3) for _ in range(2))
+    fit(often, boxes, val_check_interval=1)
+    fit(once, boxes)
+    for mine, other in zip(often.prior.parameters(), once.prior.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
 @both
 def test_bfloat16_trains(boxes, gan):
     module, losses = finetuning(gan=gan), Losses()
