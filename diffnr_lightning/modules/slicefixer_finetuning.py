@@ -16,6 +16,7 @@ from diffnr_lightning.losses import (
     discriminator_half,
     generator_adversarial,
 )
+from diffnr_lightning.modules.gradient_scale import gradients_in_scale
 from diffnr_lightning.modules.held_out_scores import (
     HELD_OUT_SCORES,
     MOST_SLICES,
@@ -252,7 +253,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
         repaired = self._repaired(batch)
         terms = self.objective.terms(repaired, batch.clean[:, 0], centre_of(batch))
         terms["gan"] = self._adversarial_term(batch, repaired)
-        self._step(prior, self.objective.total(terms))
+        with gradients_in_scale(self.trainer.precision_plugin, self.discriminator):
+            self._step(prior, self.objective.total(terms))
         degraded, kind = centre_of(batch), self.discriminator.adversarial_kind
         terms["discriminator"] = discriminator_adversarial(
             self.discriminator(degraded, batch.clean[:, 0]),

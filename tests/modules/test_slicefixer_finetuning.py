@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning
@@ -183,6 +184,25 @@ def test_float16_gradients_are_unscaled_before_they_are_clipped(boxes):
     fit(finetuning(gradient_norm=0.05), boxes, logger=exact)
     assert halves.l2 == pytest.approx(exact.l2, rel=0.05)
     fit(finetuning(gan=True, gan_start=0), boxes, **float16())
+
+
+def test_accumulated_float16_gradients_are_of_one_scale(boxes):
+    """That of the discriminator's too, where the step of the prior has changed the scale: here each does."""
+
+    class Exact(MixedPrecision):
+        """Scales, but computes in float32."""
+
+        def forward_context(self):
+            return nullcontext()
+
+    def trained(interval):
+        module = finetuning(gan=True, gan_start=0, accumulate=2)
+        scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=interval)
+        fit(module, boxes, plugins=[Exact("16-mixed", "cpu", scaler)])
+        return list(module.parameters())
+
+    for mine, other in zip(trained(1), trained(1000), strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 def test_float16_refuses_a_discriminator_that_waits(boxes):
