@@ -11,6 +11,7 @@ from typing import Any
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffnr_lightning.callbacks.curve_file import CurveFile
@@ -104,12 +105,18 @@ def train_in_folder(
 
 
 def _trainer(accelerator: str, devices: int | str | list[int], **options: Any) -> Trainer:
-    """Return the Trainer; refuse accelerators and devices that are not there in words."""
+    """Return the Trainer; refuse in words devices that are not there, and processes that bring back weights alone."""
     try:
-        return quiet_trainer(accelerator=accelerator, devices=devices, **options)
+        trainer = quiet_trainer(accelerator=accelerator, devices=devices, **options)
     except (MisconfigurationException, ModuleNotFoundError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
             f"accelerator is {accelerator!r} and devices is {devices!r}, which Lightning cannot serve here ({reason}); "
             "expected what this machine has, such as --device cpu."
         ) from error
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ValueError(
+            f"devices is {devices!r} and strategy {options.get('strategy', 'auto')!r}, which would fork or spawn the "
+            "processes, as auto does in a notebook; give strategy ddp in a script or on the command line, or devices 1."
+        )
+    return trainer
