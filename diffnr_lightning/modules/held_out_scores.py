@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.losses import ssim_2d
 from diffnr_lightning.metrics import psnr, r2_protocol
-from diffnr_lightning.priors import Conditioning, repair_volume
+from diffnr_lightning.priors import Conditioning, repair_resized, repair_volume
 
 Shown = dict[str, Tensor]
 Scores = dict[str, Tensor]
@@ -54,14 +54,14 @@ def score_held_out(
 
 
 def score_slices(prior: nn.Module, batch: SlicePair) -> tuple[Shown, Scores, Scores]:
-    """Repair a batch of slices and score it before and after.
+    """Repair a batch of slices, at the size that the prior wants, and score it before and after.
 
     Returns:
         degraded, repaired and clean slices, (N, H, W) in [0, 1]; PSNR (peak 1) of the pooled error
         and mean SSIM of the degraded ones, and of the repaired ones.
     """
     degraded, clean = centre_of(batch), batch.clean[:, 0]
-    repaired = prior.repair(batch.degraded, conditioning_of(batch))
+    repaired = repair_resized(prior, batch.degraded, conditioning_of(batch), prior.size)
     before, after = (
         {"psnr": torch.tensor(value, device=clean.device), "ssim": ssim_2d(candidate, clean).mean()}
         for candidate in (degraded, repaired)

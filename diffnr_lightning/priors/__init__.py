@@ -65,7 +65,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "slicefixer": ["SliceFixer"],
         "turbo_backbone": ["TurboBackbone"],
         "unet_denoiser": ["CompactDenoiser", "UNetDenoiser"],
-        "volume_repair": ["repair_volume"],
+        "volume_repair": ["repair_resized", "repair_volume"],
         "weight_average": ["WeightAverage"],
     },
 )

@@ -105,7 +105,7 @@ def repair_volume(
                 if noise is not None:
                     deviation = noise.movedim(axis, 0)[batch, None]
                 placed = conditioning.for_slices(plane, positions, missing, deviation)
-                summed.movedim(axis, 0)[batch] += _repair_resized(
+                summed.movedim(axis, 0)[batch] += repair_resized(
                     prior, stack[neighbours], placed, size
                 )
                 done += len(batch)
@@ -115,10 +115,21 @@ def repair_volume(
     return torch.lerp(clipped, mean, strength)
 
 
-def _repair_resized(
+def repair_resized(
     prior: Prior, slices: Tensor, conditioning: Conditioning, size: int | None
 ) -> Tensor:
-    """Repair slices (N, C, H, W) at another size; (N, H, W) at their own size again."""
+    """Repair slices at another size.
+
+    Args:
+        prior: repairs them.
+        slices: (N, C, H, W) in [0, 1].
+        conditioning: for the N slices; residual and noise are resized with them.
+        size: edge in pixels that they are resized to for the prior, as in `repair_volume`; None leaves them as they
+            are.
+
+    Returns:
+        (N, H, W) in [0, 1], at their own size again.
+    """
     height, width = slices.shape[-2:]
     longest = max(height, width)
     if size is None or size == longest == min(height, width):

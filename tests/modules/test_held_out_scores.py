@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from tiny_finetuning import ITERATIONS, finetuning, fit
 
-from diffnr_lightning.batches import VolumePair
+from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.modules import SliceFixerFinetuning
-from diffnr_lightning.modules.held_out_scores import conditioning_of
+from diffnr_lightning.modules.held_out_scores import MOST_DB, conditioning_of, score_slices
 from diffnr_lightning.priors import CompactSliceFixer, Conditioning, repair_volume
 
 
@@ -63,6 +63,28 @@ def test_whole_volumes_are_scored_before_and_after(boxes, tmp_path):
         repaired = repair_volume(module.prior, pair.degraded, conditioning, batch_size=2)
     after = r2_protocol(repaired, pair.clean)
     assert scores["val_psnr"].item() == pytest.approx(after["psnr"], rel=1e-4)
+
+
+def test_slices_are_repaired_at_the_size_that_volumes_are():
+    seen = []
+
+    class Repairs(CompactSliceFixer):
+        size = 16
+
+        def repair(self, slices, conditioning):
+            seen.append(tuple(slices.shape[-2:]))
+            return super().repair(slices, conditioning)
+
+    volume = 0.1 + 0.9 * torch.rand(3, 8, 8)
+    slices, one = volume[:, None], torch.zeros(3)
+    pair = SlicePair(slices, slices, torch.rand(1, 2, 8, 8), one, one.long(), one, slices, slices)
+    prior = Repairs(context=0, channels=(8,), embedding=8)
+    shown, _, after = score_slices(prior, pair)
+    assert seen == [(16, 16)]
+    assert shown["repaired"].shape == (3, 8, 8)
+    whole = repair_volume(prior, volume, conditioning_of(pair), residual=volume, noise=volume)
+    torch.testing.assert_close(shown["repaired"], whole)
+    assert 0 < after["psnr"] < MOST_DB
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(1, 1), (3, 3), (64, 8)])
