@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from diffnr_lightning.metrics import PROTOCOLS, peak_signal_to_noise
 class ScoreMean(Metric):
     """Mean, and least, of scores over whatever they are given for, on all processes together.
 
-    A process that saw fewer counts for less; sums are of float64.
+    A process that saw fewer counts for less; sums are of float64, on devices without it (Apple's MPS) of float32.
 
     Args:
         names: of the scores.
@@ -45,11 +46,19 @@ class ScoreMean(Metric):
         """
         self.count += 1
         for name in self.names:
-            value = torch.as_tensor(scores[name], dtype=torch.float64, device=self.count.device)
+            value = torch.as_tensor(scores[name], dtype=self.count.dtype, device=self.count.device)
             setattr(self, f"sum_{name}", getattr(self, f"sum_{name}") + value)
             if name in self.least:
                 kept = getattr(self, f"least_{name}")
                 setattr(self, f"least_{name}", torch.minimum(kept, value))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *arguments: Any) -> ScoreMean:
+        """Move the sums with the module."""
+        try:
+            fn(torch.zeros_like(self.count))
+        except TypeError:
+            return super()._apply(lambda tensor: fn(tensor.float()), *arguments)
+        return super()._apply(fn, *arguments)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means, and what was least; NaN and infinity where nothing was added."""

@@ -46,6 +46,28 @@ def test_two_processes_score_as_one(tmp_path):
         assert found == pytest.approx(alone, rel=1e-14)
 
 
+def test_sums_move_to_devices_without_float64():
+    def moved(tensor):
+        """Stands in for a move to Apple's MPS."""
+        if tensor.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor
+
+    metric = ScoreMean(("gain",), least=("gain",))
+    metric._apply(moved)
+    for _ in range(2):
+        metric.update({"gain": 1.0})
+        metric.update({"gain": torch.tensor(2.0, dtype=torch.float64)})
+        found = metric.compute()
+        assert {name: (v.dtype, v.item()) for name, v in found.items()} == {
+            "gain": (torch.float32, 1.5),
+            "gain_least": (torch.float32, 1.0),
+        }
+        metric.reset()
+    assert ScoreMean(("gain",)).to("cpu").count.dtype == torch.float64
+    assert ScoreMean(("gain",)).float().count.dtype == torch.float64
+
+
 def test_unknown_protocols_and_missing_scores_are_refused():
     with pytest.raises(ValueError, match="protocol is 'r3'; one of r2, naf, strict"):
         VolumeProtocol("r3")
