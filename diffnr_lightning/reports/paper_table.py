@@ -18,7 +18,7 @@ from rich.text import Text
 
 from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import bootstrap_interval
-from diffnr_lightning.reports.published import UNSTATED, PublishedNumber
+from diffnr_lightning.reports.published import PublishedNumber
 from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row, markdown_row
 from diffnr_lightning.reports.tables import score_table
@@ -199,8 +199,9 @@ def _not_found(number: PublishedNumber, remark: str) -> PaperLine:
 def _protocol(key: str, number: PublishedNumber | None) -> str:
     if key == "seconds":
         return ""
+    protocol = key.partition("_")[0]
     stated = number is None or number.protocol
-    return key.partition("_")[0] if stated else f"{UNSTATED}, not stated"
+    return protocol if stated else f"{protocol}, not stated"
 
 
 def _metric(column: Column) -> str:

@@ -14,8 +14,17 @@ METRICS = ("psnr", "ssim", "dice_percent", "surface_distance", "seconds")
 UNSTATED = "r2"
 """The protocol under which a number stands whose paper names none."""
 
+_LUNGS = "lungs"
+_ON_GREY_VALUES = ("r2", "naf", "strict")
+_PROTOCOLS = {
+    "psnr": _ON_GREY_VALUES,
+    "ssim": _ON_GREY_VALUES,
+    "dice_percent": (_LUNGS,),
+    "surface_distance": (_LUNGS,),
+    "seconds": (*_ON_GREY_VALUES, _LUNGS),
+}
+"""By which each metric is measured. A time has none, but stands beside numbers that have one."""
 _DESCRIPTIONS = ("table", "method", "data", "views", "protocol", "source")
-_PROTOCOLS = ("", "r2", "naf", "strict", "lungs")
 
 
 class PublishedNumber(NamedTuple):
@@ -46,7 +55,8 @@ class PublishedNumber(NamedTuple):
         """Key of the column of our tables that measures the same."""
         if self.metric == "seconds":
             return "seconds"
-        return f"{self.protocol or UNSTATED}_{self.metric}"
+        only = _LUNGS if _PROTOCOLS[self.metric] == (_LUNGS,) else UNSTATED
+        return f"{self.protocol or only}_{self.metric}"
 
 
 def read_published(path: str | Path) -> tuple[PublishedNumber, ...]:
@@ -61,8 +71,8 @@ def read_published(path: str | Path) -> tuple[PublishedNumber, ...]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: other columns or fields, an unknown metric or protocol, or a value or number of views that is no
-            number.
+        ValueError: other columns or fields, an unknown metric, a protocol that is not one of its metric, or a value or
+            number of views that is no number.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,14 +101,15 @@ def read_published(path: str | Path) -> tuple[PublishedNumber, ...]:
 
 def _number(line: Mapping[str, str], metric: str, value: str, where: str) -> PublishedNumber:
     said = {name: (line.get(name) or "").strip() for name in _DESCRIPTIONS}
-    for name, given, known in (
-        ("metric", metric, METRICS),
-        ("protocol", said["protocol"], _PROTOCOLS),
-    ):
-        if given not in known:
-            raise ValueError(
-                f"{where} names the {name} '{given}'; one of {', '.join(filter(None, known))} is expected."
-            )
+    if metric not in METRICS:
+        raise ValueError(
+            f"{where} names the metric '{metric}'; one of {', '.join(METRICS)} is expected."
+        )
+    if said["protocol"] not in ("", *_PROTOCOLS[metric]):
+        raise ValueError(
+            f"{where} names the protocol '{said['protocol']}' for {metric}; {' or '.join(_PROTOCOLS[metric])}, or "
+            "none, is expected."
+        )
     try:
         views = int(said["views"]) if said["views"] else None
         number = float(value)

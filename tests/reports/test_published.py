@@ -1,6 +1,14 @@
+import csv
+
 import pytest
 
-from diffnr_lightning.reports import read_published, score_table
+from diffnr_lightning.reports import (
+    RowRuns,
+    paper_lines,
+    read_published,
+    score_table,
+    write_tables,
+)
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 
 ROWS = {
@@ -18,6 +26,8 @@ ROWS = {
     "out_of_distribution": 6 * 3 * 2,
     "toothfairy": 2 * 3 * 2,
 }
+
+LUNGS = {"dice_percent": 75.0, "surface_distance_mm": 3.0}
 
 
 def value(numbers, method, metric, data=None, views=None):
@@ -78,6 +88,8 @@ def test_columns_and_cells_that_say_nothing_are_refused(tmp_path):
     refused("method,source\nA,here\n", "has the columns method, source")
     refused("method,metric,value\nA,rmse,1\n", "line 2 of .* names the metric 'rmse'; one of psnr")
     refused("method,protocol,psnr\nA,r3,1\n", "names the protocol 'r3'")
+    refused("method,protocol,psnr\nA,lungs,28\n", "'lungs' for psnr; r2 or naf or strict, or none")
+    refused("method,protocol,dice_percent\nA,r2,80\n", "'r2' for dice_percent; lungs, or none")
     refused("method,psnr\nA,28 dB\n", "value '28 dB'")
     refused("method,views,psnr\nA,few,28\n", "views 'few'")
     with pytest.raises(FileNotFoundError):
@@ -106,6 +118,25 @@ def test_published_numbers_stand_below_ours_of_as_many_views(tmp_path):
     ]
     assert "1 published numbers are of other numbers of views." in table.notes
     assert any("under r2 where their paper states no protocol" in note for note in table.notes)
+
+
+def test_published_dice_stands_under_the_lungs_where_no_protocol_is_named(tmp_path):
+    path = tmp_path / "paper.csv"
+    path.write_text("method,psnr,dice_percent\nFDK,22,80\n")
+    run = RunSummary(tmp_path, "one", "FDK", {"r2": {"psnr": 21.0}}, downstream={"lungs": LUNGS})
+    write_tables([run], tmp_path, paper=path)
+    with (tmp_path / "table.csv").open(newline="") as file:
+        paper = list(csv.DictReader(file))[-1]
+    assert (paper["r2_psnr"], paper["lungs_dice_percent"]) == ("22.0", "80.0")
+    finished, unfinished = (
+        [
+            (line.protocol, line.metric, line.published, line.ours)
+            for line in paper_lines([RowRuns("FDK", {"chests": runs})], read_published(path))
+        ]
+        for runs in ([run], [])
+    )
+    assert ("lungs, not stated", "Dice %", 80.0, 75.0) in finished
+    assert ("lungs, not stated", "Dice %", 80.0, None) in unfinished
 
 
 def test_a_file_that_a_spreadsheet_has_written_is_read(tmp_path):
