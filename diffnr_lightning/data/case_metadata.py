@@ -15,6 +15,12 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner
 logger = logging.getLogger("diffnr")
 
 META_FILE = "meta_data.json"
+ENTRIES = {META_FILE, "vol_gt.npy"} | {
+    f"{name}_{part}{ending}"
+    for part in ("train", "test")
+    for name, ending in (("proj", ""), ("counts", ".npy"), ("air", ".npy"))
+}
+"""What `cases.write_case` writes into a folder."""
 SCANNER_NUMBERS = {
     "DSD": 1,
     "DSO": 1,
@@ -29,6 +35,30 @@ SCANNER_NUMBERS = {
 STEPS = {"dVoxel": ("sVoxel", "nVoxel"), "dDetector": ("sDetector", "nDetector")}
 # Share by which the two may differ, of lengths that were rounded.
 STEP_TOLERANCE = 0.01
+
+
+def refuse_to_replace(path: Path) -> None:
+    """Refuse to write a case where something else would be lost; hidden files in a case are nobody's.
+
+    Args:
+        path: folder of the case that is to be written.
+
+    Raises:
+        ValueError: it is a file, a folder that holds no case, or a case with something else in it.
+    """
+    if path.is_file():
+        raise ValueError(f"case folder {path} is a file; name a folder that does not exist yet.")
+    entries = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    if entries and META_FILE not in entries:
+        raise ValueError(
+            f"folder {path} exists and holds no case ({META_FILE} is missing); choose an empty or new folder."
+        )
+    others = [name for name in entries if name not in ENTRIES and not name.startswith(".")]
+    if others:
+        raise ValueError(
+            f"case folder {path} holds {others[0]}, which is not of a case and would be removed with the old one; move "
+            "it elsewhere, or choose another folder."
+        )
 
 
 def read_meta(meta_path: Path) -> dict[str, Any]:

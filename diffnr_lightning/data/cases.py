@@ -26,6 +26,7 @@ from diffnr_lightning.data.case_metadata import (
     checked_window,
     described_geometry,
     read_meta,
+    refuse_to_replace,
     simulated_noise,
     total_angle,
     view_entries,
@@ -137,7 +138,7 @@ class Case:
 def write_case(case: Case, path: str | Path) -> Path:
     """Write a case folder; it appears whole or not at all.
 
-    A folder that holds a case already is replaced; one that holds anything else is refused.
+    A folder that holds a case already is replaced; one that holds anything else, such as runs, is refused.
 
     Args:
         case: what to write. A scan that is not circular is described by per-view vectors in our
@@ -145,16 +146,10 @@ def write_case(case: Case, path: str | Path) -> Path:
         path: the folder.
 
     Raises:
-        ValueError: the folder exists and is not a case, or cannot be written.
+        ValueError: see `refuse_to_replace`, or a folder that cannot be written.
     """
     path = Path(path)
-    if path.is_file():
-        raise ValueError(f"case folder {path} is a file; name a folder that does not exist yet.")
-    if path.is_dir() and any(path.iterdir()) and not (path / META_FILE).is_file():
-        raise ValueError(
-            f"folder {path} exists and holds no case ({META_FILE} is missing); choose an empty or "
-            f"new folder."
-        )
+    refuse_to_replace(path)
     with replacing_folder(path) as part:
         _write_files(case, part)
     return path

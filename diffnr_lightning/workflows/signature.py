@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
+from diffnr_lightning.data.case_metadata import refuse_to_replace
 from diffnr_lightning.lazy import Deferred
 
 # What may stand for a class in YAML: its path, a node with its arguments, several of either. Not
@@ -76,14 +77,11 @@ def folder_to_be(what: str) -> Checked:
 
 
 def case_to_be() -> Checked:
-    """Return the mark of a case folder that is written: a new or empty one, or one that holds a case already."""
+    """Return the mark of a case folder that is written: a new or empty one, or one that holds a case alone already."""
 
     def refuse_others(path: Path) -> None:
         folder_to_be("case").check(path)
-        if path.is_dir() and any(path.iterdir()) and not (path / "meta_data.json").is_file():
-            raise ValueError(
-                f"folder {path} exists and holds no case (meta_data.json is missing); choose an empty or new folder."
-            )
+        refuse_to_replace(path)
 
     return Checked(refuse_others)
 

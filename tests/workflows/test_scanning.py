@@ -64,3 +64,14 @@ def test_a_folder_of_other_things_is_refused_before_anything_is_scanned(
     (tmp_path / "notes.txt").write_text("mine")
     assert cli.main(["simulate", "--volume", "phantom:1", "--out", str(tmp_path)]) == 2
     assert "holds no case (meta_data.json is missing)" in capsys.readouterr().err
+
+
+def test_a_case_folder_with_runs_in_it_is_not_replaced(simulate, tmp_path, capsys):
+    simulate()
+    run = tmp_path / "case" / "fdk" / "metrics.json"
+    run.parent.mkdir()
+    run.write_text("{}")
+    arguments = ["--volume", str(tmp_path / "ball.npy"), "--out", str(tmp_path / "case")]
+    assert cli.main(["simulate", *arguments, "--size", "16", "--num_views", "6"]) == 2
+    assert "holds fdk, which is not of a case" in capsys.readouterr().err
+    assert run.read_text() == "{}"
