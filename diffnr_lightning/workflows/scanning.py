@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from diffnr_lightning.data import ScanRecipe, is_generated
-from diffnr_lightning.data.datasets import load_source
+from diffnr_lightning.data.datasets import load_source, source_sha256
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import at_least, case_to_be
 
 logger = logging.getLogger("diffnr")
+
+SOURCE_HASH = "source_sha256"
+"""Key of the hash of the volume's files in the provenance of a case."""
 
 
 def simulate(
@@ -47,6 +50,7 @@ def simulate(
     from diffnr_lightning.data import simulate_case, write_case
 
     case = simulate_case(loaded, recipe, name, seed)
+    case.provenance[SOURCE_HASH] = source_sha256(volume)
     write_case(case, out)
     voxels = f"{recipe.size}^3" if recipe.slices is None else "x".join(map(str, recipe.shape))
     logger.info("%s: %s; %s voxels of %.3g mm", case.name, case.scan, voxels, case.grid.voxel_mm[0])

@@ -122,6 +122,28 @@ def test_volumes_of_one_file_name_are_cases_of_their_own(tmp_path):
     assert cases[0].seed != cases[1].seed
 
 
+def test_a_volume_that_was_exchanged_is_not_taken_for_the_one_before(tmp_path, capsys):
+    file = tmp_path / "head.npy"
+    volume = np.full((16, 16, 16), -1000.0, np.float32)
+    volume[4:12, 4:12, 4:12] = 40.0
+    np.save(file, volume)
+    (tmp_path / "npy.yaml").write_text("unit: HU\nspacing_mm: 2\n")
+    scan = f"{TINY / 'simulate.yaml'}+{tmp_path / 'npy.yaml'}"
+    again = ["--volumes", file, "--views", "6", "--methods", "fdk", "--scans", scan]
+    assert sweep(tmp_path / "out", *again) == sweep(tmp_path / "out", *again) == 0
+    volume[4:8] = 60.0
+    np.save(file, volume)
+    capsys.readouterr()
+    assert sweep(tmp_path / "out", *again) == cli.USAGE_ERROR
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"case holds a case with another content of {file}; remove it" in line
+    (meta,) = (tmp_path / "out").rglob("meta_data.json")
+    described = json.loads(meta.read_text())
+    del described["provenance"]["source_sha256"]
+    meta.write_text(json.dumps(described))
+    assert sweep(tmp_path / "out", *again) == 0, "a case of an earlier version is refused"
+
+
 def test_a_case_that_was_exchanged_is_refused(whole, tmp_path, capsys):
     copy = shutil.copytree(whole, tmp_path / "copy")
     view = copy / "simulate/6_views/phantom_3/case/proj_train/0000.npy"

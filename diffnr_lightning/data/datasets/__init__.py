@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
         "registry": ["PUBLIC", "data_set", "known_volume", "selected_volumes"],
-        "sources": ["load_source"],
+        "sources": ["load_source", "source_sha256"],
         "words": ["names_data_set"],
     },
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +13,12 @@ from diffnr_lightning.data.datasets.words import names_data_set
 from diffnr_lightning.data.generated import generate, is_generated
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.splits import is_selection
+from diffnr_lightning.files import json_sha256, sha256
 
 if TYPE_CHECKING:
     from diffnr_lightning.data.volumes import LoadedVolume
+
+DETACHED_HEADERS = (".mhd", ".nhdr")
 
 
 def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
@@ -47,3 +52,39 @@ def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
     if spacing is None and file.suffix == ".npy":
         spacing = dataset.spacing_mm
     return replace(load_volume(file, unit, spacing), name=name, source=f"{dataset.name}:{name}")
+
+
+def source_sha256(source: str) -> str | None:
+    """Return a hash of the files of a volume: of all that are not hidden, where it is a folder of slices.
+
+    Args:
+        source: as for `load_source`.
+
+    Returns:
+        SHA-256; None for a generated object, and where the files are not there.
+    """
+    if is_generated(source):
+        return None
+    try:
+        path = located(source)[2] if names_data_set(source) else Path(source)
+    except (OSError, ValueError):
+        return None
+    if path.is_dir():
+        files = [file for file in path.iterdir() if not file.name.startswith(".")]
+    elif path.suffix.lower() in DETACHED_HEADERS:
+        files = list(path.parent.glob(f"{escape(path.stem)}.*"))
+    else:
+        files = [path]
+    files = sorted(file for file in files if file.is_file())
+    return json_sha256([_known_sha256(file, *_state(file)) for file in files]) if files else None
+
+
+def _state(file: Path) -> tuple[int, int]:
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+# One volume is scanned by several recipes and numbers of views.
+@cache
+def _known_sha256(file: Path, size: int, modified_ns: int) -> str:
+    return sha256(file)
