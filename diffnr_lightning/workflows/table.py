@@ -6,7 +6,7 @@ import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +35,7 @@ from diffnr_lightning.workflows.submission import submit as hand_over
 from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.table_logging import log_tables
 from diffnr_lightning.workflows.training import finetune
+from diffnr_lightning.workflows.volume_sources import volume_sources
 
 RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")
 
@@ -288,18 +289,22 @@ def _show(
         write_provenance,
     )
 
+    names = {part.name: _volumes(part) for part in experiment.parts}
     found = [
         RowRuns(
             row.name,
-            {part.name: _finished(experiment, row, part, folder) for part in experiment.parts},
+            {
+                part.name: _finished(experiment, row, part, folder, names[part.name])
+                for part in experiment.parts
+            },
             failed.get(row.name) or row.reason or "",
         )
         for row in rows
     ]
-    names = {row.name for row in rows}
+    shown = {row.name for row in rows}
     every = {row.name for row in experiment.rows}
     published = [] if experiment.paper is None else read_published(experiment.paper)
-    published = [n for n in published if n.method in names or n.method not in every]
+    published = [n for n in published if n.method in shown or n.method not in every]
     comparable = experiment.scale == "full"
     lines = [line._replace(comparable=comparable) for line in paper_lines(found, published)]
     print_paper_table(experiment.title, lines, experiment.notes)
@@ -313,10 +318,25 @@ def _show(
         log_tables(curves, folder, {"table": plain_lines(lines)}, told)
 
 
+def _volumes(part: Part) -> set[str] | None:
+    """Return the names of the volumes of a part; None where they are not there to be counted, as runs may be alone."""
+    try:
+        return set(volume_sources(part.volumes))
+    except (OSError, ValueError):
+        return None
+
+
 def _finished(
-    experiment: Experiment, row: ExperimentRow, part: Part, folder: Path
+    experiment: Experiment,
+    row: ExperimentRow,
+    part: Part,
+    folder: Path,
+    names: Collection[str] | None = None,
 ) -> list[RunSummary]:
-    """Read the finished runs of a row on one part, by scans and views in their order."""
+    """Read the finished runs of a row on one part, by scans and views in their order; `names` are of its volumes.
+
+    Runs of volumes that the table had before may lie there too.
+    """
     from diffnr_lightning.reports import read_run
 
     if not row.method:
@@ -330,6 +350,7 @@ def _finished(
                 f"*/{escape(method_name(row.entry(folder)))}/metrics.json"
             )
         )
+        if names is None or metrics.parent.parent.name in names
     ]
     if experiment.downstream is not None:
         score_task(experiment.downstream, [read_run(run) for run in folders])

@@ -10,6 +10,7 @@ import yaml
 from offline_wandb import finished_runs, series
 
 from diffnr_lightning import cli, workflows
+from diffnr_lightning.files import write_json
 from diffnr_lightning.reports import RowRuns, paper_lines, read_published
 from diffnr_lightning.workflows.config_files import config_files
 from diffnr_lightning.workflows.experiment import TABLE_FILE, read_experiment
@@ -182,6 +183,23 @@ def test_what_is_finished_is_shown_alone(tmp_path):
     workflows.table(str(folder), out=out, run=False)
     assert not any(line["ours"] for line in lines_of(out))
     assert not list(out.rglob("metrics.json"))
+
+
+def test_runs_of_a_volume_that_the_table_has_no_more_are_not_shown(tmp_path):
+    out = tmp_path / "out"
+    for case, psnr in (("phantom_3", 20.0), ("phantom_4", 30.0)):
+        run = {"case": case, "method": "fdk", "protocols": {"r2": {"psnr": psnr}}}
+        write_json(out / f"Chests/simulate/6_views/{case}/fdk/metrics.json", run)
+
+    def ours(volumes):
+        parts = PART.replace("phantom:3", volumes)
+        folder = write_experiment(tmp_path / "mine", parts + "rows: {FDK: {method: fdk}}\n")
+        workflows.table(str(folder), out=out, run=False)
+        return [(line["ours"], line["cases"]) for line in lines_of(out)]
+
+    assert ours("phantom:3-4") == [("25.0", "2")]
+    assert ours("phantom:3") == [("20.0", "1")]
+    assert ours("away.npy") == [("25.0", "2")], "runs alone, without their volumes, are not shown"
 
 
 def test_runs_are_handed_over_to_a_cluster(tmp_path, monkeypatch):
