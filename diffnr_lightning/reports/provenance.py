@@ -10,8 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import yaml
+
 from diffnr_lightning.files import same_content, sha256, write_json
-from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.machines import PLACES, used_gpus
+from diffnr_lightning.reports.runs import CONFIG_FILE, RunSummary
 from diffnr_lightning.reports.table_rows import Row, counted
 
 ENVIRONMENT_FILE = "environment.json"
@@ -41,7 +44,10 @@ def provenance(
         worked on it. What a run of an earlier version has not recorded is counted as such.
     """
     records = [(run, _environment(run.folder)) for run in runs]
-    worked = [[*record.get("earlier", []), record] for _, record in records]
+    worked = [
+        [{**_places(run.folder), **each} for each in (*record.get("earlier", []), record)]
+        for run, record in records
+    ]
     weights: dict[str, list[str]] = {}
     cases: dict[str, list[str]] = {}
     for (run, record), environments in zip(records, worked, strict=True):
@@ -190,8 +196,7 @@ def _commit(record: Mapping[str, Any]) -> str | None:
 
 
 def _machine(record: Mapping[str, Any]) -> str | None:
-    gpus = record.get("gpus")
-    return " and ".join(gpus) if gpus else record.get("cpu")
+    return " and ".join(used_gpus(record)) or record.get("cpu")
 
 
 def _counted(
@@ -222,3 +227,13 @@ def _environment(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _places(folder: Path) -> dict[str, Any]:
+    """Return what the config of a run says of where it computes; nothing where it cannot be read."""
+    try:
+        settings = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    known = settings if isinstance(settings, dict) else {}
+    return {key: known[key] for key in PLACES if key in known}

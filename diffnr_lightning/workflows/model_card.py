@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from diffnr_lightning.files import sha256, write_text
+from diffnr_lightning.reports.machines import used_gpus
 from diffnr_lightning.workflows.run_folder import CONFIG, RunFolder
 
 CARD = "README.md"
@@ -76,5 +77,4 @@ def write_model_card(
 
 
 def _machine(made: Mapping[str, Any]) -> str:
-    gpus = made.get("gpus") or []
-    return " and ".join(gpus) if gpus else f"{made.get('cpu')}, {made.get('cores')} cores"
+    return " and ".join(used_gpus(made)) or f"{made.get('cpu')}, {made.get('cores')} cores"

@@ -95,6 +95,7 @@ def reconstruct(
         given = {"weighted": weighted, "surrounded": subtract and reaches_out(loaded)}
         refuse_what_cannot_fit(method, grid, loaded.scan, place, **given)
     plain = {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad}
+    plain["device"] = device
     folder = RunFolder(out, resolved or plain, {"case": loaded.fingerprint()})
     if not folder.finished:
         folder.facts["weights"] = weights_record(method.learned)

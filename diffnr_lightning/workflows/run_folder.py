@@ -13,6 +13,7 @@ import yaml
 
 from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import remove_leftovers, same_content, write_json, write_text
+from diffnr_lightning.reports.machines import PLACES
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 from diffnr_lightning.workflows.run_logger import IDENTITY
@@ -110,7 +111,8 @@ class RunFolder:
         if self.finished and (self.path / CONFIG).is_file():
             self._compare()
             return
-        self._described = {**environment(), "inputs": self.inputs, **self.facts}
+        places = {key: self.settings[key] for key in PLACES if key in self.settings}
+        self._described = {**environment(), **places, "inputs": self.inputs, **self.facts}
         self._new_folders = [
             folder for folder in (self.path, *self.path.parents) if not folder.exists()
         ]

@@ -68,6 +68,27 @@ def test_a_run_that_went_on_elsewhere_counts_for_both_places(tmp_path):
     assert record["weights_sha256"] == {"prior.safetensors": ["aa", "bb"]}
 
 
+@pytest.mark.parametrize(
+    ("settings", "machine"),
+    [
+        ({"device": "cpu"}, "A processor"),
+        ({"device": "cuda"}, "First card"),
+        ({"device": "cuda:1"}, "Second card"),
+        ({"device": None, "accelerator": "cpu", "devices": 1}, "A processor"),
+        ({"device": None, "accelerator": "auto", "devices": 1}, "First card"),
+        ({"device": None, "accelerator": "gpu", "devices": "auto"}, "First card and Second card"),
+    ],
+)
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_cards_that_computed_nothing_are_not_named(tmp_path, settings, machine, earlier_version):
+    record = {"cpu": "A processor", "gpus": ["First card", "Second card"]}
+    write_run(tmp_path / "run", "FDK", record if earlier_version else {**record, **settings})
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"method": "FDK", **settings}))
+    write_tables(read_runs([tmp_path]), tmp_path / "out")
+    described = json.loads((tmp_path / "out" / "table.provenance.json").read_text())
+    assert described["machines"] == {machine: 1}
+
+
 def test_a_sentence_says_what_readers_ask_first(written):
     said = provenance_in_words(json.loads((written / "table.provenance.json").read_text()))
     assert said.startswith("`table.csv`: 3 runs, 1.5 hours in all (A processor (1), ")

@@ -339,6 +339,12 @@ def test_a_logger_is_told_settings_and_environment(run):
     assert run.described["environment"] == run.environment
 
 
+def test_the_environment_says_where_it_was_computed(tmp_path):
+    run = RunFolder(tmp_path / "run", {**SETTINGS, "device": "cpu"})
+    run.open()
+    assert run.environment["device"] == "cpu"
+
+
 def test_metrics_mark_the_end(run):
     metrics = run.finish({"protocols": {"r2": {"psnr": 30.0}}})
     assert run.finished

@@ -1,0 +1,26 @@
+"""What of a machine a run computed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PLACES = ("device", "accelerator", "devices")
+"""Settings that say where a run computes; its environment has them, of an earlier version its config alone."""
+
+
+def used_gpus(record: Mapping[str, Any]) -> list[str]:
+    """Return the names of the GPUs that a run computed on; all that it saw where it does not say.
+
+    Args:
+        record: its environment, with `PLACES` as far as they are known.
+    """
+    gpus = list(record.get("gpus") or [])
+    device, devices = record.get("device"), str(record.get("devices", ""))
+    if (device or record.get("accelerator")) == "cpu":
+        return []
+    if device:
+        number = str(device).partition(":")[2]
+        first = int(number) if number.isdigit() else 0
+        return gpus[first : first + 1]
+    return gpus[: int(devices)] if devices.isdigit() else gpus
