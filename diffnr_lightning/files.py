@@ -169,6 +169,25 @@ def whole_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
+def folders_below(top: Path) -> Iterator[tuple[Path, frozenset[str]]]:
+    """Yield a folder and all below it, each once, with the names of its files; what links lead to comes last.
+
+    Args:
+        top: where to begin.
+    """
+    known: set[str] = set()
+    starts = [top]
+    for start in starts:
+        for place, below, files in os.walk(start):
+            real = os.path.realpath(place)
+            if real in known:  # by another link, or by one to a folder around it
+                below.clear()
+                continue
+            known.add(real)
+            starts += [link for link in (Path(place, name) for name in below) if link.is_symlink()]
+            yield Path(place), frozenset(files)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote.
 

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
+from diffnr_lightning.files import folders_below
 from diffnr_lightning.metrics import psnr
 from diffnr_lightning.reports.case_folders import case_folder_of, read_case
 
@@ -150,9 +151,10 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunSummary]:
             raise ValueError(f"run folder {folder} is a file; a folder of runs is expected.")
         if not folder.is_dir():
             raise FileNotFoundError(f"run folder {folder} does not exist; check the path.")
-        for metrics in sorted(path.parent for path in folder.rglob(METRICS_FILE)):
-            known.setdefault(metrics.resolve(), metrics)
-        for config in sorted(folder.rglob(CONFIG_FILE)):
+        below = sorted(folders_below(folder))
+        for place in (path for path, files in below if METRICS_FILE in files):
+            known.setdefault(place.resolve(), place)
+        for config in (path / CONFIG_FILE for path, files in below if CONFIG_FILE in files):
             # Weights & Biases has files of this name in folders of its own.
             own = "wandb" in config.relative_to(folder).parts
             finished = own or (config.parent / METRICS_FILE).is_file()

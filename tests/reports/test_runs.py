@@ -27,6 +27,17 @@ def test_runs_that_are_named_in_several_ways_count_once(run_folders, tmp_path, m
     assert {str(run.folder) for run in found} == {folder.name for folder in run_folders}
 
 
+def test_runs_behind_links_are_found_and_links_to_folders_around_them_are_harmless(
+    run_folders, tmp_path
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "scratch").symlink_to(run_folders[0].parent)
+    for folder in run_folders:
+        (folder / "around").symlink_to(tmp_path)
+    assert len(read_runs([elsewhere])) == len(run_folders)
+
+
 def test_unfinished_run_is_left_out_and_named(run_folders, tmp_path, caplog):
     (run_folders[0] / "metrics.json").unlink()
     with caplog.at_level(logging.WARNING, "diffnr"):
