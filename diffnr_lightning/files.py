@@ -50,18 +50,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; it takes the place of `path` when all is written.
 
     Args:
-        path: folder that is wanted; an older one is removed when the new one stands.
+        path: folder that is wanted; an older one is removed when the new one stands. A link stays, and the folder that
+            it leads to is exchanged.
 
     Raises:
         ValueError: a path that cannot be written.
     """
     part = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = _fresh_part(path)
+        real = Path(os.path.realpath(path))
+        real.parent.mkdir(parents=True, exist_ok=True)
+        part = _fresh_part(real)
         part.mkdir()
         yield part
-        _exchange(part, path)
+        _exchange(part, real)
     except OSError as error:
         raise _refused(path, error) from error
     finally:

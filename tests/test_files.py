@@ -41,6 +41,21 @@ def test_a_folder_is_exchanged_whole(tmp_path):
     assert os.listdir(tmp_path) == ["case"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_stays_a_link(tmp_path, there):
+    (tmp_path / "scratch").mkdir()
+    real, link = tmp_path / "scratch" / "c", tmp_path / "case"
+    if there:
+        real.mkdir()
+        (real / "old").touch()
+    link.symlink_to(real)
+    with replacing_folder(link) as part:
+        (part / "new").touch()
+    assert link.is_symlink() and os.listdir(link) == ["new"]
+    assert os.listdir(real.parent) == ["c"]
+    assert sorted(os.listdir(tmp_path)) == ["case", "scratch"]
+
+
 def test_files_can_be_read_by_whom_the_mask_allows(tmp_path):
     mask = os.umask(0o027)
     try:
