@@ -158,7 +158,10 @@ def _one_sentence(error: BaseException) -> str:
 
 
 def _interrupted(command: str, prog: str) -> int:
-    hint = "the same command resumes" if command in RESUMABLE else "nothing was kept"
+    if command == "submit":
+        hint = "jobs that SLURM has taken go on: `squeue --me` shows them, and `scancel` ends them"
+    else:
+        hint = "the same command resumes" if command in RESUMABLE else "nothing was kept"
     print(f"{prog}: interrupted; {hint}.", file=sys.stderr)
     return INTERRUPTED
 

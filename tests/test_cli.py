@@ -270,6 +270,17 @@ def test_an_interrupted_run_says_how_to_go_on(config, capsys, case):
     assert "the same command resumes" in capsys.readouterr().err
 
 
+def test_an_interrupted_submission_says_that_its_jobs_go_on(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["submit", "--wait", "true"]) == cli.INTERRUPTED
+    told = capsys.readouterr().err
+    assert "jobs that SLURM has taken go on" in told
+    assert "squeue" in told and "scancel" in told and "nothing was kept" not in told
+
+
 def test_a_run_that_sigterm_ends_has_not_succeeded(capsys, monkeypatch):
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
