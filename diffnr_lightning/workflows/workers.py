@@ -17,6 +17,9 @@ logger = logging.getLogger("diffnr")
 SECONDS_TO_END = 15.0
 """That a worker has after an interruption; what it leaves behind then is gone on with as after any kill."""
 
+ENDING = ("SIGTERM", "SIGHUP")
+"""Signals that end the workers, as far as the system has them."""
+
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -98,19 +101,29 @@ def _show(worker: Worker, process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end the workers too, as Ctrl-C does; the default would leave them alone in their sessions."""
+    """Let SIGTERM and a closed terminal end the workers too, as Ctrl-C does; alone in their sessions they would go on.
+
+    What is ignored, as `nohup` asks for, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    known = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in known if signal.getsignal(n) != signal.SIG_IGN}
 
     def end(number: int, _: FrameType | None) -> None:
+        # Kernel and shell both tell of a closed terminal; the second must not interrupt the end of the workers.
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    for number in before:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(processes: Sequence[subprocess.Popen[str]]) -> None:

@@ -26,10 +26,12 @@ class Heard(logging.Handler):
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C raises, even where a shell has started the tests in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C raises and a closed terminal ends, even where the tests run in the background or under `nohup`."""
+    interruption = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, interruption)
+    signal.signal(signal.SIGHUP, hangup)
 
 
 @pytest.fixture
@@ -85,7 +87,12 @@ def test_the_cores_of_a_job_are_divided(hear, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("number", "error"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, SystemExit),
+        (signal.SIGHUP, SystemExit),
+    ],
 )
 def test_an_interruption_ends_all(interruptible, hear, tmp_path, number, error, monkeypatch):
     """The second one ignores Ctrl-C and is killed with the process that it started."""
@@ -106,6 +113,15 @@ def test_an_interruption_ends_all(interruptible, hear, tmp_path, number, error, 
             break
         time.sleep(0.02)
     assert not is_alive(child)
+
+
+def test_a_closed_terminal_that_is_ignored_ends_nothing(interruptible, hear, tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hear("ready", lambda: os.kill(os.getpid(), signal.SIGHUP))
+    late = f"print('ready', flush=True); open({str(tmp_path / 'late')!r}, 'w')"
+    run_workers([worker("cpu", late)])
+    assert (tmp_path / "late").exists()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def is_alive(pid):
