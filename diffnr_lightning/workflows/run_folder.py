@@ -17,6 +17,7 @@ from diffnr_lightning.reports.machines import PLACES
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 from diffnr_lightning.workflows.run_logger import IDENTITY
+from diffnr_lightning.workflows.weights_record import same_weights
 
 logger = logging.getLogger("diffnr")
 
@@ -297,6 +298,7 @@ class RunFolder:
         inputs = self._recorded_inputs()
         known = tuple(key for key in self.inputs if key in inputs)
         free = (*FREE_KEYS, *known, *(FREE_WHEN_FINISHED if self.finished else ()))
+        free = (*free, *self._moved_weights(before))
         changed = difference(before, self.settings, free)
         for key in known:
             if not same_content(inputs[key], self.inputs[key]):
@@ -307,6 +309,14 @@ class RunFolder:
                 f"{self.path} holds a run with {changed}; give another --out, or remove that run "
                 "to start it again."
             )
+
+    def _moved_weights(self, before: dict[str, Any]) -> list[str]:
+        """Return the settings that name weights by another path than before, with the content that was recorded."""
+        recorded = self.environment.get("weights", {})
+        old, new = _flat(before), _flat(self.settings)
+        paths = [k for k in old if isinstance(old[k], str) and isinstance(new.get(k), str)]
+        changed = [key for key in paths if old[key] != new[key]] if recorded else []
+        return [key for key in changed if same_weights(recorded, old[key], new[key])]
 
     def _recorded_inputs(self) -> dict[str, str]:
         """Return the fingerprints of the run that is there; runs of earlier versions have none."""

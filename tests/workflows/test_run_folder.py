@@ -6,9 +6,11 @@ import pytest
 import torch
 import yaml
 
+from diffnr_lightning.files import write_bytes
 from diffnr_lightning.workflows import run_folder
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.weights_record import weights_record
 
 PROCESSES = 8
 OPENINGS = 12
@@ -127,6 +129,27 @@ def test_inputs_may_move_but_not_change(tmp_path):
     RunFolder(first.path, {**SETTINGS, "case": "moved/a"}, {"case": "12ab"}).open()
     with pytest.raises(ValueError, match="another content of case"):
         RunFolder(first.path, SETTINGS, {"case": "34cd"}).open()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "denoiser"])
+def test_weights_may_move_but_not_change(tmp_path, name):
+    def opened(folder):
+        run = RunFolder(tmp_path / "run", {**SETTINGS, "weights": str(folder / name)})
+        if (folder / name).exists():
+            run.facts["weights"] = weights_record([folder / name])
+        run.open()
+        return run
+
+    file = tmp_path / "t" / (name if "." in name else f"{name}/unet/model.safetensors")
+    write_bytes(file, b"learned")
+    opened(tmp_path / "t").finish({})
+    (tmp_path / "t").rename(tmp_path / "u")
+    assert opened(tmp_path / "u").finished
+    write_bytes(tmp_path / "u" / file.relative_to(tmp_path / "t"), b"learned anew")
+    with pytest.raises(ValueError, match="holds a run with weights = '.*/t/"):
+        opened(tmp_path / "u")
+    with pytest.raises(ValueError, match="holds a run with weights = '.*/t/"):
+        opened(tmp_path / "missing")
 
 
 def test_a_run_that_goes_on_elsewhere_remembers_where_it_was(tmp_path, monkeypatch, caplog):
