@@ -73,8 +73,25 @@ class Training(NamedTuple):
         """Whether the network is trained, by whoever called the command."""
         return (self.folder / "metrics.json").is_file()
 
+    def check_overlay(self) -> None:
+        """Refuse a path by which no method could name the config that makes it take the network.
+
+        Raises:
+            ValueError: it holds a plus.
+        """
+        if "+" in str(self.overlay):
+            raise ValueError(
+                f"{self.overlay} has a plus in its path, which joins configs; an --out, and a config of the training, "
+                "without one are expected."
+            )
+
     def write_overlay(self) -> None:
-        """Write the config that makes a method take the network, trained or not."""
+        """Write the config that makes a method take the network, trained or not.
+
+        Raises:
+            ValueError: see `check_overlay`, or a path that cannot be written.
+        """
+        self.check_overlay()
         write_bytes(self.overlay, yaml.safe_dump(self.content).encode())
 
 

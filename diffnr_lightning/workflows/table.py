@@ -102,7 +102,7 @@ def table(
         for command in _commands(experiment, runnable, folder, device, curves):
             print("diffnr", shlex.join(command))
         return folder
-    failed = _unreadable(runnable)
+    failed = _unreadable(runnable, folder)
     runnable = [row for row in runnable if row.name not in failed]
     if submit:
         untrained = [
@@ -256,14 +256,17 @@ def _run_training(words: Sequence[str]) -> None:
         )
 
 
-def _unreadable(rows: Sequence[ExperimentRow]) -> dict[str, str]:
+def _unreadable(rows: Sequence[ExperimentRow], folder: Path) -> dict[str, str]:
     """Return why methods cannot be read, by row, before anything is run."""
     failed = {}
     for row in rows:
         try:
             config_files(row.method or "")
+            for training in row.trainings(folder):
+                training.check_overlay()
         except (OSError, ValueError) as error:
             failed[row.name] = f"failed: {_sentence(error)}"
+            logger.warning("%s %s", row.name, failed[row.name])
     return failed
 
 

@@ -161,6 +161,7 @@ def write_experiment(folder, text, paper="method,psnr\nFDK,30\n"):
 PART = (
     "title: A table\nparts: {Chests: {volumes: [phantom:3], scans: [tiny/simulate], views: [6]}}\n"
 )
+LEARNED = "pairs: {full: tiny/curate}\nrows: {A: {method: fdk, prior: {full: tiny/finetune}}}\n"
 
 
 def test_a_row_that_fails_stops_no_other(tmp_path, capsys):
@@ -186,16 +187,15 @@ def test_what_is_finished_is_shown_alone(tmp_path):
 
 
 def test_runs_of_a_volume_that_the_table_has_no_more_are_not_shown(tmp_path):
-    out = tmp_path / "out"
     for case, psnr in (("phantom_3", 20.0), ("phantom_4", 30.0)):
         run = {"case": case, "method": "fdk", "protocols": {"r2": {"psnr": psnr}}}
-        write_json(out / f"Chests/simulate/6_views/{case}/fdk/metrics.json", run)
+        write_json(tmp_path / f"Chests/simulate/6_views/{case}/fdk/metrics.json", run)
 
     def ours(volumes):
-        parts = PART.replace("phantom:3", volumes)
-        folder = write_experiment(tmp_path / "mine", parts + "rows: {FDK: {method: fdk}}\n")
-        workflows.table(str(folder), out=out, run=False)
-        return [(line["ours"], line["cases"]) for line in lines_of(out)]
+        text = PART.replace("phantom:3", volumes) + "rows: {FDK: {method: fdk}}\n"
+        folder = write_experiment(tmp_path / "mine", text)
+        workflows.table(str(folder), out=tmp_path, run=False)
+        return [(line["ours"], line["cases"]) for line in lines_of(tmp_path)]
 
     assert ours("phantom:3-4") == [("25.0", "2")]
     assert ours("phantom:3") == [("20.0", "1")]
@@ -227,8 +227,7 @@ def test_networks_that_printed_commands_train_are_known(tmp_path, monkeypatch, c
     monkeypatch.setattr(module, "curate", lambda **settings: pytest.fail("curated"))
     handed = []
     monkeypatch.setattr(module, "hand_over", lambda *arguments: handed.append(arguments))
-    learned = "pairs: {full: tiny/curate}\nrows: {A: {method: fdk, prior: {full: tiny/finetune}}}\n"
-    folder = write_experiment(tmp_path / "mine", PART + learned)
+    folder = write_experiment(tmp_path / "mine", PART + LEARNED)
     out = tmp_path / "out"
     arguments = ["table", str(folder), "--out", str(out), "--curves", "loggers/csv"]
     assert cli.main([*arguments, "--plan", "true"]) == 0
@@ -245,6 +244,16 @@ def test_networks_that_printed_commands_train_are_known(tmp_path, monkeypatch, c
     assert len(handed) == 1
     experiment = read_experiment(str(folder))
     module._train(experiment, experiment.rows[0], out, "cpu", None)
+
+
+def test_a_folder_with_a_plus_is_refused_before_anything_is_learned(tmp_path, monkeypatch, capsys):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    monkeypatch.setattr(module, "_train", lambda *given: pytest.fail("trained"))
+    folder = write_experiment(tmp_path / "mine", PART + LEARNED)
+    for more in ([], ["--plan", "true"]):
+        out = ["--out", str(tmp_path / "a+b")]
+        assert cli.main(["table", str(folder), *out, *more]) == cli.USAGE_ERROR
+        assert "A.yaml has a plus in its path" in capsys.readouterr().err
 
 
 def test_what_is_no_experiment_is_refused(tmp_path, capsys):
