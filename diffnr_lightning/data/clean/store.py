@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from glob import escape
 from pathlib import Path
 from random import Random
 from socket import gethostname
@@ -22,6 +21,7 @@ from diffnr_lightning.data.datasets import load_source, names_data_set
 from diffnr_lightning.data.generated import is_generated
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.simulation import normalised_cube
+from diffnr_lightning.data.volume_files import volume_files
 from diffnr_lightning.files import write_bytes
 
 FORMAT = "diffnr clean volume 1"
@@ -32,8 +32,6 @@ BETWEEN_MESSAGES = 20
 KEY_LENGTH = 12
 # Of a file of gigabytes these pieces are looked at: volumes that differ do so along their middle, if not at their ends.
 PIECES, PIECE_BYTES = 9, 2**14
-# Headers whose voxels lie in a file beside them.
-DETACHED_SUFFIXES = (".mhd", ".nhdr")
 
 logger = logging.getLogger("diffnr")
 
@@ -152,12 +150,8 @@ def _content(path: Path) -> str | None:
     Args:
         path: a file, or a folder of slices.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-    elif path.suffix.lower() in DETACHED_SUFFIXES:
-        files = sorted(path.parent.glob(f"{escape(path.stem)}.*"))
-    elif not path.is_file():
+    files = volume_files(path)
+    if not files:
         return None
     digest = hashlib.sha256()
     for file in files:

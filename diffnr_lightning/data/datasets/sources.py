@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,11 @@ from diffnr_lightning.data.datasets.words import names_data_set
 from diffnr_lightning.data.generated import generate, is_generated
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.splits import is_selection
+from diffnr_lightning.data.volume_files import volume_files
 from diffnr_lightning.files import json_sha256, sha256
 
 if TYPE_CHECKING:
     from diffnr_lightning.data.volumes import LoadedVolume
-
-DETACHED_HEADERS = (".mhd", ".nhdr")
 
 
 def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
@@ -69,13 +67,7 @@ def source_sha256(source: str) -> str | None:
         path = located(source)[2] if names_data_set(source) else Path(source)
     except (OSError, ValueError):
         return None
-    if path.is_dir():
-        files = [file for file in path.iterdir() if not file.name.startswith(".")]
-    elif path.suffix.lower() in DETACHED_HEADERS:
-        files = list(path.parent.glob(f"{escape(path.stem)}.*"))
-    else:
-        files = [path]
-    files = sorted(file for file in files if file.is_file())
+    files = volume_files(path)
     return json_sha256([_known_sha256(file, *_state(file)) for file in files]) if files else None
 
 

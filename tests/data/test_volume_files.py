@@ -1,0 +1,18 @@
+from diffnr_lightning.data.volume_files import volume_files
+
+
+def names(path):
+    return [file.name for file in volume_files(path)]
+
+
+def test_a_header_comes_with_its_voxels_and_a_folder_with_its_slices(tmp_path):
+    for name in ("head.mhd", "head.raw", "head_2.raw", "whole.nii.gz"):
+        (tmp_path / name).touch()
+    assert names(tmp_path / "head.mhd") == ["head.mhd", "head.raw"]
+    assert names(tmp_path / "whole.nii.gz") == ["whole.nii.gz"]
+    slices = tmp_path / "slices"
+    slices.mkdir()
+    for name in ("2.tif", "1.tif", ".hidden"):
+        (slices / name).touch()
+    assert names(slices) == ["1.tif", "2.tif"]
+    assert not volume_files(tmp_path / "gone.nii.gz")
