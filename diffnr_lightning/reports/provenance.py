@@ -39,9 +39,10 @@ def provenance(
         before: what this function returned for that table; empty where nothing was recorded.
 
     Returns:
-        JSON-able: hash and number of runs of the table, runs by commit, by version and by machine, hashes of the
-        cases and of the weights, hours. A run that went on elsewhere counts for each commit, version and machine that
-        worked on it. What a run of an earlier version has not recorded is counted as such.
+        JSON-able: hash and number of runs of the table, runs by commit, by version, by machine and by whether that
+        multiplies bfloat16, in which networks are asked then; hashes of the cases and of the weights, hours. A run
+        that went on elsewhere counts for each commit, version and machine that worked on it. What a run of an earlier
+        version has not recorded is counted as such.
     """
     records = [(run, _environment(run.folder)) for run in runs]
     worked = [
@@ -64,6 +65,7 @@ def provenance(
         "versions": _counted(worked, lambda record: record.get("diffnr_lightning")),
         "torch": _counted(worked, lambda record: record.get("packages", {}).get("torch")),
         "machines": _counted(worked, _machine),
+        "bfloat16_products": _counted(worked, _bfloat16),
         "hours": round(math.fsum(run.seconds or 0 for run in runs) / 3600, 3),
         "cases_sha256": {name: sorted(_newest(found)) for name, found in sorted(cases.items())},
         "weights_sha256": {path: sorted(found) for path, found in sorted(weights.items())},
@@ -197,6 +199,10 @@ def _commit(record: Mapping[str, Any]) -> str | None:
 
 def _machine(record: Mapping[str, Any]) -> str | None:
     return " and ".join(used_gpus(record)) or record.get("cpu")
+
+
+def _bfloat16(record: Mapping[str, Any]) -> str | None:
+    return {True: "yes", False: "no"}.get(record.get("multiplies_bfloat16"))
 
 
 def _counted(

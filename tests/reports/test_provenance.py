@@ -22,6 +22,7 @@ def write_run(folder, method, record, seconds=1800):
 @pytest.fixture
 def written(tmp_path):
     record = {"git": {"commit": COMMITS[0], "dirty": False}, "cpu": "A processor", "gpus": []}
+    record["multiplies_bfloat16"] = True
     write_run(tmp_path / "fdk", "FDK", {**record, "inputs": {"case": "aa"}, "weights": {}})
     weights = {"assets/prior.safetensors": "feedbeef00"}
     changed = {
@@ -42,6 +43,7 @@ def test_what_runs_recorded_is_gathered(written):
     )
     assert record["commits"] == {COMMITS[0]: 1, "not recorded": 1, f"{COMMITS[1]} with changes": 1}
     assert record["machines"] == {"A processor": 1, "not recorded": 1, "A card": 1}
+    assert record["bfloat16_products"] == {"yes": 1, "not recorded": 2}
     # The two methods were not given the same scan, and nobody knows what the third was given.
     assert record["cases_sha256"] == {"tooth, 24 views": ["aa", "bb", "not recorded"]}
     assert record["weights_sha256"] == {"assets/prior.safetensors": ["feedbeef00"]}
