@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffnr_lightning.data.datasets import load_source, names_data_set
 from diffnr_lightning.data.generated import is_generated
+from diffnr_lightning.data.readers.volume_files import volume_files
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.simulation import normalised_cube
-from diffnr_lightning.data.volume_files import volume_files
 from diffnr_lightning.files import write_bytes
 
 FORMAT = "diffnr clean volume 1"

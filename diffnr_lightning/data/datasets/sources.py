@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from diffnr_lightning.data.datasets.registry import located
 from diffnr_lightning.data.datasets.words import names_data_set
 from diffnr_lightning.data.generated import generate, is_generated
+from diffnr_lightning.data.readers.volume_files import volume_files
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.splits import is_selection
-from diffnr_lightning.data.volume_files import volume_files
 from diffnr_lightning.files import json_sha256, sha256
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-from diffnr_lightning.data.volume_files import volume_files
+from diffnr_lightning.data.readers.volume_files import volume_files
 
 
 def names(path):
