@@ -195,6 +195,18 @@ def test_an_ablation_of_the_main_job_takes_one_thing_away(name, changed, monkeyp
     assert whole.keys() == ablated.keys()
 
 
+@pytest.mark.parametrize("name", ["slicefixer_luna16", "slicefixer_toothfairy"])
+def test_pairs_for_the_papers_tables_are_made_as_its_methods_are_run(name):
+    curated = yaml.safe_load((CONFIGS / "curate" / f"{name}.yaml").read_text())
+    assert (curated["weighted_share"], curated["surroundings"]) == (0, "ignore")
+    for method, base in zip(curated["methods"], ["r2gaussian_paper", "naf_paper"], strict=True):
+        run = yaml.safe_load((CONFIGS / "reconstruct" / f"{base}.yaml").read_text())
+        assert (run["weights"], run["surroundings"]) == ("uniform", "ignore")
+        # Without a prior there is no reference.
+        run["method"]["init_args"]["optimisation"].get("init_args", {}).pop("reference_every", None)
+        assert method == run["method"]
+
+
 def test_there_are_configs():
     names = {path.stem for path in CONFIGS.glob("reconstruct/*.yaml")}
     published = "fdk sirt sart asd_pocs weighted_tv cgls fista_tv sbtv mbir r2gaussian dds dds2d"

@@ -22,11 +22,7 @@ from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import Checked, at_least, folder_to_be
 from diffnr_lightning.workflows.variation import Variation, zoomed
-from diffnr_lightning.workflows.volume_sources import (
-    left_out,
-    refuse_held_back,
-    volume_sources,
-)
+from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 Device = deferred("torch.device")
@@ -76,6 +72,7 @@ def curate(
     runs: int = 1,
     recipe: Annotated[ScanRecipe, Flatten(without=DRAWN)] = ScanRecipe(fit="body", test_views=0),
     variation: Annotated[Variation, Flatten()] = Variation(),
+    surroundings: Literal["auto", "ignore"] = "auto",
     fractions: tuple[float, ...] = (0.25, 0.375, 0.5),
     biplanar_size: int = BIPLANAR_SIZE,
     repair: Repairer | None = None,
@@ -105,6 +102,8 @@ def curate(
         runs: scans of each volume.
         recipe: what all scans have in common; options of their own on the command line.
         variation: what is drawn for each scan, likewise.
+        surroundings: of a grid that an object reaches out of. auto estimates them coarsely and takes them away from
+            the projections, for methods that fit these; ignore leaves them to the voxels at the edge.
         fractions: shares of a method's iterations after which the volume is kept.
         biplanar_size: edge in pixels of the two projections that are kept; the large SliceFixer takes 518.
         repair: repairs the last of those volumes; what each pass makes of it is kept as well, so that the next prior
@@ -148,6 +147,7 @@ def curate(
     plain = {
         **recipe.describe(),
         **asdict(variation),
+        "surroundings": surroundings,
         "methods": [_described(method) for method in methods],
         "held_out": held_out,
         "runs": runs,
@@ -167,6 +167,7 @@ def curate(
         settings["methods"],
         recipe,
         variation,
+        surroundings,
         fractions,
         biplanar_size,
         repair,
@@ -227,6 +228,7 @@ class _Curation(NamedTuple):
     described: list[Any]
     recipe: ScanRecipe
     variation: Variation
+    surroundings: Literal["auto", "ignore"]
     fractions: tuple[float, ...]
     biplanar_size: int
     repair: Repairer | None
@@ -248,7 +250,8 @@ class _Curation(NamedTuple):
         case, weighted = _drawn_case(loaded, job.name, self.seed, self.recipe, self.variation)
         turn = job.number % len(self.methods)
         method = self.methods[turn]
-        problem = _problem(case, method, weighted, self.device)
+        subtract = self.surroundings == "auto" and method.fits
+        problem = _problem(case, weighted, subtract, self.device)
         tensors, info = stopped_early(case, problem, method, self.fractions, self.repair)
         if self.kind == "projections":
             share = np.random.default_rng([self.seed, _hash(job.name), 1]).uniform(*SHARES)
@@ -349,7 +352,7 @@ def _draw(
     return case, bool(generator.random() < variation.weighted_share)
 
 
-def _problem(case: Case, method: Method, weighted: bool, device: str) -> Problem:
+def _problem(case: Case, weighted: bool, subtract: bool, device: str) -> Problem:
     """Return what a method is given, as `reconstruct` gives it, or with rays that weigh alike."""
     from diffnr_lightning.workflows.normalisation import (
         measured_problem,
@@ -359,7 +362,7 @@ def _problem(case: Case, method: Method, weighted: bool, device: str) -> Problem
 
     photons = photons_of(case, None)
     problem = measured_problem(case, case.grid, device, photons=photons, weighted=weighted)
-    return with_surroundings(problem, case.name, method.fits).without_surroundings()
+    return with_surroundings(problem, case.name, subtract).without_surroundings()
 
 
 def _biplanar(problem: Problem, size: int) -> tuple[Tensor, list[int]]:
@@ -379,16 +382,9 @@ def _evidence(problem: Problem, degraded: Tensor) -> dict[str, Tensor]:
 
     from diffnr_lightning.solvers import residual_evidence
 
-    found = [
-        residual_evidence(
-            volume.to(problem.projections.device).clamp(0, 1),
-            problem.projections,
-            problem.grid,
-            problem.scan,
-            problem.weights,
-        )
-        for volume in degraded
-    ]
+    place = problem.projections.device
+    scanned = (problem.projections, problem.grid, problem.scan, problem.weights)
+    found = [residual_evidence(volume.to(place).clamp(0, 1), *scanned) for volume in degraded]
     evidence = {"residual": torch.stack([each.residual.cpu() for each in found])}
     if problem.weights is not None:
         evidence["noise"] = found[-1].noise.cpu()

@@ -10,14 +10,13 @@ from diffnr_lightning import cli
 from diffnr_lightning.data import (
     LoadedVolume,
     NoClearanceError,
-    Noise,
     ScanRecipe,
     generate,
     simulate_case,
 )
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.phantoms import chest
-from diffnr_lightning.workflows import Solver
+from diffnr_lightning.workflows import Solver, curation
 from diffnr_lightning.workflows import curate as curate_in_python
 from diffnr_lightning.workflows.curation import _drawn_case, _problem
 from diffnr_lightning.workflows.early_stops import stopped_early
@@ -117,19 +116,37 @@ def test_fractions_of_few_iterations_are_not_run_twice():
     recipe = ScanRecipe(size=16, num_views=4, test_views=0)
     case = simulate_case(generate("phantom:3", 16), recipe)
     method = Solver("sirt", {"iterations": 2})
-    problem = _problem(case, method, True, "cpu")
+    problem = _problem(case, True, method.fits, "cpu")
     tensors, info = stopped_early(case, problem, method, (0.25, 0.375, 0.5, 1.0), None)
     assert (info["iterations"], info["fractions"]) == ([1, 2], [0.5, 1.0])
     assert len(tensors["degraded"]) == 2
 
 
-def test_methods_that_fit_are_given_a_truncated_scan_without_its_surroundings():
-    recipe = ScanRecipe(size=16, num_views=8, voxel_mm=14.0, test_views=0, noise=Noise("physical"))
-    case = simulate_case(generate("phantom:3", 48), recipe)
-    fitted, filtered = (_problem(case, Solver(name), True, "cpu") for name in ("sirt", "fdk"))
-    assert fitted.surroundings is None
-    assert float(fitted.projections.mean()) < 0.8 * float(case.projections.mean())
-    assert torch.equal(filtered.projections, case.projections)
+@pytest.mark.parametrize(
+    ("method", "options", "subtracted"),
+    [("sirt", [], True), ("fdk", [], False), ("sirt", ["--surroundings", "ignore"], False)],
+)
+def test_methods_that_fit_are_given_a_truncated_scan_without_its_surroundings(
+    method, options, subtracted, config, tmp_path, monkeypatch
+):
+    """Unless they are to be ignored, as the papers do."""
+    given = []
+
+    def stopped(case, problem, *others):
+        given.append((case.projections, problem))
+        return stopped_early(case, problem, *others)
+
+    monkeypatch.setattr(curation, "stopped_early", stopped)
+    named = {"name": method, "options": {"iterations": 2} if method == "sirt" else {}}
+    solver = {"class_path": "diffnr_lightning.workflows.Solver", "init_args": named}
+    few = {"volumes": ["phantom:3"], "runs": 1, "methods": [solver], "voxel_mm": 14.0}
+    settings = yaml.safe_load(config.read_text()) | few | {"residual": False, "fit": "volume"}
+    (tmp_path / "solver.yaml").write_text(yaml.safe_dump(settings))
+    assert curate(tmp_path / "solver.yaml", tmp_path / "pairs", *options) == 0
+    ((measured, problem),) = given
+    assert problem.surroundings is None
+    assert (float(problem.projections.mean()) < 0.8 * float(measured.mean())) == subtracted
+    assert torch.equal(problem.projections, measured) != subtracted
 
 
 def test_projections_between_the_views_are_pairs_too(config, tmp_path, capsys):
