@@ -4,6 +4,7 @@ import csv
 import importlib
 
 import pytest
+import yaml
 
 FIELDS = ["method", "case", "kind", "views", "noise", "size", "r2_psnr", "r2_ssim"]
 OURS = "3D Gaussians + DiffNR + data consistency"
@@ -106,3 +107,19 @@ def test_less_noise_that_makes_worse_is_told(scripts, tmp_path, capsys):
     assert "1 of 2 scans are monotone in PSNR." in told
     scripts("less_noise").main([str(table), "--slack_db", "0.2"])
     assert "2 of 2 scans" in capsys.readouterr().out
+
+
+def published_tables(repository):
+    """Yield (where, notes, rows) of the tables that stand beside numbers of DiffNR."""
+    for path in sorted((repository / "experiments" / "diffnr").glob("*/table.yaml")):
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        yield path.parent.name, " ".join(table["notes"]), table["rows"]
+
+
+def test_a_table_says_that_its_slicefixer_is_not_the_papers(repository):
+    for where, notes, rows in published_tables(repository):
+        untrained = [
+            row for row in rows.values() if "diffnr/paper" in row["method"] and "prior" not in row
+        ]
+        said = "The SliceFixer is the one that comes with the package" in notes
+        assert said == bool(untrained), where
