@@ -257,7 +257,7 @@ class LUNA16(DataSetModule):
     DIFFNR_LUNA16 names the folder that holds subset0 to subset9.
 
     Args:
-        recipe: of the scans; that of DiffNR's LUNA16 tables by default, `configs/data/luna16.yaml`.
+        recipe: of the scans; `configs/data/luna16.yaml` by default, which says how it differs from DiffNR's.
         **shared: see `DataSetModule`.
 
     Source: the numbers are those of DiffNR, whose authors published no list; `datasets.luna16` says by which rule ours

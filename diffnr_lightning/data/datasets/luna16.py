@@ -48,7 +48,7 @@ DATA_SET = DataSet(
     unit="HU",
 )
 
-# configs/data/luna16.yaml, whose comment says where it is from.
+# configs/data/luna16.yaml, whose comment says where it is from and how it differs from DiffNR's.
 RECIPE = ScanRecipe(
     size=256,
     num_views=36,
