@@ -123,3 +123,12 @@ def test_a_table_says_that_its_slicefixer_is_not_the_papers(repository):
         ]
         said = "The SliceFixer is the one that comes with the package" in notes
         assert said == bool(untrained), where
+
+
+def test_the_classical_methods_and_samplers_of_a_table_are_run_as_in_their_papers(repository):
+    for where, notes, rows in published_tables(repository):
+        methods = [row["method"] for row in rows.values() if "method" in row]
+        known = [m for m in methods if m.startswith(("sart", "asd_pocs", "dds", "diffusion_mbir"))]
+        assert all("methods/uniform.yaml" in method for method in known), where
+        sampled = any(method.startswith(("dds", "diffusion_mbir")) for method in known)
+        assert ("the prior of slices that comes with the package" in notes) == sampled, where
