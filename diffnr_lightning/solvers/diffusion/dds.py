@@ -69,7 +69,8 @@ def dds(
             slices, 0.85 for volumes.
         cg_iterations: of conjugate gradients in every step; more fit the noise of the projections.
         coupling: of the total variation between slices, see `DataStep`; 0 for none.
-        threshold: differences between slices that it takes away, in unit.
+        threshold: differences between slices that it takes away, in unit. The paper has ten times as much for limited
+            angles.
         noise: of a ray of mean weight, in unit times mm, which holds volumes to the prior's estimate; None lets the
             few iterations alone do so, as the paper does where the projections have no noise.
         spread: deviation of voxels under the prior, in unit, above which no estimate is uncertain; used with `noise`.

@@ -64,8 +64,7 @@ def diffusion_mbir(
         snr: of the corrector, which renews twice this share of the noise; 0 leaves it and its evaluations out.
         cg_iterations: of conjugate gradients in every step.
         coupling: of the total variation between slices, see `DataStep`; 0 for none.
-        threshold: differences between slices that it takes away, in unit. The paper has ten times as much for limited
-            angles.
+        threshold: differences between slices that it takes away, in unit.
         stacks: slices that the denoiser sees together, see `dds`.
         slice_noise_kind: independent noise, or correlated between slices, which jitter less.
         initial: (Z, Y, X) in unit to start from, with noise; None starts from noise alone.
