@@ -95,7 +95,8 @@ def tpdm(
     perpendicular 2D diffusion models", ICCV 2023. Deviations: one network for both planes; iterations of conjugate
     gradients from the clean estimate take the place of the gradient of the norm of the residual through the network,
     whose length depends on the slices of a batch, and which a cone beam would take through all slices at once;
-    predictor and corrector are those of `diffusion_mbir`; the last step is axial.
+    predictor and corrector are those of `diffusion_mbir`; the predictor's fresh noise is kept, where the released loop
+    goes on with its mean, which has less noise than the equation; the last step is axial.
     """
     check_stacks(denoiser, stacks)
     check_sampling(start=start, spread=spread, batch_size=batch_size, snr=snr)
