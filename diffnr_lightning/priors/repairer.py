@@ -194,36 +194,79 @@ class Repairer:
                 "the noise of the rays is not known: repairs are aligned with the projections instead of being made to "
                 "explain them as well as the volume did before"
             )
-        # Above zero, which no change of a volume reaches.
+        # The level must be positive: no change of a volume leaves nothing unexplained.
         level = max(unexplained(volume, *measured, **rays), _LEAST_LEVEL) if agreeing else None
         for number in range(1, self.passes + 1):
-            evidence = self._evidence(volume, *measured, weights)
-            with computing(self.prior, self.precision, volume.device):
-                repaired = repair_volume(
-                    self.prior,
-                    volume,
-                    conditioning,
-                    planes=self.planes,
-                    batch_size=self.batch_size,
-                    residual=evidence.residual,
-                    noise=evidence.noise,
-                )
+            repaired = self._repaired(volume, conditioning, *measured, weights)
             repaired = align(repaired, *measured, iterations=self.align_iterations)
-            agreement = None
-            if self.consistency == "null_space":
-                repaired = with_unseen_of(volume, repaired, grid, scan, weights).clamp(min=0)
-            elif agreeing:
-                agreement = agree(repaired, *measured, **rays, level=level)
-                repaired = agreement.volume
+            volume, agreement = self._held(volume, repaired, *measured, **rays, level=level)
+            if agreement is not None:
                 logger.info("pass %d of the repair: %s", number, agreement)
-            elif self.consistency == "agreement":
-                repaired = align(repaired, *measured)
-            volume = repaired
-            contradicted = agreeing and agreement.before > _CONTRADICTED * level
+            contradicted = agreement is not None and agreement.before > _CONTRADICTED * level
             yield RepairedVolume(volume, agreement, contradicted)
             if contradicted:
                 logger.info("no further pass: the projections contradict what the prior makes")
                 return
+
+    def _repaired(
+        self,
+        volume: Tensor,
+        conditioning: Conditioning,
+        projections: Tensor,
+        grid: VolumeGrid,
+        scan: ScanGeometry,
+        weights: Tensor | None,
+    ) -> Tensor:
+        """Return what the prior alone makes of a volume (Z, Y, X), with the evidence that it takes."""
+        evidence = self._evidence(volume, projections, grid, scan, weights)
+        with computing(self.prior, self.precision, volume.device):
+            return repair_volume(
+                self.prior,
+                volume,
+                conditioning,
+                planes=self.planes,
+                batch_size=self.batch_size,
+                residual=evidence.residual,
+                noise=evidence.noise,
+            )
+
+    def _held(
+        self,
+        volume: Tensor,
+        repaired: Tensor,
+        projections: Tensor,
+        grid: VolumeGrid,
+        scan: ScanGeometry,
+        *,
+        weights: Tensor | None,
+        photons: PhotonCounts | None,
+        level: float | None,
+    ) -> tuple[Tensor, Agreement | None]:
+        """Hold a repaired volume to the measured projections as `consistency` says.
+
+        Args:
+            volume: (Z, Y, X) before the repair, normalised attenuation.
+            repaired: (Z, Y, X) what the repair made of it.
+            projections: (V, H, W) measured, line integrals of it in mm.
+            grid: voxels of the volume.
+            scan: geometry of the projections.
+            weights: (V, H, W) one over the variance of the noise of every ray; None where it is not known.
+            photons: what was counted.
+            level: mean square of normalised residuals to agree to; None where no agreement is asked for.
+
+        Returns:
+            The volume (Z, Y, X), and how it was made to agree; None where it was not.
+        """
+        if self.consistency == "null_space":
+            unseen = with_unseen_of(volume, repaired, grid, scan, weights)
+            return unseen.clamp(min=0), None
+        if level is not None:
+            rays = {"weights": weights, "photons": photons}
+            agreement = agree(repaired, projections, grid, scan, **rays, level=level)
+            return agreement.volume, agreement
+        if self.consistency == "agreement":
+            return align(repaired, projections, grid, scan), None
+        return repaired, None
 
     def _conditioning(
         self, projections: Tensor, scan: ScanGeometry, features: Tensor | None
