@@ -23,8 +23,8 @@ class PseudoReference(lightning.Callback):
         every: batches between two repairs (ell).
         every_share: the same as a share of the batches of a schedule, which `adapt` is given; None keeps `every`.
         repairs: how many repairs at most; None is no limit.
-        start_share: share of the volume that the representation started from in what is repaired, and in what comes of
-            a repair that the projections contradict: that of a good solver has other errors, and some of them cancel.
+        start_share: weight of the start volume in the mean that is repaired, and in the result where the projections
+            contradict the repair; a good solver errs elsewhere than the representation.
 
     Attributes:
         made: repairs so far.

@@ -137,7 +137,11 @@ class Scene(Method):
         return SceneRecord(run, lambda: self.made)
 
     def reconstruct(self, problem: Problem) -> Tensor:
-        """Return the volume of the optimised representation, repaired once more where `finish` says so."""
+        """Return the volume (Z, Y, X) of the optimised representation, repaired once more where `finish` says so.
+
+        Where there is a trial, the result may instead be the volume of the solver that it starts from, or that of a
+        representation without the prior, blended with the start by `start_share`: whichever `trial` chose.
+        """
         self.findings, self.before_prior, self.made = {}, None, self.iterations
         if self.trial is None:
             return self._optimised(problem)
