@@ -16,7 +16,7 @@ from diffnr_lightning.priors.inference import InferencePrecision, quicken
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds
 from diffnr_lightning.solvers.diffusion.sampling import check_sampling, sampled_times
-from diffnr_lightning.solvers.problem import check_amounts, check_counts
+from diffnr_lightning.solvers.inputs import check_amounts, check_counts
 
 
 @final

@@ -19,7 +19,7 @@ from diffnr_lightning.priors.learned_methods import (
 )
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
-from diffnr_lightning.solvers.problem import check_counts
+from diffnr_lightning.solvers.inputs import check_counts
 
 logger = logging.getLogger("diffnr")
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from diffnr_lightning.consistency import LeastSquares
-from diffnr_lightning.solvers.problem import Progress
+from diffnr_lightning.solvers.inputs import Progress
 
 # Steps without momentum in a row that do not lower the value any more, after which arithmetic allows no more.
 _PATIENCE = 3

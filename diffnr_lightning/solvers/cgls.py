@@ -14,7 +14,7 @@ from torch import Tensor
 from diffnr_lightning.consistency import LeastSquares, discrepancy, unresolved_variance
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.solvers.problem import Progress, check_counts, start_volume
+from diffnr_lightning.solvers.inputs import Progress, check_counts, start_volume
 
 
 @torch.no_grad()

@@ -17,12 +17,12 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.accelerated import accelerated_descent
 from diffnr_lightning.solvers.cgls import conjugate_steps
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.primal_dual import ascend, descend, least_of_neighbours
-from diffnr_lightning.solvers.problem import (
+from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
     check_counts,
 )
+from diffnr_lightning.solvers.primal_dual import ascend, descend, least_of_neighbours
 from diffnr_lightning.solvers.total_variation import total_variation
 
 # Iterations of CGLS that leave about the noise, and what voxels do not resolve, unexplained.

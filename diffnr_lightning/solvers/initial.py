@@ -9,7 +9,7 @@ from torch import Tensor
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
 from diffnr_lightning.solvers.circular import near_circle
 from diffnr_lightning.solvers.fdk import analytic
-from diffnr_lightning.solvers.problem import Progress, start_volume
+from diffnr_lightning.solvers.inputs import Progress, start_volume
 from diffnr_lightning.solvers.sirt import sirt
 
 _LOG = logging.getLogger("diffnr")

@@ -15,7 +15,7 @@ from diffnr_lightning.consistency import LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.accelerated import accelerated_descent
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import (
+from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
     check_counts,

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffnr_lightning.consistency import Normalisation, normalise, relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
-from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
+from diffnr_lightning.solvers.inputs import Progress, check_iterations, start_volume
 
 _MOST_SUBSETS = 40
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)

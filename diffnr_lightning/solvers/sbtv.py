@@ -13,7 +13,7 @@ from diffnr_lightning.consistency import LeastSquares, conjugate_gradients
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.fista_tv import variation_bound
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import (
+from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
     check_counts,

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffnr_lightning.consistency import Normalisation, relative_weights, simultaneous_steps
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors.slabs import Slabs
-from diffnr_lightning.solvers.problem import Progress, check_iterations, start_volume
+from diffnr_lightning.solvers.inputs import Progress, check_iterations, start_volume
 
 
 def sirt(

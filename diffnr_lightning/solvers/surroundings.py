@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
 from diffnr_lightning.projectors import project
-from diffnr_lightning.solvers.problem import Progress
+from diffnr_lightning.solvers.inputs import Progress
 from diffnr_lightning.solvers.truncation import axial_reach, meets_the_ends, object_radius
 from diffnr_lightning.solvers.weighted_tv import weighted_tv
 

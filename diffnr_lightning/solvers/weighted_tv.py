@@ -20,12 +20,12 @@ from diffnr_lightning.consistency import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend, least_of_neighbours
-from diffnr_lightning.solvers.problem import (
+from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
     check_counts,
 )
+from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend, least_of_neighbours
 from diffnr_lightning.solvers.sart import deal_views
 
 # More subsets converge in fewer passes, which take longer: 24 need four fifths of the passes and 1.2 times the time.

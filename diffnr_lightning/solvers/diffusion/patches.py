@@ -9,7 +9,7 @@ from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
 from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
-from diffnr_lightning.solvers.problem import (
+from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
     check_counts,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffnr_lightning.consistency import DataStep
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, resumed
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind, slice_noise
-from diffnr_lightning.solvers.problem import Progress
+from diffnr_lightning.solvers.inputs import Progress
 
 
 class Sampling:

@@ -17,7 +17,7 @@ from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
 from diffnr_lightning.solvers.diffusion.slice_noise import NoiseKind
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 from diffnr_lightning.solvers.initial import first_volume
-from diffnr_lightning.solvers.problem import Progress, check_amounts, check_counts, start_volume
+from diffnr_lightning.solvers.inputs import Progress, check_amounts, check_counts, start_volume
 
 # Steps at the end of the schedule before all of which the denoiser is adapted.
 LAST = 4

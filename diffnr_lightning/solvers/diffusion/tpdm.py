@@ -20,7 +20,7 @@ from diffnr_lightning.solvers.diffusion.slice_stacks import (
     predicted_noise,
     stacks_of_step,
 )
-from diffnr_lightning.solvers.problem import (
+from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
     check_counts,
