@@ -2,6 +2,22 @@
 
 These files are imported for every help and every refusal. Nothing heavy is imported at their top: work is imported in
 the functions that do it, and the classes of a signature are `lazy.deferred`.
+
+The files by what they are about:
+
+- Commands: scanning (simulate, ingest), reconstruction, sweep, table, curation, training (finetune), denoiser_training,
+  reporting (evaluate, report), submission, demo, doctor (with package_uses).
+- Methods: problem (what a method is and is given), normalisation (a case as such a problem), solver, postprocessing,
+  sampler, scene (with settling and trial).
+- Where volumes and cases come from: volume_sources, scanned_case.
+- Curation and training: variation, early_stops, projection_pairs, pairs_folder; started_prior, trainer,
+  trainer_options, training_run, model_card.
+- The run folder: run_folder, folder_lock, environment, weights_record, evidence, downstream; while a run goes on
+  ongoing_run, run_logger, sampler_record, scene_record, trial_record.
+- The command line: settings, signature, class_options, config_files, null_values, refusals, device, progress,
+  repeated_warnings.
+- Memory: memory, estimate (the numbers of solvers), sampler_memory.
+- Tables: experiment (the folder of a table), table_logging, workers, failures.
 """
 
 from diffnr_lightning import lazy
