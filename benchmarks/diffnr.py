@@ -25,8 +25,9 @@ from rich.table import Table  # noqa: E402
 
 from diffnr_lightning.data import Case, Noise, ScanRecipe, generate, simulate_case  # noqa: E402
 from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
+from diffnr_lightning.workflows.assumed_photons import photons_of  # noqa: E402
 from diffnr_lightning.workflows.environment import cpu_name  # noqa: E402
-from diffnr_lightning.workflows.normalisation import measured_problem, photons_of  # noqa: E402
+from diffnr_lightning.workflows.posed_problem import measured_problem  # noqa: E402
 from diffnr_lightning.workflows.settings import configured  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "diffnr.json"

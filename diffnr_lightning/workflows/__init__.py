@@ -7,8 +7,8 @@ The files by what they are about:
 
 - Commands: scanning (simulate, ingest), reconstruction, sweep, table, curation, training (finetune), denoiser_training,
   reporting (evaluate, report), submission, demo, doctor (with package_uses).
-- Methods: problem (what a method is and is given), normalisation (a case as such a problem), solver, postprocessing,
-  sampler, scene (with settling and trial).
+- Methods: problem (what a method is and is given), posed_problem and assumed_photons (a case as such a problem),
+  solver, postprocessing, sampler, scene (with settling and trial).
 - Where volumes and cases come from: volume_sources, scanned_case.
 - Curation and training: variation, early_stops, projection_pairs, pairs_folder; started_prior, trainer,
   trainer_options, training_run, model_card.

@@ -354,11 +354,8 @@ def _draw(
 
 def _problem(case: Case, weighted: bool, subtract: bool, device: str) -> Problem:
     """Return what a method is given, as `reconstruct` gives it, or with rays that weigh alike."""
-    from diffnr_lightning.workflows.normalisation import (
-        measured_problem,
-        photons_of,
-        with_surroundings,
-    )
+    from diffnr_lightning.workflows.assumed_photons import photons_of
+    from diffnr_lightning.workflows.posed_problem import measured_problem, with_surroundings
 
     photons = photons_of(case, None)
     problem = measured_problem(case, case.grid, device, photons=photons, weighted=weighted)

@@ -76,7 +76,7 @@ def reconstruct(
             in the folder.
     """
     from diffnr_lightning.data import load_case
-    from diffnr_lightning.workflows.normalisation import problem_of, reaches_out, working_grid
+    from diffnr_lightning.workflows.posed_problem import problem_of, reaches_out, working_grid
     from diffnr_lightning.workflows.progress import progress_bar
 
     if checkpoint_every < 1:

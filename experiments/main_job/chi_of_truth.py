@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffnr_lightning.data import load_case
 from diffnr_lightning.workflows.evidence import chi_squares
-from diffnr_lightning.workflows.normalisation import problem_of
+from diffnr_lightning.workflows.posed_problem import problem_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
