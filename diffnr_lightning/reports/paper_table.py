@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffnr_lightning.files import write_bytes
-from diffnr_lightning.metrics import bootstrap_interval
+from diffnr_lightning.reports.paired_difference import bootstrap_interval
 from diffnr_lightning.reports.published import PublishedNumber
 from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row, markdown_row

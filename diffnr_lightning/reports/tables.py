@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffnr_lightning.metrics import PROTOCOLS, bootstrap_interval, paired_difference
+from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports.earlier_table import EarlierTable
+from diffnr_lightning.reports.paired_difference import bootstrap_interval, paired_difference
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable, counted
