@@ -16,7 +16,7 @@ The files by what they are about:
   ongoing_run, run_logger, sampler_record, scene_record, trial_record.
 - The command line: settings, signature, class_options, config_files, null_values, refusals, device, progress,
   repeated_warnings.
-- Memory: memory, estimate (the numbers of solvers), sampler_memory.
+- Memory: memory, estimate (the numbers of solvers), sampler_memory, memory_refusal.
 - Tables: experiment (the folder of a table), table_logging, workers, failures.
 """
 

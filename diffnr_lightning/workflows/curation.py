@@ -282,7 +282,7 @@ def _refuse_what_cannot_fit(
 ) -> None:
     """Refuse methods, and a repair, that a GPU has no room for with the most views that are drawn."""
     from diffnr_lightning.data import planned_geometry
-    from diffnr_lightning.workflows import memory
+    from diffnr_lightning.workflows.memory_refusal import refuse_what_cannot_fit
     from diffnr_lightning.workflows.postprocessing import Postprocessing
     from diffnr_lightning.workflows.solver import Solver
 
@@ -293,7 +293,7 @@ def _refuse_what_cannot_fit(
         steps["repair"] = Postprocessing(Solver("sirt"), repair)
     for name, step in steps.items():
         try:
-            memory.refuse_what_cannot_fit(step, grid, scan, place, weighted=True)
+            refuse_what_cannot_fit(step, grid, scan, place, weighted=True)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 

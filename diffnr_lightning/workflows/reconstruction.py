@@ -90,7 +90,7 @@ def reconstruct(
     subtract = surroundings == "auto" and method.fits and not pad
     weighted = weights == "auto"
     if place.type == "cuda":
-        from diffnr_lightning.workflows.memory import refuse_what_cannot_fit
+        from diffnr_lightning.workflows.memory_refusal import refuse_what_cannot_fit
 
         given = {"weighted": weighted, "surrounded": subtract and reaches_out(loaded)}
         refuse_what_cannot_fit(method, grid, loaded.scan, place, **given)

@@ -199,7 +199,7 @@ class _Table(NamedTuple):
         The need follows from shapes: of the runs that differ in their volume alone, one tells for all.
         """
         from diffnr_lightning.data import planned_geometry
-        from diffnr_lightning.workflows import memory
+        from diffnr_lightning.workflows.memory_refusal import refuse_what_cannot_fit
 
         left = {
             (scan, count, method): name
@@ -214,9 +214,7 @@ class _Table(NamedTuple):
             grid, _ = grid.enlarged(given["pad"])
             weighted = given["weights"] == "auto"
             try:
-                memory.refuse_what_cannot_fit(
-                    given["method"], grid, views, place, weighted=weighted
-                )
+                refuse_what_cannot_fit(given["method"], grid, views, place, weighted=weighted)
             except ValueError as error:
                 raise ValueError(f"{method} at {count} views of {scan}: {error}") from None
 

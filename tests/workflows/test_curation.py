@@ -30,14 +30,14 @@ def config(tmp_path_factory):
 
 
 def test_nothing_is_written_of_a_curation_that_cannot_fit(config, tmp_path, capsys, monkeypatch):
-    from diffnr_lightning.workflows import memory
+    from diffnr_lightning.workflows import memory, memory_refusal
 
     module = importlib.import_module("diffnr_lightning.workflows.curation")
     monkeypatch.setattr(module, "use_device", lambda name: torch.device("cuda", 0))
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(memory_refusal, "free_bytes", lambda device: 2**20)
     assert curate(config, tmp_path / "pairs", "--device", "cuda") == cli.USAGE_ERROR
     assert "methods, number 1: the run needs about" in capsys.readouterr().err
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**34)
+    monkeypatch.setattr(memory_refusal, "free_bytes", lambda device: 2**34)
     monkeypatch.setattr(memory, "slices_bytes", lambda *_: 2**35)
     repairing = ("--device", "cuda", "--repair", "diffnr_lightning.priors.Repairer")
     assert curate(config, tmp_path / "pairs", *repairing) == cli.USAGE_ERROR

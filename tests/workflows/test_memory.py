@@ -1,4 +1,4 @@
-"""What a run is predicted to need: formulas against measured peaks on the CPU, and refusals."""
+"""What a run is predicted to need: formulas against measured peaks on the CPU."""
 
 import inspect
 from pathlib import Path
@@ -37,11 +37,7 @@ from diffnr_lightning.workflows import (
     Solver,
     doctor,
     memory,
-    reconstruct,
-    simulate,
 )
-from diffnr_lightning.workflows.config_files import config_files
-from diffnr_lightning.workflows.settings import configured
 from diffnr_lightning.workflows.settling import settled
 
 CUDA = torch.device("cuda")
@@ -226,52 +222,6 @@ def test_settling_holds_what_is_predicted():
     assert settled(volume, problem).share > 0
     found = peak(lambda: settled(volume, problem))
     assert 0.7 < memory.settling_bytes(32**3, 8 * 32**2) / found < 1.4
-
-
-def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
-    grid, scan = VolumeGrid((256,) * 3, 1.0), scan_of(256, 36)
-    method = Solver("weighted_tv")
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**30)
-    with pytest.raises(
-        ValueError, match=r"needs about .* GiB .* a case of (\d+) voxels"
-    ) as refused:
-        memory.refuse_what_cannot_fit(method, grid, scan, CUDA)
-    edge = int(str(refused.value).split("a case of ")[1].split()[0])
-    assert memory.estimate(method, VolumeGrid((edge,) * 3, 1.0), scan).peak <= 2**30
-    memory.refuse_what_cannot_fit(method, grid, scan, torch.device("cpu"))
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**33)
-    memory.refuse_what_cannot_fit(method, grid, scan, CUDA)
-
-
-def test_nothing_is_written_of_a_run_that_cannot_fit(monkeypatch, tmp_path):
-    size = {"volume": "phantom:1", "num_views": 4, "size": 16, "out": tmp_path / "case"}
-    simulate(**configured(simulate, [], size).arguments)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
-    monkeypatch.setattr("diffnr_lightning.workflows.reconstruction.use_device", lambda name: CUDA)
-    with pytest.raises(ValueError, match="expected a device with more memory"):
-        reconstruct(tmp_path / "case", tmp_path / "run", Solver("sirt"), device="cuda")
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_mildest_setting_that_fits_is_named(monkeypatch):
-    grid, scan = VolumeGrid((128,) * 3, 1.0), scan_of(128, 24)
-    files = config_files("reconstruct/r2gaussian_paper.yaml") + config_files("diffnr/paper.yaml")
-    method = configured(doctor, files, {}).arguments["method"]
-    assert isinstance(method, Scene)
-    whole = memory.estimate(method, grid, scan).peak
-    part = memory.estimate(method, grid, scan, changed={"reference_size": 96}).peak
-    assert part < whole
-    assert "reference_size = 96" in memory.what_fits(method, grid, scan, part)
-    assert "more memory" in memory.what_fits(method, grid, scan, 0)
-    # A prior of the size of the paper's.
-    monkeypatch.setattr(memory, "slices_bytes", lambda prior, shape, planes, most: most * 2**30)
-    part = memory.estimate(method, grid, scan, changed={"batch_size": 4}).peak
-    assert part < memory.estimate(method, grid, scan).peak - 12 * 2**30
-    assert "repairer.batch_size = 4" in memory.what_fits(method, grid, scan, part)
-    behind = Postprocessing(repairer=Repairer(Path("fbp_unet")))
-    part = memory.estimate(behind, grid, scan, changed={"batch_size": 1}).peak
-    assert part < memory.estimate(behind, grid, scan).peak - 12 * 2**30
-    assert "fit with repairer.batch_size = 1" in memory.what_fits(behind, grid, scan, part)
 
 
 def test_doctor_shows_what_a_method_needs(capsys):

@@ -17,6 +17,7 @@ from diffnr_lightning.priors import (
 )
 from diffnr_lightning.solvers import diffusion
 from diffnr_lightning.workflows import Sampler, Solver, memory, sampler_memory
+from diffnr_lightning.workflows.memory_refusal import what_fits
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_sampler_is_predicted_with_its_denoiser(tmp_path, monkeypatch):
     assert parts["start: sirt"] == memory.solver_bytes("sirt", 64**3, 8 * 64**2)
     small = memory.estimate(method, grid, scan, changed={"batch_size": 4})
     assert small.peak < needed.peak
-    assert "options.batch_size = 4" in memory.what_fits(method, grid, scan, small.peak)
+    assert "options.batch_size = 4" in what_fits(method, grid, scan, small.peak)
     whole = memory.estimate(Sampler("dinr", "slices"), grid, scan)
     assert whole.parts[-1] == ("representation asked for all voxels", whole.parts[-1].bytes, False)
     once, twice = (memory.estimate(Sampler(n), grid, scan) for n in ("dds", "diffusion_mbir"))

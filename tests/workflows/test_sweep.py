@@ -210,11 +210,11 @@ def test_all_gpus_share_the_scans(tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_is_written_of_a_sweep_that_cannot_fit(whole, tmp_path, capsys, monkeypatch):
-    from diffnr_lightning.workflows import memory
+    from diffnr_lightning.workflows import memory_refusal
 
     module = importlib.import_module("diffnr_lightning.workflows.sweep")
     monkeypatch.setattr(module, "use_device", lambda name: torch.device("cuda", 0))
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(memory_refusal, "free_bytes", lambda device: 2**20)
     assert sweep(tmp_path / "out", "--device", "cuda") == cli.USAGE_ERROR
     words = "fdk at 6 views of simulate: the run needs about"
     assert words in capsys.readouterr().err
