@@ -14,8 +14,8 @@ The files by what they are about:
   trainer_options, training_run, model_card.
 - The run folder: run_folder, folder_lock, environment, weights_record, evidence, downstream; while a run goes on
   ongoing_run, run_logger, sampler_record, scene_record, trial_record.
-- The command line: settings, signature, class_options, config_files, null_values, refusals, device, progress,
-  repeated_warnings.
+- The command line: settings, option_lists, signature, class_options, config_files, null_values, refusals, device,
+  progress, repeated_warnings.
 - Memory: memory, estimate (the numbers of solvers), sampler_memory, memory_refusal.
 - Tables: experiment (the folder of a table), table_logging, workers, failures.
 """

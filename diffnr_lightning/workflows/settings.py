@@ -7,14 +7,12 @@ A node ``{class_path, init_args}`` in YAML names a class by its import path.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path, PurePath
-from types import UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
@@ -29,13 +27,12 @@ from diffnr_lightning.workflows.config_files import (
     with_joined_options,
 )
 from diffnr_lightning.workflows.null_values import check_nulls
+from diffnr_lightning.workflows.option_lists import lists_as_yaml, nested_dict, take_values
 from diffnr_lightning.workflows.refusals import missing_logger, refusal, refuse_empty_words
 from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
-
-_NUMBER = re.compile(r"-\.?\d")
 
 
 class Flatten(NamedTuple):
@@ -151,7 +148,7 @@ def parse(
         wanted = _given(argv, configs)
     parser = settings_parser(function, prog, wanted)
     argv = with_joined_options(argv, configs)
-    settings = _settings(function, parser, _lists_as_yaml(parser, argv), configs)
+    settings = _settings(function, parser, lists_as_yaml(parser, argv), configs)
     check_nulls(with_classes(function, ()), settings.resolved)
     if build:
         settings.arguments  # noqa: B018 - what a class refuses is known here, too
@@ -184,10 +181,10 @@ def configured(
         check_yaml(config)
     check_one_method(files)
     # jsonargparse takes the content of a config where it takes its path.
-    last = yaml.safe_dump(_nested(overrides), sort_keys=False)
+    last = yaml.safe_dump(nested_dict(overrides), sort_keys=False)
     arguments = with_joined_options([f"--config={config}" for config in files], files)
     arguments.append(f"--config={last}")
-    wanted = _given([], files) | _nested(overrides).keys() | _with_class_as_default(function)
+    wanted = _given([], files) | nested_dict(overrides).keys() | _with_class_as_default(function)
     settings = _settings(function, settings_parser(function, wanted=wanted), arguments, files)
     check_nulls(with_classes(function, ()), settings.resolved)
     return settings
@@ -216,10 +213,10 @@ def _check_without_classes(
             kept += [f"--config={text}", *(f"--{key}={{}}" for key in content if key in classes)]
         elif name.partition(".")[0] in classes:
             kept.append(f"--{name.partition('.')[0]}={{}}")
-            _values(rest)
+            take_values(rest)
         else:
             kept.append(option)
-    light = _settings(function, parser, _lists_as_yaml(parser, kept), configs)
+    light = _settings(function, parser, lists_as_yaml(parser, kept), configs)
     check(function, light.arguments)
 
 
@@ -290,107 +287,3 @@ def _with_class_as_default(function: Callable[..., Any]) -> set[str]:
     """Return the parameters whose default is a class, whose own defaults the record holds too."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name for p in parameters if isinstance(p.default, Deferred)}
-
-
-def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain nested dicts, as YAML holds them, of keys with dots, mappings and paths."""
-    nested: dict[str, Any] = {}
-    for dotted, value in overrides.items():
-        *parents, key = dotted.split(".")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        if isinstance(value, Mapping):
-            node.setdefault(key, {}).update(_nested(value))
-        else:
-            node[key] = _plain(value)
-    return nested
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return _nested(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, PurePath) else value
-
-
-def _lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """Rewrite ``--runs a b`` as ``--runs=[a, b]``, which is what jsonargparse reads."""
-    known = {name for action in parser._actions for name in action.option_strings}
-    rewritten: list[str] = []
-    rest = list(argv)
-    while rest:
-        option = rest.pop(0)
-        values: list[str] = []
-        hint = _option_hint(parser, option)
-        items = _item_types(hint)
-        name, _, value = option.partition("=")
-        nested = name.startswith("--") and "." in name and name not in known
-        if items or (nested and not value):
-            values = _values(rest)
-        elif rest and option[:2] == "--" and "=" not in option and _NUMBER.match(rest[0]):
-            values.append(rest.pop(0))  # argparse would take -1e3 for an option
-        if nested and not items and (len(values) > 1 or "null" in (value, *values)):
-            rewritten.append(_as_config(name, values or [value]))
-            continue
-        if not values:
-            rewritten.append(option)
-            continue
-        one = values[0] if len(values) == 1 else ""
-        if one[:1] == "[" or one == "null" or (one and _takes_one(hint)):
-            rewritten.append(f"{option}={one}")
-            continue
-        if not items & {int, float}:
-            # Words stay words: a folder named 007 or yes is no number and no truth.
-            values = [json.dumps(value) for value in values]
-        rewritten.append(f"{option}=[{', '.join(values)}]")
-    return rewritten
-
-
-def _as_config(option: str, values: Sequence[str]) -> str:
-    """Write an option of a class within a class as a config.
-
-    On the command line jsonargparse takes a null there for the word and no list of words.
-    """
-    read = [yaml.safe_load(value) for value in values]
-    key = option[2:].replace(".init_args", "")
-    return f"--config={yaml.safe_dump(_nested({key: read if len(read) > 1 else read[0]}))}"
-
-
-def _values(rest: list[str]) -> list[str]:
-    """Take what belongs to an option from the words that follow it."""
-    values = []
-    while rest and (not rest[0].startswith("-") or _NUMBER.match(rest[0])):
-        values.append(rest.pop(0))
-    return values
-
-
-def _option_hint(parser: ArgumentParser, option: str) -> Any:
-    """Return the type of an option, ``--data.folders`` of an argument that is a class included."""
-    hints = {
-        name: getattr(action, "_typehint", None)
-        for action in parser._actions
-        for name in action.option_strings
-    }
-    if option in hints:
-        return hints[option]
-    parent, _, key = option.replace(".init_args", "").rpartition(".")
-    if inspect.isclass(hints.get(parent)):
-        return get_type_hints(hints[parent].__init__).get(key)
-    return None
-
-
-def _takes_one(hint: Any) -> bool:
-    """Tell whether one value is no list of one: the type, or an alternative of it, is no list."""
-    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(kind is not type(None) and not _item_types(kind) for kind in alternatives)
-
-
-def _item_types(hint: Any) -> set[Any]:
-    """Return the types of the items where a type is a list or tuple, else nothing."""
-    if get_origin(hint) in (list, tuple, Sequence):
-        return set(get_args(hint)) - {...}
-    if get_origin(hint) in (Union, UnionType):
-        return set().union(*(_item_types(option) for option in get_args(hint)))
-    return set()

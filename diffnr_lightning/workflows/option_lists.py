@@ -1,0 +1,120 @@
+"""Options of several values and of nested keys, written as jsonargparse reads them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser
+
+_NUMBER = re.compile(r"-\.?\d")
+
+
+def lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Rewrite ``--runs a b`` as ``--runs=[a, b]``, which is what jsonargparse reads."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    rewritten: list[str] = []
+    rest = list(argv)
+    while rest:
+        option = rest.pop(0)
+        values: list[str] = []
+        hint = _option_hint(parser, option)
+        items = _item_types(hint)
+        name, _, value = option.partition("=")
+        nested = name.startswith("--") and "." in name and name not in known
+        if items or (nested and not value):
+            values = take_values(rest)
+        elif rest and option[:2] == "--" and "=" not in option and _NUMBER.match(rest[0]):
+            values.append(rest.pop(0))  # argparse would take -1e3 for an option
+        if nested and not items and (len(values) > 1 or "null" in (value, *values)):
+            rewritten.append(_as_config(name, values or [value]))
+            continue
+        if not values:
+            rewritten.append(option)
+            continue
+        one = values[0] if len(values) == 1 else ""
+        if one[:1] == "[" or one == "null" or (one and _takes_one(hint)):
+            rewritten.append(f"{option}={one}")
+            continue
+        if not items & {int, float}:
+            # Words stay words: a folder named 007 or yes is no number and no truth.
+            values = [json.dumps(value) for value in values]
+        rewritten.append(f"{option}=[{', '.join(values)}]")
+    return rewritten
+
+
+def take_values(rest: list[str]) -> list[str]:
+    """Take what belongs to an option from the words that follow it, which are left without it."""
+    values = []
+    while rest and (not rest[0].startswith("-") or _NUMBER.match(rest[0])):
+        values.append(rest.pop(0))
+    return values
+
+
+def nested_dict(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain nested dicts, as YAML holds them, of keys with dots, mappings and paths."""
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *parents, key = dotted.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if isinstance(value, Mapping):
+            node.setdefault(key, {}).update(nested_dict(value))
+        else:
+            node[key] = _plain(value)
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return nested_dict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _as_config(option: str, values: Sequence[str]) -> str:
+    """Write an option of a class within a class as a config.
+
+    On the command line jsonargparse takes a null there for the word and no list of words.
+    """
+    read = [yaml.safe_load(value) for value in values]
+    key = option[2:].replace(".init_args", "")
+    return f"--config={yaml.safe_dump(nested_dict({key: read if len(read) > 1 else read[0]}))}"
+
+
+def _option_hint(parser: ArgumentParser, option: str) -> Any:
+    """Return the type of an option, ``--data.folders`` of an argument that is a class included."""
+    hints = {
+        name: getattr(action, "_typehint", None)
+        for action in parser._actions
+        for name in action.option_strings
+    }
+    if option in hints:
+        return hints[option]
+    parent, _, key = option.replace(".init_args", "").rpartition(".")
+    if inspect.isclass(hints.get(parent)):
+        return get_type_hints(hints[parent].__init__).get(key)
+    return None
+
+
+def _takes_one(hint: Any) -> bool:
+    """Tell whether one value is no list of one: the type, or an alternative of it, is no list."""
+    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(kind is not type(None) and not _item_types(kind) for kind in alternatives)
+
+
+def _item_types(hint: Any) -> set[Any]:
+    """Return the types of the items where a type is a list or tuple, else nothing."""
+    if get_origin(hint) in (list, tuple, Sequence):
+        return set(get_args(hint)) - {...}
+    if get_origin(hint) in (Union, UnionType):
+        return set().union(*(_item_types(option) for option in get_args(hint)))
+    return set()
