@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
         "case_files": ["load_case"],
-        "cases": ["Case", "read_case", "write_case"],
+        "case_folder.writing": ["write_case"],
+        "cases": ["Case", "read_case"],
         "clean_slices": ["CleanPatchData", "CleanSliceData"],
         "datamodules": ["IterationSampler", "RaySampling", "ScanData"],
         "datasets.datamodules": ["LUNA16", "ToothFairy", "VolumeFolder"],

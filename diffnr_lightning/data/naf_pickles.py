@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.data.case_metadata import described_geometry
+from diffnr_lightning.data.case_folder.metadata import described_geometry
 from diffnr_lightning.data.cases import Case, plausible
 from diffnr_lightning.data.plausibility import ARC_TOLERANCE_RAD, check_angles
 from diffnr_lightning.data.volumes import checked_volume

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffnr_lightning.data import Case
-from diffnr_lightning.data.case_metadata import simulated_noise
+from diffnr_lightning.data.case_folder.metadata import simulated_noise
 from diffnr_lightning.data.noise import MU_WATER_PER_MM, Noise
 from diffnr_lightning.photons import PhotonCounts
 

@@ -162,7 +162,7 @@ def _conclude(
 
 def _noise_of(case: Case) -> dict[str, Any] | None:
     """Return the settings of simulated noise, that the scan is a measured one, or None."""
-    from diffnr_lightning.data.case_metadata import simulated_noise
+    from diffnr_lightning.data.case_folder.metadata import simulated_noise
 
     if case.provenance.get("kind") == "measured":
         return {"mode": "measured"}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffnr_lightning.data.case_metadata import META_FILE, read_meta
+from diffnr_lightning.data.case_folder.metadata import META_FILE, read_meta
 from diffnr_lightning.data.datasets import source_sha256
 from diffnr_lightning.data.scan_recipe import simulation_record
 from diffnr_lightning.workflows.run_folder import difference

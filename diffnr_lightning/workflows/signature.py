@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
-from diffnr_lightning.data.case_metadata import refuse_to_replace
+from diffnr_lightning.data.case_folder.metadata import refuse_to_replace
 from diffnr_lightning.lazy import Deferred
 
 # What may stand for a class in YAML: its path, a node with its arguments, several of either. Not

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.data.case_metadata import META_FILE
+from diffnr_lightning.data.case_folder.metadata import META_FILE
 from diffnr_lightning.data.volumes import checked_volume, read_array
 from diffnr_lightning.geometry import VolumeGrid
 

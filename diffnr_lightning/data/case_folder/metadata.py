@@ -20,7 +20,7 @@ ENTRIES = {META_FILE, "vol_gt.npy"} | {
     for part in ("train", "test")
     for name, ending in (("proj", ""), ("counts", ".npy"), ("air", ".npy"))
 }
-"""What `cases.write_case` writes into a folder."""
+"""What `writing.write_case` writes into a folder."""
 SCANNER_NUMBERS = {
     "DSD": 1,
     "DSO": 1,
