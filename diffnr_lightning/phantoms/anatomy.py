@@ -67,7 +67,7 @@ def ellipsoid(
 
 
 @dataclass(frozen=True)
-class Variation:
+class Patient:
     """Hold what differs between patients; `drawn` draws it from a seed.
 
     Attributes:
@@ -105,7 +105,7 @@ class Variation:
     nodules: int
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator) -> Variation:
+    def drawn(cls, rng: np.random.Generator) -> Patient:
         """Draw a patient."""
         size = rng.uniform(0.93, 1.03)
         female = bool(rng.random() < 0.5)
@@ -166,7 +166,7 @@ class Thorax:
         chambers: name -> (centre, radii, axes) of the heart's chambers (blood pools).
     """
 
-    def __init__(self, patient: Variation) -> None:
+    def __init__(self, patient: Patient) -> None:
         self.patient = patient
         half_width = curve(
             (-240, 112),

@@ -16,8 +16,8 @@ from diffnr_lightning.phantoms.anatomy import (
     ARM_MM,
     LEVELS,
     THORACIC_MM,
+    Patient,
     Thorax,
-    Variation,
     smooth_min,
 )
 from diffnr_lightning.phantoms.canvas import Canvas, Phantom, check_seed_and_size, inside, noise
@@ -75,7 +75,7 @@ def chest(seed: int, size: int = 128, table_top: bool = False) -> Phantom:
     patient_rng, warp_rng, coarse_rng, fine_rng, trunk_rng, tree_rng, finding_rng, liver_rng = (
         np.random.default_rng(stream) for stream in streams
     )
-    patient = Variation.drawn(patient_rng)
+    patient = Patient.drawn(patient_rng)
     thorax = Thorax(patient)
     canvas = Canvas(size, _side_mm(thorax), _pose(patient), patient.offset_mm, WARP_MM, warp_rng)
     coarse = noise(coarse_rng, 15.0, canvas.axis_mm)
@@ -118,7 +118,7 @@ def _side_mm(thorax: Thorax) -> float:
     return float(np.clip(2 * half * patient.scale[0], 360, 400))
 
 
-def _pose(patient: Variation) -> np.ndarray:
+def _pose(patient: Patient) -> np.ndarray:
     """Return the (3, 3) map from world to body directions."""
     turn, tilt, lean = np.deg2rad(patient.angles_deg)
     about_z = np.array(

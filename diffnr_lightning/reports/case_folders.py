@@ -31,8 +31,8 @@ def case_folder_of(named: Any, run: Path) -> Path | None:
     return None
 
 
-def read_case(folder: Path) -> dict[str, Any]:
-    """Read the meta data of a case folder.
+def case_metadata(folder: Path) -> dict[str, Any]:
+    """Return the meta data of a case folder.
 
     Raises:
         ValueError: no JSON, or no object in it.

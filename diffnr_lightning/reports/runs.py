@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diffnr_lightning.files import folders_below
 from diffnr_lightning.metrics import psnr
-from diffnr_lightning.reports.case_folders import case_folder_of, read_case
+from diffnr_lightning.reports.case_folders import case_folder_of, case_metadata
 
 log = logging.getLogger("diffnr")
 
@@ -297,7 +297,7 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
     """
     if run.case_folder is None:
         return None
-    meta = read_case(run.case_folder)
+    meta = case_metadata(run.case_folder)
     # R2-Gaussian's reader looks for "vol"; its generator for real data writes "ct".
     name = meta.get("vol") or meta.get("ct")
     if name is None:
@@ -361,7 +361,7 @@ def _setting(content: Mapping[str, Any], case_folder: Path | None) -> ScanSettin
     """Take the setting from the metrics; runs of earlier versions leave some of it to the case."""
     recorded = {key: content.get(key) for key in ScanSetting._fields}
     if None in recorded.values() and case_folder is not None:
-        meta = read_case(case_folder)
+        meta = case_metadata(case_folder)
         provenance = meta.get("provenance") or {}
         recipe = (provenance.get("simulation") or {}).get("recipe") or provenance
         stated = {
@@ -392,7 +392,7 @@ def _size_in_words(shape: Sequence[int] | None) -> str | None:
 def _window_hu(content: Mapping[str, Any], case_folder: Path | None) -> tuple[float, float] | None:
     window = content.get("window_hu")
     if window is None and case_folder is not None:
-        window = read_case(case_folder).get("window_hu")
+        window = case_metadata(case_folder).get("window_hu")
     if window is None:
         return None
     low, high = (float(value) for value in window)

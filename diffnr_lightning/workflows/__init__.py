@@ -5,7 +5,7 @@ the functions that do it, and the classes of a signature are `lazy.deferred`.
 
 The files by what they are about:
 
-- Commands: scanning (simulate, ingest), reconstruction, sweep, table, curation, training (finetune), denoiser_training,
+- Commands: scanning (simulate, ingest), reconstruction, sweep, table, curation, finetuning, denoiser_training,
   reporting (evaluate, report), submission, demo, doctor (with package_uses).
 - Methods: problem (what a method is and is given), posed_problem and assumed_photons (a case as such a problem),
   solver, postprocessing, sampler, scene (with settling and trial).
@@ -25,6 +25,7 @@ from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.demo import demo
 from diffnr_lightning.workflows.denoiser_training import train_denoiser
 from diffnr_lightning.workflows.doctor import doctor
+from diffnr_lightning.workflows.finetuning import finetune
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.reporting import evaluate, report
@@ -32,7 +33,6 @@ from diffnr_lightning.workflows.scanning import ingest, simulate
 from diffnr_lightning.workflows.submission import submit
 from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.table import table
-from diffnr_lightning.workflows.training import finetune
 
 __getattr__, __dir__, _ = lazy.attributes(
     __name__,

@@ -28,13 +28,13 @@ from diffnr_lightning.workflows.experiment import (
     read_experiment,
 )
 from diffnr_lightning.workflows.failures import is_failure, let_go
+from diffnr_lightning.workflows.finetuning import finetune
 from diffnr_lightning.workflows.run_logger import environment_defaults
 from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.signature import folder_to_be
 from diffnr_lightning.workflows.submission import submit as hand_over
 from diffnr_lightning.workflows.sweep import sweep
 from diffnr_lightning.workflows.table_logging import log_tables
-from diffnr_lightning.workflows.training import finetune
 from diffnr_lightning.workflows.volume_sources import volume_sources
 
 RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")

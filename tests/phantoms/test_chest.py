@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffnr_lightning.phantoms.anatomy import Thorax, Variation
+from diffnr_lightning.phantoms.anatomy import Patient, Thorax
 from diffnr_lightning.phantoms.canvas import Canvas, capsule, noise
 from diffnr_lightning.phantoms.chest import chest
 from diffnr_lightning.phantoms.tubes import tube_share
@@ -114,7 +114,7 @@ def test_resolution_changes_the_detail_only():
 def test_contrast_agent_is_seen_in_the_heart():
     phases = {}
     for seed in range(30):
-        patient = Variation.drawn(np.random.default_rng(np.random.SeedSequence(seed).spawn(8)[0]))
+        patient = Patient.drawn(np.random.default_rng(np.random.SeedSequence(seed).spawn(8)[0]))
         phases.setdefault(patient.phase, (seed, patient))
     assert set(phases) == {"none", "arterial", "venous"}
     blood = {}
@@ -203,7 +203,7 @@ def test_tubes_are_where_capsules_are():
 
 def test_trees_reach_their_ends_and_taper():
     rng = np.random.default_rng(0)
-    patient = Thorax(Variation.drawn(rng))
+    patient = Thorax(Patient.drawn(rng))
     ends = lung_points(patient, 40, 5.0, -1.0, rng)
     assert (patient.lung_at(ends) < -5).all()
     assert (ends[:, 0] < 0).all()
