@@ -1,6 +1,6 @@
 """Shapes of the phantom's chest: body wall, lungs, mediastinum, diaphragm, heart.
 
-All lengths are body millimetres (`phantom_canvas`), and shapes are signed distances: negative
+All lengths are body millimetres (`canvas`), and shapes are signed distances: negative
 inside, and first-order, that is exact near a surface, which is all that edges and thin layers need.
 The body wall is given in polar coordinates around the chest's axis: `phi` is 0 at the spine, pi at
 the sternum and the same on both sides; `rho` is the distance from the axis.
@@ -155,6 +155,9 @@ class Polar:
 class Thorax:
     """Hold one patient's shapes.
 
+    Points are given by their body coordinates x, y and z, arrays of one shape in mm. What is returned of them has that
+    shape too: signed distances in mm, but where a method says otherwise.
+
     Args:
         patient: how it differs from the reference adult.
 
@@ -282,7 +285,7 @@ class Thorax:
         }
 
     def polar(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Polar:
-        """Return the body-wall coordinates of points (N,)."""
+        """Return the body-wall coordinates of points."""
         depth = y - np.interp(z, LEVELS, self.axis_y(LEVELS)).astype(np.float32)
         side = np.abs(x)
         phi = np.arctan2(side, depth)

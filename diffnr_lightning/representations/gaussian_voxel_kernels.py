@@ -199,7 +199,10 @@ def voxelise_backward(
     rotation_gradient: np.ndarray,
     density_gradient: np.ndarray,
 ) -> None:
-    """Write the gradients of all Gaussians, by moments of the volume's gradient times bell."""
+    """Add the gradients of all Gaussians, by moments of the gradient (Z, Y, X) of the volume times bell.
+
+    Those of positions and scales are (N, 3), of rotations (N, 4) and of densities (N,).
+    """
     _, rows, columns = gradient.shape
     total = len(ellipsoids)
     for chunk in prange(4 * CHUNKS):

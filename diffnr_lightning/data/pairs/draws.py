@@ -14,6 +14,11 @@ from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.pairs.files import ScanPairs
 from diffnr_lightning.planes import PLANE_NAMES, PlaneName, plane_axis
 
+# A slice whose largest value is not above this shows air alone.
+EMPTY = 1e-3
+# Slices that are looked at until one shows something.
+LOOKS = 32
+
 
 def _stack(volume: Tensor, axis: int, index: int, context: int) -> Tensor:
     """Slice with its neighbours, (2 context + 1, H, W); the outermost slice is repeated."""
@@ -116,9 +121,9 @@ class SlicePairDataset(Dataset[SlicePair]):
         degraded = scan.degraded[snapshot]
         planes = _planes_of(scan, self.planes)
         axis = plane_axis(planes[rng.integers(len(planes))])
-        for _ in range(32):
+        for _ in range(LOOKS):
             index = int(rng.integers(degraded.shape[axis]))
-            if rng.random() < self.empty_share or scan.clean.select(axis, index).amax() > 1e-3:
+            if rng.random() < self.empty_share or scan.clean.select(axis, index).amax() > EMPTY:
                 break
         slices = torch.cat(
             (
@@ -191,7 +196,7 @@ class HeldOutSlices(Dataset[SlicePair]):
     def __getitem__(self, item: int) -> SlicePair:
         scan, snapshot, axis = self.blocks[item]
         others = tuple(other for other in range(3) if other != axis)
-        filled = torch.nonzero(scan.clean.amax(dim=others) > 1e-3).flatten()
+        filled = torch.nonzero(scan.clean.amax(dim=others) > EMPTY).flatten()
         if not len(filled):
             filled = torch.arange(scan.clean.shape[axis])
         # Midpoints of equal parts of the range, so that the outermost slices do not dominate.
