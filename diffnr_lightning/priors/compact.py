@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diffnr_lightning.planes import PLANES
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, Conditioning
+from diffnr_lightning.priors.unet_levels import through_levels
 
 FOLD = 2
 """Edge of the pixel squares folded into channels: a quarter of the work at full resolution."""
@@ -194,6 +195,20 @@ class CompactSliceFixer(nn.Module):
                 f"{2 * self.context + 1}, H, W): the slice and {self.context} neighbours each side."
             )
         height, width = slices.shape[-2:]
+        x = through_levels(
+            self._entering(slices, conditioning),
+            self.encoder(conditioning),
+            down=self.down,
+            shrink=self.shrink,
+            up=self.up,
+            grow=self.grow,
+        )
+        correction = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), FOLD)
+        return slices[:, self.context] + correction[:, 0, :height, :width]
+
+    def _entering(self, slices: Tensor, conditioning: Conditioning) -> Tensor:
+        """Features of all that the network sees, (N, C, H', W') of the finest level."""
+        height, width = slices.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         inputs = [slices]
         if self.residual:
@@ -202,22 +217,7 @@ class CompactSliceFixer(nn.Module):
             # The root brings levels of a thousandth to a tenth nearer to each other.
             inputs.append(conditioning.noise.sqrt().expand_as(slices[:, :1]))
         x = F.pixel_unshuffle(F.pad(torch.cat(inputs, dim=1), padding, mode="replicate"), FOLD)
-        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
-        embedding = self.encoder(conditioning)
-        skips = []
-        for level, stage in enumerate(self.down):
-            if level:
-                x = self.shrink[level - 1](x)
-            for block in stage:
-                x = block(x, embedding)
-            skips.append(x)
-        for level in reversed(range(len(self.up))):
-            if level < len(self.grow):
-                x = self.grow[level](x) + skips[level]
-            for block in self.up[level]:
-                x = block(x, embedding)
-        correction = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), FOLD)
-        return slices[:, self.context] + correction[:, 0, :height, :width]
+        return self.conv_in(x.contiguous(memory_format=torch.channels_last))
 
     def repair_bytes(self, slices: int, height: int, width: int) -> int:
         """Bytes that so many slices take at the worst moment, beside the weights and themselves.

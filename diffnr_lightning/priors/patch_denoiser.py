@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from diffnr_lightning.priors.noise_schedule import NoiseSchedule, Prediction
 from diffnr_lightning.priors.preconditioning import preconditioned
+from diffnr_lightning.priors.unet_levels import through_levels
 from diffnr_lightning.volume_patches import patch_coordinates
 
 GROUPS = 8
@@ -180,20 +181,14 @@ class PatchDenoiser(nn.Module):
             seen = [self.preconditioning.entering(part, steps, self.schedule) for part in seen]
         images = [_folded(part, self.fold) for part in seen]
         places = F.avg_pool3d(coordinates.to(noisy).expand(len(noisy), -1, -1, -1, -1), self.fold)
-        x = self.conv_in(torch.cat([*images, places], dim=1))
-        embedding = self.embed(self.time(steps).to(x))
-        skips = []
-        for level, stage in enumerate(self.down):
-            if level:
-                x = self.shrink[level - 1](x)
-            for block in stage:
-                x = block(x, embedding)
-            skips.append(x)
-        for level in reversed(range(len(self.up))):
-            if level < len(self.grow):
-                x = self.grow[level](x) + skips[level]
-            for block in self.up[level]:
-                x = block(x, embedding)
+        x = through_levels(
+            self.conv_in(torch.cat([*images, places], dim=1)),
+            self.embed(self.time(steps).to(noisy)),
+            down=self.down,
+            shrink=self.shrink,
+            up=self.up,
+            grow=self.grow,
+        )
         output = _unfolded(self.conv_out(F.silu(self.norm_out(x))), self.fold)
         if self.preconditioning is None:
             return output
