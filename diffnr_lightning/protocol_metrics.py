@@ -1,6 +1,7 @@
 """The protocols of `metrics` as torchmetrics: means over volumes whose sums go through all processes.
 
 `metrics` holds the functional form, which needs neither torch nor torchmetrics; both give the same numbers.
+Commands use `ScoreMean` and `VolumePsnr`; `VolumeProtocol` and `every_protocol` are for training loops of your own.
 """
 
 from __future__ import annotations

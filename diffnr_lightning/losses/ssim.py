@@ -220,26 +220,9 @@ class SsimReference:
         return self.volume.permute(2, 0, 1).contiguous()
 
     @cached_property
-    def _slices_on_device(self) -> tuple[Tensor, ...]:
+    def slices_on_device(self) -> tuple[Tensor, ...]:
+        """Ascending indices of the slices that count along z, y and x, on the device of the volume."""
         return tuple(indices.to(self.volume.device, non_blocking=True) for indices in self.slices)
-
-    def choose(
-        self, slices_per_axis: int | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ascending indices of the slices to compare along z, y and x, on the device of the volume.
-
-        Args:
-            slices_per_axis: how many to draw of those that count; None for all of them.
-            generator: CPU generator that draws them.
-        """
-        if slices_per_axis is None:
-            return self._slices_on_device
-        chosen = []
-        for indices in self.slices:
-            order = torch.randperm(len(indices), generator=generator)[:slices_per_axis]
-            drawn = indices[order.sort().values]
-            chosen.append(drawn.to(self.volume.device, non_blocking=True))
-        return tuple(chosen)
 
 
 class _VolumeSimilarity(torch.autograd.Function):
@@ -310,8 +293,6 @@ def ssim_3d(
     reference: Tensor | SsimReference,
     *,
     data_range: float = 1.0,
-    slices_per_axis: int | None = None,
-    generator: torch.Generator | None = None,
     skip_empty: bool = True,
 ) -> Tensor:
     """Structural similarity of volumes: mean over three axes of the mean `ssim_2d` of the slices.
@@ -320,17 +301,14 @@ def ssim_3d(
         prediction: (Z, Y, X), differentiable.
         reference: (Z, Y, X); give a `SsimReference` where one volume is the reference many times.
         data_range: what the full range of intensities is.
-        slices_per_axis: compare only this many slices of each axis, drawn anew at every call;
-            all by default.
-        generator: CPU generator that draws them.
         skip_empty: leave out slices of which the reference has no value above zero.
 
     Returns:
         Scalar; 1 for equal volumes.
 
     Raises:
-        ValueError: shapes that differ, a reference without a slice that counts, a number of slices
-            below one, or a `SsimReference` made with another `skip_empty`.
+        ValueError: shapes that differ, a reference without a slice that counts, or a `SsimReference` made with another
+            `skip_empty`.
 
     Source:
         Zha et al., "R2-Gaussian", NeurIPS 2024 (metric), and DiffNR, AAAI 2026 (loss).
@@ -347,10 +325,8 @@ def ssim_3d(
             f"ssim_3d got prediction {tuple(prediction.shape)} and reference "
             f"{tuple(reference.volume.shape)}; two volumes of one shape (Z, Y, X) are expected."
         )
-    if slices_per_axis is not None and slices_per_axis < 1:
-        raise ValueError(f"slices_per_axis is {slices_per_axis}; at least one slice is expected.")
     _check_range(data_range)
-    chosen = reference.choose(slices_per_axis, generator)
+    chosen = reference.slices_on_device
     if _fused(prediction, reference.volume):
         if prediction.is_cuda:
             from diffnr_lightning.losses.ssim_triton import volume_similarity

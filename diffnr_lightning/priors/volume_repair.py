@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -34,11 +34,8 @@ def repair_volume(
     *,
     planes: Sequence[str] = ("axial",),
     batch_size: int = 16,
-    size: int | None = None,
-    strength: float = 1.0,
     residual: Tensor | None = None,
     noise: Tensor | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
     """Repair every slice of a volume and stack the slices again.
 
@@ -46,28 +43,22 @@ def repair_volume(
     not interrupted.
 
     Args:
-        prior: repairs slices; lies on the device of the volume.
+        prior: repairs slices; lies on the device of the volume. They are resized to its `size`, see `repair_resized`.
         volume: (Z, Y, X), normalised attenuation; clipped to [0, 1] before anything else.
         conditioning: of the volume, see `biplanar_conditioning`.
         planes: directions of slicing; the results of several planes are averaged.
         batch_size: slices repaired at once.
-        size: edge in pixels that slices are resized to for the prior (bilinear up and down, aspect
-            kept, missing part filled with zeros); None takes `prior.size`, and the slice as it is
-            if that is None too.
-        strength: 1 takes the repaired slices, 0 the clipped input, between them the blend.
         residual: (Z, Y, X) backprojected residual of the volume, for a prior that takes it; None
             where it is not known.
         noise: (Z, Y, X) standard deviation of the noise in the residual, likewise; see
             `solvers.residual_evidence`.
-        progress: called with (slices done, slices in all, text) after each batch.
 
     Returns:
         (Z, Y, X) in [0, 1]. Slices with a maximum below 0.02, which hold nothing but air, are left to the other planes;
         what lies in no other slice comes back as it went in, clipped.
 
     Raises:
-        ValueError: not a volume, a residual or noise of another shape, no or unknown planes, batch_size < 1,
-            strength outside [0, 1].
+        ValueError: not a volume, a residual or noise of another shape, no or unknown planes, or a batch_size below 1.
     """
     if volume.ndim != 3:
         raise ValueError(f"volume has shape {tuple(volume.shape)}; expected (Z, Y, X).")
@@ -76,18 +67,15 @@ def repair_volume(
             raise ValueError(
                 f"{name} has shape {tuple(shown.shape)}; {tuple(volume.shape)} is expected."
             )
-    if not planes or batch_size < 1 or not 0 <= strength <= 1:
+    if not planes or batch_size < 1:
         raise ValueError(
-            f"repair_volume got planes={tuple(planes)}, batch_size={batch_size}, "
-            f"strength={strength}; expected at least one plane, one slice in a batch and a "
-            "strength in [0, 1]."
+            f"repair_volume got planes={tuple(planes)}, batch_size={batch_size}; expected at least one plane and one "
+            "slice in a batch."
         )
-    size = prior.size if size is None else size
     clipped = volume.detach().float().clamp(0, 1)
     conditioning = conditioning.to(volume.device)
     stacks = [clipped.movedim(plane_axis(plane), 0) for plane in planes]
     filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for s in stacks]
-    total, done = sum(map(len, filled)), 0
     summed, repairs = torch.zeros_like(clipped), torch.zeros_like(clipped)
     with _drawing_alike(volume.device):
         for plane, stack, indices in zip(planes, stacks, filled, strict=True):
@@ -106,13 +94,9 @@ def repair_volume(
                     deviation = noise.movedim(axis, 0)[batch, None]
                 placed = conditioning.for_slices(plane, positions, missing, deviation)
                 summed.movedim(axis, 0)[batch] += repair_resized(
-                    prior, stack[neighbours], placed, size
+                    prior, stack[neighbours], placed, prior.size
                 )
-                done += len(batch)
-                if progress is not None:
-                    progress(done, total, f"repairing {plane} slices")
-    mean = torch.where(repairs > 0, summed / repairs.clamp(min=1), clipped)
-    return torch.lerp(clipped, mean, strength)
+    return torch.where(repairs > 0, summed / repairs.clamp(min=1), clipped)
 
 
 def repair_resized(
@@ -124,8 +108,8 @@ def repair_resized(
         prior: repairs them.
         slices: (N, C, H, W) in [0, 1].
         conditioning: for the N slices; residual and noise are resized with them.
-        size: edge in pixels that they are resized to for the prior, as in `repair_volume`; None leaves them as they
-            are.
+        size: edge in pixels that they are resized to for the prior (bilinear up and down, aspect kept, missing part
+            filled with zeros); None leaves them as they are.
 
     Returns:
         (N, H, W) in [0, 1], at their own size again.
