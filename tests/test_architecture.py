@@ -17,6 +17,7 @@ EVERYTHING = {
     "consistency",
     "data",
     "downstream",
+    "draws",
     "files",
     "geometry",
     "kernels",
@@ -37,6 +38,7 @@ EVERYTHING = {
 }
 MAY_IMPORT = {
     "assets": set(),
+    "draws": set(),
     "files": set(),
     "batches": set(),
     "geometry": set(),
@@ -51,9 +53,10 @@ MAY_IMPORT = {
     "triton_kernels": set(),
     "volume_patches": set(),
     "projectors": {"geometry", "kernels", "triton_kernels"},
-    "representations": {"geometry", "kernels", "triton_kernels", "projectors", "losses"},
+    "representations": {"draws", "geometry", "kernels", "triton_kernels", "projectors", "losses"},
     "consistency": {"photons", "geometry", "projectors"},
     "solvers": {
+        "draws",
         "photons",
         "consistency",
         "geometry",
@@ -75,6 +78,7 @@ MAY_IMPORT = {
     },
     "data": {"photons", "files", "planes", "batches", "geometry", "phantoms", "projectors"},
     "modules": {
+        "draws",
         "photons",
         "batches",
         "geometry",
@@ -86,6 +90,7 @@ MAY_IMPORT = {
         "volume_patches",
     },
     "callbacks": {
+        "draws",
         "files",
         "geometry",
         "photons",

@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import torch
 
+from diffnr_lightning.draws import generator_at
 from diffnr_lightning.representations import DensityLimits, GaussianCloud, clone_and_split, prune
 
 
@@ -74,7 +75,7 @@ class DensityControl(lightning.Callback):
         if not self.start < iteration < self.until or iteration % self.every:
             return
         pull = cloud.statistics.pull().to(cloud.positions.device)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
+        generator = generator_at(self.seed, iteration)
         optimizer = trainer.optimizers[0]
         clone_and_split(cloud, optimizer, pull, self.limits, generator)
         prune(cloud, optimizer, self.limits)

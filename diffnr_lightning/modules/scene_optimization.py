@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.batches import ViewBatch
+from diffnr_lightning.draws import generator_at
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.losses import SsimReference, l1, ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.modules.novel_views import NovelViews
@@ -170,9 +171,7 @@ class SceneOptimization(lightning.LightningModule):
         if self.novel is None:
             return batch, self.scan, 1.0
         # Another stream than that of the cubes.
-        generator = torch.Generator().manual_seed(
-            _NOVEL_STREAM + self.seed * 1_000_003 + self.iteration
-        )
+        generator = generator_at(self.seed, self.iteration, stream=_NOVEL_STREAM)
         if torch.rand((), generator=generator) >= self.novel_share:
             return batch, self.scan, 1.0
         novel = torch.randint(len(self.novel.scan), batch.view.shape, generator=generator)
@@ -294,7 +293,7 @@ class SceneOptimization(lightning.LightningModule):
 
     def _random_cube(self, size: int) -> tuple[VolumeGrid, tuple[slice, ...]]:
         """Return the grid and the slices of a random cube of voxels, drawn from (seed, iteration)."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.iteration)
+        generator = generator_at(self.seed, self.iteration)
         shape = tuple(min(size, n) for n in self.grid.shape)
         start = tuple(
             int(torch.randint(n - s + 1, (1,), generator=generator))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from diffnr_lightning.draws import generator_at
 from diffnr_lightning.geometry import Beam, ScanGeometry, VolumeGrid
 from diffnr_lightning.representations.base import Representation
 
@@ -181,10 +182,9 @@ class RayField(Representation):
         strata = torch.arange(self.samples, device=like.device, dtype=like.dtype)
         if not (self.training and torch.is_grad_enabled()):
             return (strata + 0.5)[None]
-        generator = torch.Generator(like.device)
         if self._drawn is None:
             self._drawn = int(self.draws)
-        generator.manual_seed(self.seed * 1_000_003 + self._drawn)
+        generator = generator_at(self.seed, self._drawn, device=like.device)
         self._drawn += 1
         self.draws += 1
         size = (count, self.samples)

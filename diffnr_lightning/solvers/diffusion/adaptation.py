@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.consistency import LeastSquares, unrolled_fit
+from diffnr_lightning.draws import generator_at
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers.diffusion.slice_stacks import predicted_noise, single_slices
 
@@ -87,7 +88,7 @@ def drawn_slabs(count: int, slices: int, number: int, seed: int, step: int) -> l
         seed: of the run.
         step: number of the step in it.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    generator = generator_at(seed, step)
     slices = min(slices, count)
     starts = torch.randint(count - slices + 1, (number,), generator=generator).tolist()
     return [slice(start, start + slices) for start in starts]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.consistency import DataStep, LeastSquares
+from diffnr_lightning.draws import generator_at
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
 from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
@@ -114,7 +115,7 @@ def patches(
     data = DataStep(fit, iterations=cg_iterations)
 
     def find(noisy: Tensor, index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        generator = generator_at(seed, index)
         offsets = torch.randint(size, (tilings, 3), generator=generator).tolist()
         found, step = torch.zeros_like(noisy), sampling.times[index]
         for offset in offsets:

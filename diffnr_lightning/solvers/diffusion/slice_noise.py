@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffnr_lightning.draws import generator_at
+
 NoiseKind = Literal["independent", "correlated"]
 
 
@@ -25,7 +27,7 @@ def slice_noise(kind: NoiseKind, like: Tensor, seed: int, number: int) -> Tensor
     Deviation: the angle between two draws is taken for a right one, from which it differs by one over the root of the
     pixels.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    generator = generator_at(seed, number)
     if kind == "independent":
         return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
     first, last = torch.randn(2, *like.shape[1:], generator=generator, dtype=like.dtype)

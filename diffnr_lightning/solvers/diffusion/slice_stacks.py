@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffnr_lightning.draws import generator_at
+
 StackKind = Literal["single", "centred", "adjacent", "alternating"]
 STACKS = ("single", "centred", "adjacent", "alternating")
 
@@ -92,7 +94,7 @@ def stacks_of_step(
         return centred_stacks(count, denoiser.channels)
     if kind == "alternating" and (index if turn is None else turn) % 2 == 0:
         return jumping_stacks(count, denoiser.channels)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    generator = generator_at(seed, index)
     offset = int(torch.randint(denoiser.channels, (), generator=generator))
     return adjacent_stacks(count, denoiser.channels, offset)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.consistency import DataStep, LeastSquares
+from diffnr_lightning.draws import generator_at
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
 from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
@@ -161,5 +162,5 @@ def _is_coronal(every: float, seed: int, index: int) -> bool:
     """Return whether a step is coronal."""
     if every == int(every):
         return index % int(every) == int(every) - 1
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    generator = generator_at(seed, index)
     return float(torch.rand((), generator=generator)) < 1.0 / every
