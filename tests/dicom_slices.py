@@ -44,7 +44,7 @@ def write_slice(file, stored, position, series="1.2.3.4", number=1, **changes):
         0x7FE00010: ("OW", stored.astype("<i2" if signed else "<u2").tobytes()),
         **{int(tag, 16): value for tag, value in changes.items()},
     }
-    meta = element(0x00020002, "UI", CT_IMAGE) + element(0x00020010, "UI", EXPLICIT)
+    meta = element(0x00020002, *tags[0x00080016]) + element(0x00020010, "UI", EXPLICIT)
     body = b"".join(element(tag, *tags[tag]) for tag in sorted(tags) if tags[tag] is not None)
     length = element(0x00020000, "UL", struct.pack("<I", len(meta)))
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffnr_lightning.data.readers.dicom_damage import check_none_cut, is_dicom
 from diffnr_lightning.data.readers.dicom_frames import frame_fields
 from diffnr_lightning.data.readers.itk_images import quietly
 from diffnr_lightning.data.readers.stored_volume import StoredVolume
@@ -36,7 +37,6 @@ ORIENTATION_TOLERANCE = 1e-3
 # over 100 slices it comes to a pixel.
 TILT_TOLERANCE = 0.01
 AIR_HU = -1000.0
-DICOM_MAGIC = b"DICM"
 INDEX = "DICOMDIR"
 FIRST_FILES = 3
 
@@ -114,7 +114,7 @@ def folders_with_series(folder: Path, most: int | None = None) -> list[Path]:
             break
         # The index of a CD is no slice.
         seen = sorted(f for f in files if not f.startswith(".") and f.upper() != INDEX)
-        if any(_is_dicom(Path(place, file)) for file in seen[:FIRST_FILES]):
+        if any(is_dicom(Path(place, file)) for file in seen[:FIRST_FILES]):
             found.append(Path(place))
     return found
 
@@ -146,14 +146,6 @@ def read_series(folder: Path, spacing_given: bool = False) -> StoredVolume:
     return StoredVolume(array, affine, _unit(slices[0]))
 
 
-def _is_dicom(file: Path) -> bool:
-    try:
-        with file.open("rb") as content:
-            return content.read(132)[128:] == DICOM_MAGIC
-    except OSError:
-        return False
-
-
 def _files(folder: Path) -> list[Path]:
     """Return the files of the only series."""
     import SimpleITK
@@ -166,8 +158,9 @@ def _files(folder: Path) -> list[Path]:
             f"folder {folder} holds {len(series)} DICOM series ({listed}); one is expected: move "
             "the slices of the one that is wanted to a folder of their own."
         )
-    (files,) = series.values()
-    return [Path(file) for file in files]
+    (files,) = ([Path(file) for file in files] for files in series.values())
+    check_none_cut(folder, files)
+    return files
 
 
 def _read_file(file: Path) -> list[Slice]:
