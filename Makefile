@@ -43,8 +43,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 install: $(INSTALLED)
 
+# Of a folder that was not made to its end nothing stays, so that the next call begins anew.
 $(VENV)/bin/python:
-	$(BOOTSTRAP_PYTHON) -m venv $(VENV)
+	@$(BOOTSTRAP_PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v[:2] <= (3, 13) or sys.exit( \
+		"$(BOOTSTRAP_PYTHON) is Python %d.%d; 3.10 to 3.13 are expected: add BOOTSTRAP_PYTHON=python3.13, or where one of them lies." % v[:2])'
+	$(BOOTSTRAP_PYTHON) -m venv $(VENV) || { rm -rf $(if $(wildcard $(VENV)/*),$@,$(VENV)); exit 1; }
 
 # torch goes first and alone: its exact pin then picks the build that the configured index prefers
 # (a CPU wheel where one is offered, the CUDA wheel elsewhere) before anything else depends on it.
