@@ -1,6 +1,5 @@
 """What all tests share: quiet threads, compiled kernels that are kept, real data, a GPU or none."""
 
-import importlib
 import os
 import resource
 import sys
@@ -17,11 +16,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".numba_cache"))
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Triton's kernels run in its interpreter where no GPU is; they ask when their file is imported.
-if not importlib.import_module("torch").cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Workers and subcommands of tests find the stand-ins beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from tests that are not about them; Triton's kernels then run in its interpreter."""
+    import torch
+    from session_environment import hide_gpus
+
+    # Before torch first looks for a GPU, and before a file of kernels, which asks as it is imported.
+    hide_gpus(os.environ, config.option.markexpr)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")
@@ -89,4 +97,4 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         interpreter.InterpretedFunction.__call__ = _call_as_it_is
     if item.get_closest_marker("gpu"):
         if not torch.cuda.is_available():
-            pytest.skip("torch finds no CUDA device")
+            pytest.skip("torch finds no CUDA device, or none is asked for by `-m gpu`")

@@ -1,0 +1,30 @@
+"""Tests run alike on every machine: what the environment says of it is not seen."""
+
+import os
+
+import pytest
+import torch
+from session_environment import hide_gpus
+
+WITHOUT = [
+    "not gpu and not slow and not data and not slurm",
+    "slow",
+    "not  gpu or data",
+    "",
+    "gpus",
+]
+WITH = ["gpu", "gpu and not slow", "slow or gpu", "not slow and gpu"]
+
+
+@pytest.mark.parametrize("marks", [*WITHOUT, *WITH])
+def test_gpus_are_seen_by_tests_that_ask_for_them(marks):
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1"}
+    hide_gpus(environment, marks)
+    assert environment["CUDA_VISIBLE_DEVICES"] == ("0,1" if marks in WITH else "")
+
+
+def test_this_session_sees_none(request):
+    if "gpu" in request.config.getoption("markexpr").replace("not gpu", ""):
+        pytest.skip("the marks of this session ask for GPUs")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not torch.cuda.is_available()
