@@ -1,5 +1,6 @@
 """What all tests share: quiet threads, compiled kernels that are kept, real data, a GPU or none."""
 
+import importlib
 import os
 import resource
 import sys
@@ -12,22 +13,24 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Workers and subcommands of tests find the stand-ins beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+session_environment = importlib.import_module("session_environment")
+
+session_environment.forget_job(os.environ)
 # Before torch and numba are imported by any test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".numba_cache"))
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Workers and subcommands of tests find the stand-ins beside this file.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from tests that are not about them; Triton's kernels then run in its interpreter."""
     import torch
-    from session_environment import hide_gpus
 
     # Before torch first looks for a GPU, and before a file of kernels, which asks as it is imported.
-    hide_gpus(os.environ, config.option.markexpr)
+    session_environment.hide_gpus(os.environ, config.option.markexpr)
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 

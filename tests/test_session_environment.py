@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from session_environment import hide_gpus
+from session_environment import forget_job, hide_gpus
 
 WITHOUT = [
     "not gpu and not slow and not data and not slurm",
@@ -28,3 +28,11 @@ def test_this_session_sees_none(request):
         pytest.skip("the marks of this session ask for GPUs")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert not torch.cuda.is_available()
+
+
+def test_the_job_that_tests_run_in_is_forgotten():
+    job = {"SLURM_NTASKS": "1", "SLURM_CPUS_PER_TASK": "3", "SBATCH_QOS": "x", "SRUN_DEBUG": "3"}
+    environment = {"PATH": "/bin", "OMP_NUM_THREADS": "1", **job}
+    forget_job(environment)
+    assert environment == {"PATH": "/bin", "OMP_NUM_THREADS": "1"}
+    assert not [name for name in os.environ if name.startswith("SLURM_")]
