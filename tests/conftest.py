@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
 session_environment = importlib.import_module("session_environment")
 
+session_environment.forget_screen(os.environ)
 session_environment.forget_job(os.environ)
 # Before torch and numba are imported by any test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -3,8 +3,24 @@
 import re
 from collections.abc import MutableMapping
 
+SHOWN = (
+    "COLUMNS",
+    "DIFFNR_TRACEBACK",
+    "FORCE_COLOR",
+    "LINES",
+    "NO_COLOR",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+)
+"""What a shell, or a service that shows logs in colour, says of how text is to be shown."""
 JOBS = ("SLURM_", "SBATCH_", "SRUN_")
 """How variables begin by which a job of SLURM says how many processes and cores it has."""
+
+
+def forget_screen(environment: MutableMapping[str, str]) -> None:
+    """Forget the screen: text that is shown to tests has no colours, a width of 80 and no tracebacks."""
+    for name in SHOWN:
+        environment.pop(name, None)
 
 
 def forget_job(environment: MutableMapping[str, str]) -> None:

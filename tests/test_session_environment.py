@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from session_environment import forget_job, hide_gpus
+from session_environment import forget_job, forget_screen, hide_gpus
 
 WITHOUT = [
     "not gpu and not slow and not data and not slurm",
@@ -28,6 +28,13 @@ def test_this_session_sees_none(request):
         pytest.skip("the marks of this session ask for GPUs")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert not torch.cuda.is_available()
+
+
+def test_the_screen_is_forgotten():
+    environment = {"PATH": "/bin", "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "40"}
+    forget_screen(environment)
+    assert environment == {"PATH": "/bin"}
+    assert not {"FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "DIFFNR_TRACEBACK"} & set(os.environ)
 
 
 def test_the_job_that_tests_run_in_is_forgotten():
