@@ -67,7 +67,7 @@ def test_files_named_in_the_text_exist(document):
 @pytest.mark.parametrize("text", MARKED, ids=lambda text: text.split()[1])
 def test_marked_commands_run(text, tmp_path):
     (tmp_path / "diffnr").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m diffnr_lightning.cli "$@"\n'
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m diffnr_lightning.cli "$@"\n'
     )
     (tmp_path / "diffnr").chmod(0o755)
     environment = {
