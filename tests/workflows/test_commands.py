@@ -4,10 +4,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 import SimpleITK
 import torch
 import yaml
+from killed_after_file import kill_after_file
 from safetensors import safe_open
 
 from diffnr_lightning import cli
@@ -163,31 +162,12 @@ def assert_same_tensors(path, other):
         assert all(torch.equal(a.get_tensor(key), b.get_tensor(key)) for key in a.keys())
 
 
-def kill_when(condition, *arguments):
-    """Start a command and end it as `kill -9` does as soon as `condition()` holds."""
-    command = [sys.executable, "-m", "diffnr_lightning.cli", *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def iteration_of(checkpoint):
-    if not checkpoint.exists():
-        return 0
-    return torch.load(checkpoint, weights_only=True)["scene"]["iteration"]
-
-
 def test_a_killed_reconstruction_resumes_to_the_same_volume(case, weights, repaired, tmp_path):
     out = tmp_path / "run"
     options = ["--case", case, *diffnr_options(weights), "--out", out]
-    checkpoint = out / "checkpoint.ckpt"
     # After the first repair and after the number of Gaussians has changed.
-    kill_when(lambda: iteration_of(checkpoint) >= 60, "reconstruct", *options)
+    kill_after_file("checkpoint.ckpt", 6, "reconstruct", *options)
+    assert torch.load(out / "checkpoint.ckpt", weights_only=True)["scene"]["iteration"] == 60
     assert not (out / "metrics.json").exists()
     assert diffnr("reconstruct", *options) == 0
     np.testing.assert_array_equal(voxels(out), voxels(repaired))
@@ -213,7 +193,9 @@ def test_two_processes_finetune_in_one_folder(pairs, weights, tmp_path):
 def test_a_killed_finetuning_resumes_to_the_same_weights(pairs, weights, tmp_path):
     out = tmp_path / "run"
     options = [*finetune_options(pairs), "--out", out]
-    kill_when((out / "checkpoint.ckpt").exists, "finetune", *options)
+    # Between the two validations, after the discriminator has begun.
+    kill_after_file("checkpoint.ckpt", 2, "finetune", *options)
+    assert not (out / "metrics.json").exists()
     assert diffnr("finetune", *options) == 0
     assert_same_tensors(out / "weights.safetensors", weights)
     curves, whole = ((run / "curves/metrics.csv").read_text() for run in (out, weights.parent))
