@@ -12,7 +12,7 @@ from typing import Any
 from diffnr_lightning.files import table_text
 from diffnr_lightning.reports.provenance import read_provenance
 from diffnr_lightning.reports.runs import ScanSetting
-from diffnr_lightning.reports.table_rows import COLUMNS, Row
+from diffnr_lightning.reports.table_rows import COLUMNS, Row, scan_fields
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_earlier(path: str | Path) -> EarlierTable:
     if not path.is_file():
         raise FileNotFoundError(f"the earlier table {path} does not exist.")
     reader = csv.DictReader(table_text(path))
-    expected = {"method", "case", "kind", *ScanSetting._fields, "cases"}
+    expected = {"method", "case", "kind", *scan_fields(()), "cases"}
     missing = expected - set(reader.fieldnames or ())
     if missing:
         raise ValueError(
@@ -85,6 +85,7 @@ def _row(line: Mapping[str, str], where: str) -> Row:
         views=int(_number(line["views"], where)) if line["views"] else None,
         noise=line["noise"] or None,
         size=line["size"] or None,
+        scan=line.get("scan") or None,
     )
     values = {
         column.key: _number(line[column.key], where) for column in COLUMNS if line.get(column.key)

@@ -57,11 +57,13 @@ class ScanSetting(NamedTuple):
         views: projections that were reconstructed from.
         noise: in words, such as "tigre 10000±10": kind, photons a pixel, read-out noise in photons.
         size: voxels along the edges, such as "128" of a cube, else "64x128x128" (z, y, x).
+        scan: what else tells the scans of a table apart, see `told_apart`; None as a rule.
     """
 
     views: int | None = None
     noise: str | None = None
     size: str | None = None
+    scan: str | None = None
 
 
 @dataclass(frozen=True)
@@ -359,7 +361,7 @@ def _downstream(path: Path) -> dict[str, Any]:
 
 def _setting(content: Mapping[str, Any], case_folder: Path | None) -> ScanSetting:
     """Take the setting from the metrics; runs of earlier versions leave some of it to the case."""
-    recorded = {key: content.get(key) for key in ScanSetting._fields}
+    recorded = {key: content.get(key) for key in ("views", "noise", "size")}
     if None in recorded.values() and case_folder is not None:
         meta = case_metadata(case_folder)
         provenance = meta.get("provenance") or {}
@@ -370,9 +372,8 @@ def _setting(content: Mapping[str, Any], case_folder: Path | None) -> ScanSettin
             "size": (meta.get("scanner") or {}).get("nVoxel", [])[::-1] or None,
         }
         recorded = {key: stated[key] if value is None else value for key, value in recorded.items()}
-    return ScanSetting(
-        recorded["views"], _noise_in_words(recorded["noise"]), _size_in_words(recorded["size"])
-    )
+    noise, size = _noise_in_words(recorded["noise"]), _size_in_words(recorded["size"])
+    return ScanSetting(recorded["views"], noise, size)
 
 
 def _noise_in_words(noise: Mapping[str, Any] | None) -> str | None:

@@ -16,7 +16,7 @@ from diffnr_lightning.files import write_bytes
 from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports.earlier_table import EarlierTable
 from diffnr_lightning.reports.provenance import write_provenance
-from diffnr_lightning.reports.runs import RunSummary, ScanSetting
+from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import (
     Column,
     Row,
@@ -25,6 +25,7 @@ from diffnr_lightning.reports.table_rows import (
     format_cell,
     markdown_row,
     row_label,
+    scan_fields,
     setting_cells,
 )
 from diffnr_lightning.reports.tables import score_table
@@ -164,13 +165,13 @@ def plain_rows(
         table: that they are of.
         rows: its means or its cases.
     """
-    scan = ScanSetting._fields
+    scan = scan_fields(table.cases)
     heads = ["method", "case", *scan, "cases", *(column.key for column in table.columns)]
     cells = [
         [
             row_label(row),
             row.case or "mean",
-            *row.setting,
+            *(getattr(row.setting, name) for name in scan),
             row.count,
             *(row.values.get(column.key) for column in table.columns),
         ]
@@ -225,7 +226,7 @@ def write_csv(table: ScoreTable, path: str | Path) -> Path:
     """
     keys = [column.key for column in table.columns]
     ends = ("", "_low", "_high")
-    scan = ScanSetting._fields
+    scan = scan_fields(table.cases)
     fields = ["method", "case", "kind", *scan, "cases"]
     fields += [f"{key}{end}" for key in keys for end in ends]
     text = io.StringIO()

@@ -144,6 +144,12 @@ def row_label(row: Row) -> str:
     return f"{row.method} ({', '.join(filter(None, ('paper', row.data)))})"
 
 
+def scan_fields(rows: Sequence[Row]) -> list[str]:
+    """Return the columns that say of which scans rows are; `scan` is one where it tells any of them apart."""
+    told = any(row.setting.scan for row in rows)
+    return [name for name in ScanSetting._fields if told or name != "scan"]
+
+
 def setting_cells(row: Row, names: Sequence[str]) -> list[str]:
     """Return fields of a row's setting as text, "–" where they are not known."""
     values = [getattr(row.setting, name) for name in names]

@@ -15,6 +15,7 @@ from diffnr_lightning.reports.paired_difference import bootstrap_interval, paire
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable, counted
+from diffnr_lightning.reports.told_apart import averaged_in_spite, told_apart
 
 BASELINE_COLUMNS = ("r2_psnr", "r2_ssim")
 
@@ -30,7 +31,8 @@ def score_table(
     """Gather the numbers of runs.
 
     Args:
-        runs: finished runs. Two runs of one method on one case are both counted as cases.
+        runs: finished runs. Those of one method on one case, and scans of one volume, are told apart by their folders;
+            where they cannot be, each is counted as a case, and a note says so.
         baseline: method with which every other one is compared case by case, in columns and notes.
         paper: CSV file of published numbers, see `read_published`; they are shown below ours of the same number of
             views, with the difference where they are of one set of data, or by themselves where we have no run of that
@@ -49,6 +51,7 @@ def score_table(
     """
     if not runs:
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
+    runs = told_apart(runs)
     cases, kept = tuple(_case_row(run) for run in runs), ()
     if earlier is not None:
         cases, kept = earlier.beside(cases)
@@ -79,6 +82,7 @@ def score_table(
             [
                 *_in_common(cases[0].setting, differing),
                 *_notes(cases, methods, differing, baseline, seed),
+                *averaged_in_spite(runs),
                 *_of_before(kept),
                 *remarks,
             ]
@@ -208,7 +212,12 @@ def _in_common(setting: ScanSetting, differing: Sequence[str]) -> list[str]:
 
 def _in_words(setting: ScanSetting, names: Sequence[str]) -> str:
     """Return some fields of a setting with what they count, as far as they are known."""
-    words = {"views": "{} views", "noise": "noise {}", "size": "{} voxels along the edges"}
+    words = {
+        "views": "{} views",
+        "noise": "noise {}",
+        "size": "{} voxels along the edges",
+        "scan": "scan {}",
+    }
     known = [(name, getattr(setting, name)) for name in names]
     return ", ".join(words[name].format(value) for name, value in known if value is not None)
 

@@ -1,0 +1,107 @@
+"""Runs that one name would lump together: overlays of one method, and other scans of one volume."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffnr_lightning.reports.case_folders import CASE_FILE, read_case
+from diffnr_lightning.reports.runs import RunSummary
+
+
+def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return runs whose methods and settings tell apart what must not be averaged.
+
+    Scans of one volume that differ in their geometry get the parts of their case folders in which these differ as
+    `ScanSetting.scan`. Methods of one name on one case, as overlays without `variant` are, get those of their run
+    folders behind the name. Runs of which neither is known to repeat are left as they are.
+
+    Args:
+        runs: finished runs.
+    """
+    named = _with_scans(runs)
+    of_case = _groups(
+        named, lambda run: run.case_folder and (run.case, run.setting, run.case_folder.resolve())
+    )
+    places: dict[str, set[int]] = defaultdict(set)
+    for group in of_case:
+        for same in _groups(group, lambda run: run.method):
+            places[same[0].method] |= _differing([run.folder for run in same])
+    return [_with_folder(run, places[run.method]) for run in named]
+
+
+def averaged_in_spite(runs: Sequence[RunSummary]) -> list[str]:
+    """Return a sentence for each method and case whose runs a table cannot tell apart and therefore averages.
+
+    Args:
+        runs: as `told_apart` returned them.
+    """
+    alike = _groups(runs, lambda run: (run.case, run.method, run.setting))
+    return [
+        f"Several runs of {group[0].method} on {group[0].case} cannot be told apart and count as cases each: "
+        f"{', '.join(str(run.folder) for run in group)}."
+        for group in alike
+        if len(group) > 1 and not _of_different_volumes(group)
+    ]
+
+
+def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    places: set[int] = set()
+    for alike in _groups(runs, lambda run: (run.case, run.setting)):
+        folders = list({run.case_folder.resolve() for run in alike if run.case_folder})
+        cases = {folder: _case(folder) for folder in folders} if len(folders) > 1 else {}
+        for one in _groups(cases, lambda folder, cases=cases: cases[folder].get("source") or ""):
+            if len({_geometry(cases[folder]) for folder in one}) > 1:
+                places |= _differing(one)
+    if not places:
+        return list(runs)
+    return [
+        replace(run, setting=run.setting._replace(scan=_parts(run.case_folder, places) or None))
+        for run in runs
+    ]
+
+
+def _with_folder(run: RunSummary, places: set[int]) -> RunSummary:
+    parts = _parts(run.folder, places)
+    return replace(run, method=f"{run.method} ({parts})") if parts else run
+
+
+def _of_different_volumes(runs: Sequence[RunSummary]) -> bool:
+    """Whether each run is known to be of a volume of its own; that two patients have one name is no repetition."""
+    folders = {run.case_folder.resolve() for run in runs if run.case_folder}
+    sources = {_case(folder).get("source") for folder in folders}
+    return len(sources - {None, ""}) == len(runs)
+
+
+def _groups(items: Iterable[Any], key: Any) -> list[list[Any]]:
+    """Return items by what a key says of them, without those of which it says None."""
+    groups: dict[Hashable, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return [group for name, group in groups.items() if name is not None]
+
+
+def _case(folder: Path) -> Mapping[str, Any]:
+    return read_case(folder) if (folder / CASE_FILE).is_file() else {}
+
+
+def _geometry(meta: Mapping[str, Any]) -> str:
+    """Return the scanner and the views of a case as text."""
+    angles = [view.get("angle") for view in meta.get("proj_train") or ()]
+    return json.dumps([meta.get("scanner"), meta.get("centre_mm"), meta.get("views_train"), angles])
+
+
+def _differing(folders: Sequence[Path]) -> set[int]:
+    """Return at which places, counted from the end of the paths, folders differ."""
+    paths = [folder.resolve().parts[::-1] for folder in folders]
+    return {place for place, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1}
+
+
+def _parts(folder: Path | None, places: set[int]) -> str:
+    """Return the parts of a path at some places, as `_differing` counts them."""
+    parts = folder.resolve().parts[::-1] if folder is not None else ()
+    return "/".join(parts[place] for place in sorted(places, reverse=True) if place < len(parts))

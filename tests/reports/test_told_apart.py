@@ -1,0 +1,103 @@
+"""Tables keep overlays of one method, and other scans of one volume, apart."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffnr_lightning.reports import RunSummary, read_earlier, score_table, write_tables
+from diffnr_lightning.reports.runs import ScanSetting
+
+SETTING = ScanSetting(24, "none", "32")
+
+
+@pytest.fixture
+def scanned(tmp_path):
+    """Return a function that makes runs of a sweep's folders, each on a case of its own geometry and source."""
+
+    def run(scan, case, method, folder, psnr, arc=360.0, source=None):
+        place = tmp_path / scan / case
+        (place / "case").mkdir(parents=True, exist_ok=True)
+        meta = {"scanner": {"totalAngle": arc}, "source": case if source is None else source}
+        (place / "case" / "meta_data.json").write_text(json.dumps(meta))
+        protocols = {"r2": {"psnr": psnr, "ssim": 0.9}}
+        return RunSummary(
+            place / folder, case, method, protocols, setting=SETTING, case_folder=place / "case"
+        )
+
+    return run
+
+
+def overlays(scanned):
+    return [
+        scanned("body", case, method, folder, psnr)
+        for case in ("one", "two")
+        for method, folder, psnr in (
+            ("SIRT", "sirt", 20.0),
+            ("Gaussians", "r2gaussian", 30.0),
+            ("Gaussians", "r2gaussian+tv", 33.0),
+        )
+    ]
+
+
+def test_overlays_without_a_variant_are_rows_of_their_own(scanned):
+    table = score_table(overlays(scanned), baseline="SIRT")
+    means = {row.method: (row.count, row.values["r2_psnr"]) for row in table.means}
+    assert means == {
+        "SIRT": (2, 20),
+        "Gaussians (r2gaussian)": (2, 30),
+        "Gaussians (r2gaussian+tv)": (2, 33),
+    }
+    gains = [row.values.get("r2_psnr_over_baseline") for row in table.means]
+    assert gains == [None, 10, 13]
+    assert not any("cannot be told apart" in note for note in table.notes)
+
+
+def scans(scanned):
+    return [
+        scanned(scan, case, method, method.lower(), psnr + (method == "TV"), arc)
+        for scan, arc, psnr in (("body", 360.0, 30.0), ("limited", 90.0, 20.0))
+        for case in ("one", "two")
+        for method in ("SIRT", "TV")
+    ]
+
+
+def test_scans_of_other_geometry_are_not_averaged(scanned, tmp_path):
+    runs = scans(scanned)
+    table = score_table(runs, baseline="SIRT")
+    assert table.settings == ("scan",)
+    assert [(row.method, row.setting.scan, row.values["r2_psnr"]) for row in table.means] == [
+        ("SIRT", "body", 30),
+        ("TV", "body", 31),
+        ("SIRT", "limited", 20),
+        ("TV", "limited", 21),
+    ]
+    assert any("TV against SIRT (scan limited): +1.00 dB" in note for note in table.notes)
+    _, written = write_tables(runs, tmp_path / "table")
+    assert {row.setting.scan for row in read_earlier(written).rows} == {"body", "limited"}
+
+
+def test_a_scan_of_its_own_adds_no_column(scanned, tmp_path):
+    _, written = write_tables(overlays(scanned), tmp_path / "table")
+    assert "scan" not in next(csv.reader(written.open()))
+
+
+def test_patients_of_one_name_are_cases_of_one_mean(scanned):
+    """A volume of each folder may be called `ct`, and its scanner be fitted to it."""
+    runs = [
+        replace(scanned("body", name, "FDK", "fdk", 30.0, arc, f"{name}/ct.nii"), case="ct")
+        for name, arc in (("P1", 350.0), ("P2", 360.0))
+    ]
+    table = score_table(runs)
+    assert [(row.method, row.count) for row in table.means] == [("FDK", 2)]
+    assert not any("cannot be told apart" in note for note in table.notes)
+
+
+def test_runs_that_nothing_tells_apart_are_named():
+    runs = [RunSummary(Path(name), "one", "FDK", {}, setting=SETTING) for name in ("a", "b")]
+    notes = [note for note in score_table(runs).notes if "cannot be told apart" in note]
+    assert notes == [
+        "Several runs of FDK on one cannot be told apart and count as cases each: a, b."
+    ]
