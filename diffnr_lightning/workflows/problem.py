@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from diffnr_lightning.workflows.built import built, remembering
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -138,6 +141,21 @@ class Method(ABC):
     weighs: bool = True
     fits: bool = True
     before_prior: Tensor | None = None
+    _constructed: tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]] = (
+        object.__init__,
+        (),
+        {},
+    )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = remembering(cls.__init__)
+
+    @cached_property
+    def built(self) -> Any:
+        """How it was built, for run folders of methods that no settings describe."""
+        return built(self)
 
     @property
     def learned(self) -> tuple[Path, ...]:

@@ -96,6 +96,8 @@ def reconstruct(
         refuse_what_cannot_fit(method, grid, loaded.scan, place, **given)
     plain = {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad}
     plain["device"] = device
+    options = {"name": name, "variant": variant, "weights": weights, "photons": photons}
+    plain["built"] = {**options, "surroundings": surroundings, "method": method.built}
     folder = RunFolder(out, resolved or plain, {"case": loaded.fingerprint()})
     if not folder.finished:
         folder.facts["weights"] = weights_record(method.learned)

@@ -14,6 +14,7 @@ import yaml
 from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import remove_leftovers, same_content, write_json, write_text
 from diffnr_lightning.reports.machines import PLACES
+from diffnr_lightning.workflows.built import is_known
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 from diffnr_lightning.workflows.run_logger import IDENTITY
@@ -43,6 +44,8 @@ FREE_KEYS = (
 CHOSEN = "auto"
 # The number of processes decides which batches a training draws; what is finished draws none.
 FREE_WHEN_FINISHED = ("devices", "num_nodes", "strategy")
+BUILT = "built"
+"""What a run that was begun in Python records of its objects; those of earlier versions do not say it."""
 
 
 class RunFolder:
@@ -111,6 +114,7 @@ class RunFolder:
             raise ValueError(f"{self.path} is a file; a folder for the run is expected.")
         if self.finished and (self.path / CONFIG).is_file():
             self._compare()
+            self._refuse_unknown()
             return
         places = {key: self.settings[key] for key in PLACES if key in self.settings}
         self._described = {**environment(), **places, "inputs": self.inputs, **self.facts}
@@ -256,6 +260,7 @@ class RunFolder:
         """Compare with the run that is there, and return whether it binds; one that has made nothing yet does not."""
         try:
             self._compare()
+            self._refuse_unknown()
             return True
         except ValueError:
             if any(not self._describes(entry) for entry in self.path.iterdir()):
@@ -287,7 +292,7 @@ class RunFolder:
             return not any(entry.iterdir())
         return entry.name in DESCRIBING or entry.name.startswith(".")
 
-    def _compare(self) -> None:
+    def _recorded_settings(self) -> dict[str, Any]:
         config = self.path / CONFIG
         try:
             before = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -295,10 +300,22 @@ class RunFolder:
                 raise TypeError(f"{config} holds no settings")
         except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
             raise ValueError(f"{config} is damaged; remove the run to start it again.") from error
+        return before
+
+    def _refuse_unknown(self) -> None:
+        """Refuse to take up a run that nobody can compare with this one."""
+        if BUILT in self._recorded_settings() and not is_known(self.settings.get(BUILT)):
+            raise ValueError(
+                f"{self.path} holds a run, and whether it is this one cannot be known, which is built of a lambda or "
+                "of a function inside another one; name a function of a module, give another --out, or remove that run."
+            )
+
+    def _compare(self) -> None:
+        before = self._recorded_settings()
         inputs = self._recorded_inputs()
         known = tuple(key for key in self.inputs if key in inputs)
         free = (*FREE_KEYS, *known, *(FREE_WHEN_FINISHED if self.finished else ()))
-        free = (*free, *self._moved_weights(before))
+        free = (*free, *self._moved_weights(before), *({BUILT} - before.keys()))
         changed = difference(before, self.settings, free)
         for key in known:
             if not same_content(inputs[key], self.inputs[key]):

@@ -1,0 +1,130 @@
+"""What was built in Python rather than from settings, in words that a run folder can keep and compare."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from diffnr_lightning.workflows.weights_record import PACKAGE
+
+UNKNOWN = "a function without a name"
+"""Stands for what cannot be told from another one."""
+
+# Set up by a training, or of no weight for what comes out.
+NOT_GIVEN = ("held_out_volumes", "store", "trainer", "training", "validation", "workers")
+# Their own modules say nothing that the shapes of the weights do not say.
+OF_OTHERS = ("torch", "torchmetrics", "diffusers", "transformers")
+
+
+def built(thing: Any, _inside: tuple[int, ...] = ()) -> Any:
+    """Return what a thing is, as YAML holds it; equal for things that were built alike.
+
+    Args:
+        thing: number, text, array, function, class or object. A method is told by the arguments of its constructor,
+            other objects by what they hold. `UNKNOWN` stands for a lambda or a function inside another one.
+    """
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, Path):
+        # The package may be installed elsewhere by the time a run goes on.
+        return str(thing.relative_to(PACKAGE) if thing.is_relative_to(PACKAGE) else thing)
+    if id(thing) in _inside:
+        return type(thing).__qualname__
+    inside = functools.partial(built, _inside=(*_inside, id(thing)))
+    if isinstance(thing, Mapping):
+        return {str(key): inside(value) for key, value in thing.items()}
+    if isinstance(thing, set | frozenset):
+        return sorted((inside(value) for value in thing), key=repr)
+    if isinstance(thing, list | tuple) and not hasattr(thing, "_asdict"):
+        return [inside(value) for value in thing]
+    if hasattr(thing, "tolist"):
+        return _of_array(thing)
+    if isinstance(thing, functools.partial):
+        return {
+            "function": inside(thing.func),
+            "args": inside(thing.args),
+            **inside(thing.keywords),
+        }
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        return _of_callable(thing)
+    return {"class": type(thing).__qualname__, **inside(_held(thing))}
+
+
+def is_known(described: Any) -> bool:
+    """Whether what `built` returned leaves nothing open."""
+    if isinstance(described, dict):
+        return all(map(is_known, described.values()))
+    if isinstance(described, list):
+        return all(map(is_known, described))
+    return described != UNKNOWN
+
+
+def remembering(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that keeps what it is called with in the object, where `built` finds it.
+
+    Args:
+        constructor: `__init__` of a class; one that a subclass calls keeps nothing.
+    """
+
+    @functools.wraps(constructor)
+    def construct(self: Any, *args: Any, **options: Any) -> None:
+        if type(self).__init__ is construct:
+            self._constructed = (constructor, args, options)
+        constructor(self, *args, **options)
+
+    return construct
+
+
+def _held(thing: Any) -> dict[str, Any]:
+    """Return what an object was given, or else what it holds."""
+    if hasattr(thing, "_constructed"):
+        constructor, args, options = thing._constructed
+        bound = inspect.signature(constructor).bind(thing, *args, **options)
+        bound.apply_defaults()
+        return dict(list(bound.arguments.items())[1:])
+    if is_dataclass(thing):
+        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    if hasattr(thing, "_asdict"):
+        return thing._asdict()
+    if hasattr(thing, "named_modules"):
+        return _of_network(thing)
+    if not hasattr(thing, "__dict__"):
+        return {"holds": UNKNOWN}
+    public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
+    return {name: value for name, value in public.items() if name not in NOT_GIVEN}
+
+
+def _of_network(network: Any) -> dict[str, Any]:
+    """Return the numbers and words that a network and the parts of it hold, and the shapes of its weights."""
+    shapes = [(name, tuple(values.shape)) for name, values in network.state_dict().items()]
+    found: dict[str, Any] = {"weights": hashlib.sha256(repr(shapes).encode()).hexdigest()}
+    for path, part in network.named_modules():
+        if type(part).__module__.partition(".")[0] in OF_OTHERS:
+            continue
+        for name, value in vars(part).items():
+            if not name.startswith("_") and name not in NOT_GIVEN and _is_plain(value):
+                found[f"{path}.{name}" if path else name] = value
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | Path)
+
+
+def _of_array(thing: Any) -> Any:
+    values = thing.tolist()
+    return hashlib.sha256(repr(values).encode()).hexdigest() if isinstance(values, list) else values
+
+
+def _of_callable(thing: Any) -> str:
+    name = f"{thing.__module__}.{thing.__qualname__}"
+    return UNKNOWN if "<" in name or getattr(thing, "__self__", None) is not None else name

@@ -1,0 +1,121 @@
+"""What is built in Python is compared with the run that a folder holds, as settings are."""
+
+import functools
+import json
+
+import pytest
+import torch
+import yaml
+
+from diffnr_lightning.cli import main
+from diffnr_lightning.data.slice_pairs import SlicePairData, write_pairs
+from diffnr_lightning.modules import SceneOptimization, SliceFixerFinetuning
+from diffnr_lightning.representations import VoxelGrid
+from diffnr_lightning.workflows import finetune, reconstruct
+from diffnr_lightning.workflows.built import UNKNOWN, built, is_known
+from diffnr_lightning.workflows.problem import Method
+from diffnr_lightning.workflows.scene import Scene
+from diffnr_lightning.workflows.solver import Solver
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cases") / "case"
+    size = ["--size", "16", "--num_views", "6", "--test_views", "0"]
+    assert main(["simulate", "--volume", "ellipsoids:1", "--out", str(path), *size]) == 0
+    return path
+
+
+def scene(rate=0.5, **options):
+    optimisation = functools.partial(SceneOptimization, rate_scale=rate)
+    return Scene(VoxelGrid, optimisation, iterations=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("other", "options", "named"),
+    [
+        (Solver("sirt"), {}, "built.method.name = 'fdk', not 'sirt'"),
+        (Solver("fdk"), {"photons": 1e4}, "built.photons"),
+        (Solver("fdk"), {"weights": "uniform"}, "built.weights"),
+        (Solver("fdk"), {"surroundings": "ignore"}, "built.surroundings"),
+        (Solver("fdk", {"cutoff": 0.5}), {}, "built.method.options"),
+    ],
+)
+def test_a_run_of_another_method_is_refused(case, tmp_path, other, options, named):
+    run = reconstruct(case, tmp_path / "run", Solver("fdk"))
+    assert reconstruct(case, run, Solver("fdk")) == run
+    with pytest.raises(ValueError, match="holds a run with") as error:
+        reconstruct(case, run, other, **options)
+    assert named in str(error.value)
+
+
+def test_a_killed_scene_does_not_go_on_under_other_losses(case, tmp_path):
+    run = reconstruct(case, tmp_path / "run", scene())
+    (run / "metrics.json").unlink()
+    with pytest.raises(ValueError, match=r"optimisation\.rate_scale = 0\.5, not 0\.25"):
+        reconstruct(case, run, scene(0.25))
+    assert (reconstruct(case, run, scene()) / "metrics.json").is_file()
+
+
+def test_what_cannot_be_compared_is_refused_where_there_is_a_run(case, tmp_path):
+    nameless = Scene(VoxelGrid, lambda *given: SceneOptimization(*given), iterations=2)
+    run = reconstruct(case, tmp_path / "run", nameless)
+    with pytest.raises(ValueError, match="cannot be known"):
+        reconstruct(case, run, nameless)
+
+
+def test_runs_of_earlier_versions_are_left_alone(case, tmp_path):
+    run = reconstruct(case, tmp_path / "run", Solver("fdk"))
+    config = run / "config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    del settings["built"]
+    config.write_text(yaml.safe_dump(settings))
+    before = (run / "metrics.json").read_bytes()
+    assert reconstruct(case, run, Solver("fdk")) == run
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_a_finetuning_of_other_losses_is_refused(tmp_path):
+    clean = torch.rand(2, 16, 16)
+    about = {"biplanar": torch.rand(2, 16, 16), "info": {"case": "one", "views": 24}}
+    write_pairs(tmp_path / "pairs", "one", degraded=clean[None] / 2, clean=clean, **about)
+
+    def trained(rate=1e-3, flips=True):
+        data = SlicePairData([tmp_path / "pairs"], 1, held_out_share=0, crop=16, flips=flips)
+        module = lambda prior: SliceFixerFinetuning(prior, iterations=1, rate=rate)  # noqa: E731
+        return finetune(tmp_path / "run", data, module=module, iterations=1, device="cpu")
+
+    assert trained() == trained()
+    with pytest.raises(ValueError, match=r"built\.module\.rate"):
+        trained(rate=1e-4)
+    with pytest.raises(ValueError, match=r"built\.data\.drawing\.flips"):
+        trained(flips=False)
+
+
+class Mine(Method):
+    """A method without a constructor."""
+
+    name = "mine"
+
+    def reconstruct(self, problem):
+        return torch.zeros(problem.grid.shape)
+
+
+def test_what_a_method_found_is_no_part_of_how_it_was_built():
+    one, other = Mine(), Mine()
+    other.findings = {"psnr": 3.0}
+    assert one.built == other.built
+    assert one.built["class"] == "Mine"
+
+
+def test_descriptions_are_plain_and_tell_things_apart():
+    cloud = {"cut": range(3), "part": functools.partial(max, key=abs), "at": {2, 1}}
+    described = built({**cloud, "array": torch.arange(3), "number": torch.tensor(2.5)})
+    assert json.loads(json.dumps(described)) == described
+    assert described["number"] == 2.5 and described["at"] == [1, 2]
+    assert described["array"] != built(torch.arange(1, 4))
+    assert not is_known(built([lambda: 3]))
+    assert built(test_descriptions_are_plain_and_tell_things_apart) != UNKNOWN
+    turning = [1]
+    turning.append(turning)
+    assert built(turning) == [1, "list"]
