@@ -186,8 +186,8 @@ def plausible(case: Case, where: str, **checks: Any) -> Case:
     """Return the case as it can be, or say what is wrong with what it holds.
 
     A truth in another unit than 0 to about 1 is divided by its largest value, and with it the
-    projections; ``normalised_by`` in the provenance keeps it. Cases that `simulate_case` made hold
-    together and are believed.
+    projections; ``normalised_by`` in the provenance keeps it. One with a window is from 0 to 1 by that,
+    whatever it reaches. Cases that `simulate_case` made hold together and are believed.
 
     Args:
         case: as a reader found it.
@@ -201,7 +201,7 @@ def plausible(case: Case, where: str, **checks: Any) -> Case:
     if case.volume is None or case.provenance.get("kind") == "simulated":
         return case
     check_truth(case.volume, case.grid, case.projections, case.scan, where, **checks)
-    peak = normalised(case.volume, where)
+    peak = 1.0 if case.window_hu is not None else normalised(case.volume, where)
     if peak == 1.0:
         return case
     tests, counts = case.test_projections, (case.photons, case.test_photons)

@@ -84,6 +84,16 @@ def test_a_truth_in_another_unit_becomes_the_same_case(stored, whole, said):
     assert "0.02" in said()[0]
 
 
+def test_a_truth_with_a_window_stays_in_it(whole, tmp_path, said):
+    """That it reaches 0.2 of the window is no other unit: 0.2 is -200 HU, and not 3000."""
+    dim = replace(whole, volume=0.2 * whole.volume, projections=0.2 * whole.projections)
+    dim = replace(dim, window_hu=(-1000.0, 3000.0), unit="HU")
+    case = load_case(write_case(dim, tmp_path / "dim"))
+    assert torch.equal(case.volume, dim.volume)
+    torch.testing.assert_close(case.projections, dim.projections)
+    assert "normalised_by" not in case.provenance and not said()
+
+
 WRONG = {
     "truth in HU": (lambda case: {"volume": 2000 * case.volume - 1000}, "HU"),
     "truth alone in another unit": (lambda case: {"volume": 0.02 * case.volume}, "times as large"),
