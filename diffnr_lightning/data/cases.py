@@ -37,6 +37,9 @@ from diffnr_lightning.files import SECOND_FINGERPRINT
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 
+DIVIDED = "divided_when_read"
+"""What the truth of a file is divided by, in the provenance of the case; `normalised_by` counts earlier times too."""
+
 
 @dataclass(eq=False)
 class Case:
@@ -186,7 +189,7 @@ def plausible(case: Case, where: str, **checks: Any) -> Case:
     """Return the case as it can be, or say what is wrong with what it holds.
 
     A truth in another unit than 0 to about 1 is divided by its largest value, and with it the
-    projections; ``normalised_by`` in the provenance keeps it. One with a window is from 0 to 1 by that,
+    projections; `DIVIDED` and ``normalised_by`` in the provenance keep it. One with a window is from 0 to 1 by that,
     whatever it reaches. Cases that `simulate_case` made hold together and are believed.
 
     Args:
@@ -198,6 +201,9 @@ def plausible(case: Case, where: str, **checks: Any) -> Case:
         ValueError: projections that no object gives, or that are not those of the truth.
     """
     check_line_integrals(case.projections.numpy(), where)
+    # A case that was divided before it was written says so of itself, not of this file.
+    kept = {key: value for key, value in case.provenance.items() if key != DIVIDED}
+    case = replace(case, provenance=kept)
     if case.volume is None or case.provenance.get("kind") == "simulated":
         return case
     check_truth(case.volume, case.grid, case.projections, case.scan, where, **checks)
@@ -213,7 +219,7 @@ def plausible(case: Case, where: str, **checks: Any) -> Case:
         test_projections=None if tests is None else tests / peak,
         photons=photons,
         test_photons=test_photons,
-        provenance={**case.provenance, "normalised_by": peak},
+        provenance={**kept, "normalised_by": peak * kept.get("normalised_by", 1.0), DIVIDED: peak},
     )
 
 

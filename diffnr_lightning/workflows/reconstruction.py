@@ -176,6 +176,7 @@ def _write_result(
 ) -> dict[str, Any]:
     """Write volume and preview, and return the metrics, which are written last."""
     from diffnr_lightning.data import save_volume
+    from diffnr_lightning.data.cases import DIVIDED
     from diffnr_lightning.data.datasets import known_volume
     from diffnr_lightning.metrics import evaluate_volume
 
@@ -192,7 +193,7 @@ def _write_result(
         "voxel_mm": list(case.grid.voxel_mm),
         "window_hu": case.window_hu,
         "intensity_scale": scale,
-        "normalised_by": case.provenance.get("normalised_by", 1.0),
+        "normalised_by": case.provenance.get(DIVIDED, 1.0),
     }
     if case.volume is not None:
         metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())

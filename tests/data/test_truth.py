@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffnr_lightning.data import Case, load_case, write_case
+from diffnr_lightning.data.cases import DIVIDED
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, r2_scanner, uniform_angles
 from diffnr_lightning.projectors import project
 
@@ -82,6 +83,17 @@ def test_a_truth_in_another_unit_becomes_the_same_case(stored, whole, said):
     torch.testing.assert_close(case.volume, whole.volume)
     assert case.provenance["normalised_by"] == pytest.approx(0.02)
     assert "0.02" in said()[0]
+
+
+def test_a_case_that_was_divided_says_of_what_is_written_that_it_is_not(whole, tmp_path):
+    """A report divides the truth of a folder by what its reading divided it by."""
+    fine = replace(whole, volume=0.02 * whole.volume, projections=0.02 * whole.projections)
+    once = load_case(write_case(fine, tmp_path / "once"))
+    assert once.provenance[DIVIDED] == pytest.approx(0.02)
+    twice = load_case(write_case(once, tmp_path / "twice"))
+    assert DIVIDED not in twice.provenance
+    # How strong a ray is in 1/mm is known all the same.
+    assert twice.provenance["normalised_by"] == pytest.approx(0.02)
 
 
 def test_a_truth_with_a_window_stays_in_it(whole, tmp_path, said):
