@@ -11,7 +11,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 OLD = ".old"
@@ -110,6 +110,14 @@ def table_text(path: Path) -> io.StringIO:
         return io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8; save it as CSV in that encoding.") from error
+
+
+def stored_file(folder: Path, name: str) -> Path:
+    """Return the file of a name that another file of the folder says, which may have been written on Windows."""
+    file = folder / name
+    if "\\" in name and not file.exists():
+        return folder / PureWindowsPath(name).as_posix()
+    return file
 
 
 def sha256(path: Path) -> str:

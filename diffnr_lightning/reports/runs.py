@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from diffnr_lightning.files import folders_below
+from diffnr_lightning.files import folders_below, stored_file
 from diffnr_lightning.metrics import psnr
 from diffnr_lightning.reports.case_folders import case_folder_of, case_metadata
 
@@ -304,7 +304,7 @@ def read_truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:
     name = meta.get("vol") or meta.get("ct")
     if name is None:
         return None
-    path = run.case_folder / name
+    path = stored_file(run.case_folder, str(name))
     try:
         turned = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -118,6 +118,14 @@ def test_a_truth_that_was_normalised_is_shown_as_the_run_saw_it(tmp_path, truth)
     np.testing.assert_allclose(read_truth(run, read_volume(run)).values, truth, rtol=1e-5)
 
 
+def test_a_truth_that_is_named_as_on_windows_is_found(run_folders):
+    run = read_run(run_folders[0])
+    (run.case_folder / "data").mkdir()
+    (run.case_folder / "vol_gt.npy").rename(run.case_folder / "data" / "vol_gt.npy")
+    (run.case_folder / "meta_data.json").write_text(json.dumps({"vol": "data\\vol_gt.npy"}))
+    assert read_truth(run, read_volume(run)) is not None
+
+
 def test_case_that_moved_is_shown_without_truth(run_folders, caplog):
     metrics = json.loads((run_folders[0] / "metrics.json").read_text())
     metrics["case_folder"] = "elsewhere"

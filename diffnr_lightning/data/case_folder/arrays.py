@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffnr_lightning.data.case_folder.metadata import META_FILE
 from diffnr_lightning.data.volumes import checked_volume, read_array
+from diffnr_lightning.files import stored_file
 from diffnr_lightning.geometry import VolumeGrid
 
 # R2-Gaussian's generator for real data writes "ct" where its reader looks for "vol".
@@ -34,7 +35,7 @@ def read_projections(
     """
     projections = np.empty((len(entries), *shape), dtype=np.float32)
     for index, (name, _) in enumerate(entries):
-        file = _stored(folder, name)
+        file = stored_file(folder, name)
         image = read_array(file, "projection")
         if image.shape != shape:
             raise ValueError(
@@ -70,7 +71,7 @@ def read_truth(folder: Path, meta: Mapping[str, Any], grid: VolumeGrid) -> Tenso
     names = [str(meta[key]) for key in VOLUME_KEYS if meta.get(key)]
     if not names:
         return None
-    file = _stored(folder, names[0])
+    file = stored_file(folder, names[0])
     array = checked_volume(read_array(file, "ground truth"), f"ground truth {file}").transpose(
         2, 1, 0
     )
@@ -80,11 +81,3 @@ def read_truth(folder: Path, meta: Mapping[str, Any], grid: VolumeGrid) -> Tenso
             f"{grid.shape[::-1]}."
         )
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _stored(folder: Path, name: str) -> Path:
-    """Return the file of a name in the meta data, which may have been written on Windows."""
-    file = folder / name
-    if "\\" in name and not file.exists():
-        return folder / PureWindowsPath(name).as_posix()
-    return file
