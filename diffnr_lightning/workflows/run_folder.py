@@ -18,7 +18,11 @@ from diffnr_lightning.workflows.built import is_known
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 from diffnr_lightning.workflows.run_logger import IDENTITY
-from diffnr_lightning.workflows.weights_record import same_weights
+from diffnr_lightning.workflows.weights_record import (
+    changed_weights,
+    same_weights,
+    updated_weights,
+)
 
 logger = logging.getLogger("diffnr")
 
@@ -321,6 +325,8 @@ class RunFolder:
             if not same_content(inputs[key], self.inputs[key]):
                 named = f" ({self.settings[key]})" if key in self.settings else ""
                 changed = changed or f"another content of {key}{named}"
+        if self.finished:
+            changed = changed or self._changed_weights()
         if changed:
             raise ValueError(
                 f"{self.path} holds a run with {changed}; give another --out, or remove that run "
@@ -334,6 +340,20 @@ class RunFolder:
         paths = [k for k in old if isinstance(old[k], str) and isinstance(new.get(k), str)]
         changed = [key for key in paths if old[key] != new[key]] if recorded else []
         return [key for key in changed if same_weights(recorded, old[key], new[key])]
+
+    def _changed_weights(self) -> str | None:
+        """Say which weights of a finished run hold others by now; those of the package may, with a warning."""
+        recorded = self.environment.get("weights", {})
+        named = [value for value in _flat(self.settings).values() if isinstance(value, str)]
+        if changed := changed_weights(recorded, named):
+            return f"another content of weights ({changed[0]})"
+        if updated := updated_weights(recorded):
+            logger.warning(
+                "%s was made with other weights of the package than it has now (%s); remove the run to make it anew",
+                self.path,
+                ", ".join(updated),
+            )
+        return None
 
     def _recorded_inputs(self) -> dict[str, str]:
         """Return the fingerprints of the run that is there; runs of earlier versions have none."""
