@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from diffnr_lightning.data.pairs.features import with_features
 from diffnr_lightning.data.pairs.files import ScanPairs, open_pairs, write_pairs
 from diffnr_lightning.data.pairs.hold_out import held_out_volumes
 from diffnr_lightning.data.pairs.shares import drawing_chances
-from diffnr_lightning.files import json_sha256
+from diffnr_lightning.files import SECOND_FINGERPRINT, json_sha256
 from diffnr_lightning.planes import PLANE_NAMES, PlaneName
 
 __all__ = [
@@ -29,6 +30,9 @@ __all__ = [
     "open_pairs",
     "write_pairs",
 ]
+
+# Voxels of a volume that tell it from others; all of them would be read from the disk.
+LOOKED_AT = 16
 
 logger = logging.getLogger("diffnr")
 
@@ -172,10 +176,14 @@ class SlicePairData(lightning.LightningDataModule):
 
     @property
     def content(self) -> str:
-        """Fingerprint of the scans that there are, of their volumes, and of what is held out; known after `setup`."""
+        """Fingerprint of the scans that there are, of their volumes, and of what is held out; known after `setup`.
+
+        Before the mark it is the one of earlier versions, which knew names and shapes alone; see `files.same_content`.
+        """
         scans = [*self.training, *self.validation]
         shapes = sorted((str(scan.info["case"]), list(scan.degraded.shape)) for scan in scans)
-        return json_sha256([shapes, self.held_out_volumes])
+        first = json_sha256([shapes, self.held_out_volumes])
+        return f"{first}{SECOND_FINGERPRINT}{json_sha256(sorted(map(_made, scans)))}"
 
     @property
     def methods(self) -> list[str]:
@@ -273,3 +281,12 @@ def _names(scans: Sequence[ScanPairs]) -> list[tuple[str, str]]:
 def _volume_of(scan: ScanPairs) -> str:
     """Name of the volume that was scanned; older files say the case alone."""
     return str(scan.info.get("volume", scan.info["case"]))
+
+
+def _made(scan: ScanPairs) -> str:
+    """Return how a scan was made and some of what came of it, as text."""
+    looked = [
+        part.flatten()[:: max(1, part.numel() // LOOKED_AT)].tolist()
+        for part in (scan.degraded, scan.clean)
+    ]
+    return json.dumps([scan.info, looked], sort_keys=True)

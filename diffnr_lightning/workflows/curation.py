@@ -159,9 +159,9 @@ def curate(
         "kind": kind,
     }
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
-    folder = PairsFolder(out, settings, list(sources))
+    folder = PairsFolder(out, settings, sources)
     wanted = _jobs(list(sources), unwanted, runs, shard, folder)
-    jobs = [job for job in wanted if not folder.holds(job.name)]
+    jobs = [job for job in wanted if not folder.holds(job.name, job.volume)]
     curation = _Curation(
         methods,
         settings["methods"],

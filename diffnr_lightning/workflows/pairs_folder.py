@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from diffnr_lightning.data.datasets.sources import source_content
+from diffnr_lightning.data.pairs.files import read_info
 from diffnr_lightning.data.pairs.manifest import write_manifest
 from diffnr_lightning.data.slice_pairs import write_pairs
 from diffnr_lightning.files import claim
@@ -18,6 +21,8 @@ from diffnr_lightning.reports.table_rows import counted
 from diffnr_lightning.workflows.run_folder import difference
 
 RECORD = "config.yaml"
+CONTENT = "volume_content"
+"""In the info of a scan: what tells its volume from others of the name."""
 
 
 class PairsFolder:
@@ -28,16 +33,17 @@ class PairsFolder:
     Args:
         path: the folder.
         settings: plain dict of everything that decides what the scans look like, defaults filled in.
-        names: of all volumes; shards that see different files would leave some out.
+        sources: of all volumes by their names; shards that see different files would leave some out.
 
     Raises:
         ValueError: the folder holds pairs of other settings or volumes, or of unknown ones.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], names: list[str]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], sources: Mapping[str, str]) -> None:
         self.path = path
+        self.sources = sources
         # As YAML holds them: a tuple given and a list read back are the same.
-        self.settings = yaml.safe_load(yaml.safe_dump({**settings, "volumes": names}))
+        self.settings = yaml.safe_load(yaml.safe_dump({**settings, "volumes": list(sources)}))
         self._recorded = False
         if (path / RECORD).is_file():
             self._compare()
@@ -49,9 +55,27 @@ class PairsFolder:
         elif path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; a folder for the pairs is expected.")
 
-    def holds(self, name: str) -> bool:
-        """Whether a scan is there; files are written in one step, so it is there in full."""
-        return (self.path / f"{name}.safetensors").exists()
+    def holds(self, name: str, volume: str | None = None) -> bool:
+        """Whether a scan is there; files are written in one step, so it is there in full.
+
+        Args:
+            name: of the file, without ending.
+            volume: whose scan it has to be, as it lies there now; None looks at the name alone.
+
+        Raises:
+            ValueError: a scan of another content of the volume; those of earlier versions are taken as they are.
+        """
+        file = self.path / f"{name}.safetensors"
+        if not file.exists():
+            return False
+        if volume is not None:
+            before, now = read_info(file).get(CONTENT), source_content(self.sources[volume])
+            if None not in (before, now) and before != now:
+                raise ValueError(
+                    f"{file} was made of another content of {volume} than {self.sources[volume]} has now; give another "
+                    "--out, or delete the file to make it anew."
+                )
+        return True
 
     def add(self, name: str, info: dict[str, Any], **tensors: Tensor) -> None:
         """Add a scan.
@@ -67,6 +91,8 @@ class PairsFolder:
         """
         if not self._recorded:
             self._record()
+        if (volume := info.get("volume")) in self.sources:
+            info = {**info, CONTENT: source_content(self.sources[volume])}
         write_pairs(self.path, name, info=info, **tensors)
 
     def finish(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from diffnr_lightning.data import (
     simulate_case,
 )
 from diffnr_lightning.data.clean.store import clean_volumes
+from diffnr_lightning.workflows.volume_sources import volume_sources
 
 NAMES = ("a_1", "a_2", "b_1")
 
@@ -64,6 +65,17 @@ def test_another_volume_of_a_name_is_not_taken_for_it(sources, tmp_path, one_sen
     one_sentence(error)
     Path(moved["a_2"]).unlink()
     assert torch.equal(clean_volumes(moved, recipe, store)["a_2"], volumes["a_2"])
+
+
+def test_another_volume_in_a_folder_of_volumes_is_not_taken_for_it(sources, tmp_path):
+    recipe = ScanRecipe(size=8, fit="body")
+    named = volume_sources([f"folder:{tmp_path / 'volumes'}"])
+    volumes = clean_volumes(named, recipe, tmp_path / "store")
+    assert torch.equal(clean_volumes(named, recipe, tmp_path / "store")["a_2"], volumes["a_2"])
+    other = np.load(sources["a_2"])
+    np.save(sources["a_2"], np.where(other > 0, np.float32(50), other))
+    with pytest.raises(ValueError, match=r"a_2.* made with content"):
+        clean_volumes(named, recipe, tmp_path / "store")
 
 
 def test_a_store_of_before_is_read(sources, tmp_path):

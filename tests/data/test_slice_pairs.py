@@ -13,6 +13,7 @@ from diffnr_lightning.data.slice_pairs import (
     SlicePairData,
     write_pairs,
 )
+from diffnr_lightning.files import SECOND_FINGERPRINT, same_content
 
 
 @pytest.fixture
@@ -211,3 +212,20 @@ def test_a_run_that_names_no_volumes_holds_out_one(folder):
 def test_the_share_that_is_held_out_is_checked(folder):
     with pytest.raises(ValueError, match="held_out_share is 1.0"):
         SlicePairData([folder], 5, held_out_share=1.0)
+
+
+def test_pairs_that_were_curated_anew_are_another_content(folder):
+    """Names and shapes are the same, so that the fingerprint of earlier versions is too."""
+
+    def content():
+        data = SlicePairData([folder], 3, crop=8)
+        data.setup("fit")
+        return data.content
+
+    before = content()
+    assert content() == before
+    pairs = scan("head_1", shape=(6, 12, 12), seed=99)
+    tensors = {k: getattr(pairs, k) for k in ("degraded", "clean", "biplanar")}
+    write_pairs(folder, "head_1_12", **tensors, info={"case": "head_1", "views": 12})
+    assert not same_content(before, content())
+    assert same_content(before.partition(SECOND_FINGERPRINT)[0], content())

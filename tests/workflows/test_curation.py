@@ -184,7 +184,7 @@ def test_other_settings_are_refused(config, pairs, capsys, options, words):
 
 def test_two_curations_that_begin_together_do_not_mix(pairs, tmp_path):
     # The other's record appears after this one has looked for it, which looks once more.
-    folder = PairsFolder(tmp_path / "pairs", {"size": 3}, ["a"])
+    folder = PairsFolder(tmp_path / "pairs", {"size": 3}, {"a": "a.npy"})
     shutil.copytree(pairs, folder.path)
     with pytest.raises(ValueError, match="holds pairs made by"):
         folder.add("a", {"case": "a", "views": 2})
@@ -195,7 +195,7 @@ def test_two_curations_that_begin_together_do_not_mix(pairs, tmp_path):
 def test_a_damaged_record_is_named(tmp_path, record):
     (tmp_path / "config.yaml").write_bytes(record)
     with pytest.raises(ValueError, match=r"config.yaml is damaged or no record of a curation"):
-        PairsFolder(tmp_path, {"size": 3}, ["a"])
+        PairsFolder(tmp_path, {"size": 3}, {"a": "a.npy"})
 
 
 def test_pairs_of_unknown_settings_are_read_but_not_added_to(config, pairs, tmp_path, capsys):

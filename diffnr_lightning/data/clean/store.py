@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffnr_lightning.data.datasets import load_source, names_data_set
+from diffnr_lightning.data.datasets.sources import source_content
 from diffnr_lightning.data.generated import is_generated
-from diffnr_lightning.data.readers.volume_files import volume_files
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.simulation import normalised_cube
 from diffnr_lightning.files import write_bytes
@@ -30,8 +30,6 @@ DECISIVE = ("size", "fit", "voxel_mm", "margin", "window_hu", "unit", "spacing_m
 # Volumes between two messages: reading and resampling take a second or more each.
 BETWEEN_MESSAGES = 20
 KEY_LENGTH = 12
-# Of a file of gigabytes these pieces are looked at: volumes that differ do so along their middle, if not at their ends.
-PIECES, PIECE_BYTES = 9, 2**14
 
 logger = logging.getLogger("diffnr")
 
@@ -132,9 +130,10 @@ def _file(store: Path, name: str) -> Path:
 def _header(source: str, recipe: ScanRecipe) -> dict[str, object]:
     """What a file of the store says of its source; where a file lies may change."""
     header = _decisive(recipe)
-    if is_generated(source) or names_data_set(source):
+    if is_generated(source):
         return {"source": source, **header}
-    return {"source": Path(source).name, "content": _content(Path(source)), **header}
+    name = source if names_data_set(source) else Path(source).name
+    return {"source": name, "content": source_content(source), **header}
 
 
 def _decisive(recipe: ScanRecipe) -> dict[str, object]:
@@ -142,26 +141,6 @@ def _decisive(recipe: ScanRecipe) -> dict[str, object]:
     decisive = {key: described[key] for key in DECISIVE}
     # Recipes of whole cubes are called as they were before there were others.
     return decisive if recipe.slices is None else {**decisive, "slices": recipe.slices}
-
-
-def _content(path: Path) -> str | None:
-    """Return what tells a volume from others of its name, wherever it lies; None where it is no more.
-
-    Args:
-        path: a file, or a folder of slices.
-    """
-    files = volume_files(path)
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{size} ".encode())
-        with file.open("rb") as content:
-            for piece in range(PIECES):
-                content.seek(max(0, size - PIECE_BYTES) * piece // (PIECES - 1))
-                digest.update(content.read(PIECE_BYTES))
-    return digest.hexdigest()[:KEY_LENGTH]
 
 
 def _normalised(source: str, recipe: ScanRecipe) -> Tensor:

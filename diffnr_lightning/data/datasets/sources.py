@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from diffnr_lightning.data.datasets.registry import located
 from diffnr_lightning.data.datasets.words import names_data_set
 from diffnr_lightning.data.generated import generate, is_generated
-from diffnr_lightning.data.readers.volume_files import volume_files
+from diffnr_lightning.data.readers.volume_files import volume_content, volume_files
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.splits import is_selection
 from diffnr_lightning.files import json_sha256, sha256
@@ -61,14 +61,32 @@ def source_sha256(source: str) -> str | None:
     Returns:
         SHA-256; None for a generated object, and where the files are not there.
     """
+    path = _path(source)
+    files = [] if path is None else volume_files(path)
+    return json_sha256([_known_sha256(file, *_state(file)) for file in files]) if files else None
+
+
+def source_content(source: str) -> str | None:
+    """Return what tells the files of a volume from others of its name, without reading all of them.
+
+    Args:
+        source: as for `load_source`.
+
+    Returns:
+        See `volume_content`; None for a generated object, and where the files are not there.
+    """
+    path = _path(source)
+    return None if path is None else volume_content(path)
+
+
+def _path(source: str) -> Path | None:
+    """Return the file or folder of a volume; None where there is none."""
     if is_generated(source):
         return None
     try:
-        path = located(source)[2] if names_data_set(source) else Path(source)
+        return located(source)[2] if names_data_set(source) else Path(source)
     except (OSError, ValueError):
         return None
-    files = volume_files(path)
-    return json_sha256([_known_sha256(file, *_state(file)) for file in files]) if files else None
 
 
 def _state(file: Path) -> tuple[int, int]:

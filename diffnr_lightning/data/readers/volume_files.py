@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from glob import escape
 from pathlib import Path
 
+# Of a file of gigabytes these pieces are looked at: volumes that differ do so along their middle, if not at their ends.
+PIECES, PIECE_BYTES = 9, 2**14
+CONTENT_LENGTH = 12
 DETACHED_HEADERS = (".mhd", ".nhdr")
 """Suffixes of headers whose voxels lie in a file of the same name beside them."""
 
@@ -22,3 +26,23 @@ def volume_files(path: Path) -> list[Path]:
     else:
         files = [path]
     return sorted(file for file in files if file.is_file())
+
+
+def volume_content(path: Path) -> str | None:
+    """Return what tells a volume from others of its name, wherever it lies; None where it is no more.
+
+    Args:
+        path: see `volume_files`.
+    """
+    files = volume_files(path)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{size} ".encode())
+        with file.open("rb") as content:
+            for piece in range(PIECES):
+                content.seek(max(0, size - PIECE_BYTES) * piece // (PIECES - 1))
+                digest.update(content.read(PIECE_BYTES))
+    return digest.hexdigest()[:CONTENT_LENGTH]
