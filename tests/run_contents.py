@@ -22,7 +22,8 @@ def contents(folder):
             metrics = json.loads(path.read_text())
             found[name] = {key: value for key, value in metrics.items() if key not in COSTS}
             # Trials lie in folders of their own.
-            found[name].pop("case_folder", None)
+            for place in ("case_folder", "case_from_run"):
+                found[name].pop(place, None)
         elif path.name.endswith(".nii.gz"):
             found[name] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).tobytes()
         elif path.suffix == ".safetensors":

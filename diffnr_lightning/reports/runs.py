@@ -209,7 +209,7 @@ def read_run(folder: str | Path) -> RunSummary:
             f"{path} has no 'case' and 'method'; a metrics file of a finished run is expected."
         )
     _refuse_strange(content, path)
-    case_folder = case_folder_of(content.get("case_folder"), Path(folder))
+    case_folder = case_folder_of(content, Path(folder))
     return RunSummary(
         folder=Path(folder),
         case=str(content["case"]),

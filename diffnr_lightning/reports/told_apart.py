@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffnr_lightning.reports.case_folders import CASE_FILE, read_case
+from diffnr_lightning.reports.case_folders import CASE_FILE, case_metadata
 from diffnr_lightning.reports.runs import RunSummary
 
 
@@ -86,7 +86,7 @@ def _groups(items: Iterable[Any], key: Any) -> list[list[Any]]:
 
 
 def _case(folder: Path) -> Mapping[str, Any]:
-    return read_case(folder) if (folder / CASE_FILE).is_file() else {}
+    return case_metadata(folder) if (folder / CASE_FILE).is_file() else {}
 
 
 def _geometry(meta: Mapping[str, Any]) -> str:

@@ -67,12 +67,20 @@ def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -
             continue
         volume = read_volume(run)
         key = (run.case_folder, volume.values.shape)
-        truth = _truth(run, volume) if volume.unit == "HU" else None
-        if truth is not None and key not in references:
+        if volume.unit != "HU":
+            logger.warning(
+                "%s: the volume is not in HU, so that lungs are unknown; left out.", run.folder
+            )
+            continue
+        truth = _truth(run, volume)
+        if truth is None:
+            logger.warning("%s: no true volume; left out.", run.folder)
+            continue
+        if key not in references:
             references[key] = segment(truth.values, truth.voxel_mm)
-        reference = None if truth is None else references[key]
-        if reference is None or not reference.any():
-            logger.warning("%s: no lungs in a true volume in HU; left out.", run.folder)
+        reference = references[key]
+        if not reference.any():
+            logger.warning("%s: no lungs in the true volume; left out.", run.folder)
             continue
         found = segment(volume.values, volume.voxel_mm)
         score = compare_lungs(found, reference, volume.voxel_mm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -171,6 +172,14 @@ def _noise_of(case: Case) -> dict[str, Any] | None:
     return simulated_noise(case.provenance) or None
 
 
+def _way(run: Path, case: Path) -> str | None:
+    """Return the way from a run to its case, by which the two are found again when they are moved together."""
+    try:
+        return Path(os.path.relpath(case.resolve(), run.resolve())).as_posix()
+    except ValueError:  # two drives of Windows
+        return None
+
+
 def _write_result(
     run: OngoingRun, volume: Tensor, scale: float, metrics: dict[str, Any]
 ) -> dict[str, Any]:
@@ -186,6 +195,7 @@ def _write_result(
         "case": case.name,
         "kind": known.kind if known else None,
         "case_folder": str(run.case_path.resolve()),
+        "case_from_run": _way(run.folder.path, run.case_path),
         **metrics,
         "views": len(case.scan),
         "noise": _noise_of(case),
