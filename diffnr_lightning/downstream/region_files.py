@@ -15,7 +15,12 @@ from diffnr_lightning.downstream.regions import Mask, Point, RegionPlan, ball, b
 KEYS = ("unit", "regions", "labels", "contrasts", "lines")
 
 
-def read_regions(path: str | Path, shape: tuple[int, int, int], voxel_mm: Point) -> RegionPlan:
+def read_regions(
+    path: str | Path,
+    shape: tuple[int, int, int],
+    voxel_mm: Point,
+    placed: str | Path | None = None,
+) -> RegionPlan:
     """Read a YAML file of regions.
 
     Points are (x, y, z): with `unit: mm` from the middle of the volume, with `unit: voxel` the indices of voxels.
@@ -27,10 +32,12 @@ def read_regions(path: str | Path, shape: tuple[int, int, int], voxel_mm: Point)
         path: of the file.
         shape: of the volume (Z, Y, X).
         voxel_mm: its edges (z, y, x).
+        placed: file of the volume, which says where its voxels are; None where that is not known. A label map that
+            says it too has to lie there.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is none, or names what it does not have.
+        ValueError: a file that is none, a label map of another place, or names what it does not have.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +59,7 @@ def read_regions(path: str | Path, shape: tuple[int, int, int], voxel_mm: Point)
         str(name): place.region(name, entry) for name, entry in _named(path, content, "regions")
     }
     if content.get("labels"):
-        for name, mask in _labelled(path, content["labels"], shape):
+        for name, mask in _labelled(path, content["labels"], shape, placed):
             if name in masks:
                 raise ValueError(
                     f"{path} calls two regions {name}; a name for each of them is expected."
@@ -133,13 +140,16 @@ class _Place:
         return array
 
 
-def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> list[tuple[str, Mask]]:
+def _labelled(
+    path: Path, entry: Any, shape: tuple[int, int, int], placed: str | Path | None
+) -> list[tuple[str, Mask]]:
     if not isinstance(entry, Mapping) or "file" not in entry or set(entry) - {"file", "names"}:
         raise ValueError(f"{path}: labels is {entry!r}; file and perhaps names are expected.")
     file = path.parent / str(entry["file"])
     try:
         # Programs store maps along other axes of the patient than volumes have here: to the left, back and head.
-        stored = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(file)), "LPS")
+        read = SimpleITK.ReadImage(str(file))
+        stored = SimpleITK.DICOMOrient(read, "LPS")
     except RuntimeError as error:
         raise ValueError(
             f"the label map {file} cannot be read; an image such as NIfTI is expected."
@@ -149,12 +159,65 @@ def _labelled(path: Path, entry: Any, shape: tuple[int, int, int]) -> list[tuple
         raise ValueError(
             f"the label map {file} has the shape {labels.shape}; that of the volume, {tuple(shape)}, is expected."
         )
+    if placed is not None:
+        _refuse_another_place(file, stored, Path(placed), any(read.GetOrigin()))
     names = entry.get("names") or {int(n): f"label {n}" for n in np.unique(labels) if n}
     if not isinstance(names, Mapping) or not all(isinstance(label, int) for label in names):
         raise ValueError(
             f"{path}: names of labels is {names!r}; a mapping from whole numbers to names is expected."
         )
     return [(str(name), labels == label) for label, name in names.items()]
+
+
+def _refuse_another_place(
+    file: Path, labels: SimpleITK.Image, placed: Path, anchored: bool
+) -> None:
+    """Refuse a label map whose voxels are not those of the volume; half a voxel is left to rounding.
+
+    Of a map that begins at zero the extent alone is compared, and nothing where its voxels are of 1 mm too: programs
+    that do not know a place, or no spacing either, write these.
+
+    Args:
+        file: of the map.
+        labels: the map along the axes of the volume.
+        placed: file of the volume.
+        anchored: whether the map begins elsewhere than at zero, as it is stored.
+
+    Raises:
+        ValueError: another spacing, origin or direction.
+    """
+    volume = SimpleITK.ImageFileReader()
+    volume.SetFileName(str(placed))
+    volume.ReadImageInformation()
+    if not anchored and set(labels.GetSpacing()) == {1.0}:
+        return
+    if anchored:
+        shift = np.subtract(labels.GetOrigin(), volume.GetOrigin())
+        difference = np.column_stack([_edges(labels) - _edges(volume), shift])
+    else:
+        last = np.array(labels.GetSize()) - 1
+        difference = np.subtract(labels.GetSpacing(), volume.GetSpacing()) * last
+    if np.abs(difference).max() > min(volume.GetSpacing()) / 2:
+        found, expected = _place_in_words(labels), _place_in_words(volume)
+        raise ValueError(
+            f"the label map {file} has {found}, and {placed} has {expected}; a map that was resampled to that "
+            "volume is expected."
+        )
+
+
+def _edges(image: Any) -> np.ndarray:
+    """Return in columns the ways (x, y, z) from the first voxel to the last one along each axis, in mm."""
+    lengths = np.array(image.GetSpacing()) * (np.array(image.GetSize()) - 1)
+    return np.reshape(image.GetDirection(), (3, 3)) * lengths
+
+
+def _place_in_words(image: Any) -> str:
+    spacing, origin = (_in_words(numbers) for numbers in (image.GetSpacing(), image.GetOrigin()))
+    return f"voxels of {spacing} mm from {origin} on"
+
+
+def _in_words(numbers: Sequence[float]) -> str:
+    return f"({', '.join(f'{number:.4g}' for number in numbers)})"
 
 
 def _contrasts(path: Path, entry: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -150,12 +150,22 @@ def _plan(run: RunSummary, truth: ShownVolume, regions: Path | None) -> RegionPl
 
     if regions is not None:
         file = regions / f"{run.case}.yaml" if regions.is_dir() else regions
-        return read_regions(file, truth.values.shape, truth.voxel_mm)
+        return read_regions(file, truth.values.shape, truth.voxel_mm, _placed(run))
     try:
         return flat_plan(truth.values)
     except ValueError as error:
         logger.warning("case %s: %s", run.case_folder, error)
         return None
+
+
+def _placed(run: RunSummary) -> Path | None:
+    """Return the file of a run's volume where it lies in the world of the case's source, else None."""
+    from diffnr_lightning.reports.case_folders import case_metadata
+    from diffnr_lightning.reports.runs import VOLUME_FILE
+
+    provenance = case_metadata(run.case_folder).get("provenance") if run.case_folder else None
+    known = isinstance(provenance, dict) and provenance.get("frame_origin_mm") is not None
+    return run.folder / VOLUME_FILE if known else None
 
 
 def _regions_in_words(
