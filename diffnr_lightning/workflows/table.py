@@ -6,7 +6,7 @@ import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +16,6 @@ import yaml
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.curation import curate
-from diffnr_lightning.workflows.denoiser_training import train_denoiser
 from diffnr_lightning.workflows.device import ALL_GPUS
 from diffnr_lightning.workflows.downstream import score_task
 from diffnr_lightning.workflows.experiment import (
@@ -34,7 +33,13 @@ from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.signature import folder_to_be
 from diffnr_lightning.workflows.submission import submit as hand_over
 from diffnr_lightning.workflows.sweep import sweep
-from diffnr_lightning.workflows.table_logging import log_tables
+from diffnr_lightning.workflows.table_checks import (
+    check_method,
+    check_scans,
+    check_training,
+    training_command,
+)
+from diffnr_lightning.workflows.table_logging import check_logger, log_tables
 from diffnr_lightning.workflows.volume_sources import volume_sources
 
 RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")
@@ -102,7 +107,15 @@ def table(
         for command in _commands(experiment, runnable, folder, device, curves):
             print("diffnr", shlex.join(command))
         return folder
-    failed = _unreadable(runnable, folder)
+    if curves is not None:
+        check_logger(curves, folder)
+    failed = _failing(runnable, lambda row: _check_files(row, folder))
+    if run or submit:
+        check_scans(experiment, folder)
+        found = [row for row in runnable if row.name not in failed]
+        failed |= _failing(
+            found, lambda row: _check_commands(experiment, row, folder, device, curves)
+        )
     runnable = [row for row in runnable if row.name not in failed]
     if submit:
         untrained = [
@@ -115,7 +128,6 @@ def table(
                 f"submit is {submit!r}, but {', '.join(untrained)} have networks to be trained first; without --submit "
                 "the same command trains them, and --plan true shows how."
             )
-        _write_overlays(runnable, folder)
         for part in experiment.parts:
             command = [*experiment.sweep(part, runnable, folder), *_placed(device, curves)]
             hand_over(shlex.join(command), folder / "jobs", jobs, submit, options)
@@ -225,9 +237,8 @@ def _commands(
 def _train(
     experiment: Experiment, row: ExperimentRow, folder: Path, device: str, curves: str | None
 ) -> None:
-    """Write the configs that name what a row learns, and train what is not trained before it is run."""
+    """Train what a row learns and is not trained yet."""
     for training in row.trainings(folder):
-        training.write_overlay()
         if training.finished:
             continue
         if training.pairs:
@@ -245,7 +256,7 @@ def _run_training(words: Sequence[str]) -> None:
         ValueError: such a process that failed.
     """
     if _is_alone(words):
-        command = finetune if words[0] == "finetune" else train_denoiser
+        command = training_command(words)
         command(**parse(command, words[1:]).arguments)
         return
     ended = subprocess.run([sys.executable, "-m", "diffnr_lightning.cli", *words], check=False)
@@ -256,18 +267,36 @@ def _run_training(words: Sequence[str]) -> None:
         )
 
 
-def _unreadable(rows: Sequence[ExperimentRow], folder: Path) -> dict[str, str]:
-    """Return why methods cannot be read, by row, before anything is run."""
+def _failing(
+    rows: Sequence[ExperimentRow], check: Callable[[ExperimentRow], None]
+) -> dict[str, str]:
+    """Return why rows do not pass a check, by row."""
     failed = {}
     for row in rows:
         try:
-            config_files(row.method or "")
-            for training in row.trainings(folder):
-                training.check_overlay()
-        except (OSError, ValueError) as error:
+            check(row)
+        except (ImportError, OSError, TypeError, ValueError) as error:
             failed[row.name] = f"failed: {_sentence(error)}"
             logger.warning("%s %s", row.name, failed[row.name])
     return failed
+
+
+def _check_files(row: ExperimentRow, folder: Path) -> None:
+    """Find the files of a row."""
+    config_files(row.method or "")
+    for training in row.trainings(folder):
+        training.check_overlay()
+
+
+def _check_commands(
+    experiment: Experiment, row: ExperimentRow, folder: Path, device: str, curves: str | None
+) -> None:
+    """Read the commands of a row, and write the configs by which its method finds what it learns."""
+    for training in row.trainings(folder):
+        training.write_overlay()
+        words = _training_words(training, device, curves)
+        check_training(training, words, experiment.curation(folder))
+    check_method(row, folder)
 
 
 def _sentence(error: BaseException) -> str:

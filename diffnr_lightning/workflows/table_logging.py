@@ -30,6 +30,21 @@ def group_of(settings: Settings, folder: Path) -> dict[str, str]:
     return {"curves.init_args.group": os.environ.get("WANDB_RUN_GROUP", str(folder))}
 
 
+def check_logger(curves: str, folder: Path) -> None:
+    """Make the logger of a table, so that what is wrong with it is known before its runs are made.
+
+    Args:
+        curves: config files of the logger, joined by `+`.
+        folder: of the runs that the table is of.
+
+    Raises:
+        FileNotFoundError: a config that is not there.
+        ValueError: a config that gives no logger.
+        ImportError: a package of the logger that is not installed.
+    """
+    configured(_logger, [curves], {"out": str(folder)}).arguments  # noqa: B018 - builds it
+
+
 def log_tables(
     curves: str,
     folder: Path,

@@ -161,7 +161,7 @@ def write_experiment(folder, text, paper="method,psnr\nFDK,30\n"):
 PART = (
     "title: A table\nparts: {Chests: {volumes: [phantom:3], scans: [tiny/simulate], views: [6]}}\n"
 )
-LEARNED = "pairs: {full: tiny/curate}\nrows: {A: {method: fdk, prior: {full: tiny/finetune}}}\n"
+LEARNED = "pairs: {full: tiny/curate}\nrows: {A: {method: naf, prior: {full: tiny/finetune}}}\n"
 
 
 def test_a_row_that_fails_stops_no_other(tmp_path, capsys):

@@ -1,0 +1,66 @@
+"""What a table refuses before it computes anything."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffnr_lightning import cli
+
+PART = (
+    "title: A table\nparts: {Chests: {volumes: [phantom:3], scans: [SCAN], views: [6]}}\n"
+    "pairs: {full: tiny/curate}\nrows: {A: {method: METHOD, prior: {full: PRIOR}}}\n"
+)
+
+
+@pytest.fixture
+def table(tmp_path, repository, monkeypatch):
+    """Run a table of one row that trains; nothing is computed."""
+    monkeypatch.chdir(repository)
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    for name in ("curate", "_run_training"):
+        monkeypatch.setattr(module, name, lambda *words, name=name, **given: pytest.fail(name))
+
+    def run(*more, scan="tiny/simulate", method="voxel_grid", prior="tiny/finetune"):
+        folder = tmp_path / "mine"
+        folder.mkdir(exist_ok=True)
+        text = PART.replace("SCAN", scan).replace("METHOD", method).replace("PRIOR", str(prior))
+        (folder / "table.yaml").write_text(text)
+        return cli.main(["table", str(folder), "--out", str(tmp_path / "out"), *more])
+
+    return run
+
+
+def ends_of(table, capsys, *more, **given):
+    """The code and the last lines of a table that reached its runs, or did not."""
+    code = table(*more, **given)
+    return code, " ".join(capsys.readouterr().err.split())
+
+
+def prior_of(tmp_path, **module):
+    content = yaml.safe_load(Path("configs/tiny/finetune.yaml").read_text())
+    content["module"]["init_args"] |= module
+    path = tmp_path / "prior.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_what_is_mistyped_behind_a_training_is_known_before_it(table, tmp_path, capsys):
+    (tmp_path / "typo.yaml").write_text("sise: 16\n")
+    (tmp_path / "method.yaml").write_text("sed: 1\n")
+    code, told = ends_of(table, capsys, scan=f"tiny/simulate+{tmp_path / 'typo.yaml'}")
+    assert code == cli.USAGE_ERROR and "sise" in told
+    code, told = ends_of(table, capsys, method=f"voxel_grid+{tmp_path / 'method.yaml'}")
+    assert code == cli.USAGE_ERROR and "sed" in told
+    code, told = ends_of(table, capsys, prior=prior_of(tmp_path, lambda_gam=0.1))
+    assert code == cli.USAGE_ERROR and "lambda_gam" in told
+
+
+def test_a_logger_that_is_not_there_is_known_before_a_training(table, tmp_path, capsys):
+    code, told = ends_of(table, capsys, "--curves", "logger/csv")
+    assert code == cli.USAGE_ERROR and "did you mean loggers/csv.yaml" in told
+    (tmp_path / "logger.yaml").write_text("curves: {class_path: nowhere.Logger}\n")
+    code, told = ends_of(table, capsys, "--curves", str(tmp_path / "logger.yaml"))
+    assert code == cli.USAGE_ERROR and "nowhere.Logger" in told
+    assert not (tmp_path / "out").exists()
