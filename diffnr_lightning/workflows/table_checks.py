@@ -1,17 +1,30 @@
-"""What is wrong with a table's commands, known before anything is computed."""
+"""What is wrong with a table's commands and trained networks, known before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from diffnr_lightning.workflows.config_files import config_files
 from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.denoiser_training import train_denoiser
 from diffnr_lightning.workflows.experiment import Experiment, ExperimentRow, Training
 from diffnr_lightning.workflows.reconstruction import reconstruct
+from diffnr_lightning.workflows.run_folder import (
+    CONFIG,
+    FREE_KEYS,
+    FREE_WHEN_FINISHED,
+    difference,
+)
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import configured, parse
 from diffnr_lightning.workflows.finetuning import finetune
+
+# Pairs lie in the folder of the table, which may have moved.
+_PAIRS = ("data.folders", "data.init_args.folders")
 
 
 def training_command(words: Sequence[str]) -> Callable[..., Path]:
@@ -43,7 +56,7 @@ def check_method(row: ExperimentRow, folder: Path) -> None:
 
 
 def check_training(training: Training, words: Sequence[str], curation: Sequence[str]) -> None:
-    """Read the commands of a training that is to be run.
+    """Read the commands of a training that is to be run, or compare one that is finished with its configs.
 
     Args:
         training: of a row.
@@ -52,10 +65,56 @@ def check_training(training: Training, words: Sequence[str], curation: Sequence[
 
     Raises:
         FileNotFoundError: a config or file that is not there.
-        ValueError: configs that the commands cannot take.
+        ValueError: configs that the commands cannot take, or a network that was trained by others.
     """
     if training.finished:
+        _refuse_other_settings(training)
         return
     if training.pairs:
         parse(curate, curation[1:], build=False)
     parse(training_command(words), words[1:], build=False)
+
+
+def _refuse_other_settings(training: Training) -> None:
+    record = training.folder / CONFIG
+    if not record.is_file():
+        return  # a network that was put there
+    before = yaml.safe_load(record.read_text(encoding="utf-8"))
+    config = training.words[training.words.index("--config") + 1]
+    pairs = {"data.folders": []} if training.pairs else {}
+    command = training_command(training.words)
+    now = configured(command, [config], {"out": training.folder, **pairs}).resolved
+    free = (*FREE_KEYS, *FREE_WHEN_FINISHED, *_PAIRS)
+    if changed := difference(before, _comparable(now, before, _content(config)), free):
+        raise ValueError(
+            f"{training.folder} holds a network that was trained with {changed}; give another --out, or remove that "
+            "folder to train it again."
+        )
+
+
+def _comparable(now: Any, before: Any, given: Any) -> Any:
+    """Leave out what neither a record nor a config says: defaults of options that are newer than the record."""
+    if not (isinstance(now, dict) and isinstance(before, dict)):
+        return now
+    given = given if isinstance(given, dict) else {}
+    return {
+        key: _comparable(value, before.get(key), given.get(key))
+        for key, value in now.items()
+        if key in before or key in given
+    }
+
+
+def _content(config: str) -> dict[str, Any]:
+    """Return what config files say together, nested as they nest it."""
+    merged: dict[str, Any] = {}
+    for path in config_files(config):
+        _merge(merged, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    return merged
+
+
+def _merge(merged: dict[str, Any], content: dict[str, Any]) -> None:
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            _merge(merged[key], value)
+        else:
+            merged[key] = value

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffnr_lightning import cli
+from diffnr_lightning import cli, workflows
+from diffnr_lightning.files import write_json
+from diffnr_lightning.workflows.experiment import read_experiment
+from diffnr_lightning.workflows.settings import configured
 
 PART = (
     "title: A table\nparts: {Chests: {volumes: [phantom:3], scans: [SCAN], views: [6]}}\n"
@@ -32,6 +35,23 @@ def table(tmp_path, repository, monkeypatch):
     return run
 
 
+def trained(tmp_path, prior, **changed):
+    """Write what a training leaves that `read_experiment` names, its record changed."""
+    (training,) = read_experiment(str(tmp_path / "mine")).rows[0].trainings(tmp_path / "out")
+    given = {"out": training.folder, "data.folders": ["/elsewhere/pairs"], "devices": 2}
+    record = configured(workflows.finetune, [prior], given).resolved
+    for dotted, value in changed.items():
+        *parents, key = dotted.split("__")
+        node = record
+        for parent in parents:
+            node = node[parent]
+        node[key] = value
+        if value is None:
+            del node[key]
+    write_json(training.folder / "metrics.json", {})
+    (training.folder / "config.yaml").write_text(yaml.safe_dump(record))
+
+
 def ends_of(table, capsys, *more, **given):
     """The code and the last lines of a table that reached its runs, or did not."""
     code = table(*more, **given)
@@ -44,6 +64,31 @@ def prior_of(tmp_path, **module):
     path = tmp_path / "prior.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+@pytest.mark.parametrize("submit", [(), ("--submit", "local")])
+def test_a_network_that_was_trained_by_other_settings_is_refused(table, tmp_path, capsys, submit):
+    prior = prior_of(tmp_path)
+    table("--plan", "true", prior=prior)
+    trained(tmp_path, prior)
+    prior_of(tmp_path, lambda_gan=0.2)
+    code, told = ends_of(table, capsys, *submit, prior=prior)
+    assert code == cli.USAGE_ERROR
+    assert "lambda_gan = 0.1, not 0.2; give another --out, or remove that folder" in told
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"module__init_args__log_every": None}, {"num_nodes": None}],
+    ids=["the same", "of a version without an option of a class", "or of the command"],
+)
+def test_a_network_of_the_same_settings_is_kept(table, tmp_path, monkeypatch, changed):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    monkeypatch.setattr(module, "_run", lambda *given: {})
+    prior = prior_of(tmp_path)
+    table("--plan", "true", prior=prior)
+    trained(tmp_path, prior, **changed)
+    assert table(prior=prior) == 0
 
 
 def test_what_is_mistyped_behind_a_training_is_known_before_it(table, tmp_path, capsys):
