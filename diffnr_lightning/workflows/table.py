@@ -40,7 +40,7 @@ from diffnr_lightning.workflows.table_checks import (
     training_command,
 )
 from diffnr_lightning.workflows.table_logging import check_logger, log_tables
-from diffnr_lightning.workflows.volume_sources import volume_sources
+from diffnr_lightning.workflows.volume_sources import volume_names
 
 RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")
 
@@ -352,8 +352,11 @@ def _show(
 
 def _volumes(part: Part) -> set[str] | None:
     """Return the names of the volumes of a part; None where they are not there to be counted, as runs may be alone."""
+    from omegaconf import OmegaConf
+
     try:
-        return set(volume_sources(part.volumes))
+        volumes = OmegaConf.to_container(OmegaConf.create(list(part.volumes)), resolve=True)
+        return volume_names(volumes)
     except (OSError, ValueError):
         return None
 

@@ -14,6 +14,7 @@ from diffnr_lightning.data.datasets import (
     data_set,
     known_volume,
     names_data_set,
+    read_words,
     selected_volumes,
 )
 from diffnr_lightning.data.generated import generated_seeds, is_generated, source_name
@@ -46,6 +47,32 @@ def volume_sources(volumes: Sequence[str]) -> dict[str, str]:
     sources = [source for entry in volumes for source in _expanded(entry)]
     if not sources:
         raise ValueError("volumes is empty; at least one file or phantom:SEED is expected.")
+    return _named(sources)
+
+
+def volume_names(volumes: Sequence[str]) -> set[str] | None:
+    """Return what volumes are called, those of splits and data sets that are not there included.
+
+    Args:
+        volumes: as for `volume_sources`.
+
+    Returns:
+        The names; None where they would be others if all volumes were there.
+
+    Raises:
+        FileNotFoundError: a file, pattern or folder that is not there.
+        ValueError: as `volume_sources` does.
+    """
+    sources = [_listed(entry) for entry in volumes]
+    return None if None in sources else set(_named([s for found in sources for s in found or ()]))
+
+
+def _named(sources: Sequence[str]) -> dict[str, str]:
+    """Return sources by their names, which differ.
+
+    Raises:
+        ValueError: two of one name.
+    """
     counts = Counter(source_name(source) for source in dict.fromkeys(sources))
     named: dict[str, str] = {}
     for source in dict.fromkeys(sources):
@@ -112,6 +139,18 @@ def refuse_held_back(sources: Iterable[str], validated: Iterable[str] = ()) -> N
             f"volumes has {kept[0].volume}, which the splits keep for {kept[0].set}{more}; "
             f"--exclude {name}:development {name}:test leaves all of them out."
         )
+
+
+def _listed(entry: str) -> list[str] | None:
+    """Return the sources of an entry, there or not; None where they depend on what is there."""
+    name, _, words = entry.removeprefix("split:").partition("/")
+    if is_selection(entry) and name in PUBLIC:
+        return _listed(f"{name}:{words}")
+    if is_selection(entry):
+        return [volume.volume for volume in selected(entry)]
+    if names_data_set(entry):
+        return data_set(entry).listed(read_words(entry))
+    return _expanded(entry)
 
 
 def _expanded(entry: str) -> list[str]:

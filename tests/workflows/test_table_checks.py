@@ -8,7 +8,7 @@ import yaml
 
 from diffnr_lightning import cli, workflows
 from diffnr_lightning.files import write_json
-from diffnr_lightning.workflows.experiment import read_experiment
+from diffnr_lightning.workflows.experiment import Part, read_experiment
 from diffnr_lightning.workflows.settings import configured
 
 PART = (
@@ -109,3 +109,14 @@ def test_a_logger_that_is_not_there_is_known_before_a_training(table, tmp_path, 
     code, told = ends_of(table, capsys, "--curves", str(tmp_path / "logger.yaml"))
     assert code == cli.USAGE_ERROR and "nowhere.Logger" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_the_volumes_of_a_part_are_known_where_a_variable_names_their_folder(tmp_path, monkeypatch):
+    volumes = importlib.import_module("diffnr_lightning.workflows.table")._volumes
+    part = Part("Chests", ("${oc.env:CHESTS}/*.npy",), (), ())
+    monkeypatch.delenv("CHESTS", raising=False)
+    assert volumes(part) is None
+    monkeypatch.setenv("CHESTS", str(tmp_path))
+    assert volumes(part) is None, "there are none"
+    (tmp_path / "one.npy").touch()
+    assert volumes(part) == {"one"}

@@ -1,7 +1,13 @@
 import pytest
 
 from diffnr_lightning import cli
-from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
+from diffnr_lightning.workflows.volume_sources import (
+    left_out,
+    refuse_held_back,
+    volume_names,
+    volume_sources,
+)
+from tests.public_layouts import series
 
 
 @pytest.fixture
@@ -123,3 +129,32 @@ def test_two_volumes_of_one_name_are_refused(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="both would be called P1_data"):
         volume_sources([f"{tmp_path}/*/P1/data.npy"])
+
+
+@pytest.fixture
+def a_part(tmp_path, monkeypatch):
+    """One volume of the test set of LUNA16, and two of ToothFairy, as empty files."""
+    test = series("test", 25)
+    names = (f"luna16/subset0/{test[3]}.mhd", "jaws/P1/data.npy", "jaws/P2/data.npy")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("DIFFNR_LUNA16", str(tmp_path / "luna16"))
+    monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path / "jaws"))
+    return test
+
+
+def test_volumes_that_are_away_are_named_where_they_are_known(a_part, tmp_path, monkeypatch):
+    assert list(volume_sources(["luna16:test"])) == [a_part[3]]
+    assert volume_names(["luna16:test"]) == volume_names(["split:luna16/test"]) == set(a_part)
+    assert volume_names(["toothfairy:P7", "phantom:3"]) == {"P7", "phantom_3"}
+    monkeypatch.delenv("DIFFNR_DATA", raising=False)
+    assert volume_names(["split:development[kind=head]"]) == {"pt_3", "pt_9"}
+    assert volume_names([f"{tmp_path}/jaws/*/data.npy"]) == {"P1_data", "P2_data"}
+    assert volume_names([f"folder:{tmp_path}/luna16"]) == {a_part[3]}
+
+
+def test_volumes_that_a_part_names_otherwise_than_the_whole_are_not_named(a_part):
+    for words in ("luna16:test[0:2]", "toothfairy:test"):
+        assert volume_sources([words])
+        assert volume_names([words, "phantom:3"]) is None

@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     {
         "registry": ["PUBLIC", "data_set", "known_volume", "selected_volumes"],
         "sources": ["load_source", "source_sha256"],
-        "words": ["names_data_set"],
+        "words": ["names_data_set", "read_words"],
     },
 )

@@ -143,6 +143,34 @@ class DataSet:
             )
         return found
 
+    def listed(self, words: Words) -> list[str] | None:
+        """Return the sources of the volumes that a source names, those that are not there included.
+
+        Args:
+            words: of the source.
+
+        Returns:
+            The sources; None where they would be others if all volumes were there.
+
+        Raises:
+            ValueError: as `chosen` does.
+            FileNotFoundError: as `chosen` does, where the files have to be looked at.
+        """
+        if words.word not in (None, *SETS):
+            return [f"{self.name}:{words.word}"]
+        if self.split is None:
+            # A folder is what lies in it; the rule divides a part of a public data set otherwise than the whole.
+            whole = self.folder is not None or len(self.files()) >= self.held[-1]
+            return [entry.volume for entry in self.chosen(words)] if whole else None
+        wanted = [entry for entry in self.volumes() if words.word in (None, entry.set)]
+        # Numbers count the volumes that are there.
+        if (
+            words.chosen != slice(None)
+            and not self.files().keys() >= _by_name(tuple(wanted)).keys()
+        ):
+            return None
+        return [entry.volume for entry in wanted[words.chosen]]
+
     def _warn_of_unlisted(self, files: dict[str, Path], volumes: tuple[SplitVolume, ...]) -> None:
         unlisted = sorted(files.keys() - _by_name(volumes).keys())
         if unlisted:
