@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diffnr_lightning.data.case_folder.metadata import META_FILE, read_meta
-from diffnr_lightning.data.datasets import source_sha256
+from diffnr_lightning.data.datasets import names_data_set, source_sha256
+from diffnr_lightning.data.generated import source_name
 from diffnr_lightning.data.scan_recipe import simulation_record
 from diffnr_lightning.workflows.run_folder import difference
 from diffnr_lightning.workflows.scanning import SOURCE_HASH, simulate
@@ -43,14 +44,21 @@ def _compare(folder: Path, wanted: dict[str, Any]) -> None:
             f"{folder} holds a case that does not say how it was simulated; remove it to have it "
             "simulated again, or give another --out."
         )
-    same_file = Path(found["source"]).resolve() == Path(wanted["source"]).resolve()
-    changed = difference(found, wanted, free=("source",) if same_file else ())
     # Cases of earlier versions do not know it, and a volume may be away by now.
-    hashes = {provenance.get(SOURCE_HASH), source_sha256(wanted["source"])} - {None}
-    if len(hashes) > 1:
+    before, now = provenance.get(SOURCE_HASH), source_sha256(wanted["source"])
+    same_content = before is not None and before == now
+    same_file = Path(found["source"]).resolve() == Path(wanted["source"]).resolve()
+    moved = same_content and _read_as(found["source"]) == _read_as(wanted["source"])
+    changed = difference(found, wanted, free=("source",) if same_file or moved else ())
+    if None not in (before, now) and not same_content:
         changed = changed or f"another content of {wanted['source']}"
     if changed:
         raise ValueError(
             f"{folder} holds a case with {changed}; remove it to have it simulated again, or give "
             "another --out."
         )
+
+
+def _read_as(source: str) -> tuple[str, str]:
+    """Return the name from which a seed is drawn, and the data set that knows unit and voxels; none of a file."""
+    return source_name(source), source.partition(":")[0] if names_data_set(source) else ""

@@ -1,0 +1,55 @@
+"""Cases that were simulated before are known by the content of their volume."""
+
+import numpy as np
+import pytest
+
+from diffnr_lightning.data.case_metadata import META_FILE
+from diffnr_lightning.data.datasets import source_sha256
+from diffnr_lightning.data.scan_recipe import simulation_record
+from diffnr_lightning.files import write_json
+from diffnr_lightning.workflows import simulate
+from diffnr_lightning.workflows.scanned_case import scanned_case
+from diffnr_lightning.workflows.scanning import SOURCE_HASH
+from diffnr_lightning.workflows.settings import configured
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Look for a case of a volume in a folder that holds one of another volume."""
+
+    def found(before, now, known=True):
+        settings = configured(
+            simulate, ["tiny/simulate"], {"volume": now, "out": tmp_path / "case"}
+        )
+        record = simulation_record(settings.arguments["recipe"], str(before))
+        hashed = {SOURCE_HASH: source_sha256(str(before))} if known else {}
+        provenance = {"simulation": record, **hashed}
+        described = {"scanner": {}, "proj_train": [], "provenance": provenance}
+        write_json(tmp_path / "case" / META_FILE, described)
+        return scanned_case(settings)
+
+    return found
+
+
+def volume(path, value=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.full((2, 2, 2), value))
+    return path
+
+
+def test_a_case_of_a_volume_that_has_moved_is_used_again(case, tmp_path):
+    before, now = volume(tmp_path / "a/head.npy"), volume(tmp_path / "b/head.npy")
+    assert case(before, now) == tmp_path / "case"
+    folders = (f"folder:{tmp_path}/a:head", f"folder:{tmp_path}/a/:head")
+    assert case(*folders) == tmp_path / "case"
+
+
+def test_a_case_of_another_volume_is_refused(case, tmp_path):
+    before = volume(tmp_path / "a/head.npy")
+    for now, known in (("b/head.npy", False), ("b/chest.npy", True)):
+        with pytest.raises(ValueError, match="holds a case with source ="):
+            case(before, volume(tmp_path / now), known)
+    with pytest.raises(ValueError, match="holds a case with source ="):
+        case(before, volume(tmp_path / "c/head.npy", 2))
+    with pytest.raises(ValueError, match="holds a case with source ="):
+        case(before, f"folder:{tmp_path}/a:head")
