@@ -13,8 +13,8 @@ from diffnr_lightning.data.datasets import (
     PUBLIC,
     data_set,
     known_volume,
+    listed_sources,
     names_data_set,
-    read_words,
     selected_volumes,
 )
 from diffnr_lightning.data.generated import generated_seeds, is_generated, source_name
@@ -149,7 +149,7 @@ def _listed(entry: str) -> list[str] | None:
     if is_selection(entry):
         return [volume.volume for volume in selected(entry)]
     if names_data_set(entry):
-        return data_set(entry).listed(read_words(entry))
+        return listed_sources(entry)
     return _expanded(entry)
 
 

@@ -8,8 +8,8 @@ from diffnr_lightning import lazy
 __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
-        "registry": ["PUBLIC", "data_set", "known_volume", "selected_volumes"],
+        "registry": ["PUBLIC", "data_set", "known_volume", "listed_sources", "selected_volumes"],
         "sources": ["load_source", "source_sha256"],
-        "words": ["names_data_set", "read_words"],
+        "words": ["names_data_set"],
     },
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffnr_lightning.data.datasets import luna16, toothfairy
 from diffnr_lightning.data.datasets.dataset import DataSet
 from diffnr_lightning.data.datasets.volume_folder import volume_folder
-from diffnr_lightning.data.datasets.words import names_data_set, read_words, volume_word
+from diffnr_lightning.data.datasets.words import Words, names_data_set, read_words, volume_word
 from diffnr_lightning.data.splits import SplitVolume, listed
 
 _STRICTNESS = {"train": 0, "development": 1, "test": 2}
@@ -34,7 +34,31 @@ def selected_volumes(source: str) -> list[SplitVolume]:
         ValueError: words that name none, or a variable that is not set.
         FileNotFoundError: a data set that is not there.
     """
-    return data_set(source).chosen(read_words(source))
+    return data_set(source).chosen(_words(source))
+
+
+def listed_sources(source: str) -> list[str] | None:
+    """Return the sources of the volumes that a source names, those that are not there included.
+
+    Args:
+        source: as for `selected_volumes`.
+
+    Returns:
+        The sources; None where they would be others if all volumes were there.
+
+    Raises:
+        ValueError: as `selected_volumes` does.
+        FileNotFoundError: as `selected_volumes` does, where the files have to be looked at.
+    """
+    return data_set(source).listed(_words(source))
+
+
+def _words(source: str) -> Words:
+    """Read a source; a volume of a folder goes before a range, as in `folder:/data/ct:scan[1]`."""
+    words, dataset, name = read_words(source), data_set(source), volume_word(source)
+    if dataset.folder is not None and name in dataset.files():
+        return Words(words.dataset, name, slice(None))
+    return words
 
 
 def known_volume(source: str) -> SplitVolume | None:

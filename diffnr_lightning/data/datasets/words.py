@@ -15,6 +15,8 @@ _NAMED = re.compile(
 _FOLDER = re.compile(
     rf"{FOLDER}:(?P<dataset>[^\[\]]+?)(?::(?P<word>[^:/\[\]]+))?(?:\[(?P<range>\d*:?\d*)\])?"
 )
+# A volume of a folder may be called as it likes, `scan [post]` for example.
+_VOLUME = re.compile(rf"{FOLDER}:(?P<dataset>[^\[\]]+?):(?P<word>[^:/]+)")
 
 
 class Words(NamedTuple):
@@ -41,13 +43,14 @@ def read_words(source: str) -> Words:
 
     Args:
         source: `luna16:WORD` or `toothfairy:WORD`, the word being a set or a volume; `folder:PATH` or
-            `folder:PATH:WORD`. Behind it `[3]`, `[0:10]`, `[:10]` or `[10:]` chooses of the set.
+            `folder:PATH:WORD`. Behind it `[3]`, `[0:10]`, `[:10]` or `[10:]` chooses of the set; other brackets are
+            part of a volume's name.
 
     Raises:
         ValueError: words that are none of these.
     """
     named = _NAMED.fullmatch(source)
-    found = named or _FOLDER.fullmatch(source)
+    found = named or _FOLDER.fullmatch(source) or _VOLUME.fullmatch(source)
     if found is None:
         name = source.partition(":")[0]
         where = (
@@ -57,7 +60,7 @@ def read_words(source: str) -> Words:
             f"volumes has {source!r}; {where} is expected, with [3] or [0:10] behind it for some of a set."
         )
     dataset = found["dataset"] if named else f"{FOLDER}:{found['dataset']}"
-    return Words(dataset, found["word"], _slice(found["range"]))
+    return Words(dataset, found["word"], _slice(found.groupdict().get("range")))
 
 
 def volume_word(source: str) -> str:

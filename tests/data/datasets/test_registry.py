@@ -6,6 +6,7 @@ import pytest
 from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.data.datasets import known_volume, load_source, selected_volumes
 from diffnr_lightning.data.datasets.luna16 import DEVELOPMENT, PINNED, TEST
+from diffnr_lightning.data.datasets.registry import located
 from diffnr_lightning.data.datasets.sets import split_by_rule
 from diffnr_lightning.data.datasets.volume_folder import find_volumes
 from diffnr_lightning.data.datasets.words import read_words
@@ -261,3 +262,17 @@ def test_words_are_read_whole():
     assert read_words("folder:/a/b:train[1:3]") == ("folder:/a/b", "train", slice(1, 3))
     assert read_words("folder:/a/b[2]") == ("folder:/a/b", None, slice(2, 3))
     assert read_words("toothfairy:P12") == ("toothfairy", "P12", slice(None))
+
+
+def test_a_volume_of_a_folder_may_have_brackets_in_its_name(tmp_path):
+    for name in ("scan [post]", "test[0]", "other"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((2, 2, 2)))
+    sources = volume_sources([f"folder:{tmp_path}"])
+    assert set(sources) == {"scan [post]", "test[0]", "other"}
+    for name, source in sources.items():
+        assert volume_sources([source]) == {name: source}
+        assert known_volume(source).name == name
+        assert located(source)[1:] == (name, tmp_path / f"{name}.npy")
+    assert len(volume_sources([f"folder:{tmp_path}:train[0]"])) == 1
+    with pytest.raises(ValueError, match="no set and no volume 'post \\[scan\\]'"):
+        volume_sources([f"folder:{tmp_path}:post [scan]"])
