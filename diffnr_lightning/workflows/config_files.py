@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,27 +191,51 @@ def check_one_method(configs: Sequence[Path]) -> None:
         first = first or (config, kind)
 
 
-def with_joined_options(argv: Sequence[str], configs: Sequence[Path]) -> list[str]:
-    """Return options with a config that joins `options` of configs, which by themselves replace each other.
+def with_joined_mappings(
+    argv: Sequence[str], configs: Sequence[Path], names: Collection[str]
+) -> list[str]:
+    """Return options with a config that joins mappings of configs, which by themselves replace each other.
 
     Other settings of configs merge. Without it `dds2d` with twenty steps would couple its slices again.
 
     Args:
         argv: options with paths of configs, as `expanded` returns them.
         configs: these paths in their order, each a YAML mapping.
+        names: of the parameters that are mappings, beside the `options` of a method.
     """
-    joined = _joined_options(configs)
-    if joined is None:
+    joined = {**_joined_options(configs), **_joined_parameters(configs, names)}
+    if not joined:
         return list(argv)
     end = len(argv) - argv[::-1].index(f"--config={configs[-1]}")
-    return [*argv[:end], f"--config={joined}", *argv[end:]]
+    return [*argv[:end], f"--config={yaml.safe_dump(joined)}", *argv[end:]]
 
 
-def _joined_options(configs: Sequence[Path]) -> str | None:
-    """Return YAML that gives a method the `options` of all files together, as other settings merge.
+def _joined_parameters(configs: Sequence[Path], names: Collection[str]) -> dict[str, Any]:
+    """Return the mappings of all files together, where the last of them is not complete."""
+    joined: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    for config in configs:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        for name in content.keys() & set(names):
+            last[name] = content[name]
+            joined[name] = _joined(joined.get(name) if last[name] else None, last[name])
+    return {name: joined[name] for name in joined if joined[name] != last[name]}
 
-    None where the last options are complete. Options are those of a function by its `name`: under another name they
-    begin anew.
+
+def _joined(before: Any, now: Any) -> Any:
+    """Join two mappings; the arguments of a class go where another class comes."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return now
+    if now.get("class_path", before.get("class_path")) != before.get("class_path"):
+        return now
+    return {**before, **{key: _joined(before.get(key), value) for key, value in now.items()}}
+
+
+def _joined_options(configs: Sequence[Path]) -> dict[str, Any]:
+    """Return a config that gives a method the `options` of all files together, as other settings merge.
+
+    It is empty where the last options are complete. Options are those of a function by its `name`: under another name
+    they begin anew.
     """
     joined: dict[str, Any] = {}
     last: dict[str, Any] | None = None
@@ -228,8 +252,8 @@ def _joined_options(configs: Sequence[Path]) -> str | None:
             last = given["options"] or {}
             joined = {**joined, **last} if last else {}
     if joined == (last or {}):
-        return None
-    return yaml.safe_dump({"method": {"class_path": kind, "init_args": {"options": joined}}})
+        return {}
+    return {"method": {"class_path": kind, "init_args": {"options": joined}}}
 
 
 def _files_of(part: str) -> list[Path]:

@@ -24,7 +24,7 @@ from diffnr_lightning.workflows.config_files import (
     check_yaml,
     config_files,
     expanded,
-    with_joined_options,
+    with_joined_mappings,
 )
 from diffnr_lightning.workflows.null_values import check_nulls
 from diffnr_lightning.workflows.option_lists import lists_as_yaml, nested_dict, take_values
@@ -147,7 +147,7 @@ def parse(
     else:
         wanted = _given(argv, configs)
     parser = settings_parser(function, prog, wanted)
-    argv = with_joined_options(argv, configs)
+    argv = with_joined_mappings(argv, configs, _mappings(function))
     settings = _settings(function, parser, lists_as_yaml(parser, argv), configs)
     check_nulls(with_classes(function, ()), settings.resolved)
     if build:
@@ -182,7 +182,8 @@ def configured(
     check_one_method(files)
     # jsonargparse takes the content of a config where it takes its path.
     last = yaml.safe_dump(nested_dict(overrides), sort_keys=False)
-    arguments = with_joined_options([f"--config={config}" for config in files], files)
+    arguments = [f"--config={config}" for config in files]
+    arguments = with_joined_mappings(arguments, files, _mappings(function))
     arguments.append(f"--config={last}")
     wanted = _given([], files) | nested_dict(overrides).keys() | _with_class_as_default(function)
     settings = _settings(function, settings_parser(function, wanted=wanted), arguments, files)
@@ -274,6 +275,12 @@ def _flattened(function: Callable[..., Any]) -> dict[str, tuple[type, Flatten]]:
     return {
         name: (kind, mark) for name, (kind, mark) in marked.items() if isinstance(mark, Flatten)
     }
+
+
+def _mappings(function: Callable[..., Any]) -> set[str]:
+    """Return the parameters that are mappings by the names of their entries."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if str(p.annotation).startswith("dict[")} - {RESOLVED}
 
 
 def _given(argv: Sequence[str], configs: Sequence[Path]) -> set[str]:

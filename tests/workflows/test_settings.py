@@ -5,6 +5,7 @@ from pathlib import Path
 import fake_workflows
 import pytest
 
+from diffnr_lightning.workflows import finetune, submit
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.settings import configured, parse
 
@@ -141,3 +142,48 @@ def test_options_on_the_command_line_replace_those_of_configs(tmp_path):
     words = ["--config", str(file), "--case", str(tmp_path), "--out", str(tmp_path / "run")]
     given = parse(reconstruct, [*words, "--method.init_args.options", "{steps: 3}"])
     assert given.resolved["method"]["init_args"]["options"] == {"steps": 3}
+
+
+def mappings_of(folder, function, *given, **overrides):
+    """Return the settings of configs, by name and on the command line."""
+    files = [folder / f"{number}.yaml" for number, _ in enumerate(given)]
+    for file, text in zip(files, given, strict=True):
+        file.write_text(text)
+    settings = configured(function, files, overrides).resolved
+    words = [f"--config={file}" for file in files] + [f"--{k}={v}" for k, v in overrides.items()]
+    assert parse(function, words, build=False).resolved == settings
+    return settings
+
+
+def test_mappings_of_several_configs_are_joined(tmp_path):
+    def options(*given):
+        return mappings_of(tmp_path, submit, *given, command="doctor")["options"]
+
+    first = "options: {mem_gb: 4, slurm_setup: [a], own: {b: 1}}"
+    assert options(first, "options: {partition: x, own: {c: 2}}", "jobs: 2") == {
+        "mem_gb": 4,
+        "slurm_setup": ["a"],
+        "own": {"b": 1, "c": 2},
+        "partition": "x",
+    }
+    assert options(first, "options: {slurm_setup: [b], mem_gb: null}")["slurm_setup"] == ["b"]
+    assert options(first, "options: null") is None
+    assert options(first, "options: {}") == {}
+    assert options(first, "options: null", "options: {mem_gb: 2}") == {"mem_gb": 2}
+
+
+def test_callbacks_of_several_configs_are_joined(tmp_path):
+    def callbacks(second):
+        first = "{one: {class_path: Timer, init_args: {interval: epoch}}}"
+        texts = [f"callbacks: {text}" for text in (first, second)]
+        given = {"data.folders": "[a]", "data.iterations": 1, "out": str(tmp_path / "run")}
+        found = mappings_of(tmp_path, finetune, *texts, **given)["callbacks"]
+        return {name: node["class_path"].rpartition(".")[2] for name, node in found.items()}, found
+
+    assert callbacks("{two: {class_path: ModelSummary}}")[0] == {
+        "one": "Timer",
+        "two": "ModelSummary",
+    }
+    kinds, found = callbacks("{one: {class_path: ModelSummary}}")
+    assert kinds == {"one": "ModelSummary"}
+    assert "interval" not in found["one"]["init_args"]
