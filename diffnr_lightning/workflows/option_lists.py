@@ -11,9 +11,11 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 _NUMBER = re.compile(r"-\.?\d")
+# Begins a word that stands for a value of a mapping, which jsonargparse would take for a word otherwise.
+_ENTRY = "_entry_"
 
 
 def lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
@@ -33,7 +35,8 @@ def lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
         elif rest and option[:2] == "--" and "=" not in option and _NUMBER.match(rest[0]):
             values.append(rest.pop(0))  # argparse would take -1e3 for an option
         if nested and not items and (len(values) > 1 or "null" in (value, *values)):
-            rewritten.append(_as_config(name, values or [value]))
+            entry = _is_entry(parser, name)
+            rewritten.append((_as_entry if entry else _as_config)(name, values or [value]))
             continue
         if not values:
             rewritten.append(option)
@@ -47,6 +50,21 @@ def lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
             values = [json.dumps(value) for value in values]
         rewritten.append(f"{option}=[{', '.join(values)}]")
     return rewritten
+
+
+def restored_entries(namespace: Namespace) -> None:
+    """Put the values of a parser's mappings in the place of the words that `lists_as_yaml` wrote for them."""
+    for key, value in list(namespace.items()):
+        if isinstance(value, dict):
+            namespace[key] = _restored(value)
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _restored(entry) for key, entry in value.items()}
+    if isinstance(value, str) and value.startswith(_ENTRY):
+        return yaml.safe_load(bytes.fromhex(value.removeprefix(_ENTRY)))
+    return value
 
 
 def take_values(rest: list[str]) -> list[str]:
@@ -85,9 +103,27 @@ def _as_config(option: str, values: Sequence[str]) -> str:
 
     On the command line jsonargparse takes a null there for the word and no list of words.
     """
-    read = [yaml.safe_load(value) for value in values]
     key = option[2:].replace(".init_args", "")
-    return f"--config={yaml.safe_dump(nested_dict({key: read if len(read) > 1 else read[0]}))}"
+    return f"--config={yaml.safe_dump(nested_dict({key: _read(values)}))}"
+
+
+def _as_entry(option: str, values: Sequence[str]) -> str:
+    """Write an option that is an entry of a mapping as a word: a config would replace the other entries."""
+    return f"{option}={_ENTRY}{yaml.safe_dump(_read(values)).encode().hex()}"
+
+
+def _is_entry(parser: ArgumentParser, option: str) -> bool:
+    """Tell whether an option is an entry of a mapping of anything, such as the `options` of a method."""
+    parent = option.replace(".init_args", "").rpartition(".")[0]
+    if parent == "--method.options":
+        return True
+    hint = _option_hint(parser, parent)
+    return dict[str, Any] in (hint, *get_args(hint))
+
+
+def _read(values: Sequence[str]) -> Any:
+    read = [yaml.safe_load(value) for value in values]
+    return read if len(read) > 1 else read[0]
 
 
 def _option_hint(parser: ArgumentParser, option: str) -> Any:

@@ -27,7 +27,12 @@ from diffnr_lightning.workflows.config_files import (
     with_joined_mappings,
 )
 from diffnr_lightning.workflows.null_values import check_nulls
-from diffnr_lightning.workflows.option_lists import lists_as_yaml, nested_dict, take_values
+from diffnr_lightning.workflows.option_lists import (
+    lists_as_yaml,
+    nested_dict,
+    restored_entries,
+    take_values,
+)
 from diffnr_lightning.workflows.refusals import missing_logger, refusal, refuse_empty_words
 from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
 
@@ -227,6 +232,7 @@ def _settings(
     """Check options and configs."""
     try:
         namespace = parser.parse_args(argv)
+        restored_entries(namespace)
         resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
     except ArgumentError as error:
         raise ValueError(refusal(parser, str(error), configs)) from error

@@ -187,3 +187,21 @@ def test_callbacks_of_several_configs_are_joined(tmp_path):
     kinds, found = callbacks("{one: {class_path: ModelSummary}}")
     assert kinds == {"one": "ModelSummary"}
     assert "interval" not in found["one"]["init_args"]
+
+
+def test_an_entry_that_is_null_or_a_list_leaves_the_others(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("options: {mem_gb: 4, slurm_partition: x}\n")
+    words = [f"--config={config}", "--command=doctor", "--options.timeout_min", "5"]
+    words += ["--options.mem_gb", "null", "--options.slurm_setup", "a", "7"]
+    assert parse(submit, words).resolved["options"] == {
+        "mem_gb": None,
+        "slurm_partition": "x",
+        "timeout_min": 5,
+        "slurm_setup": ["a", 7],
+    }
+    config.write_text(SAMPLER.format("{name: dds, options: {coupling: 0.0}}"))
+    words = [f"--config={config}", "--case", str(tmp_path), "--out", str(tmp_path / "run")]
+    words += ["--method.init_args.options.noise", "null"]
+    method = parse(reconstruct, words, build=False).resolved["method"]["init_args"]
+    assert method["options"] == {"coupling": 0.0, "noise": None}
