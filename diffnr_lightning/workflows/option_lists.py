@@ -42,12 +42,12 @@ def lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
             rewritten.append(option)
             continue
         one = values[0] if len(values) == 1 else ""
-        if one[:1] == "[" or one == "null" or (one and _takes_one(hint)):
+        if _is_yaml_list(one) or one == "null" or (one and _takes_one(hint)):
             rewritten.append(f"{option}={one}")
             continue
         if not items & {int, float}:
             # Words stay words: a folder named 007 or yes is no number and no truth.
-            values = [json.dumps(value) for value in values]
+            values = [json.dumps(value, ensure_ascii=False) for value in values]
         rewritten.append(f"{option}=[{', '.join(values)}]")
     return rewritten
 
@@ -119,6 +119,14 @@ def _is_entry(parser: ArgumentParser, option: str) -> bool:
         return True
     hint = _option_hint(parser, parent)
     return dict[str, Any] in (hint, *get_args(hint))
+
+
+def _is_yaml_list(text: str) -> bool:
+    """Tell whether a value is a list; `[old] x` is a name that begins with a bracket."""
+    try:
+        return text[:1] == "[" and isinstance(yaml.safe_load(text), list)
+    except yaml.YAMLError:
+        return False
 
 
 def _read(values: Sequence[str]) -> Any:

@@ -205,3 +205,10 @@ def test_an_entry_that_is_null_or_a_list_leaves_the_others(tmp_path):
     words += ["--method.init_args.options.noise", "null"]
     method = parse(reconstruct, words, build=False).resolved["method"]["init_args"]
     assert method["options"] == {"coupling": 0.0, "noise": None}
+
+
+def test_names_of_a_list_may_be_any(tmp_path):
+    for names in (["\U0001f600/a b", "c"], ["[old] x"], ["[ab]*.nii.gz"]):
+        found = parse(fake_workflows.evaluate, ["--runs", *names]).resolved["runs"]
+        assert found == names
+    assert parse(fake_workflows.evaluate, ["--runs", "[a, b]"]).resolved["runs"] == ["a", "b"]
