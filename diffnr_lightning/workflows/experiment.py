@@ -134,7 +134,7 @@ class ExperimentRow:
             repairer = {"weights": str(folder / "weights.safetensors")}
             node = _node(f"callbacks.{callback}", {"repairer": repairer})
             method = _node("workflows.Scene", {slot: node})
-            data = ["--data.folders", f"[{out / PAIRS_FOLDER}]"]
+            data = ["--data.folders", str(out / PAIRS_FOLDER)]
             words = ["finetune", "--config", config, *data]
             trainings.append(
                 _training(

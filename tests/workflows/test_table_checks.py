@@ -9,7 +9,7 @@ import yaml
 from diffnr_lightning import cli, workflows
 from diffnr_lightning.files import write_json
 from diffnr_lightning.workflows.experiment import Part, read_experiment
-from diffnr_lightning.workflows.settings import configured
+from diffnr_lightning.workflows.settings import configured, parse
 
 PART = (
     "title: A table\nparts: {Chests: {volumes: [phantom:3], scans: [SCAN], views: [6]}}\n"
@@ -120,3 +120,11 @@ def test_the_volumes_of_a_part_are_known_where_a_variable_names_their_folder(tmp
     assert volumes(part) is None, "there are none"
     (tmp_path / "one.npy").touch()
     assert volumes(part) == {"one"}
+
+
+def test_a_training_finds_its_pairs_in_any_folder(table, tmp_path):
+    table("--plan", "true")
+    out = tmp_path / "one, two"
+    (training,) = read_experiment(str(tmp_path / "mine")).rows[0].trainings(out)
+    data = parse(workflows.finetune, training.words[1:], build=False).resolved["data"]
+    assert data.get("init_args", data)["folders"] == [str(out / "pairs")]
