@@ -12,12 +12,12 @@ The files by what they are about:
 - Where volumes and cases come from: volume_sources, scanned_case.
 - Curation and training: variation, early_stops, projection_pairs, pairs_folder; started_prior, trainer,
   trainer_options, training_run, model_card.
-- The run folder: run_folder, folder_lock, environment, weights_record, evidence, downstream; while a run goes on
+- The run folder: run_folder, folder_lock, built, environment, weights_record, evidence, downstream; while a run goes on
   ongoing_run, run_logger, sampler_record, scene_record, trial_record.
 - The command line: settings, option_lists, signature, class_options, config_files, null_values, refusals, device,
   progress, repeated_warnings.
 - Memory: memory, estimate (the numbers of solvers), sampler_memory, memory_refusal.
-- Tables: experiment (the folder of a table), table_logging, workers, failures.
+- Tables: experiment (the folder of a table), table_checks, table_logging, workers, failures.
 """
 
 from diffnr_lightning import lazy

@@ -27,7 +27,6 @@ from diffnr_lightning.workflows.experiment import (
     read_experiment,
 )
 from diffnr_lightning.workflows.failures import is_failure, let_go
-from diffnr_lightning.workflows.finetuning import finetune
 from diffnr_lightning.workflows.run_logger import environment_defaults
 from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.signature import folder_to_be

@@ -12,6 +12,7 @@ from diffnr_lightning.workflows.config_files import config_files
 from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.denoiser_training import train_denoiser
 from diffnr_lightning.workflows.experiment import Experiment, ExperimentRow, Training
+from diffnr_lightning.workflows.finetuning import finetune
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.run_folder import (
     CONFIG,
@@ -21,7 +22,6 @@ from diffnr_lightning.workflows.run_folder import (
 )
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import configured, parse
-from diffnr_lightning.workflows.finetuning import finetune
 
 # Pairs lie in the folder of the table, which may have moved.
 _PAIRS = ("data.folders", "data.init_args.folders")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffnr_lightning.data.case_metadata import META_FILE
+from diffnr_lightning.data.case_folder.metadata import META_FILE
 from diffnr_lightning.data.datasets import source_sha256
 from diffnr_lightning.data.scan_recipe import simulation_record
 from diffnr_lightning.files import write_json
