@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from diffnr_lightning.consistency import normalise  # noqa: E402
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles  # noqa: E402
 from diffnr_lightning.projectors import (  # noqa: E402
     backproject,
@@ -34,7 +35,7 @@ from diffnr_lightning.projectors import (  # noqa: E402
     warmup,
     weighted_backproject,
 )
-from diffnr_lightning.solvers import analytic, normalise, sirt  # noqa: E402
+from diffnr_lightning.solvers import analytic, sirt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "projectors.json"
 
