@@ -46,6 +46,12 @@ class DensityControl(lightning.Callback):
         self._cloud: GaussianCloud | None = None
         self._restored: dict[str, torch.Tensor] | None = None
 
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Forget the fit before, which may have restored statistics and had no batch left to begin."""
+        self._cloud = self._restored = None
+
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:

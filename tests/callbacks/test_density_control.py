@@ -114,6 +114,16 @@ def test_a_control_serves_several_fits(tmp_path):
     assert torch.equal(first.representation.positions, second.representation.positions)
 
 
+def test_what_a_finished_run_kept_is_not_put_into_the_next_one(tmp_path):
+    fit(tmp_path / "a.ckpt", control())
+    expected, _ = fit(tmp_path / "b.ckpt", control())
+    shared = control()
+    # Nothing is left to do, so this run restores its statistics and never starts.
+    fit(tmp_path / "a.ckpt", shared)
+    following, _ = fit(tmp_path / "c.ckpt", shared)
+    assert torch.equal(following.representation.positions, expected.representation.positions)
+
+
 def test_other_representations_are_refused(tmp_path):
     with pytest.raises(TypeError, match="VoxelGrid"):
         fit(tmp_path / "a.ckpt", control(), representation=VoxelGrid(GRID))
