@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from diffnr_lightning.data import Case
     from diffnr_lightning.photons import PhotonCounts
     from diffnr_lightning.workflows.problem import Method, Problem
+
+logger = logging.getLogger("diffnr")
 
 PRIOR_MAP = "prior_share.nii.gz"
 
@@ -36,8 +39,6 @@ def evidence(
         inner: what of the grid is kept.
         folder: of the run.
     """
-    from diffnr_lightning.metrics import projection_error
-
     weighted = problem.weights is not None and method.weighs
     said: dict[str, Any] = {"weights": problem.photons.origin if weighted else "uniform"}
     if problem.photons is not None:
@@ -48,10 +49,23 @@ def evidence(
     if problem.surroundings is not None:
         said["surroundings"] = problem.surrounding_share()
     if case.test_scan is not None:
-        held_out = scale * problem.shown(volume, case.test_scan).cpu()
-        measured = case.test_projections.numpy()
-        said["projections"] = projection_error(held_out.numpy(), measured)
+        said |= _held_out_error(volume, problem, case, scale)
     return said
+
+
+def _held_out_error(volume: Tensor, problem: Problem, case: Case, scale: float) -> dict[str, Any]:
+    """Return the scores of the views that were left out, by their name; none where these show nothing."""
+    from diffnr_lightning.metrics import projection_error
+
+    if not (case.test_projections > 0).any():
+        logger.warning(
+            "case %s: its test projections have no value above 0, so they are not scored; make it anew "
+            "from readable views, or without test views.",
+            case.name,
+        )
+        return {}
+    shown = scale * problem.shown(volume, case.test_scan).cpu()
+    return {"projections": projection_error(shown.numpy(), case.test_projections.numpy())}
 
 
 def chi_squares(

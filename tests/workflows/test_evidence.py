@@ -1,5 +1,8 @@
 """What a run says of its own volume."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -7,7 +10,7 @@ import torch
 
 from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case
 from diffnr_lightning.projectors import project
-from diffnr_lightning.workflows.evidence import chi_squares, prior_part, save_prior_map
+from diffnr_lightning.workflows.evidence import chi_squares, evidence, prior_part, save_prior_map
 from diffnr_lightning.workflows.problem import Problem
 
 INNER = (slice(2, 22),) * 3
@@ -102,6 +105,17 @@ def test_the_part_of_the_prior(case, tmp_path):
     written = SimpleITK.GetArrayFromImage(image)
     # A difference: no change is 0 and not the lower end of the window.
     np.testing.assert_allclose(written, (high - low) * whole.numpy(), atol=0.1)
+
+
+def test_test_projections_that_show_nothing_end_no_run(case, tmp_path, caplog):
+    empty = replace(case, test_projections=torch.zeros_like(case.test_projections))
+    method = SimpleNamespace(weighs=False, before_prior=None)
+    problem = problem_of(empty)
+    found = evidence(method, case.volume, problem, empty, 1.0, INNER, tmp_path)
+    assert "projections" not in found and len(found["chi_square"]["left_out"]) == 3
+    assert "test projections" in caplog.text
+    found = evidence(method, case.volume, problem, case, 1.0, INNER, tmp_path)
+    assert found["projections"]["psnr"] > 20
 
 
 def test_no_change_is_no_part(case):
