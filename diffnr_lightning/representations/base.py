@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+
+# Float32 knows a place that is this many voxels away to a hundredth of a voxel.
+FAR_VOXELS = 1e5
 
 
 class Representation(nn.Module, ABC):
@@ -87,3 +91,14 @@ class Representation(nn.Module, ABC):
                 f"the first reconstruction has shape {tuple(volume.shape)}, but the representation's "
                 f"grid is {self.grid.shape}; reconstruct on that grid."
             )
+
+    def voxels_to_source(self, scan: ScanGeometry) -> float:
+        """Return how far the farthest source of a cone beam is from the middle of the grid, in voxels.
+
+        Where this is above `FAR_VOXELS`, float32 is too coarse for distances from the source. Parallel rays are
+        described by points near to the grid, so that it is 0 for them.
+        """
+        if scan.beam == "parallel":
+            return 0.0
+        away_mm = np.linalg.norm(scan.source_mm - np.array(self.grid.centre_mm), axis=1)
+        return float(away_mm.max() / min(self.grid.voxel_mm))

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffnr_lightning.draws import generator_at
 from diffnr_lightning.geometry import Beam, ScanGeometry, VolumeGrid
-from diffnr_lightning.representations.base import Representation
+from diffnr_lightning.representations.base import FAR_VOXELS, Representation
 
 logger = logging.getLogger("diffnr")
 
@@ -115,10 +115,7 @@ class RayField(Representation):
         while the module trains with gradients.
         """
         like = next(self.parameters())
-        origins, directions = (
-            rays.reshape(-1, 3) for rays in scan.rays(like.device, like.dtype)
-        )  # (R, 3)
-        entry, exit_ = self.span(origins, directions, scan.beam)  # (R,)
+        origins, directions, entry, exit_ = self._ways(scan, like)
         if like.is_cuda:
             # To list the rays that meet the box is to wait for the device; the others get no length.
             meets = exit_ > entry
@@ -155,6 +152,20 @@ class RayField(Representation):
         sides = torch.stack([(low - origins) / slope, (high - origins) / slope])  # (2, R, 3)
         entry = sides.amin(0).amax(-1)
         return entry.clamp(min=0) if beam == "cone" else entry, sides.amax(0).amin(-1)
+
+    def _ways(self, scan: ScanGeometry, like: Tensor) -> tuple[Tensor, ...]:
+        """Return origins and directions (R, 3) of the rays of all pixels, and their span (R,), like a tensor."""
+        far = self.voxels_to_source(scan) > FAR_VOXELS
+        # Not every device has float64.
+        device, dtype = ("cpu", torch.float64) if far else (like.device, like.dtype)
+        origins, directions = (rays.reshape(-1, 3) for rays in scan.rays(device, dtype))
+        entry, exit_ = self.span(origins, directions, scan.beam)
+        if far:
+            # Rays begin where they enter, since float32 is too coarse for distances from such a source.
+            entry, exit_ = (torch.where(exit_ > entry, end, 0) for end in (entry, exit_))
+            origins, exit_ = origins + entry[:, None] * directions, exit_ - entry
+            entry = torch.zeros_like(entry)
+        return tuple(part.to(like) for part in (origins, directions, entry, exit_))
 
     def unit(self, points: Tensor) -> Tensor:
         """Return points (..., 3) in mm as coordinates of the unit box."""

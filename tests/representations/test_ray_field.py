@@ -202,6 +202,18 @@ def test_a_parallel_view_does_not_depend_on_where_source_and_detector_stand(scan
     torch.testing.assert_close(blob.render(far), blob.render(scan), atol=5e-3, rtol=0)
 
 
+def test_a_cone_from_far_away_is_as_exact_as_the_parallel_beam_that_it_nearly_is():
+    """Float32 knows a distance of 10 km to a millimetre; rays diverge by 1e-4 mm in the box."""
+    views = {"angles_rad": [0.4, 2.0], "detector_shape": (14, 16), "pixel_mm": 2.0}
+    far = ScanGeometry.cone(source_to_axis_mm=1e7, source_to_detector_mm=1e7 + 100, **views)
+    blob = Blob(samples=40).eval()
+    expected = blob.render(ScanGeometry.parallel(**views))
+    assert expected.max() > 4
+    torch.testing.assert_close(blob.render(far), expected, atol=1e-3, rtol=0)
+    above = replace(far, detector_mm=far.detector_mm + [0.0, 0.0, 100.0])
+    assert not blob.render(above).any()
+
+
 def test_rays_along_a_face_bring_no_nan():
     grid = VolumeGrid((4, 4, 4), 1.0)
     scan = ScanGeometry.parallel(angles_rad=[0.0], detector_shape=(5, 5), pixel_mm=1.0)
