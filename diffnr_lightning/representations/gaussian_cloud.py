@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.representations.base import Representation
+from diffnr_lightning.representations.base import FAR_VOXELS, Representation
 from diffnr_lightning.representations.gaussian_lines import (
     Integral,
     affine_mass_loss,
@@ -214,6 +214,7 @@ class GaussianCloud(Representation):
             (self.density_scale * values).clamp(min=SMALLEST_DENSITY),
         )
         self.to(device)
+        self._warn_of_far_source(scan)
         if self.integral == "affine":
             self._warn_of_perspective(scan)
         if self.calibrate:
@@ -225,6 +226,17 @@ class GaussianCloud(Representation):
             {"name": name, "params": [getattr(self, name)], "lr": rate}
             for name, rate in RATES.items()
         ]
+
+    def _warn_of_far_source(self, scan: ScanGeometry) -> None:
+        """Say so where float32, in which kernels hold positions from the source, is too coarse."""
+        away = self.voxels_to_source(scan)
+        if away > FAR_VOXELS:
+            logger.warning(
+                "the source is %.3g voxels away, where float32 places Gaussians to %.2g voxels only; "
+                "take a field or voxels, or say that the beam is parallel where it nearly is",
+                away,
+                away * torch.finfo(torch.float32).eps,
+            )
 
     @torch.no_grad()
     def _warn_of_perspective(self, scan: ScanGeometry) -> None:

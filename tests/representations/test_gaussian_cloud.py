@@ -189,6 +189,20 @@ def test_views_that_miss_the_gaussians_are_refused(volume, projections):
         cloud.initialise(volume, projections, away, seed=0)
 
 
+@pytest.mark.parametrize(("away_mm", "warned"), [(1.5e5, False), (1.7e5, True)])
+def test_a_cone_from_too_far_away_for_float32_is_told_of(volume, caplog, away_mm, warned):
+    far = ScanGeometry.cone(
+        angles_rad=uniform_angles(2),
+        source_to_axis_mm=away_mm,
+        source_to_detector_mm=away_mm + 40.0,
+        detector_shape=(34, 36),
+        pixel_mm=2.2,
+    )
+    cloud = GaussianCloud(GRID, num_gaussians=10)
+    cloud.initialise(volume, project(volume, GRID, far), far, seed=0)
+    assert ("voxels away" in caplog.text) is warned
+
+
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="num_gaussians is 0"):
         GaussianCloud(GRID, num_gaussians=0)
