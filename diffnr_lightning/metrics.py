@@ -137,8 +137,7 @@ def r2_protocol(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None 
         {"psnr": dB, "ssim": index}.
 
     Raises:
-        ValueError: shapes that differ, values that are not finite, or a truth without a value above
-            0.
+        ValueError: shapes that differ, values that are not finite, or a truth without a value above 0.
     """
     prediction, truth = _as_arrays(prediction, truth, "volumes", "(Z, Y, X)")
     if not (truth > 0).any():
@@ -190,16 +189,18 @@ def naf_protocol(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
     }
 
 
-def field_of_view(shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """Return the mask (Z, Y, X) of the cylinder about z inscribed in a grid.
+def field_of_view(
+    shape: tuple[int, int, int], voxel_mm: Sequence[float] = (1, 1, 1)
+) -> NDArray[np.bool_]:
+    """Return the mask (Z, Y, X) of the cylinder about z inscribed in a grid of voxels of these edges (z, y, x).
 
-    It is the most that a circular scan sees from every side. A voxel belongs to it if its centre
-    does.
+    It is the most that a circular scan sees from every side. A voxel belongs to it if its centre does.
     """
     _, height, width = shape
-    y = np.arange(height)[:, None] - (height - 1) / 2
-    x = np.arange(width) - (width - 1) / 2
-    disk = y * y + x * x <= (min(height, width) / 2) ** 2
+    step_y, step_x = np.divide(voxel_mm[1:], min(voxel_mm[1:]))
+    y = step_y * (np.arange(height)[:, None] - (height - 1) / 2)
+    x = step_x * (np.arange(width) - (width - 1) / 2)
+    disk = y * y + x * x <= (min(step_y * height, step_x * width) / 2) ** 2
     return np.broadcast_to(disk, shape).copy()
 
 
@@ -211,7 +212,7 @@ def strict_protocol(
     Args:
         prediction: (Z, Y, X), normalised.
         truth: (Z, Y, X), normalised.
-        mask: (Z, Y, X) of truth values, True where voxels count; `field_of_view` by default.
+        mask: (Z, Y, X) of truth values, True where voxels count; `field_of_view` of cubic voxels by default.
 
     Returns:
         {"psnr": dB, "ssim": index}.
@@ -262,7 +263,7 @@ def evaluate_volume(
     Args:
         prediction: (Z, Y, X), normalised so that the intensity window is 0..1; array or CPU tensor.
         truth: (Z, Y, X), likewise.
-        mask: where protocol ``strict`` looks; `field_of_view` by default.
+        mask: where protocol ``strict`` looks; `field_of_view` of cubic voxels by default.
 
     Returns:
         {protocol: {"psnr": dB, "ssim": index}}; without `naf`, whose window does not fit, where an axis has fewer than

@@ -147,6 +147,14 @@ def test_field_of_view_is_the_inscribed_cylinder():
     assert mask[1, 50, 50]
     assert not mask[1, 0, 0]
     assert (mask == mask[:1]).all()
+    assert (field_of_view((3, 100, 100), (5.0, 0.3, 0.3)) == mask).all()
+
+
+def test_field_of_view_is_round_in_mm():
+    """40 mm by 50 mm of voxels of 0.4 mm by 1 mm."""
+    mask = field_of_view((2, 100, 50), (3.0, 0.4, 1.0))
+    assert mask.sum() * 0.4 == pytest.approx(2 * math.pi * 20**2, rel=0.01)
+    assert mask[0, 0, 25] and mask[0, 50, 5] and not mask[0, 50, 4]
 
 
 def test_projection_error_counts_scale():

@@ -159,7 +159,7 @@ def compare_regions(
     )
 
 
-def flat_plan(truth: Volume, count: int = 3) -> RegionPlan:
+def flat_plan(truth: Volume, count: int = 3, voxel_mm: Point = (1.0, 1.0, 1.0)) -> RegionPlan:
     """Choose regions by the true volume alone: balls where it is flat, as different in value as there are.
 
     Of places of one value the flattest is taken, of those the one next to the middle. Neighbours in value are
@@ -168,6 +168,7 @@ def flat_plan(truth: Volume, count: int = 3) -> RegionPlan:
     Args:
         truth: (Z, Y, X), z along the axis of rotation.
         count: of regions, at most.
+        voxel_mm: edges (z, y, x), by which the cylinder that is seen from all sides is round.
 
     Raises:
         ValueError: no two flat regions of different values.
@@ -175,7 +176,7 @@ def flat_plan(truth: Volume, count: int = 3) -> RegionPlan:
     radius = max(LEAST_RADIUS, min(truth.shape) // RADIUS_SHARE)
     means, deviations = _local_statistics(truth, 2 * radius + 1)
     scale = float(np.ptp(truth))
-    seen = _inside(truth.shape, radius)
+    seen = _inside(truth.shape, radius, voxel_mm)
     step = (slice(None, None, max(1, radius // 2)),) * 3
     places = np.argwhere((seen & (deviations <= FLAT_SHARE * scale))[step]) * step[0].step
     at = tuple(places.T)
@@ -301,11 +302,13 @@ def _local_statistics(volume: Volume, edge: int) -> tuple[Volume, Volume]:
     return means, np.sqrt(np.clip(variance, 0, None))
 
 
-def _inside(shape: tuple[int, ...], radius: int) -> Mask:
-    """Return where a cube of this radius lies in the cylinder that a scan sees from all sides."""
+def _inside(shape: tuple[int, ...], radius: int, voxel_mm: Point) -> Mask:
+    """Return where a cube of this radius in voxels lies in the cylinder that a scan sees from all sides."""
     z, y, x = np.ogrid[tuple(slice(n) for n in shape)]
     middle_y, middle_x = (shape[1] - 1) / 2, (shape[2] - 1) / 2
+    step_y, step_x = np.divide(voxel_mm[1:], min(voxel_mm[1:]))
     # A cube's corner is further out than its face.
-    free = min(middle_y, middle_x) - math.sqrt(2) * radius
-    seen = (y - middle_y) ** 2 + (x - middle_x) ** 2 <= max(free, 0) ** 2
+    free = min(step_y * middle_y, step_x * middle_x) - math.hypot(step_y, step_x) * radius
+    distance2 = (step_y * (y - middle_y)) ** 2 + (step_x * (x - middle_x)) ** 2
+    seen = distance2 <= max(free, 0) ** 2
     return seen & (z >= radius) & (z < shape[0] - radius)

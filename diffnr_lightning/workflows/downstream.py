@@ -152,7 +152,7 @@ def _plan(run: RunSummary, truth: ShownVolume, regions: Path | None) -> RegionPl
         file = regions / f"{run.case}.yaml" if regions.is_dir() else regions
         return read_regions(file, truth.values.shape, truth.voxel_mm, _placed(run))
     try:
-        return flat_plan(truth.values)
+        return flat_plan(truth.values, voxel_mm=truth.voxel_mm)
     except ValueError as error:
         logger.warning("case %s: %s", run.case_folder, error)
         return None

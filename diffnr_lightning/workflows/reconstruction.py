@@ -187,7 +187,7 @@ def _write_result(
     from diffnr_lightning.data import save_volume
     from diffnr_lightning.data.cases import DIVIDED
     from diffnr_lightning.data.datasets import known_volume
-    from diffnr_lightning.metrics import evaluate_volume
+    from diffnr_lightning.metrics import evaluate_volume, field_of_view
 
     case = run.case
     known = known_volume(case.source)
@@ -206,7 +206,8 @@ def _write_result(
         "normalised_by": case.provenance.get(DIVIDED, 1.0),
     }
     if case.volume is not None:
-        metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy())
+        seen = field_of_view(case.grid.shape, case.grid.voxel_mm)
+        metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy(), seen)
     run.draw(volume)
     save_volume(
         run.folder.path / "volume.nii.gz",

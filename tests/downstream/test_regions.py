@@ -73,6 +73,19 @@ def test_flat_regions_are_found_in_the_truth(truth):
         flat_plan(np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32))
 
 
+def test_flat_regions_lie_within_the_cylinder_in_mm(truth):
+    """Of 32 mm by 72 mm, only columns within 16 mm of the middle are seen from all sides."""
+    marked = truth.copy()
+    marked[8:16, 12:20, 27:] = 300
+    assert any(mask[:, :, 27:].any() for mask in flat_plan(marked).masks.values())
+    plan = flat_plan(marked, voxel_mm=(2.0, 1.0, 2.0))
+    assert not any(mask[:, :, 27:].any() for mask in plan.masks.values())
+    assert plan.structure[2] < 27
+    alike, cubes = flat_plan(marked), flat_plan(marked, voxel_mm=(0.3, 0.3, 0.3))
+    assert alike.structure == cubes.structure
+    assert all(np.array_equal(alike.masks[name], mask) for name, mask in cubes.masks.items())
+
+
 def test_crops_close_in_on_structure(truth):
     """An error at an edge weighs more in a smaller crop around it; the peak is the one that is given."""
     plan = flat_plan(truth)
