@@ -60,6 +60,9 @@ class Representation(nn.Module, ABC):
     ) -> None:
         """Start from a first reconstruction.
 
+        One that compares its renderings with the projections may take `weights` too, (V, H, W) of the rays, 0 for those
+        without light, or None. A scene gives them to an `initialise` that has them in its signature.
+
         Args:
             volume: (Z, Y, X) on the grid of the representation.
             projections: (V, H, W) measured, line integrals in mm.

@@ -173,9 +173,16 @@ class GaussianCloud(Representation):
             self.raw_densities.copy_(inverse_softplus(densities))
 
     def initialise(
-        self, volume: Tensor, projections: Tensor, scan: ScanGeometry, seed: int
+        self,
+        volume: Tensor,
+        projections: Tensor,
+        scan: ScanGeometry,
+        seed: int,
+        weights: Tensor | None = None,
     ) -> None:
         """Sample Gaussians where a first reconstruction shows something; see `Representation`.
+
+        Rays whose weights are 0 have no part in the calibration.
 
         Raises:
             ValueError: a volume on another grid, nothing in it above the threshold, or, to
@@ -218,7 +225,7 @@ class GaussianCloud(Representation):
         if self.integral == "affine":
             self._warn_of_perspective(scan)
         if self.calibrate:
-            self._calibrate(projections, scan)
+            self._calibrate(projections, scan, weights)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return one group for each kind of parameter, with R2-Gaussian's learning rates."""
@@ -252,10 +259,14 @@ class GaussianCloud(Representation):
             )
 
     @torch.no_grad()
-    def _calibrate(self, projections: Tensor, scan: ScanGeometry, views: int = 6) -> None:
-        """Scale all densities by the factor that fits about `views` renderings best."""
-        chosen = list(range(0, len(scan), max(1, len(scan) // views)))
-        rendered, measured = self.render(scan[chosen]), projections[chosen]
+    def _calibrate(
+        self, projections: Tensor, scan: ScanGeometry, weights: Tensor | None, views: int = 6
+    ) -> None:
+        """Scale all densities by the factor that fits about `views` renderings best, where rays saw light."""
+        lit = torch.ones_like(projections) if weights is None else weights > 0
+        with_light = torch.nonzero(lit.flatten(1).any(1))[:, 0].tolist()
+        chosen = with_light[:: max(1, len(with_light) // views)]
+        rendered, measured = self.render(scan[chosen]) * lit[chosen], projections[chosen]
         energy = rendered.square().sum()
         if not energy > 0:
             raise ValueError(

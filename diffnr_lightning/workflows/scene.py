@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -223,7 +224,9 @@ class Scene(Method):
         """
         representation = self.representation(problem.grid)
         first = self.start.reconstruct(problem)
-        representation.initialise(first, problem.projections, problem.scan, problem.seed)
+        takes_weights = "weights" in inspect.signature(representation.initialise).parameters
+        light = {"weights": problem.weights} if takes_weights else {}
+        representation.initialise(first, problem.projections, problem.scan, problem.seed, **light)
         module = self.optimisation(representation, problem.scan, problem.grid, problem.seed)
         module.start = first
         priors = (self.pseudo_reference, self.repaired_projections) if prior else ()

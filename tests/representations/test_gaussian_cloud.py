@@ -130,6 +130,21 @@ def test_calibration_fits_the_rendering_to_the_measurement(cloud, volume, projec
     assert density.min() >= 0.15 * 0.05 * 0.999
 
 
+def test_rays_without_light_have_no_part_in_calibration(cloud, volume, projections):
+    """Of eight views every one is rendered, and the values of dark ones mean nothing."""
+    light = torch.ones_like(projections)
+    calibrated = GaussianCloud(GRID, num_gaussians=1500)
+    calibrated.initialise(volume, projections, SCAN, seed=3, weights=2 * light)
+    assert torch.equal(calibrated.raw_densities, cloud.raw_densities)
+    light[[0, 3]] = 0
+    light[:, 20:] = 0
+    spoiled = torch.where(light > 0, projections, 9.0)
+    calibrated.initialise(volume, spoiled, SCAN, seed=3, weights=light)
+    rendered = light * calibrated.render(SCAN).detach()
+    overlap, energy = (rendered * projections).sum(), rendered.square().sum()
+    assert float(overlap) == pytest.approx(float(energy), rel=1e-4)
+
+
 def test_initialisation_depends_on_its_seed_alone(cloud, volume, projections):
     torch.manual_seed(1)
     torch.rand(100)

@@ -53,6 +53,22 @@ def test_equal_weights_give_the_textbook_fit(starved):
     torch.testing.assert_close(scene(30).reconstruct(alike), uniform, atol=2e-3, rtol=0)
 
 
+def test_a_representation_that_takes_weights_is_given_them(starved):
+    """Others, as the voxels above, begin without."""
+    _, problem = starved
+    given = []
+
+    class Calibrated(VoxelGrid):
+        def initialise(self, volume, projections, scan, seed, weights=None):
+            super().initialise(volume, projections, scan, seed)
+            given.append(weights)
+
+    one = Scene(Calibrated, SceneOptimization, 1)
+    for weights in (problem.weights, None):
+        one.fit(problem._replace(weights=weights))
+    assert given[0] is problem.weights and given[1] is None
+
+
 def test_a_part_of_the_views_keeps_its_photons_and_weights(starved):
     _, problem = starved
     views = torch.arange(16) % 4 != 1
