@@ -109,7 +109,7 @@ def reconstruct(
     with (
         folder.claim(),
         each_warning_once(),
-        logged_run(curves, folder.described, out, "reconstruct", tags),
+        logged_run(curves, folder.described, out, "reconstruct", tags, alone=True),
         progress_bar(f"{loaded.name}: {label}") as progress,
     ):
         run = OngoingRun(folder, loaded, case, label, inner, progress, curves, checkpoint_every)

@@ -30,6 +30,7 @@ def logged_run(
     folder: Path,
     job: str,
     tags: Sequence[str] = (),
+    alone: bool = False,
 ) -> Iterator[None]:
     """Begin a logger with the settings of a run and finish it when the run ends, however it ends.
 
@@ -44,6 +45,7 @@ def logged_run(
         folder: of the run.
         job: what is done, such as "reconstruct".
         tags: words to find the run by.
+        alone: whether this process does the run by itself.
 
     Raises:
         ValueError: the logger cannot begin, as without a network or an account at its service.
@@ -51,6 +53,8 @@ def logged_run(
     if logger is None:
         yield
         return
+    if alone:
+        log_here()
     _label(logger, folder, job, tags)
     try:
         logger.log_hyperparams(dict(settings))
@@ -66,6 +70,18 @@ def logged_run(
         _finish(logger, "failed")
         raise
     _finish(logger, "success")
+
+
+def log_here() -> None:
+    """Let loggers write in this process, which does its run alone.
+
+    Lightning takes the number that a scheduler has given a task for a rank, and all but the first would log nothing.
+    """
+    import torch.distributed
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if not torch.distributed.is_initialized():
+        rank_zero_only.rank = 0
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def log_tables(
     read = configured(_logger, [curves], given)
     logger = configured(_logger, [curves], given | group_of(read, folder)).arguments["curves"]
     told = {**settings, "environment": environment()}
-    with logged_run(logger, told, folder, "table", [folder.name]):
+    with logged_run(logger, told, folder, "table", [folder.name], alone=True):
         for name, (heads, rows) in tables.items():
             log_table(logger, name, heads, rows)
 

@@ -8,14 +8,14 @@ import warnings
 from typing import Any
 
 import lightning
-import torch.distributed
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from lightning.pytorch.utilities import rank_zero_only
+
+from diffnr_lightning.workflows.run_logger import log_here
 
 
 def quiet_trainer(
@@ -64,13 +64,10 @@ def _is_list_of_one(devices: int | str | list[int]) -> bool:
     return isinstance(devices, list) and len(devices) == 1
 
 
-def _alone() -> ClusterEnvironment:
-    """Return the environment of one process; tasks that a scheduler has started beside it have work of their own."""
-    if not torch.distributed.is_initialized():
-        rank_zero_only.rank = (
-            0  # Lightning takes the number of the task, and the others would log nothing
-        )
-    return LightningEnvironment()
+def _alone() -> ClusterEnvironment | None:
+    """Return the environment of one process; None leaves it to Lightning."""
+    log_here()
+    return None if TorchElasticEnvironment.detect() else LightningEnvironment()
 
 
 def _together() -> ClusterEnvironment | None:

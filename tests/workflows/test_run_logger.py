@@ -234,6 +234,14 @@ def test_only_the_first_of_several_processes_logs(offline, monkeypatch, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_task_beside_others_logs_its_own_reconstruction(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # the number of the task
+    seen = []
+    monkeypatch.setattr(Recorder, "log_hyperparams", lambda *_: seen.append(rank_zero_only.rank))
+    reconstruct(case, tmp_path / "run", Solver("fdk"), curves=Recorder())
+    assert seen == [0]
+
+
 @pytest.mark.parametrize("command", ["finetune", "train-denoiser"])
 def test_wandb_gets_trained_weights_with_their_card(offline, command, tmp_path):
     options = ["--config", "loggers/wandb", "--out", "trained"]
