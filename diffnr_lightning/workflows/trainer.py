@@ -17,6 +17,10 @@ from lightning.pytorch.plugins.environments import (
 
 from diffnr_lightning.workflows.run_logger import log_here
 
+LIGHTNING_FOLDER = "lightning_logs"
+"""Where callbacks of Lightning write that are told no folder. In the working folder itself, which is its default, it
+would take checkpoints of its own kind of job, hpc_ckpt_*.ckpt, for those of any run."""
+
 
 def quiet_trainer(
     devices: int | str | list[int] = 1, num_nodes: int = 1, **options: Any
@@ -50,6 +54,7 @@ def quiet_trainer(
         devices=devices,
         num_nodes=num_nodes,
         plugins=[] if processes is None else [processes],
+        default_root_dir=LIGHTNING_FOLDER,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

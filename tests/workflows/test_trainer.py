@@ -4,6 +4,7 @@ import os
 import warnings
 
 import pytest
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins.environments import (
     LightningEnvironment,
     SLURMEnvironment,
@@ -109,3 +110,14 @@ def test_a_node_without_a_job_is_no_reason_to_warn(tmp_path, monkeypatch):
     with warnings.catch_warnings(record=True) as told:
         quiet_trainer(accelerator="cpu", devices=1, logger=False)
     assert not [warning for warning in told if "srun" in str(warning.message)]
+
+
+def test_checkpoints_of_lightnings_own_jobs_are_nobodys(tmp_path, monkeypatch):
+    batch(monkeypatch, 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()
+    trainer = quiet_trainer(accelerator="cpu", max_steps=1, logger=False)
+    module = BoringModel()
+    trainer.fit(module)
+    trainer.validate(module, verbose=False)
+    assert trainer.global_step == 1
