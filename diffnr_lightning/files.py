@@ -19,6 +19,9 @@ READ_AT_ONCE = 1 << 20
 SECOND_FINGERPRINT = ".v2."
 """Between a content's fingerprint of the first version and what that one did not hold."""
 
+_being_written: set[Path] = set()
+"""Absolute names that this process writes to."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -41,8 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _refused(path, error) from error
     finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        _close(part)
 
 
 @contextmanager
@@ -67,8 +69,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _refused(path, error) from error
     finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+        _close(part)
 
 
 def write_bytes(path: Path, *pieces: bytes | memoryview) -> Path:
@@ -165,8 +166,7 @@ def claim(path: Path, text: str) -> None:
     except OSError as error:
         raise _refused(path, error) from error
     finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        _close(part)
 
 
 def whole_files(folder: Path, pattern: str) -> list[Path]:
@@ -216,9 +216,25 @@ def _fresh_part(path: Path) -> Path:
             f"{glob.escape(prefix)}*.part.{glob.escape(path.name)}{suffix}"
         ):
             number = left.name.removeprefix(prefix).partition(".")[0]
-            if number.isdigit() and not _is_alive(int(number)):
+            if number.isdigit() and not _is_in_use(left, int(number)):
                 _remove(left)
-    return _part(path)
+    part = _part(path)
+    _being_written.add(part.absolute())
+    return part
+
+
+def _close(part: Path | None) -> None:
+    """Remove a name to write to, if it is still there; None is one that could not be made."""
+    if part is not None:
+        _remove(part)
+        _being_written.discard(part.absolute())
+
+
+def _is_in_use(part: Path, process: int) -> bool:
+    """Whether the process writes to it; a restarted container gives a process the number of the one that was killed."""
+    if process == os.getpid():
+        return part.absolute() in _being_written
+    return _is_alive(process)
 
 
 def _is_alive(process: int) -> bool:

@@ -114,3 +114,15 @@ def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path):
     with replacing_folder(tmp_path / "case"):
         pass
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "case", alive, elsewhere, other])
+
+
+def test_what_a_killed_process_of_the_same_number_left_goes_too(tmp_path):
+    own = f".{socket.gethostname()}.{os.getpid()}.part"
+    for name in ("case", "case.old"):
+        (tmp_path / f"{own}.{name}" / "proj_train").mkdir(parents=True)
+    with replacing_folder(tmp_path / "case") as part:
+        assert part.name == f"{own}.case" and not list(part.iterdir())
+        (part / "file").touch()
+        with replacing(tmp_path / "b.bin") as other:
+            other.touch()
+    assert sorted(os.listdir(tmp_path)) == ["b.bin", "case"]
