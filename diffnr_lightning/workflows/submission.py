@@ -149,7 +149,7 @@ def submit(
     shares = _shares(command, jobs)
     options = options or {}
     _refuse_tasks(shares[0][0], options)
-    _refuse_mistyped(shares[0])
+    _refuse_other_processes(_checked(shares[0]), options)
     executor = _executor(folder, cluster, options)
     submitted = _handed_over(executor, shares, options)
     console = Console()
@@ -201,15 +201,28 @@ def _refuse_tasks(command: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_mistyped(arguments: Sequence[str]) -> None:
-    """Refuse options and configs that every job would refuse, hours later; nothing of them is built here."""
+def _checked(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a command; refuse what every job would refuse, hours later. Nothing is built here."""
     workflows = importlib.import_module("diffnr_lightning.workflows")
     command, *words = arguments
     try:
         function = getattr(workflows, command.replace("-", "_"))
-        parse(function, words, prog=f"diffnr {command}", build=False)
+        return parse(function, words, prog=f"diffnr {command}", build=False).resolved
     except (ValueError, OSError) as error:
         raise ValueError(f"command is {shlex.join(arguments)!r}: {error}") from error
+
+
+def _refuse_other_processes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse a training of another number of processes than of tasks; one task starts those of its node itself."""
+    tasks = [options.get(name) or 1 for name in ("nodes", "tasks_per_node")]
+    asked = [settings.get("num_nodes", 1), settings.get("devices", 1)]
+    counted = str(asked[1]).isdigit()  # "auto" is known on the node alone
+    if asked != tasks and counted and (tasks != [1, 1] or asked[0] != 1):
+        raise ValueError(
+            f"nodes and tasks_per_node are {tasks[0]} and {tasks[1]}, and the command's num_nodes and devices "
+            f"{asked[0]} and {asked[1]}; a task for each device is expected: give the command --num_nodes "
+            f"{tasks[0]} --devices {tasks[1]}, or other options."
+        )
 
 
 def _handed_over(executor: Any, shares: Sequence[list[str]], options: dict[str, Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,7 +21,9 @@ from diffnr_lightning.callbacks.slice_images import SliceImages
 from diffnr_lightning.workflows.progress import progress_bar
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.run_logger import log_weights, logged_run
-from diffnr_lightning.workflows.trainer import quiet_trainer
+from diffnr_lightning.workflows.trainer import quiet_trainer, slurm_tasks
+
+logger = logging.getLogger("diffnr")
 
 
 def agreed_iterations(iterations: int, data: LightningDataModule, task: LightningModule) -> None:
@@ -118,5 +121,12 @@ def _trainer(accelerator: str, devices: int | str | list[int], **options: Any) -
         raise ValueError(
             f"devices is {devices!r} and strategy {options.get('strategy', 'auto')!r}, which would fork or spawn the "
             "processes, as auto does in a notebook; give strategy ddp in a script or on the command line, or devices 1."
+        )
+    if trainer.world_size == 1 and (tasks := slurm_tasks()) > 1:
+        logger.warning(
+            "SLURM has started %d tasks, each of which trains by itself; one run of all needs --devices (%d on one "
+            "node), runs of each need an --out of their own.",
+            tasks,
+            tasks,
         )
     return trainer

@@ -16,6 +16,7 @@ from diffnr_lightning.workflows import submission
 pytest.importorskip("submitit")
 
 WHOLE = "sweep --volumes phantom:1 --views 8 --methods fdk --out runs"
+FINETUNE = "finetune --config finetune/compact --data.folders pairs --out run"
 
 
 def submit(tmp_path, *options):
@@ -148,6 +149,15 @@ def test_what_resuming_needs_is_asked_for_beside_what_is_given():
 
 
 @pytest.mark.parametrize(
+    ("more", "options"),
+    [("", {}), ("--devices 4", {}), ("--devices 4", {"tasks_per_node": 4}), ("--devices auto", {})],
+)
+def test_tasks_as_many_as_devices_or_one_are_submitted(more, options):
+    settings = submission._checked([*FINETUNE.split(), *more.split()])
+    submission._refuse_other_processes(settings, options)
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--command", "demo"], "one that begins with curate, sweep"),
@@ -157,6 +167,8 @@ def test_what_resuming_needs_is_asked_for_beside_what_is_given():
         (["--command", "sweep --shard 0/2", "--jobs", "2"], "without --shard can be divided"),
         (["--command", "sweep", "--jobs", "0"], "jobs is 0"),
         (["--command", "sweep", "--options", "{tasks_per_node: 2}"], "would do the same"),
+        (["--command", FINETUNE, "--options", "{tasks_per_node: 4}"], "give the command --num"),
+        (["--command", f"{FINETUNE} --num_nodes 2", "--options", "{gpus_per_node: 1}"], "1 and 1,"),
         (["--command", WHOLE, "--options", "{colour: 3}"], "names and types of submitit"),
         (["--command", WHOLE, "--options", "{timeout_min: long}"], "names and types of submitit"),
         (["--command", WHOLE, "--cluster", "slurm"], "srun is not found"),

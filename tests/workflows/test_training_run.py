@@ -25,3 +25,10 @@ def test_a_notebook_is_not_left_to_fork(monkeypatch):
 
 def test_processes_of_their_own_are_served():
     assert _trainer("cpu", 2, strategy="ddp", logger=False).world_size == 2
+
+
+def test_a_task_that_trains_beside_others_says_why_they_are_in_its_way(monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with caplog.at_level("WARNING", "diffnr"):
+        _trainer("cpu", 1, strategy="auto", logger=False)
+    assert "one run of all needs --devices (4 on one node)" in caplog.text
