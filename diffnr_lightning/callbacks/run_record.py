@@ -22,7 +22,8 @@ class RunRecord(lightning.Callback):
     """Keep one checkpoint, replaced every `every` batches in one step, log what it cost and report progress.
 
     It must be the last of the callbacks: its checkpoint then holds what the others did after the
-    batch.
+    batch. That of a batch which a validation follows is written after it, since a run that goes on from a checkpoint
+    takes the validation for done.
 
     Args:
         checkpoint: file of the checkpoint.
@@ -49,6 +50,7 @@ class RunRecord(lightning.Callback):
         self.every = every
         self.use = use or ResourceUse()
         self.progress = progress
+        self._after_validation = False
 
     def on_train_batch_end(
         self,
@@ -63,12 +65,25 @@ class RunRecord(lightning.Callback):
         total = getattr(trainer.datamodule, "iterations", trainer.max_steps)
         last = trainer.global_step >= trainer.max_steps
         if last or pl_module.iteration % self.every == 0:
-            # All processes take part, the first one writes.
-            with replacing(self.checkpoint) if trainer.is_global_zero else nullcontext() as path:
-                trainer.save_checkpoint(path or self.checkpoint)
-            self._log_cost(trainer, pl_module.iteration)
+            self._after_validation = _is_validated(trainer, batch_idx)
+            if not self._after_validation:
+                self._write(trainer, pl_module.iteration)
         if self.progress and (last or pl_module.iteration % BATCHES_BETWEEN_PROGRESS == 0):
             self.progress(pl_module.iteration, total, _loss_text(outputs))
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write the checkpoint that has waited for the validation."""
+        if self._after_validation:
+            self._after_validation = False
+            self._write(trainer, pl_module.iteration)
+
+    def _write(self, trainer: lightning.Trainer, iteration: int) -> None:
+        """Write the checkpoint; all processes take part, the first one writes."""
+        with replacing(self.checkpoint) if trainer.is_global_zero else nullcontext() as path:
+            trainer.save_checkpoint(path or self.checkpoint)
+        self._log_cost(trainer, iteration)
 
     def _log_cost(self, trainer: lightning.Trainer, iteration: int) -> None:
         """Log seconds and memory; not to the file of curves, which a resumed run makes again to the same bits."""
@@ -84,6 +99,12 @@ class RunRecord(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Add what the run had cost up to the checkpoint."""
         self.use.take_up(state_dict)
+
+
+def _is_validated(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Whether a validation follows a batch."""
+    held_out = trainer.enable_validation and sum(trainer.num_val_batches) > 0
+    return held_out and (batch_idx + 1) % trainer.val_check_batch == 0
 
 
 def _loss_text(outputs: Any) -> str:

@@ -99,12 +99,23 @@ def train_in_folder(
             trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
             scores = {}
             if data.validation:
+                _count_all(trainer, iterations)
                 found = trainer.validate(task, datamodule=data, verbose=False)[0]
                 scores = {name: float(value) for name, value in found.items()}
             if trainer.is_global_zero:
                 written = finish(scores)
                 if curves is not None:
                     log_weights(curves, *written, f"{job}-{run.path.name}", scores)
+
+
+def _count_all(trainer: Trainer, iterations: int) -> None:
+    """Let Lightning count all batches and their epoch, which it does not do where a run is resumed at its end.
+
+    What is logged next is of the step after them; at the step before it would take the place of the last batch in the
+    curves.
+    """
+    trainer.fit_loop.epoch_loop._batches_that_stepped = iterations
+    trainer.fit_loop.epoch_progress.current.completed = 1
 
 
 def _trainer(accelerator: str, devices: int | str | list[int], **options: Any) -> Trainer:

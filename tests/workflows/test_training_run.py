@@ -1,9 +1,13 @@
-"""What a training refuses of Lightning before it begins."""
+"""What a training refuses of Lightning before it begins, and what one leaves that is killed while it validates."""
 
+import lightning
 import pytest
+import toy_run
 from lightning.pytorch.trainer.connectors import accelerator_connector
+from torch.utils.data import DataLoader
 
-from diffnr_lightning.workflows.training_run import _trainer
+from diffnr_lightning.workflows.run_folder import RunFolder
+from diffnr_lightning.workflows.training_run import _trainer, train_in_folder
 
 FORKS = "would fork or spawn the processes, .* give strategy ddp in a script"
 
@@ -32,3 +36,84 @@ def test_a_task_that_trains_beside_others_says_why_they_are_in_its_way(monkeypat
     with caplog.at_level("WARNING", "diffnr"):
         _trainer("cpu", 1, strategy="auto", logger=False)
     assert "one run of all needs --devices (4 on one node)" in caplog.text
+
+
+class Validated(toy_run.Toy):
+    """The toy, which logs as trainings do."""
+
+    optimizer_steps = 12
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.logger.log_metrics({"train_loss": float(loss.detach())}, step=self.iteration - 1)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_weight", self.weight)
+
+
+class Numbers(lightning.LightningDataModule):
+    iterations, validation = 12, True
+
+    def train_dataloader(self):
+        return DataLoader(range(self.iterations))
+
+    def val_dataloader(self):
+        return DataLoader(range(2))
+
+
+class KilledError(Exception):
+    """Stands in for a kill."""
+
+
+class KillIn(lightning.Callback):
+    """Raise in a validation: in that after a number of batches, or in the final one."""
+
+    def __init__(self, function, iteration):
+        self.moment = function, iteration
+
+    def on_validation_batch_start(self, trainer, pl_module, *args):
+        if (trainer.state.fn, pl_module.iteration) == self.moment:
+            raise KilledError
+
+
+def curves_of(folder, *callbacks, finish=lambda scores: None):
+    run = RunFolder(folder, {"seed": 0})
+    run.open()
+    train_in_folder(
+        run,
+        Validated(),
+        Numbers(),
+        finish,
+        job="finetune",
+        title="training",
+        iterations=12,
+        validate_every=6,
+        checkpoint_every=3,
+        curves=None,
+        callbacks=dict(enumerate(callbacks)),
+        accelerator="cpu",
+        devices=1,
+    )
+    return (folder / "curves" / "metrics.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole_curves(tmp_path_factory):
+    return curves_of(tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize(
+    ("function", "iteration"), [("fit", 6), ("fit", 12), ("validate", 12), ("finish", 12)]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_killed_while_it_validates_has_the_same_curves(
+    whole_curves, tmp_path, function, iteration
+):
+    def killed(scores):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        curves_of(tmp_path / "run", KillIn(function, iteration), finish=killed)
+    assert curves_of(tmp_path / "run") == whole_curves
+    assert whole_curves.count("\n") == 1 + 12 + 3
