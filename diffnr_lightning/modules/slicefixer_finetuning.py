@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +78,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
         lpips: network that gives the perceptual distance, see `losses.Lpips`.
         similarity: network that gives the distance from a caption, see `losses.ClipSimilarity`.
         gan_start: batches after which the adversarial term and the discriminator's training begin.
-        discriminator: network that judges (degraded, candidate); None builds a PatchDiscriminator.
+        discriminator: builds the network that judges (degraded, candidate), after the seed that the prior is drawn
+            from; a network is taken as it is. None builds a PatchDiscriminator.
         steps: `joint` steps the prior once a batch, on all terms; `original` steps it on the
             terms without the adversarial one, then, after a fresh forward pass, on that one, and
             the discriminator on clean and on repaired slices apart.
@@ -119,7 +121,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         lpips: nn.Module | None = None,
         similarity: nn.Module | None = None,
         gan_start: int = 0,
-        discriminator: nn.Module | None = None,
+        discriminator: Callable[[], nn.Module] | None = None,
         steps: Literal["joint", "original"] = "joint",
         accumulate: int = 1,
         average_decay: float = 0.999,
@@ -167,7 +169,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
         self.average = WeightAverage(prior, average_decay, plain_after)
         self.discriminator = None
         if lambda_gan > 0:
-            self.discriminator = PatchDiscriminator() if discriminator is None else discriminator
+            judge = PatchDiscriminator if discriminator is None else discriminator
+            self.discriminator = judge if isinstance(judge, nn.Module) else judge()
         self.iterations, self.warmup, self.final_rate = iterations, warmup, final_rate
         self.rate, self.discriminator_rate = rate, discriminator_rate
         self.betas, self.discriminator_betas = betas, discriminator_betas

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import fake_workflows
 import pytest
+import torch
 
 from diffnr_lightning.workflows import finetune, submit
 from diffnr_lightning.workflows.reconstruction import reconstruct
@@ -212,3 +213,17 @@ def test_names_of_a_list_may_be_any(tmp_path):
         found = parse(fake_workflows.evaluate, ["--runs", *names]).resolved["runs"]
         assert found == names
     assert parse(fake_workflows.evaluate, ["--runs", "[a, b]"]).resolved["runs"] == ["a", "b"]
+
+
+def test_a_discriminator_that_options_name_is_drawn_after_them():
+    judge = "--module.init_args.discriminator"
+    words = ["--config", "tiny/finetune", "--data.folders", "pairs", "--out", "run"]
+    words += [judge, "diffnr_lightning.priors.PatchDiscriminator", f"{judge}.init_args.width", "8"]
+    drawn = []
+    for before in (1, 2):  # numbers that a process has drawn by then
+        torch.manual_seed(before)
+        arguments = parse(finetune, words).arguments
+        torch.manual_seed(0)
+        drawn.append(arguments["module"](arguments["prior"]()).discriminator.state_dict())
+    assert drawn[0]["layers.0.bias"].numel() == 8
+    assert all(torch.equal(weight, drawn[1][name]) for name, weight in drawn[0].items())
