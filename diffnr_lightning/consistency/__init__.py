@@ -16,7 +16,12 @@ from diffnr_lightning.consistency.normalisation import (
 from diffnr_lightning.consistency.simultaneous import simultaneous_steps
 from diffnr_lightning.consistency.smoothing import smoothed
 from diffnr_lightning.consistency.unrolled import FittedEstimate, unrolled_fit
-from diffnr_lightning.consistency.visible_part import VisiblePart, visible_part, with_unseen_of
+from diffnr_lightning.consistency.visible_part import (
+    VisiblePart,
+    energy_of,
+    visible_part,
+    with_unseen_of,
+)
 
 __all__ = [
     "Agreement",
@@ -29,6 +34,7 @@ __all__ = [
     "align",
     "conjugate_gradients",
     "discrepancy",
+    "energy_of",
     "misfit",
     "noise_of_mean_weight",
     "normalise",

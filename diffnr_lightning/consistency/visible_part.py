@@ -62,12 +62,26 @@ def visible_part(
         raise ValueError(
             f"visible_part got tolerance={tolerance} and directions={directions}; at least 0 and 1 are expected."
         )
+    energy = energy_of(change)
+    seen = _seen_part(change, grid, scan, weights, tolerance, directions)
+    unseen = change - seen
+    return VisiblePart(seen, unseen, energy_of(unseen) / energy if energy > 0 else 0.0)
+
+
+def _seen_part(
+    change: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    weights: Tensor | None,
+    tolerance: float,
+    directions: int,
+) -> Tensor:
+    """Return what the projections see of a change; the directions are let go of with it."""
     root = 1.0 if weights is None else (weights / weights.max().clamp_min(1e-30)).sqrt()
     shown = root * project(change, grid, scan)
     seen = torch.zeros_like(change)
-    energy = float(change.double().square().sum())
     if not shown.any():
-        return VisiblePart(seen, change, 1.0 if energy > 0 else 0.0)
+        return seen
     krylov = Bidiagonalisation(
         lambda volume: root * project(volume, grid, scan),
         lambda rays: backproject(root * rays, grid, scan),
@@ -78,8 +92,12 @@ def visible_part(
         seen.add_(direction, alpha=float(torch.dot(direction.flatten(), change.flatten())))
         if krylov.left_over <= tolerance:
             break
-    unseen = change - seen
-    return VisiblePart(seen, unseen, float(unseen.double().square().sum()) / energy)
+    return seen
+
+
+def energy_of(volume: Tensor) -> float:
+    """Return the sum of the squares of a volume (Z, Y, X), slice by slice in float64."""
+    return float(torch.stack([plane.double().square().sum() for plane in volume]).sum())
 
 
 def with_unseen_of(

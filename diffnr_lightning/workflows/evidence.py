@@ -138,13 +138,12 @@ def prior_part(
         `changed`: energy of the change as a share of the volume's; `unseen` and `seen`: parts of that energy, which
         add up to 1, that the projections do not see and see. And the map, (Z, Y, X), not negative, of the kept grid.
     """
-    from diffnr_lightning.consistency import visible_part
+    from diffnr_lightning.consistency import energy_of, visible_part
 
     # A resumed run has it from a checkpoint, on the CPU.
     change = volume - before.to(volume.device)
     parts = visible_part(change, problem.grid, problem.scan, weights=problem.weights)
-    whole = float(volume.double().square().sum())
-    changed = float(change.double().square().sum())
+    whole, changed = energy_of(volume), energy_of(change)
     numbers = {
         "changed": changed / whole if whole > 0 else 0.0,
         "unseen": parts.unseen_share,

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from peak_memory import peak
+from peak_memory import scan_of as scan_around
 
 from diffnr_lightning.consistency import visible_part, with_unseen_of
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
@@ -65,6 +67,13 @@ def test_views_of_no_weight_see_nothing():
     masked = visible_part(CHANGE, GRID, scan, weights=weights, **ALL)
     two = visible_part(CHANGE, GRID, scan[torch.arange(2)], **ALL)
     assert masked.unseen_share == pytest.approx(two.unseen_share, abs=0.01)
+
+
+def test_little_is_held_beside_the_directions():
+    """Neither a copy of the change in float64, nor the directions while the parts are made."""
+    grid, scan, change = VolumeGrid((32,) * 3, 1.0), scan_around(32, 8), torch.randn(32, 32, 32)
+    found = peak(lambda: visible_part(change, grid, scan, tolerance=0.0, directions=6))
+    assert found < 4 * ((6 + 6) * 32**3 + 7 * 8 * 32**2)
 
 
 def test_no_change_has_no_parts():
