@@ -141,6 +141,8 @@ def _conclude(
 ) -> None:
     """Write volume and evidence and tell the logger; the metrics, by which a run is finished, come last.
 
+    The volume comes first: evidence takes memory of its own, and may find none.
+
     Args:
         run: that comes to its end.
         method: that it was done with.
@@ -153,9 +155,11 @@ def _conclude(
     # What a run says of its volume is not what the volume costs.
     cost = run.folder.use.as_metrics()
     metrics = {"method": run.label, **method.findings, "pad": pad, **cost}
+    kept = volume.cpu()[run.inner].contiguous()
+    _write_volume(run, kept, scale)
     metrics |= evidence(method, volume, problem, run.case, scale, run.inner, run.folder.path)
     metrics |= record.metrics()
-    metrics = _write_result(run, volume.cpu()[run.inner].contiguous(), scale, metrics)
+    metrics = _all_metrics(run, kept, scale, metrics)
     if run.curves is not None:
         log_scores(run.curves, metrics, record.steps, run.folder.described)
         run.log_preview(record.steps)
@@ -180,11 +184,26 @@ def _way(run: Path, case: Path) -> str | None:
         return None
 
 
-def _write_result(
+def _write_volume(run: OngoingRun, volume: Tensor, scale: float) -> None:
+    """Write the volume (Z, Y, X) of the kept grid, and its preview."""
+    from diffnr_lightning.data import save_volume
+
+    case = run.case
+    run.draw(volume)
+    save_volume(
+        run.folder.path / "volume.nii.gz",
+        (volume if case.window_hu else volume * scale).numpy(),
+        case.grid,
+        case.window_hu,
+        case.frame_origin_mm,
+        case.frame_direction,
+    )
+
+
+def _all_metrics(
     run: OngoingRun, volume: Tensor, scale: float, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write volume and preview, and return the metrics, which are written last."""
-    from diffnr_lightning.data import save_volume
+    """Return the metrics with those of the case and, where its truth is known, the scores of the volume (Z, Y, X)."""
     from diffnr_lightning.data.cases import DIVIDED
     from diffnr_lightning.data.datasets import known_volume
     from diffnr_lightning.metrics import evaluate_volume, field_of_view
@@ -208,15 +227,6 @@ def _write_result(
     if case.volume is not None:
         seen = field_of_view(case.grid.shape, case.grid.voxel_mm)
         metrics["protocols"] = evaluate_volume(volume.numpy(), case.volume.numpy(), seen)
-    run.draw(volume)
-    save_volume(
-        run.folder.path / "volume.nii.gz",
-        (volume if case.window_hu else volume * scale).numpy(),
-        case.grid,
-        case.window_hu,
-        case.frame_origin_mm,
-        case.frame_direction,
-    )
     score = metrics.get("protocols", {}).get("r2")
     text = f", PSNR {score['psnr']:.2f} dB, SSIM {score['ssim']:.3f}" if score else ""
     logger.info("%s: %s in %.0f s%s", case.name, run.label, metrics["seconds"], text)

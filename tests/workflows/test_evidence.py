@@ -8,8 +8,9 @@ import pytest
 import SimpleITK
 import torch
 
-from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case
+from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case, write_case
 from diffnr_lightning.projectors import project
+from diffnr_lightning.workflows import Solver, reconstruct, reconstruction
 from diffnr_lightning.workflows.evidence import chi_squares, evidence, prior_part, save_prior_map
 from diffnr_lightning.workflows.problem import Problem
 
@@ -122,3 +123,21 @@ def test_no_change_is_no_part(case):
     numbers, unseen = prior_part(case.volume, case.volume, problem_of(case), INNER)
     assert numbers == {"changed": 0.0, "unseen": 0.0, "seen": 0.0}
     assert not torch.any(unseen)
+
+
+def test_the_volume_is_written_before_anything_is_said_of_it(case, tmp_path, monkeypatch):
+    """For which there may be no memory. The run is unfinished then, and the same command finishes it."""
+
+    def no_memory(*given):
+        raise torch.OutOfMemoryError("none left")
+
+    write_case(case, tmp_path / "case")
+    given = (tmp_path / "case", tmp_path / "run", Solver("analytic"))
+    with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+        patched.setattr(reconstruction, "evidence", no_memory)
+        reconstruct(*given)
+    written = (tmp_path / "run" / "volume.nii.gz").read_bytes()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    reconstruct(*given)
+    assert (tmp_path / "run" / "metrics.json").exists()
+    assert (tmp_path / "run" / "volume.nii.gz").read_bytes() == written
