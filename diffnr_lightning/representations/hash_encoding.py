@@ -232,20 +232,22 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, encoding: HashEncoding) -> Tensor:
-        places = np.ascontiguousarray(points.numpy())
-        features = np.empty((encoding.width, len(places)), np.float32)
-        hash_kernels.encode(places, table.detach().numpy(), *encoding.arrays, features)
-        ctx.places, ctx.encoding = places, encoding
+        points = points.contiguous()
+        features = np.empty((encoding.width, len(points)), np.float32)
+        hash_kernels.encode(points.numpy(), table.detach().numpy(), *encoding.arrays, features)
+        ctx.save_for_backward(points)
+        ctx.encoding = encoding
         return torch.from_numpy(features)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:
+        (points,) = ctx.saved_tensors
         gradient = grad_outputs[0].contiguous().numpy()
         encoding = ctx.encoding
         # A thread takes neighbours in this order: fine levels cost more, so each gets some of them.
         threads = num_threads()
         order = np.concatenate([np.arange(t, encoding.levels, threads) for t in range(threads)])
         table = np.empty((len(encoding.table), 2), np.float32)
-        hash_kernels.collect(ctx.places, gradient, *encoding.arrays, order, table)
+        hash_kernels.collect(points.numpy(), gradient, *encoding.arrays, order, table)
         return None, torch.from_numpy(table), None

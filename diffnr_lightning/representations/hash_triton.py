@@ -132,13 +132,15 @@ class _Encode(torch.autograd.Function):
                 points, table.detach().contiguous(), scales, layout, features, len(points),
                 FEATURES=table.shape[1], BLOCK=_BLOCK,
             )  # fmt: skip
-        ctx.points, ctx.levels, ctx.shape = points, levels, table.shape
+        ctx.save_for_backward(points)
+        ctx.levels, ctx.shape = levels, table.shape
         return features
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:
-        points, gradient = ctx.points, grad_outputs[0].contiguous()
+        (points,) = ctx.saved_tensors
+        gradient = grad_outputs[0].contiguous()
         sums = torch.zeros(ctx.shape, dtype=torch.int64, device=points.device)
         if not len(points):
             return None, sums.float(), None

@@ -55,6 +55,15 @@ def test_gradients_keep_their_size_and_say_where_they_are_broken(triton_device):
     assert found[3].isnan().all()
 
 
+def test_points_are_kept_where_a_checkpoint_drops_them(triton_device):
+    """As what autograd saves; what lies beside it stays through the way there."""
+    made, points, kept = encoding(), places(300).to(triton_device), []
+    table = made.table.detach().to(triton_device).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        hash_triton.encode(points, table, made.layout)
+    assert [t.shape for t in kept] == [points.shape]
+
+
 def test_no_points_are_no_trouble(triton_device):
     made = encoding()
     table = made.table.detach().to(triton_device).requires_grad_()
