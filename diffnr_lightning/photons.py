@@ -11,6 +11,8 @@ from torch import Tensor
 # The variance of a count is its expectation, which is estimated from the neighbours too: weights that follow
 # the noise of their own ray prefer rays that were counted high, that is, low line integrals.
 _NEIGHBOURS = 3
+# Pixels that are averaged at once.
+_AT_ONCE = 1 << 27
 # An L1 loss of noise alone wants 1/2. A representation has errors of its own besides, which know nothing of photons
 # (chi-square of 4 to 44 on the development volumes), and then half of that serves better. Gaussians at 64^3, 24 views,
 # pt_3 with 1e5 and 1e4.5 photons, PSNR for the powers 0, 1/4 and 1/2: 38.87, 39.22, 38.55 dB and 37.93, 38.76, 38.07 dB
@@ -104,9 +106,16 @@ class PhotonCounts(NamedTuple):
 
 
 def _local_mean(images: Tensor) -> Tensor:
-    """Return the means (V, H, W) over the neighbourhood of every pixel; beyond the border are its outermost pixels."""
-    padded = F.pad(images[:, None], (_NEIGHBOURS // 2,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, _NEIGHBOURS, 1)[:, 0]
+    """Return the means (V, H, W) over the neighbourhood of every pixel; beyond the border are its outermost pixels.
+
+    CUDA pads no more than 2^31 pixels at once, so that it is done piece by piece.
+    """
+    views = max(1, _AT_ONCE // max(images[:1].numel(), 1))
+    means = images.new_empty(images.shape)
+    for part, mean in zip(images.split(views), means.split(views), strict=True):
+        padded = F.pad(part[:, None], (_NEIGHBOURS // 2,) * 4, mode="replicate")
+        mean.copy_(F.avg_pool2d(padded, _NEIGHBOURS, 1)[:, 0])
+    return means
 
 
 def mean_of_rays(values: Tensor, rays: Tensor) -> Tensor:

@@ -77,6 +77,14 @@ def test_rays_beside_dead_pixels_weigh_as_others_do():
     assert torch.equal(photons.weights(), whole.weights())
 
 
+@pytest.mark.parametrize("at_once", [1, 2 * 7 * 9 + 3])
+def test_weights_are_the_same_in_pieces(at_once, monkeypatch):
+    whole = counted(torch.rand(5, 7, 9))
+    expected = whole.weights()
+    monkeypatch.setattr("diffnr_lightning.photons._AT_ONCE", at_once)
+    assert torch.equal(whole.weights(), expected)
+
+
 def test_rays_without_light_weigh_nothing():
     photons = PhotonCounts(torch.zeros(1, 4, 4), torch.full((1, 1, 1), 1e4))
     assert not photons.weights().any()
