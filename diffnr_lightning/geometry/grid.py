@@ -106,6 +106,20 @@ class VolumeGrid:
         centre = first + 0.5 * (np.asarray(shape[::-1]) - 1) * np.asarray(self.voxel_mm[::-1])
         return VolumeGrid(tuple(shape), self.voxel_mm, tuple(centre))
 
+    def cut_of(self, grid: VolumeGrid) -> tuple[slice, slice, slice] | None:
+        """Return the slices (Z, Y, X) that cut another grid out of this one's volumes, None where they do not.
+
+        Its voxels have to be some of these, to a millionth of an edge.
+        """
+        if grid.voxel_mm != self.voxel_mm:
+            return None
+        away = np.subtract(grid.origin_mm, self.origin_mm)[::-1] / self.voxel_mm
+        first = np.rint(away)
+        ends = first + grid.shape
+        if np.abs(away - first).max() > 1e-6 or first.min() < 0 or (ends > self.shape).any():
+            return None
+        return tuple(slice(int(a), int(b)) for a, b in zip(first, ends, strict=True))
+
     def enlarged(
         self, share: float | Sequence[float]
     ) -> tuple[VolumeGrid, tuple[slice, slice, slice]]:

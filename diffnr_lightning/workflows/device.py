@@ -26,8 +26,15 @@ def all_gpus() -> list[str]:
     return found
 
 
+def repeat_convolutions() -> None:
+    """Let cuDNN take only those of its algorithms whose results repeat to the bit."""
+    import torch
+
+    torch.backends.cudnn.deterministic = True
+
+
 def use_device(name: str) -> torch.device:
-    """Check a device and make a GPU the current one, on which kernels run.
+    """Check a device and make a GPU the current one, on which kernels run and convolutions repeat to the bit.
 
     Args:
         name: cpu, cuda (the first GPU) or cuda:N.
@@ -50,4 +57,5 @@ def use_device(name: str) -> torch.device:
             + (f"a number below {count} is expected." if count else "use --device cpu.")
         )
     torch.cuda.set_device(number)
+    repeat_convolutions()
     return torch.device("cuda", number)

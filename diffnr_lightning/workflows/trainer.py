@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.environments import (
     TorchElasticEnvironment,
 )
 
+from diffnr_lightning.workflows.device import repeat_convolutions
 from diffnr_lightning.workflows.run_logger import log_here
 
 LIGHTNING_FOLDER = "lightning_logs"
@@ -25,7 +26,7 @@ would take checkpoints of its own kind of job, hpc_ckpt_*.ckpt, for those of any
 def quiet_trainer(
     devices: int | str | list[int] = 1, num_nodes: int = 1, **options: Any
 ) -> lightning.Trainer:
-    """Return a Trainer whose checkpoints, progress and messages are left to us.
+    """Return a Trainer whose checkpoints, progress and messages are left to us, and whose convolutions repeat.
 
     Args:
         devices: of a node.
@@ -50,6 +51,7 @@ def quiet_trainer(
     warnings.filterwarnings("ignore", message=".*overridden `transfer_batch_to_device`.*")
     alone = num_nodes == 1 and (devices in (1, "1") or _is_list_of_one(devices))
     processes = _alone() if alone else _together()
+    repeat_convolutions()
     trainer = lightning.Trainer(
         devices=devices,
         num_nodes=num_nodes,

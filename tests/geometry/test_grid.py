@@ -20,6 +20,24 @@ def test_grid_knows_its_points() -> None:
     assert VolumeGrid((2, 2, 2), 1.5).voxel_mm == (1.5, 1.5, 1.5)
 
 
+@pytest.mark.parametrize("start", [(0, 0, 0), (1, 2, 3), (2, 0, 4)])
+def test_where_a_crop_was_cut_out_is_found(start: tuple[int, int, int]) -> None:
+    grid = VolumeGrid((5, 6, 7), (1.1, 0.7, 1 / 3), (3.0, -2.0, 1e3))
+    part = grid.crop(start, (3, 4, 3))
+    assert grid.cut_of(part) == tuple(
+        slice(a, a + n) for a, n in zip(start, (3, 4, 3), strict=True)
+    )
+    assert grid.cut_of(grid) == (slice(0, 5), slice(0, 6), slice(0, 7))
+
+
+def test_other_voxels_are_no_cut() -> None:
+    grid = VolumeGrid((5, 6, 7), 2.0)
+    assert grid.cut_of(VolumeGrid((3, 4, 3), 2.0, (0.5, 0.0, 0.0))) is None
+    assert grid.cut_of(VolumeGrid((5, 6, 7), 1.0)) is None
+    assert grid.cut_of(grid.enlarged(0.5)[0]) is None
+    assert grid.cut_of(VolumeGrid((5, 6, 7), 2.0, (0.0, 2.0, 0.0))) is None
+
+
 def test_a_crop_of_everything_is_the_grid_itself() -> None:
     """Its centre is not computed anew: a representation on a grid is asked for that grid, not for a neighbour of it."""
     grid = VolumeGrid((9, 7, 8), 1.37, (3.3, -2.1, 7.7))

@@ -59,6 +59,20 @@ def test_a_sub_grid_is_a_crop(voxels):
     torch.testing.assert_close(voxels.query(part), voxels.query(GRID)[1:5, 2:7, 3:6])
 
 
+@pytest.mark.gpu
+def test_the_gradient_of_a_crop_repeats_to_the_bit():
+    grid = VolumeGrid((64, 64, 64), 1.0)
+    voxels = VoxelGrid(grid).cuda()
+    voxels.values.data.uniform_()
+    part, found = grid.crop((5, 9, 3), (48, 40, 50)), []
+    assert torch.equal(voxels.query(part), voxels.values[5:53, 9:49, 3:53])
+    for _ in range(5):
+        voxels.zero_grad()
+        voxels.query(part).square().sum().sqrt().backward()
+        found.append(voxels.values.grad.clone())
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
 def test_a_grid_of_one_slice_ends_above_and_below_it():
     flat = VoxelGrid(VolumeGrid((1, 4, 4), (2.0, 1.0, 1.0)))
     flat.values.data.fill_(3.0)

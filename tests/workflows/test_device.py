@@ -18,10 +18,12 @@ def test_the_words_of_a_device(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     assert use_device("cpu") == torch.device("cpu")
     assert use_device("cuda") == torch.device("cuda", 0)
     assert use_device("cuda:1") == torch.device("cuda", 1)
     assert chosen == [0, 1]
+    assert torch.backends.cudnn.deterministic
     assert trainer_device("cuda:1", 1) == ("gpu", [1])
     assert trainer_device("cpu", 1) == ("cpu", 1)
     with pytest.raises(ValueError, match="a number below 2"):

@@ -4,6 +4,7 @@ import os
 import warnings
 
 import pytest
+import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins.environments import (
     LightningEnvironment,
@@ -100,6 +101,12 @@ def test_torchrun_comes_before_slurm(monkeypatch):
     trainer = trained_on(2)
     assert isinstance(environment_of(trainer), TorchElasticEnvironment)
     assert trainer.global_rank == 1
+
+
+def test_convolutions_repeat(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    quiet_trainer(accelerator="cpu", devices=1, logger=False)
+    assert torch.backends.cudnn.deterministic
 
 
 def test_a_node_without_a_job_is_no_reason_to_warn(tmp_path, monkeypatch):
