@@ -12,7 +12,7 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors.denoiser import watch
 from diffnr_lightning.priors.denoiser_folders import denoiser_folder, load_denoiser
-from diffnr_lightning.priors.inference import InferencePrecision, quicken
+from diffnr_lightning.priors.inference import InferencePrecision, lent, quicken
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds
 from diffnr_lightning.solvers.diffusion.sampling import check_sampling, sampled_times
@@ -103,8 +103,8 @@ class DdsRepairer:
         if self.held and weights is not None:
             given["noise"] = noise_of_mean_weight(weights)
         self._shown = 0
-        denoiser = self.denoiser.to(volume.device)
-        repaired = dds(projections, grid, scan, denoiser, **given, **self.options)
+        with lent(self.denoiser, volume.device):
+            repaired = dds(projections, grid, scan, self.denoiser, **given, **self.options)
         return RepairedVolume(repaired, evaluations=self._shown / volume.numel())
 
     def _note(self, pixels: int) -> None:

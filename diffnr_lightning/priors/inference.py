@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.denoiser import Denoiser
@@ -64,6 +65,17 @@ def computing(
     if in_bfloat16(network, precision, device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def lent(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a network to a device, and back when it has been asked: what comes next has the memory of the device."""
+    home = next((parameter.device for parameter in network.parameters()), device)
+    network.to(device)
+    try:
+        yield
+    finally:
+        network.to(home)
 
 
 def quicken(denoiser: Denoiser, precision: InferencePrecision) -> None:

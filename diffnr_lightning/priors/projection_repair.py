@@ -13,6 +13,7 @@ from typing_extensions import final
 from diffnr_lightning.geometry import ScanGeometry
 from diffnr_lightning.priors.checkpoints import chosen_prior
 from diffnr_lightning.priors.conditioning import biplanar_conditioning
+from diffnr_lightning.priors.inference import lent
 from diffnr_lightning.priors.learned_methods import (
     has_seen_slices_alone,
     refuse_fbp_unet_of_slices,
@@ -79,9 +80,9 @@ class ProjectionRepairer:
         """
         directions = torch.tensor(scan.direction, dtype=torch.float32)
         conditioning = biplanar_conditioning(projections, directions, size=self.prior.biplanar_size)
-        self.prior.to(rendered.device)
         peak = projections.max()
-        repaired = repair_volume(
-            self.prior, rendered / peak, conditioning, batch_size=self.batch_size
-        )
+        with lent(self.prior, rendered.device):
+            repaired = repair_volume(
+                self.prior, rendered / peak, conditioning, batch_size=self.batch_size
+            )
         return peak * repaired

@@ -23,7 +23,7 @@ from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.planes import PlaneName
 from diffnr_lightning.priors.checkpoints import chosen_prior
 from diffnr_lightning.priors.conditioning import Conditioning, biplanar_conditioning
-from diffnr_lightning.priors.inference import InferencePrecision, check_precision, computing
+from diffnr_lightning.priors.inference import InferencePrecision, check_precision, computing, lent
 from diffnr_lightning.priors.learned_methods import has_seen_projections_alone
 from diffnr_lightning.priors.prior import Prior
 from diffnr_lightning.priors.volume_repair import repair_volume
@@ -65,7 +65,7 @@ class Repairer:
     """Repair volumes with a prior, in one pass or several.
 
     A pass repairs the slices of all `planes`, averages them, and holds the result to the measured projections.
-    The prior works on the device of the volume that it is given.
+    The prior works on the device of the volume that it is given, and lies there no longer than it is asked.
 
     Args:
         weights: file of the prior (safetensors, or the `.pkl` of the authors), or the name of one that comes with the
@@ -185,7 +185,6 @@ class Repairer:
     ) -> Iterator[RepairedVolume]:
         """Yield what each pass of `repair` makes, whose arguments these are."""
         conditioning = self._conditioning(projections, scan, features)
-        self.prior.to(volume.device)
         measured = (projections, grid, scan)
         rays = {"weights": weights, "photons": photons}
         agreeing = self.consistency == "agreement" and weights is not None
@@ -219,7 +218,8 @@ class Repairer:
     ) -> Tensor:
         """Return what the prior alone makes of a volume (Z, Y, X), with the evidence that it takes."""
         evidence = self._evidence(volume, projections, grid, scan, weights)
-        with computing(self.prior, self.precision, volume.device):
+        device = volume.device
+        with lent(self.prior, device), computing(self.prior, self.precision, device):
             return repair_volume(
                 self.prior,
                 volume,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,15 +153,13 @@ class _Table(NamedTuple):
             return configured(reconstruct, self.methods[method], overrides | group)
         return settings
 
-    def runs(self, scan: str, count: int, name: str) -> dict[str, Settings]:
-        return {method: self.run(scan, count, name, method) for method in self.methods}
-
     def refuse_what_is_mistyped(self, wanted: Sequence[_Key]) -> None:
         """Read every config once, before anything is written: what is wrong there is wrong for all volumes."""
         for key in {scan: (scan, count, name) for scan, count, name in wanted}.values():
             self.scanning(*key)
         for key in wanted[:1]:
-            self.runs(*key)
+            for method in self.methods:
+                self.run(*key, method)
 
     def fill_all(self, wanted: Sequence[_Key]) -> None:
         """Fill all scans; what cannot be made or reconstructed is told of when the others are finished."""
@@ -173,14 +172,21 @@ class _Table(NamedTuple):
         failures.tell()
 
     def fill(self, scan: str, count: int, name: str, failures: _Failures) -> None:
-        """Scan one volume, where that has not been done, and reconstruct it by every method."""
+        """Scan one volume, where that has not been done, and reconstruct it by one method after another."""
         from diffnr_lightning.data import load_case
 
         fingerprint = load_case(scanned_case(self.scanning(scan, count, name))).fingerprint()
-        for method, run in self.runs(scan, count, name).items():
+        for method in self.methods:
             with failures.kept(f"{scan}, {count} views, {name}, {method}"):
-                if not _is_finished(run, fingerprint):
-                    reconstruct(**run.arguments)
+                self.finish(scan, count, name, method, fingerprint)
+            # Trainer and module hold each other, and so networks and volumes of the run.
+            gc.collect()
+
+    def finish(self, scan: str, count: int, name: str, method: str, fingerprint: str) -> None:
+        """Reconstruct a case of this fingerprint by a method, where that has not been done."""
+        run = self.run(scan, count, name, method)
+        if not _is_finished(run, fingerprint):
+            reconstruct(**run.arguments)
 
     def log(self, curves: str, settings: dict[str, Any]) -> None:
         """Log the table of all runs once the last of them is finished, by whichever shard that is."""

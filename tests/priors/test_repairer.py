@@ -47,6 +47,26 @@ def test_slices_of_all_planes_are_repaired_in_batches():
     assert {views for _, _, views in calls} == {8.0}
 
 
+def test_a_prior_is_lent_to_the_device_of_the_volume():
+    """As a GPU, whose memory others need, such as the next method of a curation."""
+
+    class Elsewhere(Halving):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.moves = torch.nn.Parameter(torch.empty(1, device="meta")), []
+
+        def to(self, device):
+            self.moves.append(str(device))
+
+        def repair(self, slices, conditioning):
+            self.moves.append("asked")
+            return super().repair(slices, conditioning)
+
+    made = repairer(Elsewhere(), batch_size=10)
+    made.repair(TRUTH, *MEASURED)
+    assert made.prior.moves == ["cpu", "asked", "meta"]
+
+
 def test_an_aligned_repair_fits_the_projections_better():
     plain, aligned = (repairer(align_iterations=n).repair(TRUTH, *MEASURED).volume for n in (0, 8))
     torch.testing.assert_close(aligned, align(plain, *MEASURED, iterations=8))

@@ -1,6 +1,7 @@
 import importlib
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,24 @@ def test_nothing_is_written_of_a_sweep_that_cannot_fit(whole, tmp_path, capsys, 
     assert not (tmp_path / "out").exists()
     # What is finished needs nothing.
     assert sweep(whole, "--device", "cuda") == 0
+
+
+def test_no_method_is_held_while_another_one_runs(tmp_path, monkeypatch):
+    """Its networks and volumes lie on a GPU, and often in circles, as a Trainer and its module."""
+    seen, alive = [], []
+
+    def watched(solver, problem):
+        alive.append([other() is not None for other in seen])
+        solver.circle = solver
+        seen.append(weakref.ref(solver))
+        if len(seen) == 1:
+            raise ValueError("failed")
+        return torch.zeros(problem.grid.shape)
+
+    monkeypatch.setattr(Solver, "reconstruct", watched)
+    few = ["--volumes", "phantom:3", "--views", "6", "--methods", "fdk", "sirt", "asd_pocs"]
+    assert sweep(tmp_path / "out", *few) == cli.USAGE_ERROR
+    assert alive == [[], [False], [False, False]]
 
 
 def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
