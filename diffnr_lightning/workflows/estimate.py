@@ -79,6 +79,11 @@ class Estimate(NamedTuple):
         return self.iterations * (STEP_SECONDS + step)
 
 
+def visible_bytes(voxels: int, rays: int, directions: int = 15) -> int:
+    """Return what `consistency.visible_part` takes with so many directions, each of which is a volume."""
+    return F32 * ((directions + 5) * voxels + 7 * rays)
+
+
 def solver_bytes(name: str, voxels: int, rays: int) -> int:
     """Return what a solver holds at its worst moment, beside its measured projections."""
     volumes, projections = SOLVERS.get(name, OTHER_SOLVER)

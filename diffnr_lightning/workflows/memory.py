@@ -25,7 +25,7 @@ from diffnr_lightning.representations import (
     Representation,
     Siren,
 )
-from diffnr_lightning.workflows.estimate import F32, Estimate, Part, solver_bytes
+from diffnr_lightning.workflows.estimate import F32, Estimate, Part, solver_bytes, visible_bytes
 from diffnr_lightning.workflows.postprocessing import Postprocessing
 from diffnr_lightning.workflows.sampler import Sampler
 from diffnr_lightning.workflows.sampler_memory import option, sampler_estimate, sampling_bytes
@@ -232,14 +232,17 @@ def _scene(
 def _repair(
     repairer: Repairer | DdsRepairer, grid: VolumeGrid, rays: int, weighted: bool, at_once: int
 ) -> list[Part]:
-    """Return what a repair takes of so many slices at once."""
+    """Return what a repair takes of so many slices at once, and what is said of it beside three volumes."""
     voxels = math.prod(grid.shape)
+    visible = visible_bytes(voxels, rays)
+    told = Part("evidence: what the prior changed", 3 * F32 * voxels + visible, False)
     if isinstance(repairer, DdsRepairer):
         needed = sampling_bytes("dds", repairer.denoiser, grid, rays, at_once)
         steps = needed.kept + max(needed.fitted, needed.asked)
         return [
             Part("denoiser", needed.denoiser, True),
             Part("repair: steps of DDS", steps, False),
+            told,
         ]
     prior = repairer.prior
     weights = sum(p.numel() * p.element_size() for p in prior.parameters())
@@ -247,6 +250,8 @@ def _repair(
     held = 0
     if repairer.consistency == "agreement" and weighted:
         held = agreement_bytes(DIRECTIONS, voxels, rays)
+    elif repairer.consistency == "null_space":
+        held = visible
     elif repairer.consistency != "none" or repairer.align_iterations:
         held = solver_bytes("sirt", voxels, rays)
     # The volume before and after, the residual and its noise stay through a pass.
@@ -255,6 +260,7 @@ def _repair(
         Part("repair: residual", 8 * F32 * voxels + 12 * F32 * rays, False),
         Part("repair: slices at once", 8 * F32 * voxels + slices, False),
         Part("repair: held to the projections", 4 * F32 * voxels + held, False),
+        told,
     ]
 
 

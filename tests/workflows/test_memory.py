@@ -10,7 +10,7 @@ from peak_memory import peak, scan_of
 
 from diffnr_lightning import solvers
 from diffnr_lightning.callbacks import RepairedProjections, SampledReference
-from diffnr_lightning.consistency import agree
+from diffnr_lightning.consistency import agree, visible_part
 from diffnr_lightning.geometry import VolumeGrid
 from diffnr_lightning.losses import ssim_2d, ssim_3d, tv_3d
 from diffnr_lightning.priors import (
@@ -36,6 +36,7 @@ from diffnr_lightning.workflows import (
     Scene,
     Solver,
     doctor,
+    estimate,
     memory,
 )
 from diffnr_lightning.workflows.settling import settled
@@ -212,6 +213,33 @@ def test_agreement_holds_what_is_predicted(size):
     assert work().directions == 6
     assert 0.8 < memory.agreement_bytes(6, size**3, 8 * size**2) / peak(work) < 1.25
     assert inspect.signature(agree).parameters["directions"].default == memory.DIRECTIONS
+
+
+@pytest.mark.parametrize("size", [24, 32])
+def test_what_is_seen_of_a_change_takes_what_is_predicted(size):
+    grid, scan = VolumeGrid((size,) * 3, 1.0), scan_of(size, 8)
+    change, weights = torch.randn(size, size, size), torch.rand(8, size, size)
+    given = {"weights": weights, "tolerance": 0.0, "directions": 6}
+    found = peak(lambda: visible_part(change, grid, scan, **given))
+    assert 0.85 < estimate.visible_bytes(size**3, 8 * size**2, 6) / found < 1.2
+    known = [
+        inspect.signature(f).parameters["directions"]
+        for f in (visible_part, estimate.visible_bytes)
+    ]
+    assert known[0].default == known[1].default
+
+
+@pytest.mark.parametrize("consistency", ["none", "null_space"])
+def test_what_is_said_of_a_prior_s_part_is_counted(consistency):
+    """It is found when the run is done, whatever held its repairs to the projections."""
+    grid, scan = VolumeGrid((32,) * 3, 1.0), scan_of(32, 8)
+    behind = Postprocessing(repairer=Repairer(Path("fbp_unet"), consistency=consistency))
+    parts = {part.name: part.bytes for part in memory.estimate(behind, grid, scan).parts}
+    visible = estimate.visible_bytes(32**3, 8 * 32**2)
+    assert parts["evidence: what the prior changed"] > visible
+    assert (parts["repair: held to the projections"] > visible) == (consistency == "null_space")
+    evidence = {part.name for part in memory.estimate(Solver("sirt"), grid, scan).parts}
+    assert "evidence: what the prior changed" not in evidence
 
 
 def test_settling_holds_what_is_predicted():
