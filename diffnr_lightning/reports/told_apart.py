@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,8 @@ def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
     Scans of one volume that differ in their geometry get the parts of their case folders in which these differ as
     `ScanSetting.scan`. Methods of one name on one case, as overlays without `variant` are, get those of their run
-    folders behind the name. Runs of which neither is known to repeat are left as they are.
+    folders behind the name. Both are done only where volumes share these parts, as in the folders of a sweep: parts
+    that name the volume too would split every mean. Runs of which neither is known to repeat are left as they are.
 
     Args:
         runs: finished runs.
@@ -31,6 +32,10 @@ def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
     for group in of_case:
         for same in _groups(group, lambda run: run.method):
             places[same[0].method] |= _differing([run.folder for run in same])
+    repeated = [run for run in named if places[run.method]]
+    for same in _groups(repeated, lambda run: run.method):
+        if not _volumes_share((run, _parts(run.folder, places[run.method])) for run in same):
+            places[same[0].method] = set()
     return [_with_folder(run, places[run.method]) for run in named]
 
 
@@ -57,7 +62,8 @@ def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
         for one in _groups(cases, lambda folder, cases=cases: cases[folder].get("source") or ""):
             if len({_geometry(cases[folder]) for folder in one}) > 1:
                 places |= _differing(one)
-    if not places:
+    scans = [(run, _parts(run.case_folder, places)) for run in runs if run.case_folder and places]
+    if not scans or not _volumes_share(scans):
         return list(runs)
     return [
         replace(run, setting=run.setting._replace(scan=_parts(run.case_folder, places) or None))
@@ -68,6 +74,22 @@ def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
 def _with_folder(run: RunSummary, places: set[int]) -> RunSummary:
     parts = _parts(run.folder, places)
     return replace(run, method=f"{run.method} ({parts})") if parts else run
+
+
+def _volumes_share(named: Iterable[tuple[RunSummary, str]]) -> bool:
+    """Whether each volume has a name in common with another one, or there is one volume alone.
+
+    Args:
+        named: runs with the parts of their folders that are to tell them apart.
+    """
+    names: dict[Hashable, set[str]] = defaultdict(set)
+    for run, name in named:
+        source = _case(run.case_folder).get("source") if run.case_folder else None
+        names[run.case, source].add(name)
+    volumes_of = Counter(name for found in names.values() for name in found)
+    return len(names) == 1 or all(
+        any(volumes_of[name] > 1 for name in found) for found in names.values()
+    )
 
 
 def _of_different_volumes(runs: Sequence[RunSummary]) -> bool:

@@ -84,6 +84,36 @@ def test_a_scan_of_its_own_adds_no_column(scanned, tmp_path):
     assert "scan" not in next(csv.reader(written.open()))
 
 
+def test_a_repeated_case_does_not_split_the_means_of_folders_named_by_case(scanned):
+    runs = [
+        scanned("body", case, "NAF", f"{case}_naf{more}", psnr)
+        for case, more, psnr in (("one", "", 30), ("one", "_again", 31), ("two", "", 32))
+    ]
+    table = score_table(runs)
+    assert [(row.method, row.count, row.values["r2_psnr"]) for row in table.means] == [
+        ("NAF", 3, 31)
+    ]
+    assert [note for note in table.notes if "Several runs of NAF on one cannot" in note]
+    assert [row.method for row in score_table(runs[:2]).means] == [
+        "NAF (one_naf)",
+        "NAF (one_naf_again)",
+    ]
+
+
+def test_a_case_that_is_scanned_again_does_not_split_the_means_of_the_others(scanned):
+    runs = [
+        replace(scanned("body", folder, "NAF", "naf", 30.0, arc, case), case=case)
+        for folder, case, arc in (
+            ("one", "one", 360),
+            ("one_limited", "one", 90),
+            ("two", "two", 360),
+        )
+    ]
+    table = score_table(runs)
+    assert [(row.setting.scan, row.count) for row in table.means] == [(None, 3)]
+    assert [note for note in table.notes if "Several runs of NAF on one cannot" in note]
+
+
 def test_patients_of_one_name_are_cases_of_one_mean(scanned):
     """A volume of each folder may be called `ct`, and its scanner be fitted to it."""
     runs = [
