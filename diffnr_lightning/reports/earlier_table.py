@@ -27,11 +27,14 @@ class EarlierTable:
     rows: tuple[Row, ...]
     provenance: Mapping[str, Any]
 
-    def beside(self, new: Sequence[Row]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    def beside(
+        self, new: Sequence[Row], untold: Sequence[Row] = ()
+    ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         """Join its rows with new ones, which take the places of those of the same method, case and scan.
 
         Args:
             new: rows of cases; what the table did not have follows at the end.
+            untold: the same before anything told them apart; what has their places goes, too.
 
         Returns:
             All rows, and which of them are its own.
@@ -39,7 +42,7 @@ class EarlierTable:
         replacing: dict[Hashable, list[Row]] = {}
         for row in new:
             replacing.setdefault(_place(row), []).append(row)
-        replaced = set(replacing)
+        replaced = {*replacing, *map(_place, untold)}
         joined: list[Row] = []
         for row in self.rows:
             place = _place(row)

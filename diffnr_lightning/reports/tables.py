@@ -51,10 +51,10 @@ def score_table(
     """
     if not runs:
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
-    runs = told_apart(runs)
+    untold, runs = runs, told_apart(runs, () if earlier is None else earlier.rows)
     cases, kept = tuple(_case_row(run) for run in runs), ()
     if earlier is not None:
-        cases, kept = earlier.beside(cases)
+        cases, kept = earlier.beside(cases, [_case_row(run) for run in untold])
     methods = list(dict.fromkeys(row.method for row in cases))
     if baseline is not None and baseline not in methods:
         raise ValueError(

@@ -11,18 +11,21 @@ from typing import Any
 
 from diffnr_lightning.reports.case_folders import CASE_FILE, case_metadata
 from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.table_rows import Row
 
 
-def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
+def told_apart(runs: Sequence[RunSummary], before: Sequence[Row] = ()) -> list[RunSummary]:
     """Return runs whose methods and settings tell apart what must not be averaged.
 
     Scans of one volume that differ in their geometry get the parts of their case folders in which these differ as
     `ScanSetting.scan`. Methods of one name on one case, as overlays without `variant` are, get those of their run
     folders behind the name. Both are done only where volumes share these parts, as in the folders of a sweep: parts
-    that name the volume too would split every mean. Runs of which neither is known to repeat are left as they are.
+    that name the volume too would split every mean. Runs of which neither is known to repeat are left as they are,
+    unless a table made before told apart what lies in folders of these names.
 
     Args:
         runs: finished runs.
+        before: rows of that table.
     """
     named = _with_scans(runs)
     of_case = _groups(
@@ -36,7 +39,7 @@ def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
     for same in _groups(repeated, lambda run: run.method):
         if not _volumes_share((run, _parts(run.folder, places[run.method])) for run in same):
             places[same[0].method] = set()
-    return [_with_folder(run, places[run.method]) for run in named]
+    return [_as_before(_with_folder(run, places[run.method]), before) for run in named]
 
 
 def averaged_in_spite(runs: Sequence[RunSummary]) -> list[str]:
@@ -74,6 +77,29 @@ def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
 def _with_folder(run: RunSummary, places: set[int]) -> RunSummary:
     parts = _parts(run.folder, places)
     return replace(run, method=f"{run.method} ({parts})") if parts else run
+
+
+def _as_before(run: RunSummary, before: Sequence[Row]) -> RunSummary:
+    """Return a run under the method and the scan that a table made before gave to one in folders of these names."""
+    methods = {row.method for row in before}
+    start = f"{run.method} ("
+    parts = [name[len(start) : -1] for name in methods if name.startswith(start)]
+    if found := _lies_in(run.folder, parts):
+        run = replace(run, method=f"{start}{found})")
+    scans = {row.setting.scan for row in before} - {None}
+    if run.case_folder and not run.setting.scan and (found := _lies_in(run.case_folder, scans)):
+        run = replace(run, setting=run.setting._replace(scan=found))
+    return run
+
+
+def _lies_in(folder: Path, named: Iterable[str]) -> str | None:
+    """Return which parts of folders, as `_parts` joins them, a path has in their order; None for none or several."""
+    found = []
+    for name in named:
+        left = iter(folder.resolve().parts)
+        if all(part in left for part in name.split("/")):
+            found.append(name)
+    return found[0] if len(found) == 1 else None
 
 
 def _volumes_share(named: Iterable[tuple[RunSummary, str]]) -> bool:

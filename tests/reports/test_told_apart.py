@@ -79,6 +79,33 @@ def test_scans_of_other_geometry_are_not_averaged(scanned, tmp_path):
     assert {row.setting.scan for row in read_earlier(written).rows} == {"body", "limited"}
 
 
+def test_a_run_again_takes_the_row_of_its_folder_in_an_earlier_table(scanned, tmp_path):
+    _, written = write_tables(overlays(scanned), tmp_path / "table")
+    again = [scanned("body", "one", "Gaussians", "r2gaussian", 34.0)]
+    rows = score_table(again, earlier=read_earlier(written)).cases
+    found = {(row.method, row.case): row.values["r2_psnr"] for row in rows}
+    assert len(found) == len(rows) == 6
+    assert found["Gaussians (r2gaussian)", "one"] == 34
+
+
+def test_a_scan_again_takes_the_row_of_its_folder_in_an_earlier_table(scanned, tmp_path):
+    _, written = write_tables(scans(scanned), tmp_path / "table")
+    again = [scanned("limited", "one", "TV", "tv", 22.0, 90.0)]
+    rows = score_table(again, earlier=read_earlier(written)).cases
+    found = {(row.method, row.case, row.setting.scan): row.values["r2_psnr"] for row in rows}
+    assert len(found) == len(rows) == 8
+    assert found["TV", "one", "limited"] == 22
+
+
+def test_overlays_take_the_rows_of_before_there_were_several(scanned, tmp_path):
+    runs = overlays(scanned)
+    first = [run for run in runs if run.folder.name != "r2gaussian+tv"]
+    _, written = write_tables(first, tmp_path / "table")
+    table = score_table(runs, earlier=read_earlier(written))
+    assert [row.method for row in table.means] == [row.method for row in score_table(runs).means]
+    assert not table.kept
+
+
 def test_a_scan_of_its_own_adds_no_column(scanned, tmp_path):
     _, written = write_tables(overlays(scanned), tmp_path / "table")
     assert "scan" not in next(csv.reader(written.open()))
