@@ -87,6 +87,7 @@ class CleanVolumeData(lightning.LightningDataModule):
         self.held_out, self.held_out_share = tuple(held_out), held_out_share
         self.shares = dict(shares or {})
         self.drawing: dict[str, Any] = {"seed": seed, "flips": flips, "batch_size": batch_size}
+        self._chances: Any = None
         self.workers = workers
         self.held_out_volumes: list[str] = []
         self.training: dict[str, Tensor] = {}
@@ -126,7 +127,7 @@ class CleanVolumeData(lightning.LightningDataModule):
         names = [(name, name) for name in self.sources]
         held = held_out_volumes(names, self.held_out, self.held_out_share)
         trained = [pair for pair in names if pair[0] not in held]
-        self.drawing["chances"] = drawing_chances(trained, self.shares)
+        self._chances = drawing_chances(trained, self.shares)
         self.held_out_volumes = sorted(held)
 
     def prepare_data(self) -> None:
@@ -263,6 +264,7 @@ class CleanSliceData(CleanVolumeData):
     def draws(self, rank: int, world_size: int) -> StackDraws:
         """Return the training batches of one of the processes that share the run."""
         options = {**self.drawing, **self.stacks, "rank": rank, "world_size": world_size}
+        options["chances"] = self._chances
         return StackDraws(self.training, self.iterations, crops=self.crops, **options)
 
     def held_out_batches(self) -> HeldOutStacks:
@@ -318,6 +320,7 @@ class CleanPatchData(CleanVolumeData):
     def draws(self, rank: int, world_size: int) -> PatchDraws:
         """Return the training batches of one of the processes that share the run."""
         options = {**self.drawing, "size": self.patch, "rank": rank, "world_size": world_size}
+        options["chances"] = self._chances
         return PatchDraws(self.training, self.iterations, **options)
 
     def held_out_batches(self) -> HeldOutPatches:

@@ -137,6 +137,7 @@ class SlicePairData(lightning.LightningDataModule):
             "empty_share": empty_share,
             "dropout": dropout,
         }
+        self._chances: Any = None
         self.validate_on = validation
         self.validation_slices = validation_slices
         self.validation_planes = tuple(validation_planes)
@@ -170,7 +171,7 @@ class SlicePairData(lightning.LightningDataModule):
         scans = self._with_features(folders)
         self.training = [scan for scan in scans if _volume_of(scan) not in held]
         self.validation = [scan for scan in scans if _volume_of(scan) in held]
-        self.drawing["chances"] = drawing_chances(_names(self.training), self.shares)
+        self._chances = drawing_chances(_names(self.training), self.shares)
         if stage == "fit":
             self._warn_of_what_is_missing()
 
@@ -248,6 +249,7 @@ class SlicePairData(lightning.LightningDataModule):
                 total,
                 rank=self.trainer.global_rank,
                 world_size=self.trainer.world_size,
+                chances=self._chances,
                 **self.drawing,
             ),
             batch_size=self.batch_size,
