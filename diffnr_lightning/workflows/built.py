@@ -16,7 +16,11 @@ UNKNOWN = "a function without a name"
 """Stands for what cannot be told from another one."""
 
 # Set up by a training, or of no weight for what comes out.
-NOT_GIVEN = ("held_out_volumes", "store", "trainer", "training", "validation", "workers")
+NOT_GIVEN = (
+    *("held_out_volumes", "store", "trainer", "training", "validation", "workers"),
+    *("made", "first", "evaluations"),  # of a callback that has served before
+    *("folders", "sources"),  # may be moved; a run compares their content
+)
 # Their own modules say nothing that the shapes of the weights do not say.
 OF_OTHERS = ("torch", "torchmetrics", "diffusers", "transformers")
 
@@ -28,8 +32,11 @@ def built(thing: Any, _inside: tuple[int, ...] = ()) -> Any:
         thing: number, text, array, function, class or object. A method is told by the arguments of its constructor,
             other objects by what they hold. `UNKNOWN` stands for a lambda or a function inside another one.
     """
-    if thing is None or isinstance(thing, bool | int | float | str):
-        return thing
+    if thing is None:
+        return None
+    for kind in (bool, int, float, str):
+        if isinstance(thing, kind):
+            return kind(thing)  # numpy's float64 is a float, which YAML cannot write
     if isinstance(thing, Path):
         # The package may be installed elsewhere by the time a run goes on.
         return str(thing.relative_to(PACKAGE) if thing.is_relative_to(PACKAGE) else thing)
@@ -43,15 +50,17 @@ def built(thing: Any, _inside: tuple[int, ...] = ()) -> Any:
     if isinstance(thing, list | tuple) and not hasattr(thing, "_asdict"):
         return [inside(value) for value in thing]
     if hasattr(thing, "tolist"):
-        return _of_array(thing)
+        return _hash_of_array(thing) if getattr(thing, "shape", ()) else inside(thing.tolist())
     if isinstance(thing, functools.partial):
         return {
             "function": inside(thing.func),
             "args": inside(thing.args),
             **inside(thing.keywords),
         }
+    if inspect.ismethod(thing) and not inspect.isclass(thing.__self__):
+        return {"function": inside(thing.__func__), "of": inside(thing.__self__)}
     if inspect.isclass(thing) or inspect.isroutine(thing):
-        return _of_callable(thing)
+        return _name_of_callable(thing)
     return {"class": type(thing).__qualname__, **inside(_held(thing))}
 
 
@@ -82,13 +91,14 @@ def remembering(constructor: Callable[..., None]) -> Callable[..., None]:
 
 def _held(thing: Any) -> dict[str, Any]:
     """Return what an object was given, or else what it holds."""
-    if hasattr(thing, "_constructed"):
+    # What a dataclass is given is not kept: it gets its constructor after the class has been made.
+    if hasattr(thing, "_constructed") and not _is_constructed_by_dataclass(thing):
         constructor, args, options = thing._constructed
         bound = inspect.signature(constructor).bind(thing, *args, **options)
         bound.apply_defaults()
         return dict(list(bound.arguments.items())[1:])
     if is_dataclass(thing):
-        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+        return {field.name: getattr(thing, field.name) for field in fields(thing) if field.init}
     if hasattr(thing, "_asdict"):
         return thing._asdict()
     if hasattr(thing, "named_modules"):
@@ -97,6 +107,10 @@ def _held(thing: Any) -> dict[str, Any]:
         return {"holds": UNKNOWN}
     public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
     return {name: value for name, value in public.items() if name not in NOT_GIVEN}
+
+
+def _is_constructed_by_dataclass(thing: Any) -> bool:
+    return is_dataclass(thing) and "_constructed" not in vars(thing)
 
 
 def _of_network(network: Any) -> dict[str, Any]:
@@ -108,7 +122,7 @@ def _of_network(network: Any) -> dict[str, Any]:
             continue
         for name, value in vars(part).items():
             if not name.startswith("_") and name not in NOT_GIVEN and _is_plain(value):
-                found[f"{path}.{name}" if path else name] = value
+                found[f"{path}.{name}" if path else name] = built(value)
     return found
 
 
@@ -120,11 +134,26 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | Path)
 
 
-def _of_array(thing: Any) -> Any:
-    values = thing.tolist()
-    return hashlib.sha256(repr(values).encode()).hexdigest() if isinstance(values, list) else values
+def _hash_of_array(thing: Any) -> str:
+    """Return the SHA-256 of a tensor or array with its type and shape."""
+    import numpy as np
+    import torch
+
+    kind = f"{thing.dtype} {tuple(thing.shape)}"
+    if isinstance(thing, torch.Tensor):
+        # As bytes, since numpy has no bfloat16.
+        thing = thing.detach().cpu().contiguous().flatten().view(torch.uint8)
+    values = np.ascontiguousarray(thing)
+    content = repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()
+    return hashlib.sha256(kind.encode() + content).hexdigest()
 
 
-def _of_callable(thing: Any) -> str:
-    name = f"{thing.__module__}.{thing.__qualname__}"
-    return UNKNOWN if "<" in name or getattr(thing, "__self__", None) is not None else name
+def _name_of_callable(thing: Any) -> str:
+    """Return module and name of a class or function; `UNKNOWN` where it has none, or others of this name exist."""
+    place, name = getattr(thing, "__module__", None), thing.__qualname__
+    owner = getattr(thing, "__self__", None)
+    if inspect.isclass(owner):
+        place, name = owner.__module__, f"{owner.__qualname__}.{thing.__name__}"
+    elif owner is not None and not inspect.ismodule(owner):
+        return UNKNOWN
+    return f"{place}.{name}" if place and "<" not in name else UNKNOWN

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
+from diffnr_lightning.workflows.built import built
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
@@ -46,7 +47,9 @@ def reconstruct(
 ) -> Path:
     """Reconstruct the volume of a case.
 
-    A finished run is left alone; an interrupted one goes on to the same volume.
+    A finished run is left alone; an interrupted one goes on to the same volume. Called from Python with a method that
+    is built of a lambda or of a function inside another one, it refuses a folder that holds a run: whether it is the
+    same cannot be known.
 
     Args:
         case: case folder or NAF pickle, with or without the true volume.
@@ -99,6 +102,7 @@ def reconstruct(
     plain["device"] = device
     options = {"name": name, "variant": variant, "weights": weights, "photons": photons}
     plain["built"] = {**options, "surroundings": surroundings, "method": method.built}
+    plain = built(plain)
     folder = RunFolder(out, resolved or plain, {"case": loaded.fingerprint()})
     if not folder.finished:
         folder.facts["weights"] = weights_record(method.learned)

@@ -310,8 +310,9 @@ class RunFolder:
         """Refuse to take up a run that nobody can compare with this one."""
         if BUILT in self._recorded_settings() and not is_known(self.settings.get(BUILT)):
             raise ValueError(
-                f"{self.path} holds a run, and whether it is this one cannot be known, which is built of a lambda or "
-                "of a function inside another one; name a function of a module, give another --out, or remove that run."
+                f"{self.path} holds a run, and whether it is this one cannot be known, which is built of a "
+                "function without a name, as a lambda or one inside another function; name a function of a module, "
+                "give another --out, or remove that run."
             )
 
     def _compare(self) -> None:

@@ -2,11 +2,16 @@
 
 import functools
 import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from diffnr_lightning.callbacks import PseudoReference
 from diffnr_lightning.cli import main
 from diffnr_lightning.data.slice_pairs import SlicePairData, write_pairs
 from diffnr_lightning.modules import SceneOptimization, SliceFixerFinetuning
@@ -92,6 +97,53 @@ def test_a_finetuning_of_other_losses_is_refused(tmp_path):
         trained(flips=False)
 
 
+def test_numbers_of_numpy_are_recorded(case, tmp_path):
+    given = {"photons": np.float64(1e4), "variant": np.str_("new"), "seed": np.int64(3)}
+    solver = Solver("fdk", {"cutoff": np.linspace(0.1, 1, 5)[2]})
+    run = reconstruct(case, tmp_path / "run", solver, **given)
+    assert reconstruct(case, run, Solver("fdk", {"cutoff": 0.55}), **given) == run
+
+
+def test_what_has_served_before_is_described_as_before(tmp_path):
+    about = {"biplanar": torch.rand(2, 16, 16), "info": {"case": "one", "views": 24}}
+    clean = torch.rand(2, 16, 16)
+    for place in ("here", "there"):
+        write_pairs(tmp_path / place, "one", degraded=clean[None] / 2, clean=clean, **about)
+    given = {"held_out_share": 0, "crop": 16, "shares": {"*": 1}}
+    data = SlicePairData([tmp_path / "here"], 1, **given)
+    before = built(data)
+    data.setup("fit")
+    assert built(data) == before
+    assert built(SlicePairData([tmp_path / "there"], 1, **given)) == before
+    reference = PseudoReference(None)
+    before = built(reference)
+    reference.made, reference.first, reference.evaluations = 2, torch.ones(3), 4.0
+    assert built(reference) == before
+
+
+@dataclass
+class OfFields(Method):
+    """A method whose constructor is a dataclass's."""
+
+    strength: float
+    name = "of fields"
+
+    def reconstruct(self, problem):
+        return torch.zeros(problem.grid.shape)
+
+
+def test_methods_of_other_fields_are_others():
+    assert OfFields(1.0).built == OfFields(1.0).built != OfFields(2.0).built
+
+
+def test_functions_are_told_by_their_names():
+    callables = (math.sqrt, torch.abs, Path.cwd, OfFields(1.0).reconstruct, print)
+    assert all(is_known(built(thing)) for thing in callables)
+    assert built(OfFields(1.0).reconstruct) != built(OfFields(2.0).reconstruct)
+    assert built(math.sqrt) == "math.sqrt"
+    assert built([].append) == UNKNOWN
+
+
 class Mine(Method):
     """A method without a constructor."""
 
@@ -114,6 +166,8 @@ def test_descriptions_are_plain_and_tell_things_apart():
     assert json.loads(json.dumps(described)) == described
     assert described["number"] == 2.5 and described["at"] == [1, 2]
     assert described["array"] != built(torch.arange(1, 4))
+    assert built(torch.ones(2).bfloat16()) != built(torch.ones(2))
+    assert built(np.arange(3)) == built(np.arange(6)[:3]) != built(np.arange(3)[::-1])
     assert not is_known(built([lambda: 3]))
     assert built(test_descriptions_are_plain_and_tell_things_apart) != UNKNOWN
     turning = [1]
