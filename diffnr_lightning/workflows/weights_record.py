@@ -28,7 +28,7 @@ def weights_record(learned: Iterable[Path]) -> dict[str, str]:
 
 
 def changed_weights(recorded: Mapping[str, str], named: Iterable[str]) -> list[str]:
-    """Return which files and folders of weights hold others by now; what is gone is not among them.
+    """Return which files and folders of weights hold others by now; what is gone or new is not among them.
 
     Args:
         recorded: what `weights_record` returned then.
@@ -38,9 +38,10 @@ def changed_weights(recorded: Mapping[str, str], named: Iterable[str]) -> list[s
         place
         for place in dict.fromkeys(named)
         if Path(place).parts  # all is below no place
-        and (known := _below(recorded, place))
-        and Path(place).exists()
-        and known != _below(weights_record([Path(place)]), place)
+        and any(
+            Path(place, path).is_file() and _digest(Path(place, path)) != digest
+            for path, digest in _below(recorded, place).items()
+        )
     ]
 
 

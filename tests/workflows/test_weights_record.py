@@ -36,6 +36,13 @@ def test_a_finished_run_of_other_weights_is_refused(opened, tmp_path, name):
     assert opened(place).finished
 
 
+def test_further_weights_in_a_folder_that_settings_name_change_no_run(opened, tmp_path):
+    write_bytes(tmp_path / "trained" / "prior" / "weights.safetensors", b"learned")
+    opened(tmp_path / "trained").finish({})
+    write_bytes(tmp_path / "trained" / "other" / "weights.safetensors", b"something else")
+    assert opened(tmp_path / "trained").finished
+
+
 def test_a_finished_run_of_weights_of_an_earlier_package_stays(
     opened, tmp_path, monkeypatch, caplog
 ):
