@@ -55,10 +55,12 @@ def listed_sources(source: str) -> list[str] | None:
 
 def _words(source: str) -> Words:
     """Read a source; a volume of a folder goes before a range, as in `folder:/data/ct:scan[1]`."""
-    words, dataset, name = read_words(source), data_set(source), volume_word(source)
-    if dataset.folder is not None and name in dataset.files():
-        return Words(words.dataset, name, slice(None))
-    return words
+    words, dataset = read_words(source), data_set(source)
+    name = source.removeprefix(f"{words.dataset}:")
+    # Only words with a range behind them mean two things, which the files tell apart.
+    if dataset.folder is None or words.word in (None, name) or name not in dataset.files():
+        return words
+    return Words(words.dataset, name, slice(None))
 
 
 def known_volume(source: str) -> SplitVolume | None:

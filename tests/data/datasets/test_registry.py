@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from diffnr_lightning.data import ScanRecipe
-from diffnr_lightning.data.datasets import known_volume, load_source, selected_volumes
+from diffnr_lightning.data.datasets import (
+    known_volume,
+    listed_sources,
+    load_source,
+    selected_volumes,
+)
 from diffnr_lightning.data.datasets.luna16 import DEVELOPMENT, PINNED, TEST
 from diffnr_lightning.data.datasets.registry import located
 from diffnr_lightning.data.datasets.sets import split_by_rule
@@ -276,3 +281,20 @@ def test_a_volume_of_a_folder_may_have_brackets_in_its_name(tmp_path):
     assert len(volume_sources([f"folder:{tmp_path}:train[0]"])) == 1
     with pytest.raises(ValueError, match="no set and no volume 'post \\[scan\\]'"):
         volume_sources([f"folder:{tmp_path}:post [scan]"])
+
+
+def test_a_folder_may_be_called_as_a_volume_in_it(tmp_path, monkeypatch):
+    (tmp_path / "ct").mkdir()
+    for name in ("ct", "other", "ct[0]"):
+        (tmp_path / "ct" / f"{name}.npy").touch()
+    monkeypatch.chdir(tmp_path)
+    assert set(volume_sources(["folder:ct"])) == {"ct", "other", "ct[0]"}
+    assert list(volume_sources(["folder:ct[0]"])) == ["ct"]
+    assert left_out(volume_sources(["folder:ct"]), ["folder:ct"]) == {"ct", "other", "ct[0]"}
+
+
+def test_a_volume_of_a_folder_that_is_away_is_listed():
+    assert listed_sources("folder:/away/ct:P1") == ["folder:/away/ct:P1"]
+    for source in ("folder:/away/ct:P1[0]", "folder:/away/ct", "folder:/away/ct:test"):
+        with pytest.raises(FileNotFoundError, match="there is no such folder"):
+            listed_sources(source)
