@@ -48,7 +48,9 @@ def _compare(folder: Path, wanted: dict[str, Any]) -> None:
     before, now = provenance.get(SOURCE_HASH), source_sha256(wanted["source"])
     same_content = before is not None and before == now
     same_file = Path(found["source"]).resolve() == Path(wanted["source"]).resolve()
-    moved = same_content and _read_as(found["source"]) == _read_as(wanted["source"])
+    slices = Path(wanted["source"]).is_dir()
+    read = [_read_as(source, slices) for source in (found["source"], wanted["source"])]
+    moved = same_content and read[0] == read[1]
     changed = difference(found, wanted, free=("source",) if same_file or moved else ())
     if None not in (before, now) and not same_content:
         changed = changed or f"another content of {wanted['source']}"
@@ -59,6 +61,14 @@ def _compare(folder: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def _read_as(source: str) -> tuple[str, str]:
-    """Return the name from which a seed is drawn, and the data set that knows unit and voxels; none of a file."""
-    return source_name(source), source.partition(":")[0] if names_data_set(source) else ""
+def _read_as(source: str, slices: bool) -> tuple[str, str]:
+    """Return the name from which a seed is drawn, and the data set that knows unit and voxels; none of a file.
+
+    Args:
+        source: may have moved by now.
+        slices: whether it is or was a folder of slices, of whose name dots are a part.
+    """
+    if names_data_set(source):
+        return source_name(source), source.partition(":")[0]
+    gone = slices and not Path(source).exists()
+    return Path(source).name if gone else source_name(source), ""

@@ -15,15 +15,15 @@ from diffnr_lightning.workflows.settings import configured
 
 @pytest.fixture
 def case(tmp_path):
-    """Look for a case of a volume in a folder that holds one of another volume."""
+    """Look for a case of a volume in a folder that holds one of another volume, whose hash may be given."""
 
     def found(before, now, known=True):
         settings = configured(
             simulate, ["tiny/simulate"], {"volume": now, "out": tmp_path / "case"}
         )
         record = simulation_record(settings.arguments["recipe"], str(before))
-        hashed = {SOURCE_HASH: source_sha256(str(before))} if known else {}
-        provenance = {"simulation": record, **hashed}
+        hashed = source_sha256(str(before)) if known is True else known
+        provenance = {"simulation": record, **({SOURCE_HASH: hashed} if hashed else {})}
         described = {"scanner": {}, "proj_train": [], "provenance": provenance}
         write_json(tmp_path / "case" / META_FILE, described)
         return scanned_case(settings)
@@ -42,6 +42,19 @@ def test_a_case_of_a_volume_that_has_moved_is_used_again(case, tmp_path):
     assert case(before, now) == tmp_path / "case"
     folders = (f"folder:{tmp_path}/a:head", f"folder:{tmp_path}/a/:head")
     assert case(*folders) == tmp_path / "case"
+
+
+def test_a_case_of_a_series_that_has_moved_is_used_again(tmp_path, case):
+    before, now = tmp_path / "a/1.2.840", tmp_path / "b/1.2.840"
+    volume(before / "1.npy")
+    assert case(before, before) == tmp_path / "case"
+    now.parent.mkdir()
+    hashed = source_sha256(str(before))
+    before.rename(now)
+    assert case(before, now, hashed) == tmp_path / "case"
+    now.rename(now.with_name("1.2.841"))
+    with pytest.raises(ValueError, match="holds a case with source ="):
+        case(before, now.with_name("1.2.841"), hashed)
 
 
 def test_a_case_of_another_volume_is_refused(case, tmp_path):
