@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from glob import escape
 from pathlib import Path
+
+from diffnr_lightning.files import json_sha256
 
 # Of a file of gigabytes these pieces are looked at: volumes that differ do so along their middle, if not at their ends.
 PIECES, PIECE_BYTES = 9, 2**14
@@ -34,11 +37,19 @@ def volume_content(path: Path) -> str | None:
     Args:
         path: see `volume_files`.
     """
-    files = volume_files(path)
-    if not files:
+    states = [(file.name, file.stat()) for file in volume_files(path)]
+    if not states:
         return None
+    seen = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    return _known_content(path, json_sha256(seen))
+
+
+# Every scan of a volume asks for it, and a series has hundreds of files.
+@cache
+def _known_content(path: Path, seen: str) -> str:
+    """Return the content of a volume whose files have been `seen` to have these names, sizes and times."""
     digest = hashlib.sha256()
-    for file in files:
+    for file in volume_files(path):
         size = file.stat().st_size
         digest.update(f"{size} ".encode())
         with file.open("rb") as content:
