@@ -73,7 +73,7 @@ class PairsFolder:
             if None not in (before, now) and before != now:
                 raise ValueError(
                     f"{file} was made of another content of {volume} than {self.sources[volume]} has now; give another "
-                    "--out, or delete the file to make it anew."
+                    f"--out, or delete {self.path / volume}_[0-9]*.safetensors to make all scans of {volume} anew."
                 )
         return True
 
