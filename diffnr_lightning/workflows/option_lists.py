@@ -47,7 +47,7 @@ def lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
             continue
         if not items & {int, float}:
             # Words stay words: a folder named 007 or yes is no number and no truth.
-            values = [json.dumps(value, ensure_ascii=False) for value in values]
+            values = [_quoted(value) for value in values]
         rewritten.append(f"{option}=[{', '.join(values)}]")
     return rewritten
 
@@ -119,6 +119,11 @@ def _is_entry(parser: ArgumentParser, option: str) -> bool:
         return True
     hint = _option_hint(parser, parent)
     return dict[str, Any] in (hint, *get_args(hint))
+
+
+def _quoted(word: str) -> str:
+    """Return a word as YAML reads it back: as JSON writes it, but for characters that JSON writes as two."""
+    return f'"{"".join(c if ord(c) > 0xFFFF else json.dumps(c)[1:-1] for c in word)}"'
 
 
 def _is_yaml_list(text: str) -> bool:

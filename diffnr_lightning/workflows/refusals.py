@@ -16,6 +16,8 @@ from jsonargparse import ArgumentParser
 
 # Packages of Lightning's loggers, each an extra of the same name.
 LOGGERS = ("wandb", "tensorboard")
+# Stand for bytes of a word that are no UTF-8.
+_UNDECODED = re.compile("[\ud800-\udfff]")
 _NESTED = re.compile(
     r"Expected an? (<class '[^']+'>|[\w.]+(?:\[[^\]]*\])?)\. Got value: (.*?)(?=\. Got value|$)",
     re.MULTILINE,
@@ -56,16 +58,15 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
     )
 
 
-def refuse_empty_words(argv: Sequence[str]) -> None:
-    """Refuse options whose value is an empty word, as of a variable of the shell that is not set.
-
-    An empty path would be the folder that one is in.
+def check_words(argv: Sequence[str]) -> None:
+    """Refuse words that no option takes.
 
     Args:
         argv: options as on the command line.
 
     Raises:
-        ValueError: there is one.
+        ValueError: an empty word, as of a variable of the shell that is not set (an empty path would be the folder that
+            one is in), or a value that is no UTF-8, which YAML cannot hold.
     """
     option = "an option"
     for word in argv:
@@ -75,6 +76,10 @@ def refuse_empty_words(argv: Sequence[str]) -> None:
             raise ValueError(
                 f"{option} is given an empty word, as by a variable of the shell that is not set; give a value or "
                 "leave the option out."
+            )
+        if option != "--config" and _UNDECODED.search(word):
+            raise ValueError(
+                f"{option} is given {ascii(word)}, which is no UTF-8; rename it (as by convmv) or use a link to it."
             )
 
 

@@ -33,7 +33,7 @@ from diffnr_lightning.workflows.option_lists import (
     restored_entries,
     take_values,
 )
-from diffnr_lightning.workflows.refusals import missing_logger, refusal, refuse_empty_words
+from diffnr_lightning.workflows.refusals import check_words, missing_logger, refusal
 from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
@@ -140,7 +140,7 @@ def parse(
             is no YAML mapping, or config files for methods of different kinds.
         SystemExit: after ``--help`` or ``--print_config``.
     """
-    refuse_empty_words(argv)
+    check_words(argv)
     argv, configs = expanded(argv)
     for config in configs:
         check_yaml(config)

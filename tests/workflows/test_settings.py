@@ -209,10 +209,19 @@ def test_an_entry_that_is_null_or_a_list_leaves_the_others(tmp_path):
 
 
 def test_names_of_a_list_may_be_any(tmp_path):
-    for names in (["\U0001f600/a b", "c"], ["[old] x"], ["[ab]*.nii.gz"]):
+    odd = ["\U0001f600/a b", "c\x7f\x85 \u2028 \ufeff\ufffe", "\x01\t\"\\ '"]
+    for names in (odd, ["[old] x"], ["[ab]*.nii.gz"]):
         found = parse(fake_workflows.evaluate, ["--runs", *names]).resolved["runs"]
         assert found == names
     assert parse(fake_workflows.evaluate, ["--runs", "[a, b]"]).resolved["runs"] == ["a", "b"]
+
+
+def test_names_that_are_no_utf_8_are_refused(tmp_path):
+    for words in (["--runs", "a", "K\udcf6ln"], ["--runs", "a", "--out=K\udcf6ln"]):
+        with pytest.raises(
+            ValueError, match=r"^--(runs|out) is given '\S*K\\udcf6ln', which is no"
+        ):
+            parse(fake_workflows.evaluate, words)
 
 
 def test_a_discriminator_that_options_name_is_drawn_after_them():
