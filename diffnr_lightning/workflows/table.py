@@ -37,6 +37,7 @@ from diffnr_lightning.workflows.table_checks import (
     check_scans,
     check_training,
     training_command,
+    warn_of_other_settings,
 )
 from diffnr_lightning.workflows.table_logging import check_logger, log_tables
 from diffnr_lightning.workflows.volume_sources import volume_names
@@ -116,6 +117,8 @@ def table(
             found, lambda row: _check_commands(experiment, row, folder, device, curves)
         )
     runnable = [row for row in runnable if row.name not in failed]
+    if not (run or submit):
+        warn_of_other_settings(runnable, folder)
     if submit:
         untrained = [
             row.name

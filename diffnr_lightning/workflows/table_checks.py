@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from diffnr_lightning.workflows.run_folder import (
 )
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import configured, parse
+
+logger = logging.getLogger("diffnr")
 
 # Pairs lie in the folder of the table, which may have moved.
 _PAIRS = ("data.folders", "data.init_args.folders")
@@ -75,11 +78,33 @@ def check_training(training: Training, words: Sequence[str], curation: Sequence[
     parse(training_command(words), words[1:], build=False)
 
 
+def warn_of_other_settings(rows: Sequence[ExperimentRow], folder: Path) -> None:
+    """Warn of finished networks that a table would refuse if it were to run anything.
+
+    Args:
+        rows: of the table.
+        folder: of the table.
+    """
+    for row in rows:
+        for training in row.trainings(folder):
+            try:
+                if training.finished:
+                    _refuse_other_settings(training)
+            except (ImportError, OSError, TypeError, ValueError) as error:
+                logger.warning("%s: %s", row.name, error)
+
+
 def _refuse_other_settings(training: Training) -> None:
     record = training.folder / CONFIG
     if not record.is_file():
         return  # a network that was put there
     before = yaml.safe_load(record.read_text(encoding="utf-8"))
+    if "out" not in before:
+        logger.warning(
+            "%s holds a network that was trained from Python; whether by the settings of its config is not known",
+            training.folder,
+        )
+        return
     config = training.words[training.words.index("--config") + 1]
     pairs = {"data.folders": []} if training.pairs else {}
     command = training_command(training.words)

@@ -91,6 +91,29 @@ def test_a_network_of_the_same_settings_is_kept(table, tmp_path, monkeypatch, ch
     assert table(prior=prior) == 0
 
 
+def test_a_network_of_other_settings_is_shown_with_a_warning(table, tmp_path, monkeypatch, caplog):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    monkeypatch.setattr(module, "_show", lambda *given: None)
+    prior = prior_of(tmp_path)
+    table("--plan", "true", prior=prior)
+    trained(tmp_path, prior)
+    prior_of(tmp_path, lambda_gan=0.2)
+    assert table("--run", "false", prior=prior) == 0
+    assert "lambda_gan = 0.1, not 0.2" in caplog.text
+
+
+def test_a_network_that_was_trained_from_python_is_kept(table, tmp_path, monkeypatch, caplog):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    monkeypatch.setattr(module, "_run", lambda *given: {})
+    prior = prior_of(tmp_path)
+    table("--plan", "true", prior=prior)
+    trained(tmp_path, prior)
+    record = next(tmp_path.glob("out/priors/*/config.yaml"))
+    record.write_text(yaml.safe_dump({"iterations": 3, "seed": 0, "built": {"precision": "32"}}))
+    assert table(prior=prior) == 0
+    assert "was trained from Python" in caplog.text
+
+
 def test_what_is_mistyped_behind_a_training_is_known_before_it(table, tmp_path, capsys):
     (tmp_path / "typo.yaml").write_text("sise: 16\n")
     (tmp_path / "method.yaml").write_text("sed: 1\n")
