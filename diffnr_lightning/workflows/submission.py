@@ -148,8 +148,9 @@ def submit(
     """
     shares = _shares(command, jobs)
     options = options or {}
-    _refuse_tasks(shares[0][0], options)
-    _refuse_other_processes(_checked(shares[0]), options)
+    tasks = _tasks(options, cluster)
+    _refuse_tasks(shares[0][0], tasks)
+    _refuse_other_processes(_checked(shares[0]), tasks)
     executor = _executor(folder, cluster, options)
     submitted = _handed_over(executor, shares, options)
     console = Console()
@@ -191,9 +192,18 @@ def _shares(command: str, jobs: int) -> list[list[str]]:
     return [[*arguments, "--shard", f"{k}/{jobs}"] for k in range(jobs)]
 
 
-def _refuse_tasks(command: str, options: Mapping[str, Any]) -> None:
+def _tasks(options: Mapping[str, Any], cluster: str) -> list[int]:
+    """Return nodes of a job, and tasks on each; names that begin with the cluster's win, as in submitit."""
+
+    def first_given(*names: str) -> int:
+        return next((options[name] for name in names if options.get(name)), 1)
+
+    per_node = (f"{cluster}_ntasks_per_node", f"{cluster}_tasks_per_node", "tasks_per_node")
+    return [first_given(f"{cluster}_nodes", "nodes"), first_given(*per_node)]
+
+
+def _refuse_tasks(command: str, tasks: list[int]) -> None:
     """Refuse several tasks of a job where all would do the same work."""
-    tasks = [options.get(name) or 1 for name in ("nodes", "tasks_per_node")]
     if command not in DISTRIBUTED and tasks != [1, 1]:
         raise ValueError(
             f"nodes and tasks_per_node are {tasks[0]} and {tasks[1]} for {command}, each task of which would do the "
@@ -212,9 +222,8 @@ def _checked(arguments: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"command is {shlex.join(arguments)!r}: {error}") from error
 
 
-def _refuse_other_processes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def _refuse_other_processes(settings: Mapping[str, Any], tasks: list[int]) -> None:
     """Refuse a training of another number of processes than of tasks; one task starts those of its node itself."""
-    tasks = [options.get(name) or 1 for name in ("nodes", "tasks_per_node")]
     asked = [settings.get("num_nodes", 1), settings.get("devices", 1)]
     counted = str(asked[1]).isdigit()  # "auto" is known on the node alone
     if asked != tasks and counted and (tasks != [1, 1] or asked[0] != 1):

@@ -154,7 +154,27 @@ def test_what_resuming_needs_is_asked_for_beside_what_is_given():
 )
 def test_tasks_as_many_as_devices_or_one_are_submitted(more, options):
     settings = submission._checked([*FINETUNE.split(), *more.split()])
-    submission._refuse_other_processes(settings, options)
+    submission._refuse_other_processes(settings, submission._tasks(options, "slurm"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slurm_nodes": 2, "slurm_ntasks_per_node": 4},
+        {"nodes": 2, "tasks_per_node": 4},
+        {"nodes": 1, "slurm_nodes": 2, "slurm_tasks_per_node": 4, "tasks_per_node": 3},
+        {"nodes": 2, "slurm_tasks_per_node": 3, "slurm_ntasks_per_node": 4},
+    ],
+)
+def test_nodes_and_tasks_are_those_that_submitit_takes(tmp_path, monkeypatch, options):
+    from submitit.slurm.slurm import SlurmExecutor
+
+    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda _: 1))
+    taken = submission._executor(tmp_path, "slurm", options).parameters
+    asked = [taken["nodes"], taken["ntasks_per_node"]]
+    assert submission._tasks(options, "slurm") == asked == [2, 4]
+    named = {name: count for name, count in options.items() if name.startswith("slurm")}
+    assert submission._tasks(named, "local") == [1, 1]
 
 
 @pytest.mark.parametrize(
