@@ -232,18 +232,17 @@ def _scene(
 def _repair(
     repairer: Repairer | DdsRepairer, grid: VolumeGrid, rays: int, weighted: bool, at_once: int
 ) -> list[Part]:
-    """Return what a repair takes of so many slices at once, and what is said of it beside three volumes."""
+    """Return what a repair takes of so many slices at once, and what is said of it beside three volumes.
+
+    The network lies on the device while it is asked, and no longer.
+    """
     voxels = math.prod(grid.shape)
     visible = visible_bytes(voxels, rays)
     told = Part("evidence: what the prior changed", 3 * F32 * voxels + visible, False)
     if isinstance(repairer, DdsRepairer):
         needed = sampling_bytes("dds", repairer.denoiser, grid, rays, at_once)
-        steps = needed.kept + max(needed.fitted, needed.asked)
-        return [
-            Part("denoiser", needed.denoiser, True),
-            Part("repair: steps of DDS", steps, False),
-            told,
-        ]
+        steps = needed.denoiser + needed.kept + max(needed.fitted, needed.asked)
+        return [Part("repair: steps of DDS", steps, False), told]
     prior = repairer.prior
     weights = sum(p.numel() * p.element_size() for p in prior.parameters())
     slices = slices_bytes(prior, grid.shape, repairer.planes, at_once)
@@ -256,9 +255,8 @@ def _repair(
         held = solver_bytes("sirt", voxels, rays)
     # The volume before and after, the residual and its noise stay through a pass.
     return [
-        Part("prior", weights, True),
         Part("repair: residual", 8 * F32 * voxels + 12 * F32 * rays, False),
-        Part("repair: slices at once", 8 * F32 * voxels + slices, False),
+        Part("repair: slices at once", weights + 8 * F32 * voxels + slices, False),
         Part("repair: held to the projections", 4 * F32 * voxels + held, False),
         told,
     ]
@@ -271,9 +269,8 @@ def _projection_repair(callback: RepairedProjections, scan: ScanGeometry) -> lis
     rays = math.prod(shape)
     at_once = slices_bytes(prior, shape, ("axial",), callback.repairer.batch_size)
     return [
-        Part("prior of projections", weights, True),
         Part("views between the measured ones", len(callback.at) * F32 * rays, True),
-        Part("repair: projections at once", 4 * F32 * rays + at_once, False),
+        Part("repair: projections at once", weights + 4 * F32 * rays + at_once, False),
     ]
 
 

@@ -96,6 +96,33 @@ def test_repaired_projections_are_counted():
     assert with_views.peak > memory.estimate(Scene(VoxelGrid), grid, scan).peak + kept.bytes
 
 
+@pytest.mark.parametrize("moment", ["slices at once", "steps of DDS", "projections at once"])
+def test_networks_of_repairs_count_while_they_are_asked(monkeypatch, moment):
+    """They are lent to the device: what is found of a volume when a run ends has their memory."""
+    denoiser = CompactDenoiser(channels=1, widths=(8, 8), gaps=0)
+    monkeypatch.setattr(dds_repairer, "load_denoiser", lambda _: denoiser)
+    given = VolumeGrid((32,) * 3, 1.0), scan_of(32, 2)
+    asked = {
+        "slices at once": Repairer(),
+        "steps of DDS": DdsRepairer(steps=2),
+        "projections at once": ProjectionRepairer(),
+    }[moment]
+    network = denoiser if moment == "steps of DDS" else asked.prior
+    taking = {"pseudo_reference": SampledReference(asked)}
+    if moment == "projections at once":
+        taking = {"repaired_projections": RepairedProjections(asked, at=(3,))}
+
+    def parts():
+        return {p.name: p.bytes for p in memory.estimate(Scene(VoxelGrid, **taking), *given).parts}
+
+    before = parts()
+    network.more = torch.nn.Parameter(torch.empty(1000))
+    changed = {
+        name: bytes - before[name] for name, bytes in parts().items() if bytes != before[name]
+    }
+    assert changed == {f"repair: {moment}": 4000}
+
+
 def test_what_estimates_the_surroundings_is_part_of_the_peak():
     """Of SIRT it decides the peak, of weighted TV itself it changes nothing."""
     given = VolumeGrid((32,) * 3, 1.0), scan_of(32, 8)
