@@ -261,17 +261,20 @@ def _handed_over(executor: Any, shares: Sequence[list[str]], options: dict[str, 
     )
 
 
-def _slurm_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def _slurm_options(options: Mapping[str, Any], cluster: str = "slurm") -> dict[str, Any]:
     """Return options of submitit, and those that resuming needs where a cluster has other defaults.
 
     Jobs ask to be queued again, which some clusters do only then. A task that fails ends the others, which would wait
-    for it. And since SLURM 22.05 `srun` no longer asks for the cores of the job by itself.
+    for it. Since SLURM 22.05 `srun` no longer asks for the cores of the job by itself. On several nodes Lightning has
+    to know the tasks of each, which submitit leaves out where nobody gives them.
     """
+    nodes, per_node = _tasks(options, cluster)
     srun = ["--kill-on-bad-exit=1"]
     if options.get("cpus_per_task"):
         srun.append(f"--cpus-per-task={options['cpus_per_task']}")
     return {
         **options,
+        **({} if nodes == 1 else {"tasks_per_node": per_node}),
         "slurm_srun_args": [*srun, *_words(options.get("slurm_srun_args") or ())],
         "slurm_additional_parameters": {
             "requeue": True,
@@ -342,7 +345,7 @@ def _executor(folder: Path, cluster: str, options: dict[str, Any]) -> Any:
             f"cluster is {cluster!r} and srun is not found; log in to a node of the cluster, or give --cluster local."
         ) from None
     try:
-        executor.update_parameters(**{"name": "diffnr", **_slurm_options(options)})
+        executor.update_parameters(**{"name": "diffnr", **_slurm_options(options, cluster)})
     except (NameError, AssertionError, TypeError) as error:
         if made:
             folder.rmdir()  # the executor had made it

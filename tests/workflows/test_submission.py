@@ -157,6 +157,15 @@ def test_tasks_as_many_as_devices_or_one_are_submitted(more, options):
     submission._refuse_other_processes(settings, submission._tasks(options, "slurm"))
 
 
+@pytest.fixture
+def slurm_parameters(tmp_path, monkeypatch):
+    """Return what submitit asks SLURM for, on a machine that has none."""
+    from submitit.slurm.slurm import SlurmExecutor
+
+    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda _: 1))
+    return lambda options: submission._executor(tmp_path, "slurm", options).parameters
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -164,17 +173,22 @@ def test_tasks_as_many_as_devices_or_one_are_submitted(more, options):
         {"nodes": 2, "tasks_per_node": 4},
         {"nodes": 1, "slurm_nodes": 2, "slurm_tasks_per_node": 4, "tasks_per_node": 3},
         {"nodes": 2, "slurm_tasks_per_node": 3, "slurm_ntasks_per_node": 4},
+        {"slurm_nodes": 2, "tasks_per_node": 4},
     ],
 )
-def test_nodes_and_tasks_are_those_that_submitit_takes(tmp_path, monkeypatch, options):
-    from submitit.slurm.slurm import SlurmExecutor
-
-    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda _: 1))
-    taken = submission._executor(tmp_path, "slurm", options).parameters
+def test_nodes_and_tasks_are_those_that_submitit_takes(slurm_parameters, options):
+    taken = slurm_parameters(options)
     asked = [taken["nodes"], taken["ntasks_per_node"]]
     assert submission._tasks(options, "slurm") == asked == [2, 4]
     named = {name: count for name, count in options.items() if name.startswith("slurm")}
     assert submission._tasks(named, "local") == [1, 1]
+
+
+def test_a_task_on_each_of_several_nodes_is_asked_for_in_words(slurm_parameters):
+    """As Lightning has to know how tasks lie on nodes."""
+    for options in ({"nodes": 2}, {"slurm_nodes": 2, "tasks_per_node": None}):
+        assert slurm_parameters(options)["ntasks_per_node"] == 1
+    assert "ntasks_per_node" not in slurm_parameters({"nodes": 1})
 
 
 @pytest.mark.parametrize(
