@@ -99,7 +99,7 @@ def train_in_folder(
             trainer.fit(task, datamodule=data, ckpt_path=run.resume_from(), weights_only=True)
             scores = {}
             if data.validation:
-                _count_all(trainer, iterations)
+                _count_all(trainer, task.iteration)
                 found = trainer.validate(task, datamodule=data, verbose=False)[0]
                 scores = {name: float(value) for name, value in found.items()}
             if trainer.is_global_zero:
@@ -109,7 +109,7 @@ def train_in_folder(
 
 
 def _count_all(trainer: Trainer, iterations: int) -> None:
-    """Let Lightning count all batches and their epoch, which it does not do where a run is resumed at its end.
+    """Let Lightning count all batches of a run and their epoch, which it does not do where one is resumed at its end.
 
     What is logged next is of the step after them; at the step before it would take the place of the last batch in the
     curves.

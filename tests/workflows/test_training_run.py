@@ -1,5 +1,7 @@
 """What a training refuses of Lightning before it begins, and what one leaves that is killed while it validates."""
 
+import csv
+
 import lightning
 import pytest
 import toy_run
@@ -117,3 +119,19 @@ def test_a_run_killed_while_it_validates_has_the_same_curves(
         curves_of(tmp_path / "run", KillIn(function, iteration), finish=killed)
     assert curves_of(tmp_path / "run") == whole_curves
     assert whole_curves.count("\n") == 1 + 12 + 3
+
+
+class StopAfter(lightning.Callback):
+    """Stop early, as `EarlyStopping` does."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        trainer.should_stop = pl_module.iteration == self.iteration
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_final_scores_of_a_training_that_stops_early_are_of_its_last_batch(tmp_path):
+    rows = list(csv.DictReader(curves_of(tmp_path / "run", StopAfter(7)).splitlines()))
+    assert [row["step"] for row in rows if row["val_weight"]][-1] == "7"
