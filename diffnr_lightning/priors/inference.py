@@ -71,10 +71,14 @@ def computing(
 def lent(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a network to a device, and back when it has been asked: what comes next has the memory of the device."""
     home = next((parameter.device for parameter in network.parameters()), device)
+    weights = [(parameter, parameter.data) for parameter in network.parameters()]
     network.to(device)
     try:
         yield
     finally:
+        # Asking changes no weights: a copy back, as of buffers, would take its time in every pass.
+        for parameter, data in weights:
+            parameter.data = data
         network.to(home)
 
 

@@ -1,5 +1,7 @@
 """Priors are asked in bfloat16 only where that is wanted or fast, and learn in float32."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from blob_scan import GRID, PROJECTIONS, SCAN, TRUTH, Halving
@@ -34,6 +36,32 @@ def test_bfloat16_is_not_for_processors_or_settings_without_its_instructions(mon
                 assert not inference.multiplies_bfloat16()
         monkeypatch.delattr(torch.cpu, name)  # of a torch that cannot tell
     assert not inference.multiplies_bfloat16()
+
+
+class Travelling(torch.nn.Linear):
+    """A network that a device would hold as a copy, and whose buffer counts."""
+
+    def __init__(self):
+        super().__init__(2, 1)
+        self.register_buffer("asked", torch.zeros(1))
+
+    def to(self, device):
+        if device == GPU:
+            self._apply(torch.clone)
+        return self
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_weights_that_were_lent_are_not_copied_back(fails):
+    network = Travelling()
+    home = [parameter.data_ptr() for parameter in network.parameters()]
+    with suppress(MemoryError), inference.lent(network, GPU):
+        assert not {parameter.data_ptr() for parameter in network.parameters()} & {*home}
+        network.asked += 1
+        if fails:
+            raise MemoryError
+    assert [parameter.data_ptr() for parameter in network.parameters()] == home
+    assert network.asked == 1
 
 
 def repaired(**options):
