@@ -96,7 +96,10 @@ class TestData:
     def test_shares_decide_how_often_a_volume_is_drawn(self, folder):
         data = SlicePairData([folder], 5, held_out=("head*",), shares={"chest_1": 4, "*": 1})
         data.setup("fit")
-        chances = data.drawing["chances"]
+        data.trainer = types.SimpleNamespace(
+            global_rank=0, world_size=1, lightning_module=types.SimpleNamespace(iteration=0)
+        )
+        chances = data.train_dataloader().dataset.chances
         first = [scan.info["case"] == "chest_1" for scan in data.training]
         assert chances[first].sum() == pytest.approx(0.8)
         with pytest.raises(ValueError, match="no pattern for the scans of 'chest_2'"):
