@@ -203,32 +203,32 @@ def with_joined_mappings(
         configs: these paths in their order, each a YAML mapping.
         names: of the parameters that are mappings, beside the `options` of a method.
     """
-    joined = {**_joined_options(configs), **_joined_parameters(configs, names)}
-    if not joined:
+    together = {**_joined_options(configs), **_joined_parameters(configs, names)}
+    if not together:
         return list(argv)
     end = len(argv) - argv[::-1].index(f"--config={configs[-1]}")
-    return [*argv[:end], f"--config={yaml.safe_dump(joined)}", *argv[end:]]
+    return [*argv[:end], f"--config={yaml.safe_dump(together)}", *argv[end:]]
 
 
 def _joined_parameters(configs: Sequence[Path], names: Collection[str]) -> dict[str, Any]:
     """Return the mappings of all files together, where the last of them is not complete."""
-    joined: dict[str, Any] = {}
+    together: dict[str, Any] = {}
     last: dict[str, Any] = {}
     for config in configs:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
         for name in content.keys() & set(names):
             last[name] = content[name]
-            joined[name] = _joined(joined.get(name) if last[name] else None, last[name])
-    return {name: joined[name] for name in joined if joined[name] != last[name]}
+            together[name] = joined(together.get(name) if last[name] else None, last[name])
+    return {name: value for name, value in together.items() if value != last[name]}
 
 
-def _joined(before: Any, now: Any) -> Any:
+def joined(before: Any, now: Any) -> Any:
     """Join two mappings; the arguments of a class go where another class comes."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return now
     if now.get("class_path", before.get("class_path")) != before.get("class_path"):
         return now
-    return {**before, **{key: _joined(before.get(key), value) for key, value in now.items()}}
+    return {**before, **{key: joined(before.get(key), value) for key, value in now.items()}}
 
 
 def _joined_options(configs: Sequence[Path]) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _joined_options(configs: Sequence[Path]) -> dict[str, Any]:
     It is empty where the last options are complete. Options are those of a function by its `name`: under another name
     they begin anew.
     """
-    joined: dict[str, Any] = {}
+    together: dict[str, Any] = {}
     last: dict[str, Any] | None = None
     kind, name = None, None
     for config in configs:
@@ -247,13 +247,13 @@ def _joined_options(configs: Sequence[Path]) -> dict[str, Any]:
             continue
         kind = node.get("class_path", kind)
         if given.get("name", name) != name:
-            name, joined = given["name"], {}
+            name, together = given["name"], {}
         if "options" in given:
             last = given["options"] or {}
-            joined = {**joined, **last} if last else {}
-    if joined == (last or {}):
+            together = {**together, **last} if last else {}
+    if together == (last or {}):
         return {}
-    return {"method": {"class_path": kind, "init_args": {"options": joined}}}
+    return {"method": {"class_path": kind, "init_args": {"options": together}}}
 
 
 def _files_of(part: str) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from diffnr_lightning.workflows.config_files import config_files
+from diffnr_lightning.workflows.config_files import config_files, joined
 from diffnr_lightning.workflows.curation import curate
 from diffnr_lightning.workflows.denoiser_training import train_denoiser
 from diffnr_lightning.workflows.experiment import Experiment, ExperimentRow, Training
@@ -133,13 +133,5 @@ def _content(config: str) -> dict[str, Any]:
     """Return what config files say together, nested as they nest it."""
     merged: dict[str, Any] = {}
     for path in config_files(config):
-        _merge(merged, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        merged = joined(merged, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     return merged
-
-
-def _merge(merged: dict[str, Any], content: dict[str, Any]) -> None:
-    for key, value in content.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            _merge(merged[key], value)
-        else:
-            merged[key] = value
