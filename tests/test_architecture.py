@@ -15,6 +15,7 @@ EVERYTHING = {
     "batches",
     "callbacks",
     "consistency",
+    "constructed",
     "data",
     "downstream",
     "draws",
@@ -38,6 +39,7 @@ EVERYTHING = {
 }
 MAY_IMPORT = {
     "assets": set(),
+    "constructed": set(),
     "draws": set(),
     "files": set(),
     "batches": set(),
@@ -76,7 +78,16 @@ MAY_IMPORT = {
         "solvers",
         "volume_patches",
     },
-    "data": {"photons", "files", "planes", "batches", "geometry", "phantoms", "projectors"},
+    "data": {
+        "constructed",
+        "photons",
+        "files",
+        "planes",
+        "batches",
+        "geometry",
+        "phantoms",
+        "projectors",
+    },
     "modules": {
         "draws",
         "photons",
@@ -90,6 +101,7 @@ MAY_IMPORT = {
         "volume_patches",
     },
     "callbacks": {
+        "constructed",
         "draws",
         "files",
         "geometry",

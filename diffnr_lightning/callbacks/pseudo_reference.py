@@ -9,13 +9,14 @@ import lightning
 import torch
 from torch import Tensor
 
+from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors import RepairedVolume, Repairer, refuse_fbp_unet
 
 logger = logging.getLogger("diffnr")
 
 
-class PseudoReference(lightning.Callback):
+class PseudoReference(Constructed, lightning.Callback):
     """Every `every` batches, repair the current volume and hand the result to the module.
 
     Args:

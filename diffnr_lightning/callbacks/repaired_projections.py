@@ -9,13 +9,14 @@ from typing import Any
 import lightning
 import torch
 
+from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.geometry import views_between
 from diffnr_lightning.priors import ProjectionRepairer
 
 logger = logging.getLogger("diffnr")
 
 
-class RepairedProjections(lightning.Callback):
+class RepairedProjections(Constructed, lightning.Callback):
     """Now and then render views between the measured ones, repair them, and add them to what is trained on.
 
     The views start from the measured ones and come closer to their targets, the middles between neighbours, each time.

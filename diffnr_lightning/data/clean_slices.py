@@ -12,6 +12,7 @@ import lightning
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.data.clean.draws import (
     HeldOutPatches,
     HeldOutStacks,
@@ -29,7 +30,7 @@ from diffnr_lightning.planes import PLANE_NAMES, PlaneName
 logger = logging.getLogger("diffnr")
 
 
-class CleanVolumeData(lightning.LightningDataModule):
+class CleanVolumeData(Constructed, lightning.LightningDataModule):
     """Volumes for a denoiser, split into those it learns from and those it is judged on.
 
     One epoch is the whole run; it resumes where the module's `iteration` stands.
@@ -56,6 +57,9 @@ class CleanVolumeData(lightning.LightningDataModule):
     Raises:
         ValueError: a count or share that makes no sense.
     """
+
+    # Folders may be moved; a run compares what lies in them.
+    FREE = ("sources", "store", "workers")
 
     def __init__(
         self,

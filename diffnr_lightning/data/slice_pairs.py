@@ -12,6 +12,7 @@ import lightning
 from torch.utils.data import DataLoader, Dataset
 
 from diffnr_lightning.batches import SlicePair, VolumePair
+from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.data.datamodules import IterationSampler, evenly_shared
 from diffnr_lightning.data.pairs.draws import HeldOutSlices, HeldOutVolumes, SlicePairDataset
 from diffnr_lightning.data.pairs.features import with_features
@@ -37,7 +38,7 @@ LOOKED_AT = 16
 logger = logging.getLogger("diffnr")
 
 
-class SlicePairData(lightning.LightningDataModule):
+class SlicePairData(Constructed, lightning.LightningDataModule):
     """Training crops and held-out slices from pairs folders; one epoch is the whole run.
 
     The Trainer is given `max_epochs=1`: the run ends when `iterations` batches are drawn. It
@@ -74,6 +75,9 @@ class SlicePairData(lightning.LightningDataModule):
     Raises:
         ValueError: a range, share or size that makes no sense.
     """
+
+    # Folders may be moved; a run compares what lies in them.
+    FREE = ("folders", "workers")
 
     def __init__(
         self,

@@ -5,22 +5,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.workflows.weights_record import PACKAGE
 
 UNKNOWN = "a function without a name"
 """Stands for what cannot be told from another one."""
 
-# Set up by a training, or of no weight for what comes out.
-NOT_GIVEN = (
-    *("held_out_volumes", "store", "trainer", "training", "validation", "workers"),
-    *("made", "first", "evaluations"),  # of a callback that has served before
-    *("folders", "sources"),  # may be moved; a run compares their content
-)
+# Set by Lightning and torch in what they serve.
+OF_TRAINER = ("trainer", "training")
 # Their own modules say nothing that the shapes of the weights do not say.
 OF_OTHERS = ("torch", "torchmetrics", "diffusers", "transformers")
 
@@ -29,8 +26,9 @@ def built(thing: Any, _inside: tuple[int, ...] = ()) -> Any:
     """Return what a thing is, as YAML holds it; equal for things that were built alike.
 
     Args:
-        thing: number, text, array, function, class or object. A method is told by the arguments of its constructor,
-            other objects by what they hold. `UNKNOWN` stands for a lambda or a function inside another one.
+        thing: number, text, array, function, class or object. What is `Constructed` is told by the arguments of its
+            constructor, other objects by what they hold. `UNKNOWN` stands for a lambda or a function inside another
+            one.
     """
     if thing is None:
         return None
@@ -73,30 +71,10 @@ def is_known(described: Any) -> bool:
     return described != UNKNOWN
 
 
-def remembering(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Return a constructor that keeps what it is called with in the object, where `built` finds it.
-
-    Args:
-        constructor: `__init__` of a class; one that a subclass calls keeps nothing.
-    """
-
-    @functools.wraps(constructor)
-    def construct(self: Any, *args: Any, **options: Any) -> None:
-        if type(self).__init__ is construct:
-            self._constructed = (constructor, args, options)
-        constructor(self, *args, **options)
-
-    return construct
-
-
 def _held(thing: Any) -> dict[str, Any]:
     """Return what an object was given, or else what it holds."""
-    # What a dataclass is given is not kept: it gets its constructor after the class has been made.
-    if hasattr(thing, "_constructed") and not _is_constructed_by_dataclass(thing):
-        constructor, args, options = thing._constructed
-        bound = inspect.signature(constructor).bind(thing, *args, **options)
-        bound.apply_defaults()
-        return dict(list(bound.arguments.items())[1:])
+    if isinstance(thing, Constructed):
+        return thing.given
     if is_dataclass(thing):
         return {field.name: getattr(thing, field.name) for field in fields(thing) if field.init}
     if hasattr(thing, "_asdict"):
@@ -106,11 +84,7 @@ def _held(thing: Any) -> dict[str, Any]:
     if not hasattr(thing, "__dict__"):
         return {"holds": UNKNOWN}
     public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
-    return {name: value for name, value in public.items() if name not in NOT_GIVEN}
-
-
-def _is_constructed_by_dataclass(thing: Any) -> bool:
-    return is_dataclass(thing) and "_constructed" not in vars(thing)
+    return {name: value for name, value in public.items() if name not in OF_TRAINER}
 
 
 def _of_network(network: Any) -> dict[str, Any]:
@@ -121,7 +95,7 @@ def _of_network(network: Any) -> dict[str, Any]:
         if type(part).__module__.partition(".")[0] in OF_OTHERS:
             continue
         for name, value in vars(part).items():
-            if not name.startswith("_") and name not in NOT_GIVEN and _is_plain(value):
+            if not name.startswith("_") and name not in OF_TRAINER and _is_plain(value):
                 found[f"{path}.{name}" if path else name] = built(value)
     return found
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from diffnr_lightning.workflows.built import built, remembering
+from diffnr_lightning.constructed import Constructed
+from diffnr_lightning.workflows.built import built
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -124,7 +125,7 @@ class MethodRecord:
         """Remove what a finished run does not need; its results are written."""
 
 
-class Method(ABC):
+class Method(Constructed, ABC):
     """A way from projections to a volume; subclasses are named in configs by ``class_path``.
 
     Attributes:
@@ -141,16 +142,6 @@ class Method(ABC):
     weighs: bool = True
     fits: bool = True
     before_prior: Tensor | None = None
-    _constructed: tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]] = (
-        object.__init__,
-        (),
-        {},
-    )
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            cls.__init__ = remembering(cls.__init__)
 
     @cached_property
     def built(self) -> Any:

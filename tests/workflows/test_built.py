@@ -93,7 +93,7 @@ def test_a_finetuning_of_other_losses_is_refused(tmp_path):
     assert trained() == trained()
     with pytest.raises(ValueError, match=r"built\.module\.rate"):
         trained(rate=1e-4)
-    with pytest.raises(ValueError, match=r"built\.data\.drawing\.flips"):
+    with pytest.raises(ValueError, match=r"built\.data\.flips"):
         trained(flips=False)
 
 
@@ -115,10 +115,22 @@ def test_what_has_served_before_is_described_as_before(tmp_path):
     data.setup("fit")
     assert built(data) == before
     assert built(SlicePairData([tmp_path / "there"], 1, **given)) == before
-    reference = PseudoReference(None)
+    reference = PseudoReference(None, every_share=0.5)
     before = built(reference)
+    reference.adapt(100)
     reference.made, reference.first, reference.evaluations = 2, torch.ones(3), 4.0
-    assert built(reference) == before
+    assert built(reference) == before != built(PseudoReference(None, every_share=0.4))
+
+
+def test_an_argument_of_a_class_of_ones_own_counts(tmp_path):
+    class Marked(SlicePairData):
+        def __init__(self, *args, made, **shared):
+            super().__init__(*args, **shared)
+            self.made = made
+
+    first, second, other = (Marked([tmp_path], 1, made=number, crop=16) for number in (1, 1, 2))
+    assert built(first) == built(second) != built(other)
+    assert built(first)["crop"] == 16 and "folders" not in built(first)
 
 
 @dataclass

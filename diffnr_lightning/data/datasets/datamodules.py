@@ -11,6 +11,7 @@ import lightning
 from torch import Tensor, device
 from torch.utils.data import DataLoader, Dataset
 
+from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.data.cases import Case
 from diffnr_lightning.data.clean.store import clean_volumes, fill_store, recipe_key
 from diffnr_lightning.data.clean_slices import CleanPatchData, CleanSliceData
@@ -53,7 +54,7 @@ class Cases(Dataset[Case]):
         return simulate_case(load_source(self.sources[name], self.recipe), self.recipe, name)
 
 
-class DataSetModule(lightning.LightningDataModule):
+class DataSetModule(Constructed, lightning.LightningDataModule):
     """Serve the three consumers of a data set from one object and one recipe.
 
     - *Scenes*: `cases("test")` gives the scans of a set one by one, as do `test_dataloader` and `predict_dataloader`.
@@ -80,6 +81,9 @@ class DataSetModule(lightning.LightningDataModule):
 
     # Of fewer scans than processes some get none.
     allow_zero_length_dataloader_with_multiple_devices = True
+
+    # Folders may be moved; a run compares what lies in them.
+    FREE = ("pairs", "store", "workers")
 
     def __init__(
         self,

@@ -1,0 +1,39 @@
+"""Objects that remember what they were constructed with, so that two of them can be compared after one has served."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+from typing_extensions import Self
+
+
+class Constructed:
+    """Remember the arguments of the constructor, whichever class of the family defines it.
+
+    Attributes:
+        FREE: arguments that change nothing of what comes out, or whose content a run compares by itself.
+    """
+
+    FREE: ClassVar[tuple[str, ...]] = ()
+    _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Make the object and keep what its constructor is going to be called with."""
+        made = super().__new__(cls)
+        vars(made)["_given"] = (args, options)
+        return made
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Arguments of the constructor by name, defaults included and `FREE` ones left out."""
+        args, options = self._given
+        signature = inspect.signature(type(self).__init__)
+        bound = signature.bind(self, *args, **options)
+        bound.apply_defaults()
+        _, *named = bound.arguments.items()
+        given: dict[str, Any] = {}
+        for name, value in named:
+            further = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            given |= value if further else {name: value}
+        return {name: value for name, value in given.items() if name not in self.FREE}
