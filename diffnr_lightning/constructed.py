@@ -16,24 +16,27 @@ class Constructed:
     """
 
     FREE: ClassVar[tuple[str, ...]] = ()
-    _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    _constructed_with: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Make the object and keep what its constructor is going to be called with."""
         made = super().__new__(cls)
-        vars(made)["_given"] = (args, options)
+        vars(made)["_constructed_with"] = (args, options)
         return made
 
-    @property
-    def given(self) -> dict[str, Any]:
-        """Arguments of the constructor by name, defaults included and `FREE` ones left out."""
-        args, options = self._given
-        signature = inspect.signature(type(self).__init__)
-        bound = signature.bind(self, *args, **options)
-        bound.apply_defaults()
-        _, *named = bound.arguments.items()
-        given: dict[str, Any] = {}
-        for name, value in named:
-            further = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            given |= value if further else {name: value}
-        return {name: value for name, value in given.items() if name not in self.FREE}
+
+def given_to(thing: Constructed) -> dict[str, Any]:
+    """Return arguments of the constructor by name, defaults included and `FREE` ones left out.
+
+    No method, since classes of one's own may call an attribute as they like.
+    """
+    args, options = thing._constructed_with
+    signature = inspect.signature(type(thing).__init__)
+    bound = signature.bind(thing, *args, **options)
+    bound.apply_defaults()
+    _, *named = bound.arguments.items()
+    given: dict[str, Any] = {}
+    for name, value in named:
+        further = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        given |= value if further else {name: value}
+    return {name: value for name, value in given.items() if name not in thing.FREE}

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from diffnr_lightning.constructed import Constructed
+from diffnr_lightning.constructed import Constructed, given_to
 from diffnr_lightning.workflows.weights_record import PACKAGE
 
 UNKNOWN = "a function without a name"
@@ -74,7 +74,7 @@ def is_known(described: Any) -> bool:
 def _held(thing: Any) -> dict[str, Any]:
     """Return what an object was given, or else what it holds."""
     if isinstance(thing, Constructed):
-        return thing.given
+        return given_to(thing)
     if is_dataclass(thing):
         return {field.name: getattr(thing, field.name) for field in fields(thing) if field.init}
     if hasattr(thing, "_asdict"):
