@@ -345,6 +345,7 @@ def _draw(
     from diffnr_lightning.data import simulate_case
 
     part = zoomed(loaded, generator.uniform(*variation.zooms), generator)
+    part = variation.deformed(part, generator)
     scale = float(np.exp(generator.uniform(*np.log(variation.scales))))
     part = replace(part, spacing_mm=tuple(scale * edge for edge in part.spacing_mm))
     drawn = variation.draw(recipe, generator)
