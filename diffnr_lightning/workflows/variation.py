@@ -29,8 +29,9 @@ class Variation:
         zooms: smallest and largest share of the volume's edges that is scanned; less than 1 cuts out a box.
         scales: smallest and largest factor on the voxel edges of the volume: a smaller object stops fewer photons.
         warps: least and most that every scan deforms its volume, see `warped`: standard deviation of displacements as a
-            share of a plane's edge, at most 0.06. Few volumes show a prior many shapes so; 0 0 deforms none.
-        stretches: smallest and largest factor on the edges of its voxels along y, whose inverse those along x get.
+            share of a plane's edge, at most 0.06. Few volumes show a prior many shapes so. Null deforms none.
+        stretches: smallest and largest factor on the edges of its voxels along y, whose inverse those along x get; null
+            leaves them alike.
         views: numbers of views that are drawn from.
         layouts: view layouts that are drawn from.
         arcs_deg: shortest and longest arc of scans with the layout limited_arc.
@@ -50,8 +51,8 @@ class Variation:
 
     zooms: Range = (1.0, 1.0)
     scales: Range = (1.0, 1.0)
-    warps: Range = (0.0, 0.0)
-    stretches: Range = (1.0, 1.0)
+    warps: Range | None = None
+    stretches: Range | None = None
     views: tuple[int, ...] = (12, 16, 24, 36, 48)
     layouts: tuple[Layout, ...] = ("uniform", "random")
     arcs_deg: Range = (120.0, 300.0)
@@ -74,7 +75,7 @@ class Variation:
                 )
         if self.arcs_deg[1] > CIRCLE_DEG:
             raise ValueError(f"arcs_deg is {self.arcs_deg}; arcs of at most 360 are expected.")
-        if not 0 <= self.warps[0] <= self.warps[1] <= MOST_WARP:
+        if self.warps is not None and not 0 <= self.warps[0] <= self.warps[1] <= MOST_WARP:
             raise ValueError(
                 f"warps is {self.warps}; two numbers, 0 <= least <= most <= {MOST_WARP}, are expected: more would fold "
                 "what is deformed."
@@ -135,10 +136,11 @@ class Variation:
 
     def deformed(self, loaded: LoadedVolume, generator: np.random.Generator) -> LoadedVolume:
         """Return a volume deformed as a scan of it shall be; nothing is drawn where none shall."""
-        if self.warps == (0, 0) and self.stretches == (1, 1):
+        if self.warps is None and self.stretches is None:
             return loaded
-        stretch = float(np.exp(generator.uniform(*np.log(self.stretches))))
-        return warped(loaded, float(generator.uniform(*self.warps)), stretch, generator)
+        stretch = float(np.exp(generator.uniform(*np.log(self.stretches or (1.0, 1.0)))))
+        share = float(generator.uniform(*(self.warps or (0.0, 0.0))))
+        return warped(loaded, share, stretch, generator)
 
     def _noise(self, noise: Noise, generator: np.random.Generator) -> Noise:
         mode = str(generator.choice(self.noises)) if self.noises else noise.mode
