@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def config_files(text: str) -> list[Path]:
         FileNotFoundError: no such file or shipped config.
         ValueError: an empty name.
     """
+    text = os.path.expanduser(text)  # no shell does it behind an equals sign
     if Path(text).is_file():
         return [Path(text)]
     if not all(text.split("+")):

@@ -7,6 +7,7 @@ A node ``{class_path, init_args}`` in YAML names a class by its import path.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from jsonargparse.typing import register_type
 
 from diffnr_lightning.lazy import Deferred
 from diffnr_lightning.workflows.class_options import check_class_options, class_nodes
@@ -38,6 +40,14 @@ from diffnr_lightning.workflows.signature import check, deferred_parameters, wit
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
+
+
+def _path(text: str) -> Path:
+    """Return a path whose tilde stands for the home folder, as shells have it: in configs there is none."""
+    return Path(os.path.expanduser(text))
+
+
+register_type(Path, str, _path, type_check=isinstance, fail_already_registered=False)
 
 
 class Flatten(NamedTuple):

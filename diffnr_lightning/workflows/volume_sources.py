@@ -164,7 +164,8 @@ def _expanded(entry: str) -> list[str]:
         return [_located(entry, volume) for volume in selected(entry)]
     if names_data_set(entry):
         return [volume.volume for volume in selected_volumes(entry)]
-    found = [entry] if Path(entry).exists() else sorted(glob.glob(entry))
+    path = os.path.expanduser(entry)  # in a config no shell does it
+    found = [path] if Path(path).exists() else sorted(glob.glob(path))
     if not found:
         raise FileNotFoundError(f"volumes has {entry!r}, which matches no file; check the path.")
     return found

@@ -236,3 +236,15 @@ def test_a_discriminator_that_options_name_is_drawn_after_them():
         drawn.append(arguments["module"](arguments["prior"]()).discriminator.state_dict())
     assert drawn[0]["layers.0.bias"].numel() == 8
     assert all(torch.equal(weight, drawn[1][name]) for name, weight in drawn[0].items())
+
+
+def test_a_tilde_is_the_home_folder_in_configs_and_behind_an_equals_sign(
+    tmp_path, monkeypatch, config
+):
+    """Shells replace it in words of their own alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "places.yaml").write_text("case: ~/cases/a\n")
+    options = ["--config=~/places.yaml", f"--config={config}", "--out=~/runs"]
+    settings = parse(fake_workflows.reconstruct, options)
+    assert settings.arguments["case"] == tmp_path / "cases" / "a"
+    assert settings.resolved["out"] == str(tmp_path / "runs")

@@ -158,3 +158,11 @@ def test_volumes_that_a_part_names_otherwise_than_the_whole_are_not_named(a_part
     for words in ("luna16:test[0:2]", "toothfairy:test"):
         assert volume_sources([words])
         assert volume_names([words, "phantom:3"]) is None
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.npy").touch()
+    assert (
+        volume_sources(["~/a.npy"]) == volume_sources(["~/*.npy"]) == {"a": str(tmp_path / "a.npy")}
+    )
