@@ -20,7 +20,8 @@ def axis_weights(
 
     The source is interpolated linearly between voxel centres, constant up to its outer faces and
     zero beyond. Where the target voxel is larger than the source voxel its value is the mean over
-    the voxel, otherwise the value at its centre.
+    the voxel, otherwise the value at its centre. A target voxel through which an outer face goes
+    counts by the share that lies inside, so that an object is as long on all grids.
 
     Args:
         source_count: voxels of the source along the axis.
@@ -35,7 +36,13 @@ def axis_weights(
     centres = np.arange(target_count) - 0.5 * (target_count - 1)
     position = (centres[:, None] + within) * target_mm + offset_mm
     position = position / source_mm + 0.5 * (source_count - 1)
-    inside = (position > -0.5 - 1e-6) & (position < source_count - 0.5 + 1e-6)
+    # What a sample stands for reaches half of this to both sides.
+    reach = target_mm / source_mm / samples
+    low = np.maximum(position - 0.5 * reach, -0.5)
+    high = np.minimum(position + 0.5 * reach, source_count - 0.5)
+    inside = np.clip((high - low) / reach, 0, 1)
+    inside[inside > 1 - 1e-6] = 1
+    position = np.where(inside < 1, 0.5 * (low + high), position)
     position = np.clip(position, 0, source_count - 1)
     lower = np.minimum(position.astype(np.int64), max(source_count - 2, 0))
     upper = np.minimum(lower + 1, source_count - 1)

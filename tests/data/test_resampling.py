@@ -34,6 +34,27 @@ def test_nothing_comes_from_outside():
     assert not target[8:].any()
 
 
+@pytest.mark.parametrize("edge", [0.3, 0.83, 1.0, 1.9, 2.9])
+@pytest.mark.parametrize("offset", [0.0, 0.21])
+def test_an_object_is_as_long_on_all_grids(edge, offset):
+    """Voxels through which its faces go hold the share of them that it fills."""
+    count = int(16 / edge)
+    weights = axis_weights(11, 1.0, count, edge, offset)
+    filled = weights @ np.ones(11)
+    assert filled.sum() * edge == pytest.approx(11, abs=1e-4)
+    faces = (np.arange(count + 1) - 0.5 * count) * edge + offset
+    shares = np.diff(np.clip(faces, -5.5, 5.5)) / edge
+    np.testing.assert_allclose(filled, shares, atol=1e-4)
+
+
+def test_a_cut_voxel_holds_what_lies_in_its_part_of_the_object():
+    ramp = np.arange(4.0)
+    cut = axis_weights(4, 1.0, 5, 0.9) @ ramp
+    # The first voxel reaches from -0.75 to 0.15 in voxels of the source, whose face is at -0.5.
+    assert cut[0] == pytest.approx(0.65 / 0.9 * 0.0, abs=1e-6)
+    assert cut[-1] == pytest.approx(0.65 / 0.9 * 3.0, abs=1e-6)
+
+
 def test_fine_detail_does_not_alias():
     stripes = np.tile([0.0, 1.0], 32)
     target = axis_weights(64, 1.0, 16, 4.0) @ stripes
