@@ -16,8 +16,9 @@ from diffnr_lightning.data.cases import Case
 from diffnr_lightning.files import replacing_folder
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, from_r2_scanner, r2_scanner
 
-# Lengths of a scanner that went through JSON and back agree to this share of the detector distance.
-GEOMETRY_TOLERANCE = 1e-6
+# Sources and corners of detectors that the scanner block rebuilds agree to this share of the finest pixel or voxel, to
+# which what rounding leaves is small.
+GEOMETRY_TOLERANCE = 1e-5
 OFFSET_DIGITS = 9
 
 
@@ -156,16 +157,22 @@ def _angles(scan: ScanGeometry) -> np.ndarray:
 
 def _described_by(scanner: Mapping[str, Any], scan: ScanGeometry) -> bool:
     """Whether the scanner block and the angles alone rebuild `scan`."""
-    rebuilt, _ = from_r2_scanner(scanner, _angles(scan))
+    rebuilt, grid = from_r2_scanner(scanner, _angles(scan))
     if rebuilt.beam != scan.beam:
         return False
-    scale = np.abs(scan.detector_mm - scan.source_mm).max()
-    pairs = [(rebuilt.u_mm, scan.u_mm), (rebuilt.v_mm, scan.v_mm)]
+    rows, columns = scan.detector_shape
+    moved = [
+        rebuilt.detector_mm - scan.detector_mm,
+        0.5 * rows * (rebuilt.v_mm - scan.v_mm),
+        0.5 * columns * (rebuilt.u_mm - scan.u_mm),
+    ]
     if scan.beam == "cone":
-        pairs += [(rebuilt.source_mm, scan.source_mm), (rebuilt.detector_mm, scan.detector_mm)]
+        moved.append(rebuilt.source_mm - scan.source_mm)
     else:
         # How far along its rays a parallel detector stands means nothing.
         across = np.eye(3) - scan.direction[:, :, None] * scan.direction[:, None, :]
-        shift = np.einsum("vij,vj->vi", across, rebuilt.detector_mm - scan.detector_mm)
-        pairs += [(rebuilt.direction, scan.direction), (shift, np.zeros_like(shift))]
-    return all(np.abs(a - b).max() <= GEOMETRY_TOLERANCE * scale for a, b in pairs)
+        moved[0] = np.einsum("vij,vj->vi", across, moved[0])
+        moved.append(np.linalg.norm(grid.size_mm) * (rebuilt.direction - scan.direction))
+    pitches = [np.linalg.norm(steps, axis=1).min() for steps in (scan.u_mm, scan.v_mm)]
+    finest = min(*pitches, *grid.voxel_mm)
+    return all(np.abs(lengths).max() <= GEOMETRY_TOLERANCE * finest for lengths in moved)
