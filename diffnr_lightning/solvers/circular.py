@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.geometry import Beam, NominalOrbit, Orbit, ScanGeometry, nominal_orbit
-from diffnr_lightning.solvers.truncation import continue_rows, find_truncation, open_sides
+from diffnr_lightning.solvers.truncation import Side, continue_rows, find_truncation, open_sides
 
 # Share of the radius of the field of view by which rays may pass beside those of the nearest circle (root mean square).
 # Measured by experiments/near_circle on thin discs, which suffer most: heights and scatter cost 0.02 of the density at
@@ -156,9 +157,15 @@ def prepared(
         nominal.orientation.upright_scan(scan),
         nominal.orbit,
         nominal.residual_pixels < _SAME_PIXELS,
+        _shifted_edges(nominal.orbit, scan.detector_shape[1]),
     )
-    views = _centred(views)
-    return _continued(views, method) if extend else views
+    sides = open_sides(nominal.orbit)
+    if not extend:
+        return _centred(views)
+    if len(sides) == 1:
+        return _continued(_centred(views), method, sides)
+    # Beyond an edge that nothing else measures rows are continued from there, not from zeros.
+    return _centred(_continued(views, method, sides))
 
 
 def near_circle(scan: ScanGeometry) -> bool:
@@ -181,25 +188,27 @@ def _refuse_far_from_circle(nominal: NominalOrbit, method: str) -> None:
         )
 
 
+def _shifted_edges(orbit: Orbit, columns: int) -> tuple[float, float] | None:
+    """Return the ends of a detector that is shifted sideways; None for a centred one."""
+    pitch, shift = orbit.pixel_mm[1], orbit.detector_offset_mm[1]
+    half = 0.5 * columns * pitch
+    return None if abs(shift) < pitch else (shift - half, shift + half)
+
+
 def _centred(views: CircularScan) -> CircularScan:
     """Extend a detector that is shifted sideways with columns of zeros, until it is centred."""
-    pitch = views.orbit.pixel_mm[1]
-    half, shift = 0.5 * views.scan.detector_shape[1] * pitch, views.orbit.detector_offset_mm[1]
-    if abs(shift) < pitch:
+    if views.edges is None:
         return views
+    pitch, shift = views.orbit.pixel_mm[1], views.orbit.detector_offset_mm[1]
     # Rounding of the fit must not add a column.
     extra = math.ceil(2.0 * abs(shift) / pitch - 1e-6)
     before = extra if shift > 0 else 0
     padded = torch.nn.functional.pad(views.projections, (before, extra - before))
-    return _widened(views, padded, before, extra - before)._replace(
-        edges=(shift - half, shift + half)
-    )
+    return _widened(views, padded, before, extra - before)
 
 
-def _continued(views: CircularScan, method: str) -> CircularScan:
-    """Continue the rows of an object that reaches beyond the detector, and say so."""
-    pitch, shift = views.orbit.pixel_mm[1], views.orbit.detector_offset_mm[1]
-    sides = open_sides(shift if views.edges is None else sum(views.edges), pitch)
+def _continued(views: CircularScan, method: str, sides: Sequence[Side]) -> CircularScan:
+    """Continue the rows of an object that reaches beyond some sides of the detector, and say so."""
     truncation = find_truncation(views.projections, sides)
     if not truncation.share:
         return views

@@ -201,7 +201,7 @@ def _cone_steps(projections: Tensor, scan: ScanGeometry, extend: bool) -> Filter
     u = views.columns_mm()
     distance = orbit.source_to_detector_mm
     fan = np.arctan2(u, distance)
-    weights = ray_weights(orbit.angles_rad, fan, u, views.edges, steps, closed) * steps[:, None]
+    shares = ray_weights(orbit.angles_rad, fan, u, views.edges, steps, closed, continued=extend)
     needed = np.pi + 2.0 * np.abs(fan).max()
     if arc_length(steps) < needed - 1e-6:
         _LOG.warning(
@@ -211,7 +211,7 @@ def _cone_steps(projections: Tensor, scan: ScanGeometry, extend: bool) -> Filter
         )
     # On the detector scaled down to the rotation axis, where FDK's formula filters.
     pitch = orbit.pixel_mm[1] * orbit.source_to_axis_mm / distance
-    return FilteredViews(views, weights, views.cosines, pitch)
+    return FilteredViews(views, shares * steps[:, None], views.cosines, pitch)
 
 
 def _parallel_steps(projections: Tensor, scan: ScanGeometry, extend: bool) -> FilteredViews:
@@ -222,7 +222,9 @@ def _parallel_steps(projections: Tensor, scan: ScanGeometry, extend: bool) -> Fi
         shares = np.ones((len(scan), len(u)))
     else:
         steps, closed = view_steps(angles, 2 * np.pi)
-        shares = ray_weights(angles, np.zeros_like(u), u, views.edges, steps, closed)
+        shares = ray_weights(
+            angles, np.zeros_like(u), u, views.edges, steps, closed, continued=extend
+        )
     if arc_length(steps) < np.pi - 1e-6:
         _LOG.warning(
             "fbp: the views cover %.0f degrees, 180 are needed for every line: expect streaks.",

@@ -26,6 +26,7 @@ def ray_weights(
     edges: tuple[float, float] | None,
     steps: np.ndarray,
     closed: bool,
+    continued: bool = False,
 ) -> np.ndarray:
     """Return the share (V, W) of every ray in the line that it measures.
 
@@ -37,6 +38,8 @@ def ray_weights(
             one.
         steps: (V,) from `geometry.view_steps` with period 2 pi.
         closed: from `geometry.view_steps`.
+        continued: whether rows are continued beyond the near edge of a shifted detector, where views do not go all
+            around. What stands there counts in lines that are not seen again.
     """
     side = _side_confidence(across, edges)
     opposite_side = _side_confidence(-across, edges)
@@ -45,10 +48,14 @@ def ray_weights(
     else:
         start, length = _arc_start(angles_rad, steps)
         taper = max(_ARC_TAPER, 0.5 * (length - np.pi))
-        own = _arc_confidence(angles_rad[:, None] - start, length, taper) * side
+        view = _arc_confidence(angles_rad[:, None] - start, length, taper)
         # The line of ray (angle, fan) is seen again from angle + pi - 2 fan, under -fan.
         opposite = angles_rad[:, None] + np.pi - 2.0 * fan_rad[None]
-        other = _arc_confidence(opposite - start, length, taper) * opposite_side
+        opposite_view = _arc_confidence(opposite - start, length, taper)
+        own, other = view * side, opposite_view * opposite_side
+        if continued:
+            unseen = own + other == 0
+            own, other = np.where(unseen, view, own), np.where(unseen, opposite_view, other)
     total = own + other
     share = np.divide(own, total, out=np.zeros_like(total), where=total > 0)
     return np.broadcast_to(share, (len(angles_rad), len(across)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffnr_lightning.geometry import ScanGeometry, nominal_orbit
+from diffnr_lightning.geometry import Orbit, ScanGeometry, nominal_orbit, view_steps
 
 Side = Literal["first", "last"]
 
@@ -45,17 +46,13 @@ class Truncation(NamedTuple):
 def scan_truncation(projections: Tensor, scan: ScanGeometry) -> Truncation:
     """Return where the object reaches beyond the detector, whatever the order of its pixels.
 
-    Of a detector that is shifted sideways only the far edge counts: the near one cuts through the object by design.
-
     Args:
         projections: (V, H, W) line integrals.
         scan: their geometry.
     """
     nominal = nominal_orbit(scan)
     upright = nominal.orientation.upright(projections)
-    return find_truncation(
-        upright, open_sides(nominal.orbit.detector_offset_mm[1], nominal.orbit.pixel_mm[1])
-    )
+    return find_truncation(upright, open_sides(nominal.orbit))
 
 
 def meets_the_ends(projections: Tensor, scan: ScanGeometry) -> bool:
@@ -99,18 +96,24 @@ def object_radius(projections: Tensor, scan: ScanGeometry) -> float:
     offset, pitch = orbit.detector_offset_mm[1], orbit.pixel_mm[1]
     upright = nominal.orientation.upright(projections)
     columns = upright.shape[-1]
-    truncation = find_truncation(upright, open_sides(offset, pitch))
+    truncation = find_truncation(upright, open_sides(orbit))
     _, before, after = continue_rows(upright, truncation)
     first = offset - pitch * (0.5 * columns + before)
     last = offset + pitch * (0.5 * columns + after)
     return max(abs(first), abs(last)) / orbit.magnification
 
 
-def open_sides(offset_u_mm: float, pitch_mm: float) -> tuple[Side, ...]:
-    """Return the edges of an upright detector that should see air: both, or the far one of a shifted one."""
-    if abs(offset_u_mm) < pitch_mm:
+def open_sides(orbit: Orbit) -> tuple[Side, ...]:
+    """Return the edges of an upright detector that should see air.
+
+    Of a detector that is shifted sideways it is the far one alone where views go all around: the near one cuts through
+    the object by design, and the opposite views measure what lies beyond it. Over half a turn nothing does.
+    """
+    offset = orbit.detector_offset_mm[1]
+    _, all_around = view_steps(orbit.angles_rad, 2 * np.pi)
+    if abs(offset) < orbit.pixel_mm[1] or not all_around:
         return ("first", "last")
-    return ("last",) if offset_u_mm > 0 else ("first",)
+    return ("last",) if offset > 0 else ("first",)
 
 
 def find_truncation(projections: Tensor, sides: Sequence[Side] = ("first", "last")) -> Truncation:

@@ -57,6 +57,36 @@ def test_a_ball_wider_than_the_field_keeps_its_density(scan, centre, caplog):
     assert float(error_hu(volume, FIELD_MM).max()) < 100
 
 
+@pytest.mark.parametrize("beam", ["cone", "parallel"])
+@pytest.mark.parametrize("offset_mm", [4.5, -4.5])
+def test_half_a_turn_is_cut_on_the_near_side_too(beam, offset_mm, caplog):
+    """The axis lies beside the middle of the detector; opposite views do not see what is beyond its near edge."""
+    options = {
+        "angles_rad": np.deg2rad(np.arange(0.0, 181.0 if beam == "parallel" else 210.0, 2.0)),
+        "detector_shape": (8, 48),
+        "detector_offset_mm": (0.0, offset_mm),
+    }
+    if beam == "parallel":
+        scan = ScanGeometry.parallel(pixel_mm=2 * FIELD_MM / 48, **options)
+    else:
+        scan = ScanGeometry.cone(
+            source_to_axis_mm=200.0,
+            source_to_detector_mm=300.0,
+            pixel_mm=1.5 * 2 * FIELD_MM / 48,
+            **options,
+        )
+    # It ends in front of the far edge, so that only the near one cuts it.
+    projections = ball_integrals(scan, (0.0, 0.0, 0.0), 19.0)
+    truncation = scan_truncation(projections, scan)
+    near, far = (truncation.first, truncation.last)[:: 1 if offset_mm > 0 else -1]
+    assert near.all() and not far.any()
+    with caplog.at_level(logging.WARNING, logger="diffnr"):
+        volume = analytic(projections, GRID, scan)
+    assert "in 100 % of the views the object reaches beyond the detector" in caplog.text
+    cut = analytic(projections, GRID, scan, extend=False)
+    assert float(error_hu(volume, 12.0).mean()) < 10 < 30 < float(error_hu(cut, 12.0).mean())
+
+
 def test_noise_is_not_continued_into_streaks():
     noise = torch.randn(CONE_SHAPE, generator=torch.Generator().manual_seed(0))
     clean = ball_integrals(CONE, (0.0, 0.0, 0.0), 30.0)
