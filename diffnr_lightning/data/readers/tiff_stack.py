@@ -5,7 +5,8 @@ defines.
 
 Source: TIFF 6.0 (XResolution, YResolution, ResolutionUnit, PhotometricInterpretation), the OME
 data model (PhysicalSizeX and its unit, micrometres where none is named), and ImageJ's
-ImageDescription (unit, spacing; resolution in pixels per unit).
+ImageDescription (unit, spacing; resolution in pixels per unit; calibration of values by a function
+cf with coefficients c0, c1, ...).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ RESOLUTION_UNITS_MM = {2: INCH_MM, 3: 10.0}
 # Resolutions that image programs write where they know none, in dots per inch.
 PRINT_DPI = (1, 72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200)
 WHITE_IS_ZERO, COLOURS, PALETTE = 0, 2, 3
+# ImageJ's numbers of functions of values: c0 + c1 * value, and none.
+STRAIGHT_LINE, UNCALIBRATED = 0, 20
 # What tifffile says of a chain of pages that breaks off, of a stack with fewer pages than its
 # description names, and of one whose other files are missing, before it goes on with what is there.
 INCOMPLETE = (
@@ -88,7 +91,8 @@ def read_tiff(path: Path) -> StoredVolume:
     """Read a TIFF file of many pages, the first lowest.
 
     Raises:
-        ValueError: damaged or truncated, colours, or images of several sizes.
+        ValueError: damaged or truncated, colours, images of several sizes, or values that ImageJ calibrated by
+            something else than a straight line.
     """
     what = f"TIFF file {path}"
     with _opened(path) as tif:
@@ -110,15 +114,16 @@ def read_tiff(path: Path) -> StoredVolume:
                 "%s: its %d pages are called %s; they are taken for slices",
                 path.name, len(array), "times" if "T" in axes else "channels",
             )  # fmt: skip
-        return _sized(array, _pixel_size(tif))
+        return _sized(_calibrated(array, tif, what), _pixel_size(tif))
 
 
 def read_tiff_slices(folder: Path) -> StoredVolume:
     """Read a folder of equally large TIFF slices in natural order of their names, first lowest.
 
     Raises:
-        ValueError: a file that is damaged, in colours, of another size, or of more pages than one;
-            or names of several kinds, as of two stacks in one folder.
+        ValueError: a file that is damaged, in colours, of another size, or of more pages than one, or whose values
+            ImageJ calibrated by something else than a straight line; or names of several kinds, as of two stacks in
+            one folder.
     """
     files = tiff_slices(folder)
     _check_names(files, folder)
@@ -134,6 +139,7 @@ def read_tiff_slices(folder: Path) -> StoredVolume:
                 )
             image = tif.pages[0].asarray()
             size = size if slices else _pixel_size(tif)
+            image = _calibrated(image, tif, f"TIFF file {file}")
         slices.append(image)
         if image.ndim != 2 or image.shape != slices[0].shape:
             raise ValueError(
@@ -198,6 +204,28 @@ def _check_photometry(page: tifffile.TiffPage, what: str) -> None:
         )
     if photometric == WHITE_IS_ZERO:
         LOGGER.warning("%s says that zero is white; its values are kept as they are stored", what)
+
+
+def _calibrated(array: np.ndarray, tif: tifffile.TiffFile, what: str) -> np.ndarray:
+    """Return the values that ImageJ shows: it stores signed numbers, such as HU, as unsigned ones and a line."""
+    described = (tif.imagej_metadata or {}) if tif.is_imagej else {}
+    function = described.get("cf", UNCALIBRATED)
+    if function == UNCALIBRATED:
+        return array
+    if function != STRAIGHT_LINE:
+        raise ValueError(
+            f"{what} has values that ImageJ calibrated by its function {function}; a straight line is expected: "
+            "convert the image to 32-bit in ImageJ, which applies it, and save it again."
+        )
+    coefficients = [described.get(name) for name in ("c0", "c1")]
+    try:
+        offset, slope = map(float, coefficients)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what} has values that ImageJ calibrated by a straight line of {coefficients}; two numbers, c0 and c1, "
+            "are expected in its ImageDescription."
+        ) from error
+    return array.astype(np.float32) * np.float32(slope) + np.float32(offset)
 
 
 def _check_names(files: list[Path], folder: Path) -> None:

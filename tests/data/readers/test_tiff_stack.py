@@ -84,6 +84,39 @@ def test_voxel_sizes_of_imagej(tmp_path, stack, unit, scale):
     )
 
 
+HOUNSFIELD = {"cf": 0, "c0": -32768.0, "c1": 1.0, "vunit": "Gray Value"}
+
+
+def test_values_that_imagej_calibrated(tmp_path, stack):
+    """As ImageJ stores signed numbers, such as those of a CT that it read from DICOM."""
+    hu = stack.astype(np.int32) - 1000
+    shifted = (hu + 32768).astype(np.uint16)
+    imagej(shifted, tmp_path / "v.tif", 1.0, unit="mm", spacing=2.0, **HOUNSFIELD)
+    volume = load_volume(tmp_path / "v.tif")
+    assert np.array_equal(volume.array, hu) and volume.unit == "HU"
+    # Every slice has a line of its own.
+    (tmp_path / "s").mkdir()
+    for number, image in enumerate(shifted):
+        own = {**HOUNSFIELD, "c0": -32768.0 + number, "axes": "YX"}
+        tifffile.imwrite(tmp_path / f"s/{number}.tif", image, imagej=True, metadata=own)
+    expected = hu + np.arange(len(hu))[:, None, None]
+    assert np.array_equal(load_volume(tmp_path / "s").array, expected)
+    imagej(stack, tmp_path / "none.tif", 1.0, cf=20, vunit="Gray Value")
+    assert np.array_equal(load_volume(tmp_path / "none.tif").array, stack)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [({"cf": 1, "c0": 0.0, "c1": 1.0, "c2": 2.0}, "function 1"), ({"cf": 0, "c0": "low"}, "'low'"),
+     ({"cf": 0}, "None")],
+)  # fmt: skip
+def test_calibrations_that_are_no_line_are_refused(tmp_path, stack, line, words, one_sentence):
+    imagej(stack, tmp_path / "v.tif", 1.0, **line)
+    with pytest.raises(ValueError) as error:
+        load_volume(tmp_path / "v.tif")
+    assert words in one_sentence(error) and "v.tif" in str(error.value)
+
+
 def test_voxel_sizes_of_plain_tiff(tmp_path, stack, caplog):
     centimetres = {"resolution": (40.0, 20.0), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "v.tif", stack, photometric="minisblack", **centimetres)
