@@ -6,7 +6,7 @@ defines.
 Source: TIFF 6.0 (XResolution, YResolution, ResolutionUnit, PhotometricInterpretation), the OME
 data model (PhysicalSizeX and its unit, micrometres where none is named), and ImageJ's
 ImageDescription (unit, spacing; resolution in pixels per unit; calibration of values by a function
-cf with coefficients c0, c1, ...).
+cf with coefficients c0, c1, ...; its FileSaver leaves out a spacing of 1).
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ PRINT_DPI = (1, 72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 350, 360, 400
 WHITE_IS_ZERO, COLOURS, PALETTE = 0, 2, 3
 # ImageJ's numbers of functions of values: c0 + c1 * value, and none.
 STRAIGHT_LINE, UNCALIBRATED = 0, 20
+# Versions of ImageJ that tell of themselves; tifffile writes that of the year 2000 in the place of its own.
+OWN_VERSION, TIFFFILES_VERSION = re.compile(r"1\.\d{1,2}[a-z]?"), "1.11a"
 # What tifffile says of a chain of pages that breaks off, of a stack with fewer pages than its
 # description names, and of one whose other files are missing, before it goes on with what is there.
 INCOMPLETE = (
@@ -68,7 +70,7 @@ CODECS = "imagecodecs"
 
 
 class PixelSize(NamedTuple):
-    """Voxel edges (z, y, x) in mm, each None where the file does not say, and why not."""
+    """Voxel edges (z, y, x) in mm, each None where the file does not say, and what else is known of it."""
 
     edges: tuple[float | None, float | None, float | None]
     remark: str = ""
@@ -263,9 +265,9 @@ def _sized(array: np.ndarray, size: PixelSize) -> StoredVolume:
         return StoredVolume(array, centred_affine(array.shape), spacing="assumed", remark=remark)
     if z is None:
         LOGGER.warning(
-            "the TIFF header has pixels of %.4g x %.4g mm but no distance of slices; it is taken "
+            "the TIFF header has pixels of %.4g x %.4g mm but no distance of slices%s; it is taken "
             "to be %.4g mm too (say spacing_mm=...)",
-            y, x, x,
+            y, x, size.remark, x,
         )  # fmt: skip
     return StoredVolume(array, centred_affine(array.shape, (z or x, y, x)))
 
@@ -296,7 +298,14 @@ def _imagej_size(tif: tifffile.TiffFile) -> PixelSize:
     described = tif.imagej_metadata or {}
     unit = in_millimetres(str(described.get("unit", "")))
     distance = abs(float(described.get("spacing", "nan")))
-    return _size_by_resolution(tif.pages[0], unit, distance if 0 < distance < np.inf else None)
+    size = _size_by_resolution(tif.pages[0], unit, distance if 0 < distance < np.inf else None)
+    z, y, x = size.edges
+    if z is not None or y is None or "spacing" in described or described.get("images", 1) < 2:
+        return size
+    version = str(described.get("ImageJ", ""))
+    if OWN_VERSION.fullmatch(version) and version != TIFFFILES_VERSION:
+        return PixelSize((unit, y, x))
+    return PixelSize(size.edges, f", which ImageJ takes for {unit:.4g} mm")
 
 
 def _resolution_size(page: tifffile.TiffPage) -> PixelSize:

@@ -84,6 +84,19 @@ def test_voxel_sizes_of_imagej(tmp_path, stack, unit, scale):
     )
 
 
+@pytest.mark.parametrize(
+    ("version", "slices_mm"), [("1.54f", 1.0), ("1.49", 1.0), ("1.11a", 0.5), ("", 0.5)]
+)
+def test_slices_one_unit_apart_are_left_out_by_imagej(tmp_path, stack, version, slices_mm, caplog):
+    """Other writers, such as tifffile with its 1.11a, leave out what they do not know."""
+    imagej(stack, tmp_path / "v.tif", 2.0, unit="mm")
+    written = tifffile.tiffcomment(tmp_path / "v.tif")
+    tifffile.tiffcomment(tmp_path / "v.tif", written.replace("=1.11a", f"={version}", 1))
+    assert load_volume(tmp_path / "v.tif").spacing_mm == pytest.approx((slices_mm, 0.5, 0.5))
+    told = "no distance of slices, which ImageJ takes for 1 mm; it is taken to be 0.5 mm"
+    assert (told in caplog.text) is (slices_mm == 0.5)
+
+
 HOUNSFIELD = {"cf": 0, "c0": -32768.0, "c1": 1.0, "vunit": "Gray Value"}
 
 
