@@ -69,7 +69,8 @@ class PairsFolder:
         if not file.exists():
             return False
         if volume is not None:
-            before, now = read_info(file).get(CONTENT), source_content(self.sources[volume])
+            before = read_info(file).get(CONTENT)
+            now = source_content(self.sources[volume], before)
             if None not in (before, now) and before != now:
                 raise ValueError(
                     f"{file} was made of another content of {volume} than {self.sources[volume]} has now; give another "

@@ -45,7 +45,8 @@ def _compare(folder: Path, wanted: dict[str, Any]) -> None:
             "simulated again, or give another --out."
         )
     # Cases of earlier versions do not know it, and a volume may be away by now.
-    before, now = provenance.get(SOURCE_HASH), source_sha256(wanted["source"])
+    before = provenance.get(SOURCE_HASH)
+    now = source_sha256(wanted["source"], before)
     same_content = before is not None and before == now
     same_file = Path(found["source"]).resolve() == Path(wanted["source"]).resolve()
     slices = Path(wanted["source"]).is_dir()

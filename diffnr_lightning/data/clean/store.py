@@ -55,10 +55,7 @@ def clean_volumes(
     if store is None:
         return {name: _normalised(source, recipe) for name, source in sources.items()}
     fill_store(sources, recipe, store)
-    return {
-        name: _opened(_file(store, name), _header(source, recipe))
-        for name, source in sources.items()
-    }
+    return {name: _opened(_file(store, name), source, recipe) for name, source in sources.items()}
 
 
 def fill_store(
@@ -127,13 +124,13 @@ def _file(store: Path, name: str) -> Path:
     return Path(store) / f"{name}.safetensors"
 
 
-def _header(source: str, recipe: ScanRecipe) -> dict[str, object]:
-    """What a file of the store says of its source; where a file lies may change."""
+def _header(source: str, recipe: ScanRecipe, recorded: str | None = None) -> dict[str, object]:
+    """What a file of the store says of its source; where a file lies may change, and the record may be of before."""
     header = _decisive(recipe)
     if is_generated(source):
         return {"source": source, **header}
     name = source if names_data_set(source) else Path(source).name
-    return {"source": name, "content": source_content(source), **header}
+    return {"source": name, "content": source_content(source, recorded), **header}
 
 
 def _decisive(recipe: ScanRecipe) -> dict[str, object]:
@@ -147,7 +144,7 @@ def _normalised(source: str, recipe: ScanRecipe) -> Tensor:
     return torch.from_numpy(normalised_cube(load_source(source, recipe), recipe).truth).half()
 
 
-def _opened(path: Path, header: dict[str, object]) -> Tensor:
+def _opened(path: Path, source: str, recipe: ScanRecipe) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
@@ -159,6 +156,7 @@ def _opened(path: Path, header: dict[str, object]) -> Tensor:
         raise ValueError(
             f"{path} is no volume of a store or is damaged ({error}); delete it, and it is made anew."
         ) from error
+    header = _header(source, recipe, made.get("content"))
     if None in (made.get("content"), header.get("content")):
         # Stores of before do not say it, and a volume that lies elsewhere by now is not looked at.
         header, made = ({**each, "content": None} for each in (header, made))

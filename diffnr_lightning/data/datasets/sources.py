@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 from diffnr_lightning.data.datasets.registry import located
 from diffnr_lightning.data.datasets.words import names_data_set
 from diffnr_lightning.data.generated import generate, is_generated
-from diffnr_lightning.data.readers.volume_files import volume_content, volume_files
+from diffnr_lightning.data.readers.volume_files import (
+    file_state,
+    files_of_before,
+    volume_content,
+    volume_files,
+)
 from diffnr_lightning.data.scan_recipe import ScanRecipe
 from diffnr_lightning.data.splits import is_selection
 from diffnr_lightning.files import json_sha256, sha256
@@ -52,31 +57,41 @@ def load_source(source: str, recipe: ScanRecipe) -> LoadedVolume:
     return replace(load_volume(file, unit, spacing), name=name, source=f"{dataset.name}:{name}")
 
 
-def source_sha256(source: str) -> str | None:
-    """Return a hash of the files of a volume: of all that are not hidden, where it is a folder of slices.
+def source_sha256(source: str, recorded: str | None = None) -> str | None:
+    """Return a hash of the files of a volume.
 
     Args:
         source: as for `load_source`.
+        recorded: is returned where an earlier version took this hash of the files as they are.
 
     Returns:
         SHA-256; None for a generated object, and where the files are not there.
     """
     path = _path(source)
-    files = [] if path is None else volume_files(path)
-    return json_sha256([_known_sha256(file, *_state(file)) for file in files]) if files else None
+    now = None if path is None else _files_sha256(volume_files(path))
+    if recorded in (None, now) or now is None:
+        return now
+    return recorded if _files_sha256(files_of_before(path)) == recorded else now
 
 
-def source_content(source: str) -> str | None:
+def source_content(source: str, recorded: str | None = None) -> str | None:
     """Return what tells the files of a volume from others of its name, without reading all of them.
 
     Args:
         source: as for `load_source`.
+        recorded: see `volume_content`.
 
     Returns:
         See `volume_content`; None for a generated object, and where the files are not there.
     """
     path = _path(source)
-    return None if path is None else volume_content(path)
+    return None if path is None else volume_content(path, recorded)
+
+
+def _files_sha256(files: list[Path]) -> str | None:
+    return (
+        json_sha256([_known_sha256(file, *file_state(file)) for file in files]) if files else None
+    )
 
 
 def _path(source: str) -> Path | None:
@@ -87,11 +102,6 @@ def _path(source: str) -> Path | None:
         return located(source)[2] if names_data_set(source) else Path(source)
     except (OSError, ValueError):
         return None
-
-
-def _state(file: Path) -> tuple[int, int]:
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns
 
 
 # One volume is scanned by several recipes and numbers of views.

@@ -98,6 +98,21 @@ def series_in(folder: Path) -> tuple[str, ...]:
         ) from error
 
 
+def series_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each series in a folder by its identifier.
+
+    Raises:
+        ValueError: a file whose header is damaged.
+    """
+    import SimpleITK
+
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames
+    return {
+        uid: [Path(file) for file in quietly(lambda uid=uid: names(str(folder), uid))]
+        for uid in series_in(folder)
+    }
+
+
 def folders_with_series(folder: Path, most: int | None = None) -> list[Path]:
     """Return the folders that hold DICOM files, judged by their first files alone, from one folder downwards.
 
@@ -148,17 +163,14 @@ def read_series(folder: Path, spacing_given: bool = False) -> StoredVolume:
 
 def _files(folder: Path) -> list[Path]:
     """Return the files of the only series."""
-    import SimpleITK
-
-    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames
-    series = {uid: quietly(lambda uid=uid: names(str(folder), uid)) for uid in series_in(folder)}
+    series = series_files(folder)
     if len(series) != 1:
         listed = ", ".join(f"{uid} of {len(files)} slices" for uid, files in series.items())
         raise ValueError(
             f"folder {folder} holds {len(series)} DICOM series ({listed}); one is expected: move "
             "the slices of the one that is wanted to a folder of their own."
         )
-    (files,) = ([Path(file) for file in files] for files in series.values())
+    (files,) = series.values()
     check_none_cut(folder, files)
     return files
 

@@ -9,7 +9,9 @@ Source: the format definitions of MetaIO (DistanceUnits, ElementToIntensityFunct
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,6 +27,8 @@ Result = TypeVar("Result")
 
 META_SUFFIXES = (".mha", ".mhd")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
+# What a header says in the place of the file of its values: they follow it, or their files do.
+LOCAL, LIST = "LOCAL", "LIST"
 # Headers are text in front of the values; longer than this is none.
 MOST_HEADER_BYTES = 1 << 20
 
@@ -44,6 +48,34 @@ def read_itk(path: Path) -> StoredVolume:
     if path.suffix.lower() in META_SUFFIXES:
         return _meta_image(array, affine, fields, what)
     return _nrrd(array, affine, fields)
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the files in which a header says that its values lie; none of a file that holds them itself.
+
+    Args:
+        path: of the header. It names one file, a pattern with its numbers, or a list in the lines that follow.
+    """
+    key, separator = ("data ?file", ":") if _is_nrrd(path) else ("elementdatafile", "=")
+    entry = re.compile(rf"\s*{key}\s*{separator}\s*(\S.*)", re.IGNORECASE)
+    lines = iter(_header_lines(path))
+    named = next((match[1].strip() for match in map(entry.match, lines) if match), LOCAL)
+    first = named.split()[0]
+    if named.upper() == LOCAL:
+        return []
+    if first.upper() == LIST:
+        return [path.parent / line.strip() for line in lines if line.strip()]
+    return [path.parent / name for name in (_numbered(named) if "%" in first else [named])]
+
+
+def _numbered(entry: str) -> list[str]:
+    """Return the names that a pattern stands for, as in `slice_%03d.raw 1 40 1`; none of another kind of entry."""
+    pattern, *numbers = entry.split()
+    try:
+        first, last, step = (int(number) for number in (*numbers, "1")[:3])
+        return [pattern % number for number in range(first, last + 1, step)]
+    except (TypeError, ValueError):
+        return []
 
 
 def quietly(read: Callable[[], Result]) -> Result:
@@ -95,19 +127,27 @@ def _affine(image: SimpleITK.Image) -> np.ndarray:
 
 def _header_fields(path: Path) -> dict[str, str]:
     """Return the lines ``key = value`` or ``key: value`` of a header, keys in small letters."""
-    with path.open("rb") as file:
-        head = file.read(MOST_HEADER_BYTES)
     fields: dict[str, str] = {}
-    nrrd = path.suffix.lower() in NRRD_SUFFIXES
-    for line in head.decode("utf-8", errors="replace").splitlines():
-        if nrrd and not line.strip():
-            break
+    nrrd = _is_nrrd(path)
+    for line in _header_lines(path):
         key, found, value = line.partition(":" if nrrd else "=")
         if found and not line.startswith("#"):
             fields[key.strip().lower()] = value.lstrip("=").strip()
         if key.strip().lower() == "elementdatafile":
             break
     return fields
+
+
+def _header_lines(path: Path) -> list[str]:
+    """Return the first lines of a file; of NRRD those up to the empty one that ends its header."""
+    with path.open("rb") as file:
+        head = file.read(MOST_HEADER_BYTES)
+    lines = head.decode("utf-8", errors="replace").splitlines()
+    return list(takewhile(str.strip, lines)) if _is_nrrd(path) else lines
+
+
+def _is_nrrd(path: Path) -> bool:
+    return path.suffix.lower() in NRRD_SUFFIXES
 
 
 def _meta_image(
