@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def read_data_exchange(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
     """Read ``data``, ``data_white``, ``data_dark`` and ``theta`` of the group ``exchange``.
 
     The attribute ``units`` of ``theta`` is honoured (degrees where there is none), and so is the
-    attribute ``axes`` of the three images (``theta:y:x`` where there is none).
+    attribute ``axes`` of the three images. ``data`` without one is ``theta:y:x``; fields without one
+    lie as its views do, one image or a stack of them.
 
     Args:
         path: the file.
@@ -40,7 +42,12 @@ def read_data_exchange(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
     try:
         with h5py.File(path, "r") as file:
             entries = _entries(file, path)
-            arrays = {key: _images(entries[key], path) for key in KEYS[:3]}
+            axes = _axes(entries["data"]) or ORDER
+            views = ("theta", *(name for name in axes if name != "theta"))
+            orders = (axes, views, views)
+            arrays = [
+                _images(entries[key], path, order) for key, order in zip(KEYS, orders, strict=False)
+            ]
             theta = np.asarray(entries["theta"][()])
             unit = _text(entries["theta"].attrs.get("units"))
     except PermissionError as error:
@@ -58,7 +65,7 @@ def read_data_exchange(path: Path, angle_unit: AngleUnit = "file") -> RawScan:
         raise ValueError(f"{where} is of type {theta.dtype}; real numbers are expected.")
     stored = UNITS.get((unit or "deg").lower(), "deg")
     angles = radians(theta.astype(np.float64), stored, angle_unit, where)
-    return RawScan(*arrays.values(), angles, path.stem, str(path))
+    return RawScan(*arrays, angles, path.stem, str(path))
 
 
 def _entries(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
@@ -76,21 +83,33 @@ def _entries(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     return {key: held[key] for key in KEYS}
 
 
-def _images(entry: h5py.Dataset, path: Path) -> np.ndarray:
-    """Return a stack of images in the order theta, y, x."""
+def _images(entry: h5py.Dataset, path: Path, otherwise: Sequence[str]) -> np.ndarray:
+    """Return a stack of images in the order theta, y, x, or one image in the order y, x; other shapes as they are.
+
+    Args:
+        entry: the images.
+        path: of the file, for messages.
+        otherwise: order of the axes where the entry names none.
+    """
     _check_stored(entry, path)
     array = np.asarray(entry[()])
-    axes = _text(entry.attrs.get("axes"))
-    # The fields call theirs theta_white and theta_dark; one image has no such axis.
-    names = [name.strip().split("_")[0] for name in axes.split(":")] if axes else list(ORDER)
-    if array.ndim != 3:
+    if array.ndim not in (2, 3):
         return array
-    if sorted(names) != sorted(ORDER):
+    wanted = ORDER[-array.ndim :]
+    names = _axes(entry) or otherwise
+    names = [name for name in names if name in wanted or name != "theta"]
+    if sorted(names) != sorted(wanted):
         raise ValueError(
-            f"{entry.name} of {path} has the axes {axes!r}; theta, y and x in some order are "
-            "expected."
+            f"{entry.name} of {path} has the axes {':'.join(names)!r}; "
+            f"{'theta, y' if array.ndim == 3 else 'y'} and x in some order are expected."
         )
-    return array.transpose([names.index(name) for name in ORDER])
+    return array.transpose([names.index(name) for name in wanted])
+
+
+def _axes(entry: h5py.Dataset) -> list[str]:
+    """Return the names of the axes, none where there are none; fields call theta theta_white and theta_dark."""
+    axes = _text(entry.attrs.get("axes"))
+    return [name.strip().split("_")[0] for name in axes.split(":")] if axes else []
 
 
 def _check_stored(entry: h5py.Dataset, path: Path) -> None:

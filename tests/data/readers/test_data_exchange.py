@@ -83,6 +83,39 @@ def test_sinogram_order_is_turned(write, images):
     np.testing.assert_array_equal(read_data_exchange(write(sinograms)).counts, images)
 
 
+@pytest.mark.parametrize("white", ["x:y", "theta_white:x:y", "y:x", None])
+@pytest.mark.parametrize("dark", ["theta_dark:y:x", None])
+def test_single_images_are_turned_as_their_axes_say(write, images, white, dark):
+    """Those that name none lie as the views do."""
+    field, stack = images[0] + 1, images[:2]
+
+    def turned(exchange):
+        del exchange["data"], exchange["data_white"], exchange["data_dark"]
+        exchange["data"] = images.transpose(0, 2, 1)
+        exchange["data"].attrs["axes"] = "theta:x:y"
+        exchange["data_white"] = field if white == "y:x" else field.T
+        exchange["data_dark"] = stack if dark else stack.transpose(0, 2, 1)
+        for name, axes in (("data_white", white), ("data_dark", dark)):
+            if axes:
+                exchange[name].attrs["axes"] = axes
+
+    raw = read_data_exchange(write(turned))
+    np.testing.assert_array_equal(raw.counts, images)
+    np.testing.assert_array_equal(raw.flat, field)
+    np.testing.assert_array_equal(raw.dark, stack.mean(axis=0))
+
+
+def test_a_single_image_of_other_axes_is_refused(write, one_sentence):
+    def columns(exchange):
+        exchange["data_dark"].attrs["axes"] = "energy:x"
+
+    with pytest.raises(
+        ValueError, match="data_dark of .* has the axes 'energy:x'; y and x in"
+    ) as error:
+        read_data_exchange(write(columns))
+    one_sentence(error)
+
+
 def axes(exchange):
     exchange["data"].attrs["axes"] = "time:energy:x"
 
