@@ -1,6 +1,7 @@
 """Every shipped config is read by the command it is for; configs/tiny are run elsewhere."""
 
 import importlib
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -205,6 +206,23 @@ def test_pairs_for_the_papers_tables_are_made_as_its_methods_are_run(name):
         # Without a prior there is no reference.
         run["method"]["init_args"]["optimisation"].get("init_args", {}).pop("reference_every", None)
         assert method == run["method"]
+
+
+def test_a_batch_of_a_denoiser_is_as_large_as_documented():
+    rows = re.findall(
+        r"^\| `denoisers/(\w+)` .*\| ([^|]+) \|$",
+        (CONFIGS.parent / "docs" / "training.md").read_text(),
+        re.M,
+    )
+    assert {name for name, _ in rows} == {path.stem for path in CONFIGS.glob("denoisers/*.yaml")}
+    for name, batch in rows:
+        data = yaml.safe_load((CONFIGS / "denoisers" / f"{name}.yaml").read_text())["data"]
+        count, *smaller = map(
+            int, re.findall(r"(\d+) (?:slices|triplets|patches|crops|of)\b", batch)
+        )
+        edges = sorted(set(data["init_args"].get("crops", [])), reverse=True)
+        assert count == data["init_args"]["batch_size"], name
+        assert smaller == [count * (edges[0] // edge) ** 2 for edge in edges[1:]], name
 
 
 def test_there_are_configs():
