@@ -76,3 +76,13 @@ def test_a_sampler_is_predicted_with_its_denoiser(tmp_path, monkeypatch):
     assert whole.parts[-1] == ("representation asked for all voxels", whole.parts[-1].bytes, False)
     once, twice = (memory.estimate(Sampler(n), grid, scan) for n in ("dds", "diffusion_mbir"))
     assert needed.operations < once.operations < twice.operations < 2 * once.operations
+
+
+def test_the_work_of_a_denoiser_does_not_depend_on_how_many_gaps_it_knows(tmp_path):
+    grid, scan = VolumeGrid((16,) * 3, 1.0), scan_of(16, 2)
+    work = set()
+    for gaps in (0, 1, 2):
+        folder = tmp_path / str(gaps)
+        save_denoiser(folder, CompactDenoiser(channels=1, widths=(8, 16), gaps=gaps))
+        work.add(memory.estimate(Sampler("dds", folder), grid, scan).operations)
+    assert len(work) == 1
