@@ -9,7 +9,7 @@ from diffnr_lightning.consistency import DataStep, LeastSquares
 from diffnr_lightning.draws import generator_at
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState
-from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling
+from diffnr_lightning.solvers.diffusion.sampling import Sampling, check_sampling, like_weights
 from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
@@ -133,14 +133,15 @@ def noise_in_patches(
     """Return the noise (Z, Y, X) that a denoiser finds in the patches of a tiling.
 
     Args:
-        noisy: (Z, Y, X), on the denoiser's scale.
+        noisy: (Z, Y, X), on the denoiser's scale; of any precision, which is that of the noise.
         step: of the schedule.
         denoiser: of patches, see `priors.Denoiser`.
         tiling: see `patch_tiling`.
         batch_size: patches at once.
     """
     size, found = denoiser.patch, torch.empty_like(noisy)
-    whole = whole_in_patch(noisy[None, None], size)
+    seen = like_weights(noisy, denoiser)
+    whole = whole_in_patch(seen[None, None], size)
     for begin in range(0, len(tiling), batch_size):
         batch = tiling[begin : begin + batch_size]
         corner = torch.tensor([tile.corner for tile in batch], device=noisy.device)
@@ -148,7 +149,7 @@ def noise_in_patches(
             "context": whole.expand(len(batch), -1, -1, -1, -1),
             "coordinates": patch_coordinates(corner, noisy.shape, size),
         }
-        parts = denoiser.predict(cut_patches(noisy, corner, size), step, told)
+        parts = denoiser.predict(cut_patches(seen, corner, size), step, told)
         for tile, part in zip(batch, parts, strict=True):
             found[tile.owned] = part[0][tile.inside]
     return found

@@ -157,6 +157,12 @@ def sampled_times(denoiser: nn.Module, steps: int, start: float) -> list[int]:
     return schedule.timesteps(steps, max(round(start * schedule.steps), 1))
 
 
+def like_weights(noisy: Tensor, denoiser: nn.Module) -> Tensor:
+    """Return a noisy volume (Z, Y, X) in the dtype of a denoiser's weights; as it is where it has none."""
+    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else ()
+    return noisy.to(next((weight.dtype for weight in weights), noisy.dtype))
+
+
 def check_sampling(
     *, start: float, batch_size: int, eta: float = 0.0, spread: float = 1.0, snr: float = 0.0
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.draws import generator_at
+from diffnr_lightning.solvers.diffusion.sampling import like_weights
 
 StackKind = Literal["single", "centred", "adjacent", "alternating"]
 STACKS = ("single", "centred", "adjacent", "alternating")
@@ -131,18 +132,19 @@ def predicted_noise(
     """Return the noise (Z, Y, X) that a denoiser finds in the slices of a volume.
 
     Args:
-        noisy: (Z, Y, X), on the denoiser's scale.
+        noisy: (Z, Y, X), on the denoiser's scale; of any precision, which is that of the noise.
         step: of the schedule.
         denoiser: see `priors.Denoiser`.
         stacks: what it sees together.
         batch_size: stacks at once.
     """
-    told = {"gap": stacks.gap}
+    told, seen = {"gap": stacks.gap}, like_weights(noisy, denoiser)
     parts = [
-        denoiser.predict(noisy[members], step, told)
+        denoiser.predict(seen[members], step, told)
         for members in stacks.members.to(noisy.device).split(batch_size)
     ]
-    return torch.cat(parts).flatten(0, 1)[stacks.owners.to(noisy.device)]
+    found = torch.cat(parts).flatten(0, 1)[stacks.owners.to(noisy.device)]
+    return found.to(noisy.dtype)
 
 
 def _stacks(rows: Iterable[range], count: int, gap: int) -> SliceStacks:
