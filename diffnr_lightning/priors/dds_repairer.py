@@ -79,6 +79,7 @@ class DdsRepairer:
         quicken(self.denoiser, precision)
         watch(self.denoiser, self._note)
         self._shown = 0
+        self.precision: InferencePrecision = precision
         self.batch_size, self.held = batch_size, held
         self.options = {"steps": steps, "start": start, "eta": eta, "cg_iterations": cg_iterations}
         self.options |= {"coupling": coupling, "threshold": threshold}

@@ -15,10 +15,12 @@ from diffnr_lightning.callbacks import PseudoReference
 from diffnr_lightning.cli import main
 from diffnr_lightning.data.slice_pairs import SlicePairData, write_pairs
 from diffnr_lightning.modules import SceneOptimization, SliceFixerFinetuning
+from diffnr_lightning.priors import CompactDenoiser, DdsRepairer, save_denoiser
 from diffnr_lightning.representations import VoxelGrid
 from diffnr_lightning.workflows import finetune, reconstruct
 from diffnr_lightning.workflows.built import UNKNOWN, built, is_known
 from diffnr_lightning.workflows.problem import Method
+from diffnr_lightning.workflows.run_folder import difference
 from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.solver import Solver
 
@@ -146,6 +148,18 @@ class OfFields(Method):
 
 def test_methods_of_other_fields_are_others():
     assert OfFields(1.0).built == OfFields(1.0).built != OfFields(2.0).built
+
+
+def test_repairs_of_dds_in_another_precision_are_others(tmp_path):
+    save_denoiser(tmp_path, CompactDenoiser(channels=1, widths=(8,), gaps=0))
+    auto, single, half = (
+        built(DdsRepairer(tmp_path, precision=precision))
+        for precision in ("auto", "float32", "bfloat16")
+    )
+    assert single != half
+    # Runs of earlier versions do not say it.
+    before = {key: value for key, value in auto.items() if key != "precision"}
+    assert difference(before, auto) is None
 
 
 def test_functions_are_told_by_their_names():
