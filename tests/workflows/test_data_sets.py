@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from diffnr_lightning import cli
+from diffnr_lightning.data.clean.store import recipe_key
+from diffnr_lightning.data.datasets import luna16, toothfairy
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.workflows import train_denoiser
 from diffnr_lightning.workflows.settings import parse
@@ -95,18 +97,27 @@ def test_luna16_from_its_folder_to_its_table(tmp_path, monkeypatch, repository):
     assert [score["kind"] for score in scores] == ["chest", "chest"]
 
 
-def test_the_documented_training_of_a_denoiser_takes_the_volumes_of_luna16(
-    tmp_path, monkeypatch, repository
+@pytest.mark.parametrize("facts", [luna16, toothfairy], ids=lambda facts: facts.DATA_SET.name)
+def test_the_documented_training_of_a_denoiser_shows_what_scans_of_a_data_set_show(
+    facts, tmp_path, monkeypatch, repository
 ):
-    monkeypatch.setenv("DIFFNR_LUNA16", str(tmp_path / "LUNA16"))
-    written_sets = write_luna16(tmp_path / "LUNA16")
+    data_set = facts.DATA_SET
+    monkeypatch.setenv(data_set.variable, str(tmp_path))
+    write = {"luna16": write_luna16, "toothfairy": write_toothfairy}[data_set.name]
+    write(tmp_path)
     text = (repository / "docs" / "data_sets.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    (command,) = re.findall(r"^diffnr train-denoiser (.*)$", text, re.MULTILINE)
+    pattern = rf"^diffnr train-denoiser (.* --volumes {data_set.name}:train .*)$"
+    (command,) = re.findall(pattern, text, re.MULTILINE)
     arguments = parse(train_denoiser, shlex.split(command)).arguments
     batches = arguments["data"](volume_sources(arguments["volumes"]))
     batches.check_denoiser(arguments["denoiser"]())
     batches.split()
-    assert set(batches.sources) == set(written_sets["train"])
+    trained = {volume.name for volume in data_set.volumes() if volume.set == "train"}
+    assert set(batches.sources) == trained & set(data_set.files())
+    assert recipe_key(batches.recipe) == recipe_key(facts.RECIPE)
+    # Whole slices are among the crops, and a batch is as much work as one of the config.
+    assert max(batches.crops) == batches.recipe.size
+    assert batches.batch_size * max(batches.crops) ** 2 == 16 * 128**2
 
 
 def test_toothfairy_is_curated_and_scanned(tmp_path, monkeypatch):
