@@ -97,6 +97,17 @@ class CleanVolumeData(Constructed, lightning.LightningDataModule):
         self.training: dict[str, Tensor] = {}
         self.validation: dict[str, Tensor] = {}
 
+    def take(self, recipe: ScanRecipe) -> None:
+        """Draw from the volumes of a recipe in the place of what `size`, `fit`, `voxel_mm` and `window_hu` say.
+
+        Args:
+            recipe: its cube and its window.
+
+        Raises:
+            ValueError: volumes that are too small for the batches.
+        """
+        self.recipe = recipe
+
     @abstractmethod
     def draws(self, rank: int, world_size: int) -> Dataset[Any]:
         """Return the training batches of one of the processes that share the run."""
@@ -298,12 +309,25 @@ class CleanPatchData(CleanVolumeData):
         **shared: Any,
     ) -> None:
         super().__init__(sources, **shared)
-        if not 1 <= patch <= self.recipe.size or validation_patches < 1:
-            raise ValueError(
-                f"patch is {patch} and validation_patches {validation_patches}; an edge from 1 to {self.recipe.size}, "
-                "the size of the volumes, and at least one patch are expected."
-            )
         self.patch, self.validation_patches = patch, validation_patches
+        self.take(self.recipe)
+
+    def take(self, recipe: ScanRecipe) -> None:
+        """Draw from the volumes of a recipe, see `CleanVolumeData.take`.
+
+        Args:
+            recipe: its cube and its window.
+
+        Raises:
+            ValueError: volumes with an edge that is shorter than a patch, or no patch.
+        """
+        super().take(recipe)
+        shortest = min(recipe.shape)
+        if not 1 <= self.patch <= shortest or self.validation_patches < 1:
+            raise ValueError(
+                f"patch is {self.patch} and validation_patches {self.validation_patches}; an edge from 1 to "
+                f"{shortest}, the shortest of the volumes, and at least one patch are expected."
+            )
 
     def check_denoiser(self, denoiser: Any) -> None:
         """Refuse a denoiser that cannot take these batches.

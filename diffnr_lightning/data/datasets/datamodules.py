@@ -75,7 +75,8 @@ class DataSetModule(Constructed, lightning.LightningDataModule):
         **options: of `SlicePairData`, `CleanSliceData` or `CleanPatchData`, such as `iterations` and `batch_size`.
 
     Raises:
-        ValueError: a variable that is not set, pairs without folders, or options without `learn`.
+        ValueError: a variable that is not set, pairs without folders, options without `learn`, or patches that are
+            larger than the volumes.
         FileNotFoundError: a data set that is not there.
     """
 
@@ -251,7 +252,7 @@ class DataSetModule(Constructed, lightning.LightningDataModule):
             workers=self.workers,
             **options,
         )
-        data.recipe = self.recipe
+        data.take(self.recipe)
         return data
 
 

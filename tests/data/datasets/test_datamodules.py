@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,15 @@ def test_patches_of_toothfairy_and_of_a_folder(tmp_path, monkeypatch):
         data.setup("fit")
         assert data.batches.draws(0, 1)[0].corner.shape[-1] == 3
         assert len(data.batches.validation) == len(data.sources("development")) == 1
+
+
+def test_patches_are_no_thicker_than_the_slices_of_the_recipe(tmp_path):
+    for number in range(3):
+        np.save(tmp_path / f"{number}.npy", np.zeros((4, 4, 4), np.float32))
+    few = replace(SMALL, slices=8, attenuate_outside=False)
+    assert VolumeFolder(tmp_path, few, learn="patches", patch=8).batches.patch == 8
+    with pytest.raises(ValueError, match="patch is 9 .* from 1 to 8, the shortest of the volumes"):
+        VolumeFolder(tmp_path, few, learn="patches", patch=9)
 
 
 def test_names_of_held_out_volumes_are_no_patterns(tmp_path):
