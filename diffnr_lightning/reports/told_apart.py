@@ -62,7 +62,7 @@ def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
     for alike in _groups(runs, lambda run: (run.case, run.setting)):
         folders = list({run.case_folder.resolve() for run in alike if run.case_folder})
         cases = {folder: _case(folder) for folder in folders} if len(folders) > 1 else {}
-        for one in _groups(cases, lambda folder, cases=cases: cases[folder].get("source") or ""):
+        for one in _by_volume(cases):
             if len({_geometry(cases[folder]) for folder in one}) > 1:
                 places |= _differing(one)
     scans = [(run, _parts(run.case_folder, places)) for run in runs if run.case_folder and places]
@@ -108,10 +108,12 @@ def _volumes_share(named: Iterable[tuple[RunSummary, str]]) -> bool:
     Args:
         named: runs with the parts of their folders that are to tell them apart.
     """
+    named = list(named)
+    volumes = _volumes([run for run, _ in named])
     names: dict[Hashable, set[str]] = defaultdict(set)
     for run, name in named:
-        source = _case(run.case_folder).get("source") if run.case_folder else None
-        names[run.case, source].add(name)
+        volume = volumes.get(run.case_folder.resolve()) if run.case_folder else None
+        names[run.case, volume].add(name)
     volumes_of = Counter(name for found in names.values() for name in found)
     return len(names) == 1 or all(
         any(volumes_of[name] > 1 for name in found) for found in names.values()
@@ -120,9 +122,37 @@ def _volumes_share(named: Iterable[tuple[RunSummary, str]]) -> bool:
 
 def _of_different_volumes(runs: Sequence[RunSummary]) -> bool:
     """Whether each run is known to be of a volume of its own; that two patients have one name is no repetition."""
-    folders = {run.case_folder.resolve() for run in runs if run.case_folder}
-    sources = {_case(folder).get("source") for folder in folders}
-    return len(sources - {None, ""}) == len(runs)
+    return len(set(_volumes(runs).values())) == len(runs)
+
+
+def _volumes(runs: Iterable[RunSummary]) -> dict[Path, int]:
+    """Return a number of the volume of each case folder; those that do not say of what they are have none."""
+    folders = dict.fromkeys(run.case_folder.resolve() for run in runs if run.case_folder)
+    cases = {folder: case for folder in folders if any(_volume_of(case := _case(folder)))}
+    return {folder: number for number, one in enumerate(_by_volume(cases)) for folder in one}
+
+
+def _by_volume(cases: Mapping[Path, Mapping[str, Any]]) -> list[list[Path]]:
+    """Return case folders by the volume that was scanned."""
+    volumes: list[list[Path]] = []
+    for folder, case in cases.items():
+        known = (one for one in volumes if any(_of_one_volume(case, cases[other]) for other in one))
+        if (one := next(known, None)) is None:
+            volumes.append(one := [])
+        one.append(folder)
+    return volumes
+
+
+def _of_one_volume(case: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two cases are of one volume: by its content, which stays where a file is moved, else by its name."""
+    (source, content), (other_source, other_content) = map(_volume_of, (case, other))
+    return content == other_content if content and other_content else source == other_source
+
+
+def _volume_of(case: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the source of a case and the hash of its content, empty where they were not recorded."""
+    provenance = case.get("provenance") or {}
+    return str(case.get("source") or ""), str(provenance.get("source_sha256") or "")
 
 
 def _groups(items: Iterable[Any], key: Any) -> list[list[Any]]:

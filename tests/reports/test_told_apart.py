@@ -17,10 +17,11 @@ SETTING = ScanSetting(24, "none", "32")
 def scanned(tmp_path):
     """Return a function that makes runs of a sweep's folders, each on a case of its own geometry and source."""
 
-    def run(scan, case, method, folder, psnr, arc=360.0, source=None):
+    def run(scan, case, method, folder, psnr, arc=360.0, source=None, **known):
         place = tmp_path / scan / case
         (place / "case").mkdir(parents=True, exist_ok=True)
         meta = {"scanner": {"totalAngle": arc}, "source": case if source is None else source}
+        meta["provenance"] = known
         (place / "case" / "meta_data.json").write_text(json.dumps(meta))
         protocols = {"r2": {"psnr": psnr, "ssim": 0.9}}
         return RunSummary(
@@ -77,6 +78,16 @@ def test_scans_of_other_geometry_are_not_averaged(scanned, tmp_path):
     assert any("TV against SIRT (scan limited): +1.00 dB" in note for note in table.notes)
     _, written = write_tables(runs, tmp_path / "table")
     assert {row.setting.scan for row in read_earlier(written).rows} == {"body", "limited"}
+
+
+def test_scans_of_a_volume_that_was_moved_are_not_averaged(scanned):
+    """The file is known by its content; its path is another one then."""
+    runs = [
+        scanned(scan, "ct", "SIRT", "sirt", psnr, arc, f"/{scan}/ct.nii.gz", source_sha256="aa")
+        for scan, arc, psnr in (("body", 360.0, 30.0), ("limited", 90.0, 20.0))
+    ]
+    means = {row.setting.scan: row.values["r2_psnr"] for row in score_table(runs).means}
+    assert means == {"body": 30, "limited": 20}
 
 
 def test_a_run_again_takes_the_row_of_its_folder_in_an_earlier_table(scanned, tmp_path):
