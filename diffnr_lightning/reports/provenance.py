@@ -13,11 +13,10 @@ from typing import Any
 import yaml
 
 from diffnr_lightning.files import same_content, sha256, write_json
-from diffnr_lightning.reports.machines import PLACES, used_gpus
+from diffnr_lightning.reports.machines import PLACES, environment_of, used_gpus
 from diffnr_lightning.reports.runs import CONFIG_FILE, RunSummary
 from diffnr_lightning.reports.table_rows import Row, counted
 
-ENVIRONMENT_FILE = "environment.json"
 ENDING = ".provenance.json"
 UNKNOWN = "not recorded"
 SHORT = 7
@@ -44,7 +43,7 @@ def provenance(
         that went on elsewhere counts for each commit, version and machine that worked on it. What a run of an earlier
         version has not recorded is counted as such.
     """
-    records = [(run, _environment(run.folder)) for run in runs]
+    records = [(run, environment_of(run.folder)) for run in runs]
     worked = [
         [{**_places(run.folder), **each} for each in (*record.get("earlier", []), record)]
         for run, record in records
@@ -225,14 +224,6 @@ def _newest(digests: Sequence[str]) -> list[str]:
         for digest in digests
         if not any(other != digest and same_content(digest, other) for other in digests)
     ]
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _places(folder: Path) -> dict[str, Any]:

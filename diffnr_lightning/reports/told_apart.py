@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffnr_lightning.files import same_content
 from diffnr_lightning.reports.case_folders import CASE_FILE, case_metadata
+from diffnr_lightning.reports.machines import environment_of
 from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import Row
 
@@ -18,22 +20,19 @@ def told_apart(runs: Sequence[RunSummary], before: Sequence[Row] = ()) -> list[R
     """Return runs whose methods and settings tell apart what must not be averaged.
 
     Scans of one volume that differ in their geometry get the parts of their case folders in which these differ as
-    `ScanSetting.scan`. Methods of one name on one case, as overlays without `variant` are, get those of their run
-    folders behind the name. Both are done only where volumes share these parts, as in the folders of a sweep: parts
-    that name the volume too would split every mean. Runs of which neither is known to repeat are left as they are,
-    unless a table made before told apart what lies in folders of these names.
+    `ScanSetting.scan`. Methods of one name on one case, or on copies of it as two sweeps have, get those of their run
+    folders behind the name, as overlays without `variant` do. Both are done only where volumes share these parts, as in
+    the folders of a sweep: parts that name the volume too would split every mean. Runs of which neither is known to
+    repeat are left as they are, unless a table made before told apart what lies in folders of these names.
 
     Args:
         runs: finished runs.
         before: rows of that table.
     """
     named = _with_scans(runs)
-    of_case = _groups(
-        named, lambda run: run.case_folder and (run.case, run.setting, run.case_folder.resolve())
-    )
     places: dict[str, set[int]] = defaultdict(set)
-    for group in of_case:
-        for same in _groups(group, lambda run: run.method):
+    for alike in _groups(named, lambda run: (run.case, run.setting, run.method)):
+        for same in _joined(alike, _of_one_scan) if len(alike) > 1 else ():
             places[same[0].method] |= _differing([run.folder for run in same])
     repeated = [run for run in named if places[run.method]]
     for same in _groups(repeated, lambda run: run.method):
@@ -62,7 +61,7 @@ def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
     for alike in _groups(runs, lambda run: (run.case, run.setting)):
         folders = list({run.case_folder.resolve() for run in alike if run.case_folder})
         cases = {folder: _case(folder) for folder in folders} if len(folders) > 1 else {}
-        for one in _by_volume(cases):
+        for one in _joined(cases, lambda *pair, cases=cases: _of_one_volume(*map(cases.get, pair))):
             if len({_geometry(cases[folder]) for folder in one}) > 1:
                 places |= _differing(one)
     scans = [(run, _parts(run.case_folder, places)) for run in runs if run.case_folder and places]
@@ -129,18 +128,8 @@ def _volumes(runs: Iterable[RunSummary]) -> dict[Path, int]:
     """Return a number of the volume of each case folder; those that do not say of what they are have none."""
     folders = dict.fromkeys(run.case_folder.resolve() for run in runs if run.case_folder)
     cases = {folder: case for folder in folders if any(_volume_of(case := _case(folder)))}
-    return {folder: number for number, one in enumerate(_by_volume(cases)) for folder in one}
-
-
-def _by_volume(cases: Mapping[Path, Mapping[str, Any]]) -> list[list[Path]]:
-    """Return case folders by the volume that was scanned."""
-    volumes: list[list[Path]] = []
-    for folder, case in cases.items():
-        known = (one for one in volumes if any(_of_one_volume(case, cases[other]) for other in one))
-        if (one := next(known, None)) is None:
-            volumes.append(one := [])
-        one.append(folder)
-    return volumes
+    volumes = _joined(cases, lambda *pair: _of_one_volume(*map(cases.get, pair)))
+    return {folder: number for number, one in enumerate(volumes) for folder in one}
 
 
 def _of_one_volume(case: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -155,12 +144,37 @@ def _volume_of(case: Mapping[str, Any]) -> tuple[str, str]:
     return str(case.get("source") or ""), str(provenance.get("source_sha256") or "")
 
 
+def _of_one_scan(run: RunSummary, other: RunSummary) -> bool:
+    """Whether two runs read one case folder, or two of the same content, as each sweep simulates its own."""
+    if run.case_folder and other.case_folder:
+        if run.case_folder.resolve() == other.case_folder.resolve():
+            return True
+    first, second = (_content_read(each.folder) for each in (run, other))
+    return bool(first and second) and (same_content(first, second) or same_content(second, first))
+
+
+def _content_read(run: Path) -> str:
+    """Return the fingerprint of the case that a run read, empty where it was not recorded."""
+    return str((environment_of(run).get("inputs") or {}).get("case") or "")
+
+
+def _joined(items: Iterable[Any], alike: Callable[[Any, Any], bool]) -> list[list[Any]]:
+    """Return items by what of them is alike, pair by pair."""
+    groups: list[list[Any]] = []
+    for item in items:
+        group = next((one for one in groups if any(alike(item, other) for other in one)), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(item)
+    return groups
+
+
 def _groups(items: Iterable[Any], key: Any) -> list[list[Any]]:
-    """Return items by what a key says of them, without those of which it says None."""
+    """Return items by what a key says of them."""
     groups: dict[Hashable, list[Any]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
-    return [group for name, group in groups.items() if name is not None]
+    return list(groups.values())
 
 
 def _case(folder: Path) -> Mapping[str, Any]:

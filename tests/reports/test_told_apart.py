@@ -56,6 +56,25 @@ def test_overlays_without_a_variant_are_rows_of_their_own(scanned):
     assert not any("cannot be told apart" in note for note in table.notes)
 
 
+def test_overlays_of_two_sweeps_are_rows_of_their_own(scanned):
+    """Each sweep has a copy of the case, which its runs know by its content."""
+    runs = [
+        scanned(f"{sweep}/body", case, "Gaussians", folder, psnr)
+        for sweep, folder, psnr in (("a", "r2gaussian", 30.0), ("b", "r2gaussian+tv", 33.0))
+        for case in ("one", "two")
+    ]
+    for run in runs:
+        run.folder.mkdir()
+        record = {"inputs": {"case": f"content of {run.case}"}}
+        (run.folder / "environment.json").write_text(json.dumps(record))
+    table = score_table(runs)
+    assert [(row.method, row.count) for row in table.means] == [
+        ("Gaussians (a/r2gaussian)", 2),
+        ("Gaussians (b/r2gaussian+tv)", 2),
+    ]
+    assert not any("told apart" in note for note in table.notes)
+
+
 def scans(scanned):
     return [
         scanned(scan, case, method, method.lower(), psnr + (method == "TV"), arc)
