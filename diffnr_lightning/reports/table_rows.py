@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Row:
         data: set of volumes of published numbers; empty where it is not stated.
         case_folder: of the scan of one case, None where it is not known.
         averaged: names of the cases in a mean, sorted; empty for others.
+        patient: whose scan one case is, as `told_apart.patients` says; None where each row is of another one.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Row:
     data: str = ""
     case_folder: Path | None = None
     averaged: tuple[str, ...] = ()
+    patient: Hashable = None
 
 
 @dataclass(frozen=True)

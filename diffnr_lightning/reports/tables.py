@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from diffnr_lightning.reports.paired_difference import bootstrap_interval, paire
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
 from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable, counted
-from diffnr_lightning.reports.told_apart import averaged_in_spite, told_apart
+from diffnr_lightning.reports.told_apart import averaged_in_spite, patients, told_apart
 
 BASELINE_COLUMNS = ("r2_psnr", "r2_ssim")
 
@@ -32,7 +32,7 @@ def score_table(
 
     Args:
         runs: finished runs. Those of one method on one case, and scans of one volume, are told apart by their folders;
-            where they cannot be, each is counted as a case, and a note says so.
+            where they cannot be, each counts in the mean, all as one case in its interval, and a note says so.
         baseline: method with which every other one is compared case by case, in columns and notes.
         paper: CSV file of published numbers, see `read_published`; they are shown below ours of the same number of
             views, with the difference where they are of one set of data, or by themselves where we have no run of that
@@ -52,7 +52,7 @@ def score_table(
     if not runs:
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
     untold, runs = runs, told_apart(runs, () if earlier is None else earlier.rows)
-    cases, kept = tuple(_case_row(run) for run in runs), ()
+    cases, kept = tuple(map(_case_row, runs, patients(runs))), ()
     if earlier is not None:
         cases, kept = earlier.beside(cases, [_case_row(run) for run in untold])
     methods = list(dict.fromkeys(row.method for row in cases))
@@ -98,7 +98,7 @@ def _of_before(kept: Sequence[Row]) -> list[str]:
     return [f"Of a table made before: {counted(len(kept), 'case')} of {methods}."] if kept else []
 
 
-def _case_row(run: RunSummary) -> Row:
+def _case_row(run: RunSummary, patient: Hashable = None) -> Row:
     return Row(
         run.method,
         run.case,
@@ -108,6 +108,7 @@ def _case_row(run: RunSummary) -> Row:
         setting=run.setting,
         kind=run.kind,
         case_folder=run.case_folder and run.case_folder.resolve(),
+        patient=patient,
     )
 
 
@@ -250,10 +251,19 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
         if len(numbers) < len(rows):
             continue
         values[column.key] = math.fsum(numbers) / len(numbers)
-        if len(numbers) > 1:
-            intervals[column.key] = bootstrap_interval(numbers, seed)
+        each = _of_each_patient(rows, numbers)
+        if len(each) > 1:
+            intervals[column.key] = bootstrap_interval(each, seed)
     names = tuple(sorted(row.case or "" for row in rows))
     return Row(method, None, len(rows), values, intervals, setting=rows[0].setting, averaged=names)
+
+
+def _of_each_patient(rows: Sequence[Row], numbers: Sequence[float]) -> list[float]:
+    """Return the mean of each patient's numbers: what was run again says nothing of further patients."""
+    found: dict[Hashable, list[float]] = {}
+    for position, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+        found.setdefault(position if row.patient is None else row.patient, []).append(number)
+    return [math.fsum(each) / len(each) for each in found.values()]
 
 
 def _notes(

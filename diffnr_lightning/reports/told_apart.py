@@ -41,16 +41,28 @@ def told_apart(runs: Sequence[RunSummary], before: Sequence[Row] = ()) -> list[R
     return [_as_before(_with_folder(run, places[run.method]), before) for run in named]
 
 
+def patients(runs: Sequence[RunSummary]) -> list[Hashable]:
+    """Return for each run what is the same for repeated runs of a mean, and another for patients of one name.
+
+    Args:
+        runs: as `told_apart` returned them.
+    """
+    alike = _groups(runs, lambda run: (run.case, run.method, run.setting))
+    volumes = _volumes(run for group in alike if len(group) > 1 for run in group)
+    folders = [run.case_folder and run.case_folder.resolve() for run in runs]
+    return [(run.case, volumes.get(at)) for run, at in zip(runs, folders, strict=True)]
+
+
 def averaged_in_spite(runs: Sequence[RunSummary]) -> list[str]:
-    """Return a sentence for each method and case whose runs a table cannot tell apart and therefore averages.
+    """Return a sentence for each method and case whose runs a table does not tell apart and therefore averages.
 
     Args:
         runs: as `told_apart` returned them.
     """
     alike = _groups(runs, lambda run: (run.case, run.method, run.setting))
     return [
-        f"Several runs of {group[0].method} on {group[0].case} cannot be told apart and count as cases each: "
-        f"{', '.join(str(run.folder) for run in group)}."
+        f"Several runs of {group[0].method} on {group[0].case} are not told apart; each counts in the mean, "
+        f"all as one in intervals: {', '.join(str(run.folder) for run in group)}."
         for group in alike
         if len(group) > 1 and not _of_different_volumes(group)
     ]

@@ -53,7 +53,7 @@ def test_overlays_without_a_variant_are_rows_of_their_own(scanned):
     }
     gains = [row.values.get("r2_psnr_over_baseline") for row in table.means]
     assert gains == [None, 10, 13]
-    assert not any("cannot be told apart" in note for note in table.notes)
+    assert not any("not told apart" in note for note in table.notes)
 
 
 def test_overlays_of_two_sweeps_are_rows_of_their_own(scanned):
@@ -150,7 +150,9 @@ def test_a_repeated_case_does_not_split_the_means_of_folders_named_by_case(scann
     assert [(row.method, row.count, row.values["r2_psnr"]) for row in table.means] == [
         ("NAF", 3, 31)
     ]
-    assert [note for note in table.notes if "Several runs of NAF on one cannot" in note]
+    # One patient of two numbers, and another one.
+    assert table.means[0].intervals["r2_psnr"] == (30.5, 32.0)
+    assert [note for note in table.notes if "Several runs of NAF on one are not" in note]
     assert [row.method for row in score_table(runs[:2]).means] == [
         "NAF (one_naf)",
         "NAF (one_naf_again)",
@@ -168,7 +170,7 @@ def test_a_case_that_is_scanned_again_does_not_split_the_means_of_the_others(sca
     ]
     table = score_table(runs)
     assert [(row.setting.scan, row.count) for row in table.means] == [(None, 3)]
-    assert [note for note in table.notes if "Several runs of NAF on one cannot" in note]
+    assert [note for note in table.notes if "Several runs of NAF on one are not" in note]
 
 
 def test_patients_of_one_name_are_cases_of_one_mean(scanned):
@@ -179,12 +181,13 @@ def test_patients_of_one_name_are_cases_of_one_mean(scanned):
     ]
     table = score_table(runs)
     assert [(row.method, row.count) for row in table.means] == [("FDK", 2)]
-    assert not any("cannot be told apart" in note for note in table.notes)
+    assert "r2_psnr" in table.means[0].intervals
+    assert not any("not told apart" in note for note in table.notes)
 
 
 def test_runs_that_nothing_tells_apart_are_named():
     runs = [RunSummary(Path(name), "one", "FDK", {}, setting=SETTING) for name in ("a", "b")]
-    notes = [note for note in score_table(runs).notes if "cannot be told apart" in note]
+    notes = [note for note in score_table(runs).notes if "not told apart" in note]
     assert notes == [
-        "Several runs of FDK on one cannot be told apart and count as cases each: a, b."
+        "Several runs of FDK on one are not told apart; each counts in the mean, all as one in intervals: a, b."
     ]
