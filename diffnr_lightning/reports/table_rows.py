@@ -46,6 +46,7 @@ class Row:
         case_folder: of the scan of one case, None where it is not known.
         averaged: names of the cases in a mean, sorted; empty for others.
         patient: whose scan one case is, as `told_apart.patients` says; None where each row is of another one.
+        unit: of the regions of one case, where they were compared; None where it is not known.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Row:
     case_folder: Path | None = None
     averaged: tuple[str, ...] = ()
     patient: Hashable = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,9 @@ COLUMNS = (
     Column("seconds", "seconds", 1, 0),
     Column("peak_memory_mb", "memory MB", 0, 0),
 )
+
+OF_A_UNIT = ("regions_error", "regions_deviation", "regions_profile_error")
+"""Columns in the unit of a case: HU, or one of its own."""
 
 
 def counted(count: int, noun: str) -> str:

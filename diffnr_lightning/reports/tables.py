@@ -14,7 +14,7 @@ from diffnr_lightning.reports.earlier_table import EarlierTable
 from diffnr_lightning.reports.paired_difference import bootstrap_interval, paired_difference
 from diffnr_lightning.reports.published import UNSTATED, PublishedNumber, read_published
 from diffnr_lightning.reports.runs import RunSummary, ScanSetting
-from diffnr_lightning.reports.table_rows import COLUMNS, Row, ScoreTable, counted
+from diffnr_lightning.reports.table_rows import COLUMNS, OF_A_UNIT, Row, ScoreTable, counted
 from diffnr_lightning.reports.told_apart import averaged_in_spite, patients, told_apart
 
 BASELINE_COLUMNS = ("r2_psnr", "r2_ssim")
@@ -109,6 +109,7 @@ def _case_row(run: RunSummary, patient: Hashable = None) -> Row:
         kind=run.kind,
         case_folder=run.case_folder and run.case_folder.resolve(),
         patient=patient,
+        unit=run.downstream.get("regions", {}).get("unit"),
     )
 
 
@@ -245,7 +246,10 @@ def _numbers(run: RunSummary) -> dict[str, float]:
 
 def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
     values, intervals = {}, {}
+    several_units = len(_units(rows)) > 1
     for column in COLUMNS:
+        if several_units and column.key in OF_A_UNIT:
+            continue
         numbers = [row.values[column.key] for row in rows if column.key in row.values]
         # A mean over those cases alone that happen to have the number would be another mean.
         if len(numbers) < len(rows):
@@ -256,6 +260,11 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
             intervals[column.key] = bootstrap_interval(each, seed)
     names = tuple(sorted(row.case or "" for row in rows))
     return Row(method, None, len(rows), values, intervals, setting=rows[0].setting, averaged=names)
+
+
+def _units(rows: Sequence[Row]) -> list[str]:
+    """Return the units in which the regions of cases are known to have been compared."""
+    return list(dict.fromkeys(row.unit for row in rows if row.unit is not None))
 
 
 def _of_each_patient(rows: Sequence[Row], numbers: Sequence[float]) -> list[float]:
@@ -274,6 +283,11 @@ def _notes(
     seed: int,
 ) -> list[str]:
     notes = []
+    units = _units(cases)
+    if len(units) > 1:
+        notes.append(
+            f"Regions are in {' and '.join(units)} units; errors and deviations have no mean over both."
+        )
     groups = {
         method: sorted((row.case or "", repr(row.setting)) for row in cases if row.method == method)
         for method in methods

@@ -64,6 +64,24 @@ def test_a_mean_never_covers_some_cases_only():
     assert "r2_psnr" not in score_table(runs).means[0].values
 
 
+def test_regions_in_hu_and_in_other_units_have_no_mean():
+    runs = [
+        replace(run, downstream={"regions": {"unit": unit, "summary": summary}})
+        for run, unit, summary in zip(
+            runs_of({"A": {"one": 30.0, "two": 32.0}}),
+            ("HU", "arbitrary"),
+            ({"error": 40.0, "contrast_percent": 90}, {"error": 0.02, "contrast_percent": 94}),
+            strict=True,
+        )
+    ]
+    table = score_table(runs)
+    assert [row.values["regions_error"] for row in table.cases] == [40, 0.02]
+    assert "regions_error" not in table.means[0].values
+    assert table.means[0].values["regions_contrast_percent"] == 92
+    assert any("Regions are in HU and arbitrary units" in note for note in table.notes)
+    assert "regions_error" in score_table(runs[:1]).means[0].values
+
+
 def test_baseline_is_compared_case_by_case():
     runs = runs_of(
         {"G": {"one": 30.0, "two": 40.0, "other": 10.0}, "D": {"two": 43.0, "one": 32.0}}
