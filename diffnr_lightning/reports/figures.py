@@ -28,6 +28,7 @@ from diffnr_lightning.reports.runs import (
     read_truth,
     read_volume,
 )
+from diffnr_lightning.reports.told_apart import places_of
 
 # Share of the intensity window that the error maps span unless said otherwise.
 ERROR_SHARE = 0.1
@@ -161,15 +162,17 @@ def run_labels(runs: Sequence[RunSummary]) -> list[str]:
     """Return what the runs of a case are called beside each other: by method, and by what else tells them apart."""
     several_views = len({run.setting.views for run in runs}) > 1
     several_noises = len({run.setting.noise for run in runs}) > 1
-    labels: list[str] = []
+    called = []
     for run in runs:
         views = f"{run.setting.views} views" if several_views else None
         noise = f"noise {run.setting.noise or 'unknown'}" if several_noises else None
-        label = ", ".join(filter(None, (run.method, views, noise)))
-        label = label if label not in labels else f"{label} ({run.folder.name})"
-        while label in labels:
-            label += "'"
-        labels.append(label)
+        called.append(", ".join(filter(None, (run.method, views, noise))))
+    labels = list(called)
+    for name in {name for name in called if called.count(name) > 1}:
+        alike = [position for position, other in enumerate(called) if other == name]
+        places = places_of([runs[position] for position in alike])
+        for position, place in zip(alike, places, strict=True):
+            labels[position] = f"{name} ({place})"
     return labels
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,20 @@ def averaged_in_spite(runs: Sequence[RunSummary]) -> list[str]:
         for group in alike
         if len(group) > 1 and not _of_different_volumes(group)
     ]
+
+
+def places_of(runs: Sequence[RunSummary]) -> list[str]:
+    """Return by which parts of its folder each run differs from the others, and by which of its case's."""
+    of_runs = _differing([run.folder for run in runs])
+    of_cases = _differing([run.case_folder for run in runs if run.case_folder])
+    named = []
+    for run in runs:
+        parts = _parts(run.folder, of_runs).split("/")
+        scan = _parts(run.case_folder, of_cases).split("/")
+        named.append(
+            "/".join(filter(None, (*parts, *(part for part in scan if part not in parts))))
+        )
+    return named
 
 
 def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
@@ -200,9 +216,11 @@ def _geometry(meta: Mapping[str, Any]) -> str:
 
 
 def _differing(folders: Sequence[Path]) -> set[int]:
-    """Return at which places, counted from the end of the paths, folders differ."""
-    paths = [folder.resolve().parts[::-1] for folder in folders]
-    return {place for place, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1}
+    """Return at which places, counted from the end of the paths, folders differ below the one that all lie in."""
+    paths = [folder.resolve().parts for folder in folders]
+    shared = len(os.path.commonprefix(paths))
+    below = zip_longest(*(parts[shared:][::-1] for parts in paths))
+    return {place for place, parts in enumerate(below) if len(set(parts)) > 1}
 
 
 def _parts(folder: Path | None, places: set[int]) -> str:

@@ -1,4 +1,6 @@
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from diffnr_lightning.reports.figures import (
     prior_panels,
     run_labels,
 )
+from diffnr_lightning.reports.runs import read_run
 
 from .conftest import write_run
 
@@ -71,6 +74,32 @@ def test_a_comparison_says_which_noise_is_whose(tmp_path, truth):
     for number, noise in enumerate(noises):
         write_run(tmp_path / f"{number}/fdk", "chest", "FDK", truth, truth, views=12, noise=noise)
     assert run_labels(read_runs([tmp_path])) == ["FDK, noise none", "FDK, noise physical 10000±10"]
+
+
+def test_a_comparison_says_which_scan_or_sweep_is_whose(tmp_path, truth):
+    for place in ("arcs/body", "arcs/limited90", "again/limited90"):
+        write_run(tmp_path / place / "24_views/one/sirt", "one", "SIRT", truth, truth)
+    of_one, both = read_runs([tmp_path / "arcs"]), read_runs([tmp_path])
+    assert run_labels(of_one) == ["SIRT (body)", "SIRT (limited90)"]
+    assert run_labels(both) == [
+        "SIRT (again/limited90)",
+        "SIRT (arcs/body)",
+        "SIRT (arcs/limited90)",
+    ]
+
+
+def test_a_comparison_says_which_case_folder_is_whose(tmp_path, truth):
+    runs = [
+        replace(read_run(write_run(tmp_path / name, "one", "SIRT", truth)), case_folder=Path(case))
+        for name, case in (("a", "cases/body"), ("b", "cases/limited90"))
+    ]
+    assert run_labels(runs) == ["SIRT (a/body)", "SIRT (b/limited90)"]
+
+
+def test_a_run_deeper_than_another_is_named_below_the_folder_of_both(tmp_path, truth):
+    for place in ("sirt", "again/sirt"):
+        write_run(tmp_path / "runs" / place, "one", "SIRT", truth)
+    assert run_labels(read_runs([tmp_path])) == ["SIRT (again)", "SIRT (runs)"]
 
 
 def test_long_names_of_methods_stay_above_their_own_columns(tmp_path, truth, monkeypatch):

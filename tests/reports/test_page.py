@@ -187,7 +187,7 @@ def test_two_runs_of_one_method_are_told_apart(run_folders, tmp_path, truth):
         encoding="utf-8"
     )
     labels = [v["label"] for v in described(page)[0]["volumes"]]
-    assert labels == ["FDK", "DiffNR", "FDK (seed2)", "truth"]
+    assert labels == ["FDK (chest_fdk)", "DiffNR", "FDK (seed2)", "truth"]
 
 
 def test_a_page_is_replaced_whole_or_not_at_all(run_folders, tmp_path):
