@@ -46,6 +46,7 @@ class Row:
         case_folder: of the scan of one case, None where it is not known.
         averaged: names of the cases in a mean, sorted; empty for others.
         patient: whose scan one case is, as `told_apart.patients` says; None where each row is of another one.
+        untold: name of the method before anything told its runs apart, by which papers call it; empty where not known.
         unit: of the regions of one case, where they were compared; None where it is not known.
     """
 
@@ -61,6 +62,7 @@ class Row:
     case_folder: Path | None = None
     averaged: tuple[str, ...] = ()
     patient: Hashable = None
+    untold: str = ""
     unit: str | None = None
 
 

@@ -55,6 +55,8 @@ def score_table(
     cases, kept = tuple(map(_case_row, runs, patients(runs))), ()
     if earlier is not None:
         cases, kept = earlier.beside(cases, [_case_row(run) for run in untold])
+    called = {run.method: first.method for run, first in zip(runs, untold, strict=True)}
+    cases = tuple(replace(row, untold=called.get(row.method, "")) for row in cases)
     methods = list(dict.fromkeys(row.method for row in cases))
     if baseline is not None and baseline not in methods:
         raise ValueError(
@@ -143,6 +145,12 @@ def _has_views(views: int | None, setting: ScanSetting) -> bool:
     return views is None or setting.views in (None, views)
 
 
+def _is_of(published: Row, mean: Row) -> bool:
+    """Whether a published row is of the method and the views of one of ours."""
+    named = published.method in (mean.method, mean.untold)
+    return named and _has_views(published.setting.views, mean.setting)
+
+
 def _means(
     cases: Sequence[Row], methods: Sequence[str], published: Sequence[Row], seed: int
 ) -> list[Row]:
@@ -157,11 +165,7 @@ def _means(
     ours = [_mean(method, rows, seed) for (_, method), rows in groups.items() if rows]
     below: dict[int | None, list[Row]] = {}
     for row in published:
-        positions = [
-            position
-            for position, mean in enumerate(ours)
-            if mean.method == row.method and _has_views(row.setting.views, mean.setting)
-        ]
+        positions = [position for position, mean in enumerate(ours) if _is_of(row, mean)]
         below.setdefault(max(positions, default=None), []).append(row)
     means = [
         row
@@ -173,12 +177,12 @@ def _means(
 
 def _over_paper(mean: Row, published: Sequence[Row]) -> Row:
     """Add by how much a mean is above the one published row that it can be compared with."""
-    rows = [
-        row
-        for row in published
-        if row.method == mean.method and _has_views(row.setting.views, mean.setting)
-    ]
-    if len({row.data for row in rows}) != 1:
+    # Numbers of all sets or views first, so that those of one of them take their places.
+    rows = sorted(
+        (row for row in published if _is_of(row, mean)),
+        key=lambda row: (bool(row.data), row.setting.views is not None),
+    )
+    if len({row.data for row in rows} - {""}) > 1:
         return mean
     numbers = {key: value for row in rows for key, value in row.values.items()}
     keys = {column.key for column in COLUMNS}
@@ -259,7 +263,9 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
         if len(each) > 1:
             intervals[column.key] = bootstrap_interval(each, seed)
     names = tuple(sorted(row.case or "" for row in rows))
-    return Row(method, None, len(rows), values, intervals, setting=rows[0].setting, averaged=names)
+    first = rows[0]
+    mean = Row(method, None, len(rows), values, intervals, setting=first.setting)
+    return replace(mean, averaged=names, untold=first.untold)
 
 
 def _units(rows: Sequence[Row]) -> list[str]:

@@ -27,8 +27,8 @@ def evaluate(
     Args:
         runs: run folders, or folders of run folders.
         out: folder for the table as Markdown and CSV; null only prints.
-        paper: CSV file of published numbers, such as experiments/diffnr/1/paper.csv; they stand below ours of the same
-            method and number of views, with the difference.
+        paper: CSV file of published numbers, such as experiments/main_job/paper.csv; they stand below ours of the same
+            method and number of views, with the difference where they are of one set of data.
         baseline: method with which the others are compared case by case.
         earlier: CSV file that this command wrote before; its rows stay beside those of the runs, which take the places
             of rows of the same method, case and scan, and means are made anew. For runs that are gone.

@@ -120,6 +120,38 @@ def test_published_numbers_stand_below_ours_of_as_many_views(tmp_path):
     assert any("under r2 where their paper states no protocol" in note for note in table.notes)
 
 
+def test_numbers_of_all_sets_stand_beside_those_of_one(tmp_path):
+    path = tmp_path / "paper.csv"
+    path.write_text("method,data,views,metric,value\nG,LUNA16,24,psnr,22\nG,,,seconds,85\n")
+    setting = ScanSetting(24, None, "64")
+    run = RunSummary(None, "one", "G", {"r2": {"psnr": 30.0, "ssim": 0.9}}, setting=setting)
+    assert score_table([run], paper=path).means[0].values["r2_psnr_over_paper"] == 8
+
+
+def test_methods_that_are_told_apart_keep_the_number_of_their_name(tmp_path):
+    path = tmp_path / "paper.csv"
+    path.write_text("method,psnr\nG,22\n")
+    (tmp_path / "meta_data.json").write_text('{"source": "one"}')
+    runs = [
+        RunSummary(
+            tmp_path / name, "one", "G", {"r2": {"psnr": psnr, "ssim": 0.9}}, case_folder=tmp_path
+        )
+        for name, psnr in (("g", 30.0), ("g+mine", 31.0))
+    ]
+    rows = score_table(runs, paper=path).means
+    assert [(row.method, row.values.get("r2_psnr_over_paper")) for row in rows] == [
+        ("G (g)", 8),
+        ("G (g+mine)", 9),
+        ("G", None),
+    ]
+
+
+def test_the_example_of_the_command_has_one_set_of_data(repository):
+    """Differences from numbers of several sets are not shown."""
+    numbers = read_published(repository / "experiments" / "main_job" / "paper.csv")
+    assert {number.data for number in numbers} == {"LUNA16"}
+
+
 def test_published_dice_stands_under_the_lungs_where_no_protocol_is_named(tmp_path):
     path = tmp_path / "paper.csv"
     path.write_text("method,psnr,dice_percent\nFDK,22,80\n")
