@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diffnr_lightning.files import folders_below, stored_file
 from diffnr_lightning.metrics import psnr
 from diffnr_lightning.reports.case_folders import case_folder_of, case_metadata
+from diffnr_lightning.reports.written_metrics import refuse_strange
 
 log = logging.getLogger("diffnr")
 
@@ -27,27 +28,6 @@ DOWNSTREAM_FILE = "downstream.json"
 
 # PSNR up to which the rounding of files does not count, and by how much it may differ then.
 FINEST_DB, SAME_DB = 80.0, 0.1
-
-_NUMBER = int | float | None
-_NUMBERS = {...: _NUMBER}
-WRITTEN = {
-    "protocols": {...: _NUMBERS},
-    "projections": _NUMBERS,
-    "chi_square": {"mean": _NUMBERS},
-    "prior": _NUMBERS,
-    "history": {...: [_NUMBER]},
-    "noise": {"mode": str},
-    "window_hu": [int | float] * 2,
-    "size": [int],
-    "views": int,
-    "seconds": _NUMBER,
-    "peak_memory_mb": _NUMBER,
-    "evaluations": _NUMBER,
-    "iterations": _NUMBER,
-    "normalised_by": _NUMBER,
-}
-"""What a run writes into its metrics, as far as it is shown: a type, a list of a form (of two: a pair), or a mapping
-with forms by name, `...` for any name."""
 
 
 class ScanSetting(NamedTuple):
@@ -208,7 +188,7 @@ def read_run(folder: str | Path) -> RunSummary:
         raise ValueError(
             f"{path} has no 'case' and 'method'; a metrics file of a finished run is expected."
         )
-    _refuse_strange(content, path)
+    refuse_strange(content, path)
     case_folder = case_folder_of(content, Path(folder))
     return RunSummary(
         folder=Path(folder),
@@ -230,32 +210,6 @@ def read_run(folder: str | Path) -> RunSummary:
         kind=content.get("kind"),
         normalised_by=content.get("normalised_by") or 1.0,
     )
-
-
-def _refuse_strange(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse entries of a metrics file that cannot be shown.
-
-    Raises:
-        ValueError: names the first of them.
-    """
-    for key, form in WRITTEN.items():
-        if content.get(key) is not None and not _has_form(content[key], form):
-            raise ValueError(
-                f"{path} says of {key} {content[key]!r}, which no run does; run the reconstruction again."
-            )
-
-
-def _has_form(value: Any, form: Any) -> bool:
-    """Whether a value of a JSON file is of a form, see `WRITTEN`."""
-    if isinstance(form, list):
-        counted = isinstance(value, list) and len(form) in (1, len(value))
-        return counted and all(_has_form(each, form[0]) for each in value)
-    if isinstance(form, dict):
-        named = value if ... in form else form
-        return isinstance(value, dict) and all(
-            _has_form(value.get(name), form.get(name, form.get(...))) for name in named
-        )
-    return isinstance(value, form)
 
 
 def read_volume(run: RunSummary) -> ShownVolume:
