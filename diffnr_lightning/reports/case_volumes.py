@@ -40,7 +40,7 @@ def case_volumes(name: str, runs: Sequence[RunSummary]) -> CaseVolumes:
 
     Args:
         name: of the case.
-        runs: finished ones of it.
+        runs: finished ones of it that have their volumes.
     """
     volumes: dict[str, ShownVolume] = {}
     shown: dict[str, RunSummary] = {}

@@ -24,6 +24,7 @@ from diffnr_lightning.reports.panels import (
 from diffnr_lightning.reports.runs import (
     RunSummary,
     ShownVolume,
+    having_volumes,
     of_one_volume,
     read_truth,
     read_volume,
@@ -131,19 +132,22 @@ def write_comparison(runs: Sequence[RunSummary], path: str | Path) -> Path:
     """Draw the middle slices of the runs of one case beside each other, with their scores.
 
     Args:
-        runs: finished runs; where they are of several cases, those of the first are drawn.
+        runs: finished runs; where they are of several cases, those of the first are drawn. Those whose volumes were
+            removed are left out.
         path: PNG file, which appears whole or not at all.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: no runs, volumes on different grids, or a path that cannot be written.
-        FileNotFoundError: a run without its volume.
+        ValueError: no runs with volumes, volumes on different grids, or a path that cannot be written.
     """
-    if not runs:
-        raise ValueError("there are no runs to draw; name at least one finished run.")
-    chosen = [run for run in runs if run.case == runs[0].case]
+    shown = having_volumes(runs)
+    if not shown:
+        raise ValueError(
+            "there are no runs to draw; name at least one finished run with its volume."
+        )
+    chosen = [run for run in shown if run.case == shown[0].case]
     labels = run_labels(chosen)
     volumes = {label: read_volume(run) for label, run in zip(labels, chosen, strict=True)}
     truth = read_truth(chosen[0], volumes[labels[0]])

@@ -30,7 +30,7 @@ from diffnr_lightning.reports.figures import (
     run_labels,
     score_caption,
 )
-from diffnr_lightning.reports.runs import RunSummary
+from diffnr_lightning.reports.runs import RunSummary, having_volumes
 from diffnr_lightning.reports.table_rows import (
     Column,
     Row,
@@ -90,7 +90,7 @@ def write_page(
     """Write the page.
 
     Args:
-        runs: finished runs, of one or several cases.
+        runs: finished runs, of one or several cases. Those whose volumes were removed are in the table only.
         out: HTML file, which appears whole or not at all.
         title: heading.
         max_edge: volumes with a longer edge are averaged over blocks of voxels until they fit; the
@@ -104,30 +104,32 @@ def write_page(
 
     Raises:
         ValueError: no runs, a damaged volume, or a path that cannot be written.
-        FileNotFoundError: a run without its volume, or a paper file that does not exist.
+        FileNotFoundError: a paper file that does not exist.
     """
     if max_edge < 1 or max_cases < 0:
         raise ValueError(
             f"max_edge is {max_edge} and max_cases {max_cases}; at least 1 and 0 are expected."
         )
     table = score_table(runs, baseline=baseline, paper=paper)
-    names = list(dict.fromkeys(run.case for run in runs))
+    shown = having_volumes(runs)
+    names = list(dict.fromkeys(run.case for run in shown))
+    embedded = names[:max_cases]
     if len(names) > max_cases:
-        log.info("the page shows the volumes of %s; its table holds all cases.", names[:max_cases])
+        log.info("the page shows the volumes of %s; its table holds all cases.", embedded)
     cases, blocks = [], []
-    for name in names[:max_cases]:
+    for name in embedded:
         description, volumes = _embed(
-            case_volumes(name, [run for run in runs if run.case == name]), max_edge, len(blocks)
+            case_volumes(name, [run for run in shown if run.case == name]), max_edge, len(blocks)
         )
         cases.append(description)
         blocks.extend(volumes)
-    left_out = names[max_cases:]
+    left_out = [name for name in dict.fromkeys(run.case for run in runs) if name not in embedded]
     content = {
         "TITLE": html.escape(title),
         "STYLE": _asset("page.css"),
         "TABLES": _tables(table),
         "PRIORS": _prior_pictures(
-            [[run for run in runs if run.case == name] for name in names[:max_cases]]
+            [[run for run in shown if run.case == name] for name in embedded]
         ),
         "LEFT_OUT": _left_out(left_out),
         "DATA": _json({"cases": cases, "levels": LEVELS}),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diffnr_lightning.files import folders_below, stored_file
 from diffnr_lightning.metrics import psnr
 from diffnr_lightning.reports.case_folders import case_folder_of, case_metadata
-from diffnr_lightning.reports.written_metrics import refuse_strange
+from diffnr_lightning.reports.written_metrics import ANEW, refuse_strange
 
 log = logging.getLogger("diffnr")
 
@@ -183,7 +183,7 @@ def read_run(folder: str | Path) -> RunSummary:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; the run is not finished.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}; run the reconstruction again.") from error
+        raise ValueError(f"{path} is no JSON: {error}; {ANEW}.") from error
     if not isinstance(content, dict) or not {"case", "method"} <= content.keys():
         raise ValueError(
             f"{path} has no 'case' and 'method'; a metrics file of a finished run is expected."
@@ -212,6 +212,14 @@ def read_run(folder: str | Path) -> RunSummary:
     )
 
 
+def having_volumes(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return the runs that have their volumes; those whose volume was removed are named in the log."""
+    for run in runs:
+        if not (run.folder / VOLUME_FILE).is_file():
+            log.warning("run %s has no %s and is left out; %s.", run.folder, VOLUME_FILE, ANEW)
+    return [run for run in runs if (run.folder / VOLUME_FILE).is_file()]
+
+
 def read_volume(run: RunSummary) -> ShownVolume:
     """Read the volume that a run made.
 
@@ -221,13 +229,11 @@ def read_volume(run: RunSummary) -> ShownVolume:
     """
     path = run.folder / VOLUME_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; run the reconstruction again.")
+        raise FileNotFoundError(f"{path} does not exist; {ANEW}.")
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} cannot be read as NIfTI; run the reconstruction again."
-        ) from error
+        raise ValueError(f"{path} cannot be read as NIfTI; {ANEW}.") from error
     if image.GetDimension() != 3:
         raise ValueError(
             f"{path} has {image.GetDimension()} axes; a volume with three is expected."

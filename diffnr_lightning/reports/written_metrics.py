@@ -26,6 +26,8 @@ WRITTEN = {
 }
 """What a run writes into its metrics, as far as it is shown: a type, a list of a form (of two: a pair), or a mapping
 with forms by name, `...` for any name."""
+ANEW = "remove the folder of the run and run the reconstruction again"
+"""What to do about a damaged run. A finished one is otherwise left as it is."""
 
 
 def refuse_strange(content: Mapping[str, Any], path: Path) -> None:
@@ -36,9 +38,7 @@ def refuse_strange(content: Mapping[str, Any], path: Path) -> None:
     """
     for key, form in WRITTEN.items():
         if content.get(key) is not None and not _has_form(content[key], form):
-            raise ValueError(
-                f"{path} says of {key} {content[key]!r}, which no run does; run the reconstruction again."
-            )
+            raise ValueError(f"{path} says of {key} {content[key]!r}, which no run does; {ANEW}.")
 
 
 def _has_form(value: Any, form: Any) -> bool:

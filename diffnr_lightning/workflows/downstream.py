@@ -46,8 +46,8 @@ def score_task(
 def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -> None:
     """Write `downstream.json` into the folder of each run: its lungs against those of the true volume.
 
-    What the same segmenter has written before stays. Runs without a true volume in HU, or without lungs in it, are
-    named and left out.
+    What the same segmenter has written before stays. Runs without their volume, without a true one in HU, or
+    without lungs in it, are named and left out.
 
     Args:
         runs: finished ones.
@@ -58,13 +58,12 @@ def score_lungs(runs: Sequence[RunSummary], segmenter: LungSegmenter = "auto") -
         ValueError: a volume that is damaged.
     """
     from diffnr_lightning.downstream import compare_lungs, lung_segmenter
-    from diffnr_lightning.reports.runs import read_volume
+    from diffnr_lightning.reports.runs import having_volumes, read_volume
 
     name, segment = lung_segmenter(segmenter)
     references = {}
-    for run in runs:
-        if run.downstream.get("lungs", {}).get("segmenter") == name:
-            continue
+    left = [run for run in runs if run.downstream.get("lungs", {}).get("segmenter") != name]
+    for run in having_volumes(left):
         volume = read_volume(run)
         key = (run.case_folder, volume.values.shape)
         if volume.unit != "HU":
@@ -92,8 +91,8 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
     """Write into the folder of each run how its regions compare with those of the true volume.
 
     `downstream.json` has means, deviations, contrasts and PSNR of crops, `profiles.csv` and `profiles.png` the values
-    along lines, where there are some. What was found in automatic regions before stays. Runs without a true volume, or
-    whose truth has no flat regions, are named and left out.
+    along lines, where there are some. What was found in automatic regions before stays. Runs without their volume or
+    a true one, or whose truth has no flat regions, are named and left out.
 
     Args:
         runs: finished ones.
@@ -104,13 +103,11 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
         ValueError: a volume that is damaged, or regions that do not fit.
     """
     from diffnr_lightning.downstream import compare_regions
-    from diffnr_lightning.reports.runs import read_volume
+    from diffnr_lightning.reports.runs import having_volumes, read_volume
 
     plans: dict[Any, RegionPlan | None] = {}
-    for run in runs:
-        before = run.downstream.get("regions", {}).get("regions_from")
-        if regions is None and before == AUTOMATIC:
-            continue
+    left = [run for run in runs if regions is not None or not _has_automatic(run)]
+    for run in having_volumes(left):
         volume = read_volume(run)
         truth = _truth(run, volume)
         if truth is None:
@@ -128,6 +125,10 @@ def score_regions(runs: Sequence[RunSummary], regions: Path | None = None) -> No
         _keep(run, "regions", _regions_in_words(found, volume, regions))
         _write_profiles(run, found, volume.unit)
         logger.info("%s: %d regions", run.folder, len(found.regions))
+
+
+def _has_automatic(run: RunSummary) -> bool:
+    return bool(run.downstream.get("regions", {}).get("regions_from") == AUTOMATIC)
 
 
 def _truth(run: RunSummary, volume: ShownVolume) -> ShownVolume | None:

@@ -75,7 +75,8 @@ def report(
     """Write one self-contained HTML page that compares runs.
 
     Args:
-        runs: run folders of one or several cases, or folders of run folders.
+        runs: run folders of one or several cases, or folders of run folders. Those without their volume are in tables
+            alone.
         out: the HTML file; a name that ends in .png gets a picture of the first case's middle slices instead.
         paper: CSV file of published numbers, see `diffnr evaluate`; not for pictures.
         baseline: method with which the others are compared case by case; not for pictures.
@@ -85,6 +86,7 @@ def report(
             kind.
     """
     from diffnr_lightning.reports import read_runs, write_comparison, write_page
+    from diffnr_lightning.reports.runs import having_volumes
     from diffnr_lightning.reports.table_rows import counted
 
     if out.suffix.lower() not in (".html", ".htm", ".png"):
@@ -97,13 +99,14 @@ def report(
             )
     found = read_runs(runs)
     if out.suffix.lower() == ".png":
-        left_out = dict.fromkeys(run.case for run in found if run.case != found[0].case)
-        if left_out:
-            logger.info("the picture is of %s, without %s.", found[0].case, ", ".join(left_out))
-        found = [run for run in found if run.case == found[0].case]
+        found = having_volumes(found)
+        cases = list(dict.fromkeys(run.case for run in found))
+        if len(cases) > 1:
+            logger.info("the picture is of %s, without %s.", cases[0], ", ".join(cases[1:]))
+        found = [run for run in found if run.case == cases[0]]
         written = write_comparison(found, out)
     else:
         written = write_page(found, out, baseline=baseline, paper=paper)
-    cases = counted(len({run.case for run in found}), "case")
-    logger.info("%s: %s of %s", written, counted(len(found), "run"), cases)
+    of = counted(len({run.case for run in found}), "case")
+    logger.info("%s: %s of %s", written, counted(len(found), "run"), of)
     return written

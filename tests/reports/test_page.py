@@ -193,13 +193,29 @@ def test_two_runs_of_one_method_are_told_apart(run_folders, tmp_path, truth):
 def test_a_page_is_replaced_whole_or_not_at_all(run_folders, tmp_path):
     out = tmp_path / "report.html"
     out.write_text("before")
-    (run_folders[1] / "volume.nii.gz").unlink()
-    with pytest.raises(FileNotFoundError):
+    (run_folders[1] / "volume.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read as NIfTI; remove the folder of the run"):
         write_page(read_runs(run_folders), out)
     assert out.read_text(encoding="utf-8") == "before"
     assert not list(tmp_path.glob(".report*"))
     with pytest.raises(ValueError, match="max_edge is 0"):
         write_page(read_runs(run_folders), out, max_edge=0)
+
+
+def test_runs_whose_volumes_were_removed_are_in_the_table_alone(run_folders, tmp_path, caplog):
+    for folder in run_folders[1:]:
+        (folder / "volume.nii.gz").unlink()
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        page = write_page(read_runs(run_folders), tmp_path / "report.html").read_text("utf-8")
+    assert f"run {run_folders[1]} has no volume.nii.gz and is left out" in caplog.text
+    (case,) = described(page)
+    assert [volume["label"] for volume in case["volumes"]] == ["FDK", "truth"]
+    assert "not embedded: &lt;head&gt;." in page and "DiffNR" in page
+    (run_folders[0] / "volume.nii.gz").unlink()
+    assert (
+        described(write_page(read_runs(run_folders), tmp_path / "none.html").read_text("utf-8"))
+        == []
+    )
 
 
 def test_curves_of_many_runs_differ_in_colour(tmp_path, truth):

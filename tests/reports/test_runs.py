@@ -199,7 +199,9 @@ def test_bad_folders_are_refused_in_words(run_folders, tmp_path):
 def test_entries_that_no_run_writes_are_refused(run_folders, key, value):
     file = run_folders[0] / "metrics.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
-    with pytest.raises(ValueError, match=f"metrics.json says of {key} .*; run the reconstruction"):
+    with pytest.raises(
+        ValueError, match=f"metrics.json says of {key} .*; remove the folder of the run"
+    ):
         read_run(run_folders[0])
 
 

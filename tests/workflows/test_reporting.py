@@ -43,6 +43,31 @@ def test_a_picture_says_which_cases_it_leaves_out(runs, tmp_path, capsys):
     assert "page.png: 2 runs of 1 case" in told
 
 
+def test_a_picture_is_of_the_runs_that_have_their_volumes(runs, tmp_path, capsys):
+    (runs / "FDK/volume.nii.gz").unlink()
+    options = ["report", "--runs", str(runs), "--out", str(tmp_path / "page.png")]
+    assert cli.main(options) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "has no volume.nii.gz and is left out; remove the folder of the run" in told
+    assert "page.png: 1 run of 1 case" in told
+    (runs / "SIRT/volume.nii.gz").unlink()
+    assert cli.main(options) == cli.USAGE_ERROR
+    assert "at least one finished run with its volume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["regions", "lungs"])
+def test_a_run_without_its_volume_stops_no_task(tmp_path, caplog, monkeypatch, task):
+    monkeypatch.setattr("diffnr_lightning.downstream.lungs.find_spec", lambda name: None)
+    low, high = -1000.0, 1000.0
+    truth = (phantoms.chest(300, 32).array - low) / (high - low)
+    for name in ("A", "B"):
+        write_run(tmp_path / name, "chest", name, truth, truth, (low, high))
+    (tmp_path / "A/volume.nii.gz").unlink()
+    score_task(task, read_runs([tmp_path]))
+    assert [path.parent.name for path in tmp_path.glob("*/downstream.json")] == ["B"]
+    assert f"run {tmp_path / 'A'} has no volume.nii.gz" in caplog.text
+
+
 def test_a_report_of_another_kind_is_refused(runs, tmp_path, capsys):
     out = tmp_path / "report.pdf"
     assert cli.main(["report", "--runs", str(runs), "--out", str(out)]) == cli.USAGE_ERROR
