@@ -71,6 +71,8 @@ class PaperLine(NamedTuple):
         decimals: that are shown.
         remark: see `RowRuns`.
         comparable: whether ours is of such volumes that the two may be subtracted.
+        size: of our scans, in voxels along the edges.
+        scan: see `ScanSetting`.
     """
 
     method: str
@@ -87,6 +89,8 @@ class PaperLine(NamedTuple):
     decimals: int
     remark: str
     comparable: bool = True
+    size: str | None = None
+    scan: str | None = None
 
     @property
     def difference(self) -> float | None:
@@ -155,6 +159,8 @@ def _found(
             mean.values.get("seconds"),
             _COLUMNS[key].decimals,
             row.remark,
+            size=mean.setting.size,
+            scan=mean.setting.scan,
         )
         for key in keys
     ]
@@ -208,22 +214,31 @@ def _metric(column: Column) -> str:
     return column.title if " " not in column.title else column.title.partition(" ")[2]
 
 
-HEADS = ("method", "data", "views", "noise", "protocol", "metric")
+HEADS = ("method", "data", "views", "noise", "size", "scan", "protocol", "metric")
+TELLING = ("size", "scan")
+"""What is shown only where it tells lines apart."""
 NARROW = ("noise", "protocol", "95 % interval", "cases", "seconds")
 """What a terminal of less than `WIDE` characters has no room for."""
 WIDE = 110
 FIGURES = ("published", "ours", "difference", "95 % interval", "cases", "seconds")
 
 
-def _cells(line: PaperLine) -> list[str]:
+def _heads(lines: Sequence[PaperLine]) -> list[str]:
+    """Return the columns before the figures."""
+    found = [line for line in lines if line.ours is not None]
+    alike = {name for name in TELLING if len({getattr(line, name) for line in found}) < 2}
+    return [head for head in HEADS if head not in alike]
+
+
+def _cells(line: PaperLine, heads: Sequence[str]) -> list[str]:
     def shown(value: float | None, sign: str = "") -> str:
         return "–" if value is None else f"{value:{sign}.{line.decimals}f}"
 
-    views = ALL if line.views is None else str(line.views)
+    said = [str(getattr(line, head) or (ALL if head == "views" else "–")) for head in heads]
     interval = "–" if line.interval is None else " to ".join(map(shown, line.interval))
     seconds = "–" if line.seconds is None else f"{line.seconds:.1f}"
     return [
-        *(line.method, line.data, views, line.noise or "–", line.protocol or "–", line.metric),
+        *said,
         *(shown(line.published), shown(line.ours), shown(line.difference, "+")),
         *(interval, str(line.cases), seconds),
     ]
@@ -242,13 +257,14 @@ def print_paper_table(
     """
     console = console or Console()
     shown = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    heads = (*HEADS, *FIGURES)
+    names = _heads(lines)
+    heads = (*names, *FIGURES)
     left_out = {"method", *(("noise", "95 % interval") if console.width >= WIDE else NARROW)}
     if len({line.noise for line in lines if line.ours is not None}) > 1:
         left_out.discard("noise")  # which would be all that tells some lines apart
     kept = [position for position, head in enumerate(heads) if head not in left_out]
     for position in kept:
-        figure = position >= len(HEADS)
+        figure = position >= len(names)
         justify = "right" if figure else "left"
         shown.add_column(heads[position], justify=justify, no_wrap=figure, overflow="fold")
     above = None
@@ -256,7 +272,7 @@ def print_paper_table(
         if line.method != above:
             shown.add_row(Text(line.method, style="bold"), *[""] * (len(kept) - 1))
             above = line.method
-        cells = _cells(line)
+        cells = _cells(line, names)
         shown.add_row(*(Text(cells[position]) for position in kept))
     console.print(shown)
     for note in [*notes, *_remarks(lines)]:
@@ -296,10 +312,11 @@ def plain_lines(lines: Sequence[PaperLine]) -> tuple[list[str], list[list[str | 
     Args:
         lines: see `paper_lines`.
     """
-    heads = [*HEADS, *FIGURES[:3], "low", "high", "cases", "seconds", "remark"]
+    names = _heads(lines)
+    heads = [*names, *FIGURES[:3], "low", "high", "cases", "seconds", "remark"]
     cells = [
         [
-            *line[: len(HEADS)],
+            *(getattr(line, name) for name in names),
             *(line.published, line.ours, line.difference),
             *(line.interval or (None, None)),
             *(line.cases, line.seconds, line.remark),
@@ -310,8 +327,9 @@ def plain_lines(lines: Sequence[PaperLine]) -> tuple[list[str], list[list[str | 
 
 
 def _markdown(title: str, lines: Sequence[PaperLine], notes: Sequence[str]) -> str:
-    rule = ["---"] * len(HEADS) + ["---:"] * len(FIGURES)
-    rows = [(*HEADS, *FIGURES), rule, *(_cells(line) for line in lines)]
+    names = _heads(lines)
+    rule = ["---"] * len(names) + ["---:"] * len(FIGURES)
+    rows = [(*names, *FIGURES), rule, *(_cells(line, names) for line in lines)]
     table = [markdown_row(row) for row in rows]
     return "\n".join([f"# {title}", "", *table, "", *(f"{note}  " for note in notes)]) + "\n"
 
@@ -328,21 +346,22 @@ def _csv(lines: Sequence[PaperLine]) -> str:
 
 def _page(title: str, lines: Sequence[PaperLine], notes: Sequence[str]) -> str:
     style = resources.files("diffnr_lightning.reports").joinpath("page.css").read_text("utf-8")
-    heads = [
-        *(f'<th class="name">{head}</th>' for head in HEADS),
+    heads = _heads(lines)
+    top = [
+        *(f'<th class="name">{head}</th>' for head in heads),
         *(f"<th>{f}</th>" for f in FIGURES),
     ]
     body = []
     for line in lines:
-        cells = [html.escape(cell) for cell in _cells(line)]
-        names = [f'<td class="name">{cell}</td>' for cell in cells[: len(HEADS)]]
-        figures = [f"<td>{cell}</td>" for cell in cells[len(HEADS) :]]
+        cells = [html.escape(cell) for cell in _cells(line, heads)]
+        names = [f'<td class="name">{cell}</td>' for cell in cells[: len(heads)]]
+        figures = [f"<td>{cell}</td>" for cell in cells[len(heads) :]]
         body.append(f"<tr>{''.join(names + figures)}</tr>")
     said = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         f"<style>{style}</style></head>\n<body><header><h1>{html.escape(title)}</h1></header>\n<main>\n"
-        f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>\n<tbody>'
+        f'<div class="scroll"><table><thead><tr>{"".join(top)}</tr></thead>\n<tbody>'
         + "\n".join(body)
         + f'</tbody></table></div>\n<ul class="notes">{said}</ul>\n</main></body></html>\n'
     )

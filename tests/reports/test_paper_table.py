@@ -1,9 +1,14 @@
+import csv
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from diffnr_lightning.reports import RowRuns, RunSummary, paper_lines, write_paper_table
 from diffnr_lightning.reports.paper_table import PaperLine, print_paper_table
+from diffnr_lightning.reports.runs import ScanSetting
 
 
 def line(noise, ours):
@@ -22,3 +27,27 @@ def test_lines_of_several_kinds_of_noise_say_which(width):
     several = shown(line("tigre 1e4", 22.4), line("physical 1e5", 22.9))
     assert "tigre 1e4" in several and "physical 1e5" in several
     assert "tigre 1e4" not in shown(line("tigre 1e4", 22.4), line("tigre 1e4", 22.9))
+
+
+def test_lines_of_several_sizes_and_scans_say_which(tmp_path):
+    run = RunSummary(Path("no run"), "one", "FDK", {"r2": {"psnr": 20.0, "ssim": 0.5}})
+    settings = [ScanSetting(24, "none", "256", scan) for scan in (None, "arc")]
+    settings.append(ScanSetting(24, "none", "128"))
+
+    def written(settings):
+        runs = [replace(run, setting=setting) for setting in settings]
+        lines = paper_lines([RowRuns("FDK", {"LUNA16": runs})], [])
+        page = write_paper_table(tmp_path, "A table", lines, [])
+        with (tmp_path / "table.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+        text = io.StringIO()
+        print_paper_table("A table", lines, [], Console(file=text, width=80))
+        return found, text.getvalue(), (tmp_path / "table.md").read_text(), page.read_text()
+
+    found, *shown = written(settings)
+    sizes = [(line["size"], line["scan"]) for line in found if line["metric"] == "PSNR"]
+    assert sizes == [("256", ""), ("256", "arc"), ("128", "")]
+    assert all("256" in text and "arc" in text for text in shown)
+    assert "| FDK | LUNA16 | 24 | none | 256 | arc | r2 | PSNR |" in shown[1]
+    found, *shown = written(settings[:1])
+    assert "size" not in found[0] and not any("256" in text for text in shown)
