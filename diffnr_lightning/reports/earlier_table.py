@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ class EarlierTable:
     provenance: Mapping[str, Any]
 
     def beside(
-        self, new: Sequence[Row], untold: Sequence[Row] = ()
+        self, new: Sequence[Row], untold: Sequence[Row]
     ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         """Join its rows with new ones, which take the places of those of the same method, case and scan.
 
         Args:
             new: rows of cases; what the table did not have follows at the end.
-            untold: the same before anything told them apart; what has their places goes, too.
+            untold: the same before anything told them apart. What has their places goes too where one of them is known
+                to be of its folder, see `_is_run_again`.
 
         Returns:
             All rows, and which of them are its own.
@@ -42,7 +43,12 @@ class EarlierTable:
         replacing: dict[Hashable, list[Row]] = {}
         for row in new:
             replacing.setdefault(_place(row), []).append(row)
-        replaced = {*replacing, *map(_place, untold)}
+        before = set(map(_place, self.rows))
+        told: dict[Hashable, list[Row]] = {}
+        for row, former in zip(new, untold, strict=True):
+            told.setdefault(_place(former), []).append(row)
+        replaced = set(replacing)
+        replaced |= {place for place, rows in told.items() if _is_run_again(rows, before)}
         joined: list[Row] = []
         for row in self.rows:
             place = _place(row)
@@ -81,6 +87,24 @@ def read_earlier(path: str | Path) -> EarlierTable:
 
 def _place(row: Row) -> Hashable:
     return row.method, row.case, row.setting
+
+
+def _is_run_again(told: Sequence[Row], before: Collection[Hashable]) -> bool:
+    """Whether one of the rows that one place was divided into is of the config of that place, as far as folders say.
+
+    Overlays are named `CONFIG+OVERLAY`, so that it is the one with which the names of all others begin. One that has a
+    place of its own in the table of before is no such row.
+    """
+    names = {_place(row): _folder_told(row) for row in told}
+    return any(
+        place not in before and all(f"{other}+".startswith(f"{name}+") for other in names.values())
+        for place, name in names.items()
+    )
+
+
+def _folder_told(row: Row) -> str:
+    """Return the last of the folders by which a row is told apart."""
+    return (row.setting.scan or row.method[:-1].rpartition(" (")[2]).rpartition("/")[2]
 
 
 def _row(line: Mapping[str, str], where: str) -> Row:

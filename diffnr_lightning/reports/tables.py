@@ -53,8 +53,9 @@ def score_table(
         raise ValueError("there are no runs to put into a table; name at least one finished run.")
     untold, runs = runs, told_apart(runs, () if earlier is None else earlier.rows)
     cases, kept = tuple(map(_case_row, runs, patients(runs))), ()
+    former = [_case_row(run) for run in untold]
     if earlier is not None:
-        cases, kept = earlier.beside(cases, [_case_row(run) for run in untold])
+        cases, kept = earlier.beside(cases, former)
     called = {run.method: first.method for run, first in zip(runs, untold, strict=True)}
     cases = tuple(replace(row, untold=called.get(row.method, "")) for row in cases)
     methods = list(dict.fromkeys(row.method for row in cases))
@@ -85,7 +86,7 @@ def score_table(
                 *_in_common(cases[0].setting, differing),
                 *_notes(cases, methods, differing, baseline, seed),
                 *averaged_in_spite(runs),
-                *_of_before(kept),
+                *_of_before(kept, former),
                 *remarks,
             ]
         ),
@@ -94,10 +95,18 @@ def score_table(
     )
 
 
-def _of_before(kept: Sequence[Row]) -> list[str]:
-    """Say which rows are of a table made before."""
+def _of_before(kept: Sequence[Row], former: Sequence[Row]) -> list[str]:
+    """Say which rows are of a table made before, and which of them runs of other folders might have replaced."""
     methods = ", ".join(dict.fromkeys(row.method for row in kept))
-    return [f"Of a table made before: {counted(len(kept), 'case')} of {methods}."] if kept else []
+    said = [f"Of a table made before: {counted(len(kept), 'case')} of {methods}."] if kept else []
+    places = {(row.method, row.case, row.setting) for row in former}
+    named = [row.method for row in kept if (row.method, row.case, row.setting) in places]
+    if named:
+        said.append(
+            f"New runs of {', '.join(dict.fromkeys(named))} lie in other folders than those of before may have, and "
+            "replace none of them."
+        )
+    return said
 
 
 def _case_row(run: RunSummary, patient: Hashable = None) -> Row:

@@ -136,6 +136,35 @@ def test_overlays_take_the_rows_of_before_there_were_several(scanned, tmp_path):
     assert not table.kept
 
 
+@pytest.mark.parametrize(
+    ("folders", "kept"),
+    [
+        (("naf+tv01", "naf+tv05"), ["NAF"]),
+        (("naf+tv01", "naf"), []),
+        (("naf+tv01", "naf+tv01+fine"), []),
+    ],
+)
+def test_overlays_replace_the_row_of_their_base_only_with_a_run_of_it(
+    scanned, tmp_path, folders, kept
+):
+    _, written = write_tables([scanned("body", "one", "NAF", "naf", 30.0)], tmp_path / "table")
+    runs = [scanned("body", "one", "NAF", folder, 31.0) for folder in folders]
+    table = score_table(runs, earlier=read_earlier(written))
+    told = [f"NAF ({folder})" for folder in folders]
+    assert [row.method for row in table.cases] == [*kept, *told]
+    assert [row.method for row in table.kept] == kept
+    assert any("New runs of NAF lie in other folders" in note for note in table.notes) == bool(kept)
+
+
+def test_an_overlay_that_has_its_own_row_replaces_none_of_its_base(scanned, tmp_path):
+    runs = [scanned("body", "one", "NAF", folder, 30.0) for folder in ("naf+tv01", "naf+tv05")]
+    _, overlaid = write_tables(runs, tmp_path / "overlaid")
+    text = overlaid.read_text().replace("NAF (naf+tv05)", "NAF")
+    (tmp_path / "table.csv").write_text(text)
+    table = score_table(runs[:1], earlier=read_earlier(tmp_path / "table.csv"))
+    assert {row.method for row in table.cases} == {"NAF", "NAF (naf+tv01)"}
+
+
 def test_a_scan_of_its_own_adds_no_column(scanned, tmp_path):
     _, written = write_tables(overlays(scanned), tmp_path / "table")
     assert "scan" not in next(csv.reader(written.open()))
