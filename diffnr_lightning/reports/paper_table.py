@@ -101,7 +101,10 @@ class PaperLine(NamedTuple):
 
 
 def paper_lines(
-    rows: Sequence[RowRuns], published: Sequence[PublishedNumber], seed: int = 0
+    rows: Sequence[RowRuns],
+    published: Sequence[PublishedNumber],
+    seed: int = 0,
+    views: Sequence[int] | None = None,
 ) -> list[PaperLine]:
     """Set published numbers and ours side by side.
 
@@ -109,10 +112,14 @@ def paper_lines(
         rows: of the table, in its order.
         published: numbers of the paper, matched by method, data and views.
         seed: of the bootstrap intervals.
+        views: numbers of views that are shown alone, where the runs are of some of a table; None is all. Numbers that
+            are of all views are shown without a difference then.
 
     Returns:
         A line for each number that is published or found, row by row; what no row is called comes last.
     """
+    if views is not None:
+        published = [number for number in published if number.views in (None, *views)]
     lines: list[PaperLine] = []
     for row in rows:
         numbers = [number for number in published if number.method == row.name]
@@ -120,8 +127,9 @@ def paper_lines(
         for data, runs in row.runs.items():
             means = score_table(runs, seed=seed).means if runs else ()
             for mean in means:
-                lines += _found(row, data, mean, numbers, used)
-        lines += [_cost(row, n, seed) for n in numbers if n.metric == "seconds"]
+                lines += _found(row, data, mean, numbers, used, views is None)
+        costs = [number for number in numbers if number.metric == "seconds"]
+        lines += [_cost(row, n, seed, views is None or n.views is not None) for n in costs]
         left = [n for n in numbers if n not in used and n.metric != "seconds"]
         lines += [_not_found(n, row.remark) for n in left]
     named = {row.name for row in rows}
@@ -135,8 +143,12 @@ def _found(
     mean: Row,
     numbers: Sequence[PublishedNumber],
     used: set[PublishedNumber],
+    of_all: bool,
 ) -> list[PaperLine]:
-    """Return the lines of one mean of ours, and add what is published of it to `used`."""
+    """Return the lines of one mean of ours, and add what is published of it to `used`.
+
+    `of_all` says whether numbers of all views may be subtracted.
+    """
     matching = {
         n.column: n
         for n in numbers
@@ -159,6 +171,7 @@ def _found(
             mean.values.get("seconds"),
             _COLUMNS[key].decimals,
             row.remark,
+            comparable=of_all or key not in matching or matching[key].views is not None,
             size=mean.setting.size,
             scan=mean.setting.scan,
         )
@@ -166,7 +179,7 @@ def _found(
     ]
 
 
-def _cost(row: RowRuns, number: PublishedNumber, seed: int) -> PaperLine:
+def _cost(row: RowRuns, number: PublishedNumber, seed: int, comparable: bool) -> PaperLine:
     """Return the line of a published time, beside the mean over all runs that it is of."""
     seconds = [
         run.seconds
@@ -179,7 +192,7 @@ def _cost(row: RowRuns, number: PublishedNumber, seed: int) -> PaperLine:
     mean = math.fsum(seconds) / len(seconds) if seconds else None
     interval = bootstrap_interval(seconds, seed) if len(seconds) > 1 else None
     return _not_found(number, row.remark)._replace(
-        ours=mean, interval=interval, cases=len(seconds), seconds=mean
+        ours=mean, interval=interval, cases=len(seconds), seconds=mean, comparable=comparable
     )
 
 

@@ -98,7 +98,8 @@ def table(
             raise ValueError(
                 f"{option} is {value} without --submit, where there are no jobs; leave it out, or give --submit slurm."
             )
-    experiment = read_experiment(name, scale).with_views(views)
+    whole = read_experiment(name, scale)
+    experiment = whole.with_views(views)
     folder = out or Path("runs/tables") / experiment.name / scale
     kept = _kept(experiment, rows)
     runnable = [row for row in kept if row.method]
@@ -137,7 +138,8 @@ def table(
     with environment_defaults({"WANDB_RUN_GROUP": str(folder) if curves else ""}):
         if run:
             failed |= _run(experiment, runnable, folder, device, curves)
-        _show(experiment, kept, failed, folder, curves)
+        some = None if experiment == whole else views
+        _show(experiment, kept, failed, folder, curves, some)
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(kept)} rows failed ({', '.join(failed)}); {folder / 'table.md'} says why, and the "
@@ -311,8 +313,9 @@ def _show(
     failed: Mapping[str, str],
     folder: Path,
     curves: str | None,
+    views: Sequence[int] | None,
 ) -> None:
-    """Print, write and log what is finished."""
+    """Print, write and log what is finished; `views` are those of the table that are left, None all."""
     from diffnr_lightning.reports import (
         RowRuns,
         paper_lines,
@@ -339,8 +342,9 @@ def _show(
     every = {row.name for row in experiment.rows}
     published = [] if experiment.paper is None else read_published(experiment.paper)
     published = [n for n in published if n.method in shown or n.method not in every]
-    comparable = experiment.scale == "full"
-    lines = [line._replace(comparable=comparable) for line in paper_lines(found, published)]
+    lines = paper_lines(found, published, views=views)
+    if experiment.scale != "full":
+        lines = [line._replace(comparable=False) for line in lines]
     print_paper_table(experiment.title, lines, experiment.notes)
     page = write_paper_table(folder, experiment.title, lines, experiment.notes)
     write_provenance(

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from diffnr_lightning.reports import RowRuns, RunSummary, paper_lines, write_paper_table
+from diffnr_lightning.reports import (
+    RowRuns,
+    RunSummary,
+    paper_lines,
+    read_published,
+    write_paper_table,
+)
 from diffnr_lightning.reports.paper_table import PaperLine, print_paper_table
 from diffnr_lightning.reports.runs import ScanSetting
 
@@ -51,3 +57,17 @@ def test_lines_of_several_sizes_and_scans_say_which(tmp_path):
     assert "| FDK | LUNA16 | 24 | none | 256 | arc | r2 | PSNR |" in shown[1]
     found, *shown = written(settings[:1])
     assert "size" not in found[0] and not any("256" in text for text in shown)
+
+
+def test_numbers_of_all_views_have_no_difference_from_runs_of_some(tmp_path):
+    path = tmp_path / "paper.csv"
+    path.write_text("method,views,metric,value\nFDK,36,psnr,22\nFDK,24,psnr,20\nFDK,,seconds,85\n")
+    scores = {"r2": {"psnr": 23.0}}
+    run = RunSummary(Path("no run"), "one", "FDK", scores, seconds=5.0, setting=ScanSetting(36))
+
+    def differences(views):
+        lines = paper_lines([RowRuns("FDK", {"": [run]})], read_published(path), views=views)
+        return [(line.views, line.metric, line.difference) for line in lines]
+
+    assert differences(None) == [(36, "PSNR", 1), (None, "seconds", -80), (24, "PSNR", None)]
+    assert differences([36]) == [(36, "PSNR", 1), (None, "seconds", None)]

@@ -1,5 +1,6 @@
 """What a table refuses before it computes anything."""
 
+import csv
 import importlib
 from pathlib import Path
 
@@ -151,3 +152,12 @@ def test_a_training_finds_its_pairs_in_any_folder(table, tmp_path):
     (training,) = read_experiment(str(tmp_path / "mine")).rows[0].trainings(out)
     data = parse(workflows.finetune, training.words[1:], build=False).resolved["data"]
     assert data.get("init_args", data)["folders"] == [str(out / "pairs")]
+
+
+def test_some_views_of_a_table_are_shown_alone(tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    arguments = ["table", "diffnr/1", "--run", "false", "--out", str(tmp_path)]
+    for views, shown in ((["--views", "[36]"], {"36", ""}), ([], {"36", "24", "12", ""})):
+        assert cli.main([*arguments, *views]) == 0
+        with (tmp_path / "table.csv").open(newline="") as file:
+            assert {line["views"] for line in csv.DictReader(file)} == shown
