@@ -347,9 +347,9 @@ def _show(
         lines = [line._replace(comparable=False) for line in lines]
     print_paper_table(experiment.title, lines, experiment.notes)
     page = write_paper_table(folder, experiment.title, lines, experiment.notes)
-    write_provenance(
-        [run for row in found for runs in row.runs.values() for run in runs], folder / "table.csv"
-    )
+    # Rows of one method are the same runs.
+    made = {run.folder: run for row in found for runs in row.runs.values() for run in runs}
+    write_provenance(list(made.values()), folder / "table.csv")
     logger.info("%s: the table as Markdown, CSV and a page", page.parent)
     if curves is not None:
         told = {"table": experiment.name, "scale": experiment.scale}

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,14 @@ def test_some_views_of_a_table_are_shown_alone(tmp_path, repository, monkeypatch
         assert cli.main([*arguments, *views]) == 0
         with (tmp_path / "table.csv").open(newline="") as file:
             assert {line["views"] for line in csv.DictReader(file)} == shown
+
+
+def test_rows_of_one_method_count_their_runs_once(tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    part = "{volumes: [phantom:3], scans: [tiny/simulate], views: [6]}"
+    (tmp_path / "table.yaml").write_text(
+        f"title: A table\nparts: {{Chests: {part}}}\nrows: {{A: {{method: fdk}}, B: {{method: fdk}}}}\n"
+    )
+    out = tmp_path / "out"
+    assert cli.main(["table", str(tmp_path), "--out", str(out)]) == 0
+    assert json.loads((out / "table.provenance.json").read_text())["runs"] == 1
