@@ -16,6 +16,7 @@ from diffnr_lightning.files import same_content, sha256, write_json
 from diffnr_lightning.reports.machines import PLACES, environment_of, used_gpus
 from diffnr_lightning.reports.runs import CONFIG_FILE, RunSummary
 from diffnr_lightning.reports.table_rows import Row, counted
+from diffnr_lightning.reports.told_apart import told_apart
 
 ENDING = ".provenance.json"
 UNKNOWN = "not recorded"
@@ -50,12 +51,12 @@ def provenance(
     ]
     weights: dict[str, list[str]] = {}
     cases: dict[str, list[str]] = {}
-    for (run, record), environments in zip(records, worked, strict=True):
+    scans = [_scan_in_words(run) for run in told_apart(runs)]
+    for scan, (_, record), environments in zip(scans, records, worked, strict=True):
         for environment in environments:
             for path, digest in environment.get("weights", {}).items():
                 _add(weights, path, digest)
-        words = (run.case, run.setting.views and f"{run.setting.views} views", run.setting.noise)
-        _add(cases, ", ".join(filter(None, words)), record.get("inputs", {}).get("case", UNKNOWN))
+        _add(cases, scan, record.get("inputs", {}).get("case", UNKNOWN))
     return {
         "table": table.name,
         "table_sha256": sha256(table),
@@ -71,6 +72,13 @@ def provenance(
         "runs_without_weights_record": sum("weights" not in record for _, record in records),
         **(_kept(kept, before) if kept else {}),
     }
+
+
+def _scan_in_words(run: RunSummary) -> str:
+    """Return all that tells the scan of a run from others."""
+    views, noise, size, scan = run.setting
+    words = (run.case, views and f"{views} views", noise, size and f"{size} voxels", scan)
+    return ", ".join(filter(None, words))
 
 
 def write_provenance(

@@ -58,6 +58,22 @@ def test_what_versions_recorded_of_one_scan_is_one_hash(tmp_path):
     assert record["cases_sha256"] == {"tooth, 24 views": ["aa.v2.bb", "cc"]}
 
 
+def test_scans_of_several_sizes_and_geometries_were_each_made_once(tmp_path):
+    for place, size, arc in (("a", 128, 360), ("b", 256, 360), ("c", 256, 90)):
+        folder = tmp_path / place / "fdk"
+        write_run(folder, "FDK", {"inputs": {"case": place}})
+        meta = {"source": "tooth", "scanner": {"totalAngle": arc}, "proj_train": [{}] * 24}
+        (tmp_path / place / "case").mkdir()
+        (tmp_path / place / "case" / "meta_data.json").write_text(json.dumps(meta))
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics |= {"size": [size] * 3, "case_folder": "../case"}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_tables(read_runs([tmp_path]), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "table.provenance.json").read_text())
+    assert sorted(record["cases_sha256"].values()) == [["a"], ["b"], ["c"]]
+    assert "more than once" not in provenance_in_words(record)
+
+
 def test_a_run_that_went_on_elsewhere_counts_for_both_places(tmp_path):
     begun = {"git": {"commit": COMMITS[0], "dirty": False}, "gpus": ["A card"]}
     again = {**begun, "gpus": ["Another card"], "weights": {"prior.safetensors": "aa"}}
