@@ -89,7 +89,7 @@ def _with_scans(runs: Sequence[RunSummary]) -> list[RunSummary]:
     for alike in _groups(runs, lambda run: (run.case, run.setting)):
         folders = list({run.case_folder.resolve() for run in alike if run.case_folder})
         cases = {folder: _case(folder) for folder in folders} if len(folders) > 1 else {}
-        for one in _joined(cases, lambda *pair, cases=cases: _of_one_volume(*map(cases.get, pair))):
+        for one in _by_volume(cases):
             if len({_geometry(cases[folder]) for folder in one}) > 1:
                 places |= _differing(one)
     scans = [(run, _parts(run.case_folder, places)) for run in runs if run.case_folder and places]
@@ -156,8 +156,12 @@ def _volumes(runs: Iterable[RunSummary]) -> dict[Path, int]:
     """Return a number of the volume of each case folder; those that do not say of what they are have none."""
     folders = dict.fromkeys(run.case_folder.resolve() for run in runs if run.case_folder)
     cases = {folder: case for folder in folders if any(_volume_of(case := _case(folder)))}
-    volumes = _joined(cases, lambda *pair: _of_one_volume(*map(cases.get, pair)))
-    return {folder: number for number, one in enumerate(volumes) for folder in one}
+    return {folder: number for number, one in enumerate(_by_volume(cases)) for folder in one}
+
+
+def _by_volume(cases: Mapping[Path, Mapping[str, Any]]) -> list[list[Path]]:
+    """Return case folders by the volumes of their meta data."""
+    return _joined(cases, lambda one, other: _of_one_volume(cases[one], cases[other]))
 
 
 def _of_one_volume(case: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
