@@ -8,6 +8,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from diffnr_lightning.callbacks.run_length import batches_of, is_last_batch
 from diffnr_lightning.callbacks.slice_images import log_picture
 from diffnr_lightning.callbacks.volume_picture import draw_middle_slices
 from diffnr_lightning.protocol_metrics import VolumePsnr
@@ -50,8 +51,8 @@ class Convergence(lightning.Callback):
         # Summed on the device: reading a loss waits for it.
         self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
         self._batches += 1
-        last = trainer.global_step >= trainer.max_steps
-        if not last and pl_module.iteration % max(1, trainer.max_steps // self.points):
+        between = max(1, batches_of(trainer) // self.points)
+        if not is_last_batch(trainer) and pl_module.iteration % between:
             return
         point = {"loss": float(self._loss) / self._batches}
         volume = None

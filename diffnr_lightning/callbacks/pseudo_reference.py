@@ -9,6 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from diffnr_lightning.callbacks.run_length import batches_of
 from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors import RepairedVolume, Repairer, refuse_fbp_unet
@@ -122,7 +123,7 @@ class PseudoReference(Constructed, lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Write `pl_module.reference` when it is time."""
-        due = pl_module.iteration % self.every == 0 and pl_module.iteration < trainer.max_steps
+        due = pl_module.iteration % self.every == 0 and pl_module.iteration < batches_of(trainer)
         if not due or (self.repairs is not None and self.made >= self.repairs):
             return
         scan, device = trainer.datamodule, pl_module.device

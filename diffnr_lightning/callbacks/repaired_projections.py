@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 
+from diffnr_lightning.callbacks.run_length import batches_of
 from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.geometry import views_between
 from diffnr_lightning.priors import ProjectionRepairer
@@ -72,7 +73,7 @@ class RepairedProjections(Constructed, lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Add views to the module when it is time."""
-        if pl_module.iteration not in self.at or pl_module.iteration >= trainer.max_steps:
+        if pl_module.iteration not in self.at or pl_module.iteration >= batches_of(trainer):
             return
         self.made += 1
         share = 0.5 * (1 - (1 - self.approach) ** self.made)

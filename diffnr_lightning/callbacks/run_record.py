@@ -12,6 +12,7 @@ import torch
 
 from diffnr_lightning.callbacks.curve_file import CurveFile
 from diffnr_lightning.callbacks.resource_use import ResourceUse
+from diffnr_lightning.callbacks.run_length import batches_of, is_last_batch
 from diffnr_lightning.files import replacing
 
 # A loss is read from the device only now and then: reading it waits for the device.
@@ -62,8 +63,8 @@ class RunRecord(lightning.Callback):
     ) -> None:
         """Write the checkpoint and report progress where they are due."""
         # Not the steps: several optimisers, or batches that add up to one step, count otherwise.
-        total = getattr(trainer.datamodule, "iterations", trainer.max_steps)
-        last = trainer.global_step >= trainer.max_steps
+        total = getattr(trainer.datamodule, "iterations", batches_of(trainer))
+        last = is_last_batch(trainer)
         if last or pl_module.iteration % self.every == 0:
             self._after_validation = _is_validated(trainer, batch_idx)
             if not self._after_validation:
