@@ -243,6 +243,11 @@ class ScanData(lightning.LightningDataModule):
         self.features = features
         self.iteration = 0
 
+    def setup(self, stage: str) -> None:
+        """Begin to count anew: the data may serve several fits; a resume restores the count after this."""
+        if stage == "fit":
+            self.iteration = 0
+
     def train_dataloader(self) -> DataLoader:
         """Return the loader of what is left of the run; loading is indexing, so no workers."""
         rank, world_size = (

@@ -67,6 +67,12 @@ def test_resumed_run_sees_the_views_of_an_uninterrupted_one(tmp_path, batch_size
     assert torch.equal(resumed.value, whole.value)
 
 
+def test_data_that_have_served_serve_another_fit_from_the_beginning():
+    data = ScanData(PROJECTIONS, seed=5, iterations=6)
+    first = _run(data)
+    assert _run(data).seen == first.seen and len(first.seen) == 6
+
+
 def test_each_pass_shows_every_view_once_in_another_order():
     draws = ViewDraws(PROJECTIONS, seed=1)
     seen = [int(draws[i].view) for i in range(35)]
