@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "bundled_denoisers",
             "denoiser_folder",
             "load_denoiser",
+            "refuse_unkept",
             "save_denoiser",
         ],
         "discriminator": ["PatchDiscriminator"],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffnr_lightning.files import replacing_folder, write_bytes, write_json
 from diffnr_lightning.priors.noise_schedule import EXPLODING
 from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
-from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
+from diffnr_lightning.priors.unet_denoiser import CompactDenoiser, UNetDenoiser
 
 FORMAT = "diffnr denoiser 1"
 EXTRAS = "denoiser.json"
@@ -26,6 +26,21 @@ BUNDLED = Path(__file__).parents[1] / "assets" / "denoisers"
 _OF_OTHERS = {"alone": False}
 # Parts of pipelines whose U-Net does not see images.
 LATENT = ("vqvae", "vae")
+
+
+def refuse_unkept(denoiser: nn.Module) -> None:
+    """Refuse a denoiser that would not come back from a folder as it is.
+
+    Raises:
+        ValueError: a class of one's own, whose own methods and layers a folder does not hold.
+    """
+    kind = type(denoiser)
+    if kind not in (CompactDenoiser, PatchDenoiser, UNetDenoiser):
+        raise ValueError(
+            f"a denoiser of class {kind.__module__}.{kind.__qualname__} cannot be kept in a folder, which holds "
+            "networks of the package alone; a CompactDenoiser, a UNetDenoiser around a UNet2DModel of your own or a "
+            "PatchDenoiser is expected."
+        )
 
 
 def save_denoiser(
@@ -45,8 +60,10 @@ def save_denoiser(
         metadata: anything JSON can hold: iterations, data, scores.
 
     Raises:
-        ValueError: weights that are inf or NaN in float16, or a folder that cannot be written.
+        ValueError: a denoiser of another class, weights that are inf or NaN in float16, or a folder that cannot be
+            written.
     """
+    refuse_unkept(denoiser)
     of_slices = isinstance(denoiser, UNetDenoiser)
     state = {
         name: tensor.detach().to("cpu", torch.float16).contiguous()

@@ -88,8 +88,9 @@ def train_denoiser(
 
     Raises:
         FileNotFoundError: a file or pattern that names no volume, or no denoiser to start from.
-        ValueError: a volume that a split keeps, data that the denoiser cannot take, numbers of iterations that
-            disagree, a strategy that splits the weights, or a run of other settings in the folder.
+        ValueError: a volume that a split keeps, a denoiser of a class that no folder keeps, data that it cannot take,
+            numbers of iterations that disagree, a strategy that splits the weights, or a run of other settings in the
+            folder.
     """
     sources = _learned_from(volumes, exclude or [])
     if strategy == "fsdp":
@@ -98,11 +99,12 @@ def train_denoiser(
 
     import lightning
 
-    from diffnr_lightning.priors import load_denoiser
+    from diffnr_lightning.priors import load_denoiser, refuse_unkept
     from diffnr_lightning.workflows.training_run import agreed_iterations, train_in_folder
 
     lightning.seed_everything(seed, verbose=False)
     network = denoiser() if start is None else load_denoiser(start)
+    refuse_unkept(network)
     network.train().requires_grad_(True)
     task, batches = module(network), data(sources)
     agreed_iterations(iterations, batches, task)

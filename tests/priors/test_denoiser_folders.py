@@ -81,3 +81,18 @@ def test_a_schedule_is_written_as_it_is(tmp_path, scheduler):
     assert torch.equal(again.deviation, denoiser.schedule.deviation)
     assert torch.equal(again.signal, denoiser.schedule.signal)
     assert again.prediction == denoiser.schedule.prediction
+
+
+class Scaled(CompactDenoiser):
+    """Has a weight that its U-Net does not hold."""
+
+    def __init__(self):
+        super().__init__(channels=1, widths=(8,), gaps=0)
+        self.factor = torch.nn.Parameter(torch.ones(()))
+
+
+def test_what_a_folder_would_lose_is_refused(tmp_path):
+    for denoiser in (Scaled(), torch.nn.Identity()):
+        with pytest.raises(ValueError, match="cannot be kept in a folder"):
+            save_denoiser(tmp_path / "lost", denoiser)
+    assert not (tmp_path / "lost").exists()

@@ -86,6 +86,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(trained, options, tmp_pa
         (["--data.init_args.iterations", "9"], "the three have to agree"),
         (["--data.init_args.held_out", "[three]"], "held_out has 'three'"),
         (["--data.init_args.crop", "9"], "crop"),
+        (["--denoiser", "torch.nn.Identity"], "Identity cannot be kept in a folder"),
         (["--start", "."], "has no unet/config.json"),
         (["--start", "none"], "start none does not exist"),
         (["--accelerator", "cpu", "--devices", "0"], "devices is 0, which Lightning cannot serve"),
