@@ -209,7 +209,7 @@ def with_joined_mappings(
     if not together:
         return list(argv)
     end = len(argv) - argv[::-1].index(f"--config={configs[-1]}")
-    return [*argv[:end], f"--config={yaml.safe_dump(together)}", *argv[end:]]
+    return [*argv[:end], f"--config={yaml.safe_dump(together, sort_keys=False)}", *argv[end:]]
 
 
 def _joined_parameters(configs: Sequence[Path], names: Collection[str]) -> dict[str, Any]:

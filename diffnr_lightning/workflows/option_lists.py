@@ -104,12 +104,14 @@ def _as_config(option: str, values: Sequence[str]) -> str:
     On the command line jsonargparse takes a null there for the word and no list of words.
     """
     key = option[2:].replace(".init_args", "")
-    return f"--config={yaml.safe_dump(nested_dict({key: _read(values)}))}"
+    nested = nested_dict({key: _read(values)})
+    return f"--config={yaml.safe_dump(nested, sort_keys=False)}"
 
 
 def _as_entry(option: str, values: Sequence[str]) -> str:
     """Write an option that is an entry of a mapping as a word: a config would replace the other entries."""
-    return f"{option}={_ENTRY}{yaml.safe_dump(_read(values)).encode().hex()}"
+    entry = yaml.safe_dump(_read(values), sort_keys=False)
+    return f"{option}={_ENTRY}{entry.encode().hex()}"
 
 
 def _is_entry(parser: ArgumentParser, option: str) -> bool:

@@ -43,7 +43,8 @@ class PairsFolder:
         self.path = path
         self.sources = sources
         # As YAML holds them: a tuple given and a list read back are the same.
-        self.settings = yaml.safe_load(yaml.safe_dump({**settings, "volumes": list(sources)}))
+        given = yaml.safe_dump({**settings, "volumes": list(sources)}, sort_keys=False)
+        self.settings = yaml.safe_load(given)
         self._recorded = False
         if (path / RECORD).is_file():
             self._compare()

@@ -78,7 +78,7 @@ class RunFolder:
         self._described: dict[str, Any] = {}
         self._new_folders: list[Path] = []
         # As YAML holds them: a tuple given and a list read back are the same.
-        self.settings = yaml.safe_load(yaml.safe_dump(settings))
+        self.settings = yaml.safe_load(yaml.safe_dump(settings, sort_keys=False))
 
     @property
     def checkpoint(self) -> Path:

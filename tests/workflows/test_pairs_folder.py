@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from diffnr_lightning.data.pairs.files import write_pairs
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
@@ -48,3 +49,10 @@ def test_a_volume_that_is_gone_or_was_made_before_is_not_looked_at(opened, tmp_p
     assert folder.holds("P1_0", "P1")
     write_pairs(tmp_path / "pairs", "P1_1", info=INFO, **tensors)
     assert opened("other").holds("P1_1", "P1")
+
+
+def test_settings_keep_their_order(tmp_path, tensors):
+    folder = PairsFolder(tmp_path / "pairs", {"b": {"pt_*": 5, "*": 4}, "a": 1}, {})
+    folder.add("P1_0", INFO, **tensors)
+    kept = yaml.safe_load((tmp_path / "pairs" / "config.yaml").read_text())
+    assert list(kept) == ["b", "a", "volumes"] and list(kept["b"]) == ["pt_*", "*"]

@@ -51,6 +51,14 @@ def test_a_new_run_is_described(run):
     assert run.resume_from() is None
 
 
+def test_mappings_keep_their_order(tmp_path):
+    """Of patterns the first that matches counts."""
+    run = RunFolder(tmp_path / "run", {"shares": {"pt_*": 5, "*": 4}})
+    run.open()
+    kept = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert list(kept["shares"]) == list(run.settings["shares"]) == ["pt_*", "*"]
+
+
 def test_the_same_settings_take_up_the_run_from_another_place(run):
     RunFolder(run.path, {**SETTINGS, "out": "elsewhere"}).open()
 
