@@ -256,14 +256,16 @@ class SceneOptimization(lightning.LightningModule):
         # Checkpoints of earlier versions have none.
         novel = scene.get("novel")
         self.novel = None if novel is None else NovelViews.from_state(novel)
-        if not hasattr(self.representation, "resize"):
-            return
-        sizes = {
-            len(value)
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith("representation.")
-        }
-        if len(sizes) == 1:
+        if hasattr(self.representation, "resize"):
+            self._resize(checkpoint["state_dict"])
+
+    def _resize(self, state: dict[str, Tensor]) -> None:
+        """Give the representation as many parts as a state has positions, or else entries, all of one length."""
+        kept = {key: value for key, value in state.items() if key.startswith("representation.")}
+        positions = kept.get("representation.positions")
+        told = kept.values() if positions is None else [positions]
+        sizes = {len(value) if value.ndim else None for value in told}
+        if len(sizes) == 1 and None not in sizes:
             self.representation.resize(sizes.pop())
 
     def on_train_start(self) -> None:

@@ -272,6 +272,21 @@ def test_a_checkpoint_takes_along_what_parameters_do_not_say(truth, projections)
             stranger.on_load_checkpoint(checkpoint)
 
 
+def test_a_cloud_of_ones_own_with_a_network_takes_up_its_size():
+    class Coloured(GaussianCloud):
+        def __init__(self, count):
+            super().__init__(GRID, num_gaussians=count)
+            self.net = torch.nn.Linear(3, 3)
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
+    module, other = (SceneOptimization(Coloured(count), SCAN, GRID) for count in (30, 50))
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+    assert other.representation.num_gaussians == 30
+
+
 def test_a_representation_of_ones_own_may_have_single_numbers(truth):
     class Offset(VoxelGrid):
         def __init__(self, grid):
