@@ -52,6 +52,7 @@ class RunRecord(lightning.Callback):
         self.use = use or ResourceUse()
         self.progress = progress
         self._after_validation = False
+        self._writes = False
 
     def on_train_batch_end(
         self,
@@ -83,7 +84,9 @@ class RunRecord(lightning.Callback):
     def _write(self, trainer: lightning.Trainer, iteration: int) -> None:
         """Write the checkpoint; all processes take part, the first one writes."""
         with replacing(self.checkpoint) if trainer.is_global_zero else nullcontext() as path:
+            self._writes = True
             trainer.save_checkpoint(path or self.checkpoint)
+            self._writes = False
         self._log_cost(trainer, iteration)
 
     def _log_cost(self, trainer: lightning.Trainer, iteration: int) -> None:
@@ -92,6 +95,19 @@ class RunRecord(lightning.Callback):
         for logger in trainer.loggers:
             if not isinstance(logger, CurveFile):
                 logger.log_metrics(cost, step=iteration)
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Leave out the arguments of module and data, which a resumed run has and which may be unsafe to read."""
+        if not self._writes:
+            return  # that of another callback
+        for kind in (lightning.LightningModule, lightning.LightningDataModule):
+            for key in (kind.CHECKPOINT_HYPER_PARAMS_KEY, kind.CHECKPOINT_HYPER_PARAMS_NAME):
+                checkpoint.pop(key, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the run has cost up to now."""

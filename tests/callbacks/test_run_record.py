@@ -78,3 +78,20 @@ def test_resource_use_is_in_seconds_and_megabytes():
     assert 64 < metrics["peak_memory_mb"] < 100_000
     use.earlier_peak_mb = 1e6
     assert use.peak_memory_mb == 1e6
+
+
+class Remembering(toy_run.Toy):
+    """Lets Lightning keep its arguments, of which one is no plain value."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_a_module_that_keeps_its_arguments_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_run, "Toy", lambda: Remembering(tmp_path))
+    toy_run.fit(tmp_path / "run.ckpt", steps=10)
+    assert "hyper_parameters" not in torch.load(tmp_path / "run.ckpt", weights_only=True)
+    resumed, _ = toy_run.fit(tmp_path / "run.ckpt", steps=20)
+    assert resumed.iteration == 20 and resumed.hparams.folder == tmp_path
