@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -57,7 +58,8 @@ def quiet_trainer(
         num_nodes=num_nodes,
         plugins=[] if processes is None else [processes],
         default_root_dir=LIGHTNING_FOLDER,
-        enable_checkpointing=False,
+        # Lightning adds one of its own where none is given.
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in options.get("callbacks", ())),
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -71,6 +71,9 @@ def train_in_folder(
             curves/metrics.csv.
         callbacks: further Lightning callbacks, by name.
         **trainer_options: accelerator, devices and the like.
+
+    Raises:
+        ValueError: a progress bar among the callbacks, or devices that are not there.
     """
     watching = list((callbacks or {}).values())
     if curves is not None and not any(isinstance(callback, SliceImages) for callback in watching):
@@ -81,6 +84,7 @@ def train_in_folder(
     with progress_bar(title) as progress:
         record = RunRecord(run.checkpoint, every, run.use, progress)
         with run.left_as_found():
+            _refuse_progress_bars(watching)
             trainer = _trainer(
                 max_steps=task.optimizer_steps,
                 max_epochs=1,
@@ -106,6 +110,14 @@ def train_in_folder(
                 written = finish(scores)
                 if curves is not None:
                     log_weights(curves, *written, f"{job}-{run.path.name}", scores)
+
+
+def _refuse_progress_bars(callbacks: list[Callback]) -> None:
+    for callback in callbacks:
+        if isinstance(callback, ProgressBar):
+            raise ValueError(
+                f"callbacks hold a {type(callback).__name__}, but trainings show a progress bar already; leave it out."
+            )
 
 
 def _count_all(trainer: Trainer, iterations: int) -> None:

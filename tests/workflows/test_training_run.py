@@ -5,6 +5,7 @@ import csv
 import lightning
 import pytest
 import toy_run
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.trainer.connectors import accelerator_connector
 from torch.utils.data import DataLoader
 
@@ -135,3 +136,17 @@ class StopAfter(lightning.Callback):
 def test_the_final_scores_of_a_training_that_stops_early_are_of_its_last_batch(tmp_path):
     rows = list(csv.DictReader(curves_of(tmp_path / "run", StopAfter(7)).splitlines()))
     assert [row["step"] for row in rows if row["val_weight"]][-1] == "7"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_may_keep_checkpoints_of_its_own_beside(tmp_path):
+    best = ModelCheckpoint(tmp_path / "best", monitor="val_weight")
+    curves_of(tmp_path / "run", best)
+    assert len(list((tmp_path / "best").glob("*.ckpt"))) == 1
+
+
+@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
+def test_a_second_progress_bar_is_refused_by_its_name(tmp_path, bar):
+    with pytest.raises(ValueError, match=f"callbacks hold a {bar.__name__}, .* leave it out"):
+        curves_of(tmp_path / "run", bar())
+    assert not (tmp_path / "run").exists()
