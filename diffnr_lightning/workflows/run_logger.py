@@ -55,21 +55,21 @@ def logged_run(
         return
     if alone:
         log_here()
-    _label(logger, folder, job, tags)
-    try:
-        logger.log_hyperparams(dict(settings))
-    except Exception as error:  # clients of services each have their own
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
-            f"curves is a {type(logger).__name__} that cannot begin a run ({reason}); "
-            "log in to its service, let it work offline, or leave curves out."
-        ) from error
-    try:
-        yield
-    except BaseException:
-        _finish(logger, "failed")
-        raise
-    _finish(logger, "success")
+    with _labelled(logger, folder, job, tags):
+        try:
+            logger.log_hyperparams(dict(settings))
+        except Exception as error:  # clients of services each have their own
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(
+                f"curves is a {type(logger).__name__} that cannot begin a run ({reason}); "
+                "log in to its service, let it work offline, or leave curves out."
+            ) from error
+        try:
+            yield
+        except BaseException:
+            _finish(logger, "failed")
+            raise
+        _finish(logger, "success")
 
 
 def log_here() -> None:
@@ -232,12 +232,16 @@ def _finish(logger: Logger, status: str) -> None:
         end(exit_code=int(status != "success"))
 
 
-def _label(logger: Logger, folder: Path, job: str, tags: Sequence[str]) -> None:
-    """Tell a logger of Weights & Biases, before it begins, what its config leaves open."""
+@contextmanager
+def _labelled(logger: Logger, folder: Path, job: str, tags: Sequence[str]) -> Iterator[None]:
+    """Tell a logger of Weights & Biases, before it begins, what its config leaves open, for this run alone."""
     # It has no other way to be told once it is built, and the package reads the environment once a process.
     options = getattr(logger, "_wandb_init", None)
     if options is None:
+        yield
         return
+    _leave_ended_run(logger)
+    config = dict(options)
     said = {
         name: os.environ.get(f"WANDB_{name}")
         for name in ("RUN_ID", "RUN_GROUP", "JOB_TYPE", "TAGS")
@@ -252,6 +256,21 @@ def _label(logger: Logger, folder: Path, job: str, tags: Sequence[str]) -> None:
         or (said["TAGS"].split(",") if said["TAGS"] else _as_tags(tags)),
     }
     options.update(found)
+    try:
+        yield
+    finally:
+        options.clear()
+        options.update(config)
+
+
+def _leave_ended_run(logger: Logger) -> None:
+    """Let a logger of Weights & Biases that has served a run before begin another one."""
+    if (served := getattr(logger, "_experiment", None)) is None:
+        return
+    import wandb
+
+    if served is not wandb.run:
+        logger._experiment = None
 
 
 def _identity(folder: Path) -> str:

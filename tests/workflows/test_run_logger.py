@@ -225,6 +225,21 @@ def test_a_run_of_wandb_that_was_broken_off_goes_on_as_the_same(offline, case, m
     assert [step for step, _ in series(second, "loss")] == [12, 14, 16, 18, 20]
 
 
+def test_one_logger_of_wandb_serves_several_runs(offline, tmp_path):
+    from lightning.pytorch.loggers import WandbLogger
+
+    logger = WandbLogger(save_dir=str(tmp_path), offline=True)
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        with logged_run(logger, {"seed": number}, tmp_path / name, "reconstruct", [name]):
+            logger.log_metrics({"loss": number}, step=number)
+    runs = finished_runs(tmp_path)
+    kept = [json.loads((tmp_path / name / "tracking.json").read_text()) for name in ("one", "two")]
+    assert [run["id"] for run in runs] == [identity["id"] for identity in kept]
+    assert [run["tags"] for run in runs] == [["one"], ["two"]]
+    assert [series(run, "loss") for run in runs] == [[(0, 0)], [(1, 1)]]
+
+
 def test_only_the_first_of_several_processes_logs(offline, monkeypatch, tmp_path):
     from lightning.pytorch.loggers import WandbLogger
 
