@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
 import inspect
@@ -15,11 +16,16 @@ from diffnr_lightning.workflows.weights_record import PACKAGE
 
 UNKNOWN = "a function without a name"
 """Stands for what cannot be told from another one."""
+FORMAT = {"told": 2}
+"""Goes into a record beside what is built; the records of earlier versions, which told less, lack it."""
 
 # Set by Lightning and torch in what they serve.
 OF_TRAINER = ("trainer", "training")
 # Their own modules say nothing that the shapes of the weights do not say.
 OF_OTHERS = ("torch", "torchmetrics", "diffusers", "transformers")
+# Types whose text says all of a value; those of packages by name, since none is imported here.
+OF_TEXT = (range, slice, complex, bytes)
+NAMED_OF_TEXT = ("numpy.dtype", "torch.device", "torch.dtype")
 
 
 def built(thing: Any, _inside: tuple[int, ...] = ()) -> Any:
@@ -41,6 +47,8 @@ def built(thing: Any, _inside: tuple[int, ...] = ()) -> Any:
     if id(thing) in _inside:
         return type(thing).__qualname__
     inside = functools.partial(built, _inside=(*_inside, id(thing)))
+    if _is_told_by_text(thing):
+        return str(thing)
     if isinstance(thing, Mapping):
         return {str(key): inside(value) for key, value in thing.items()}
     if isinstance(thing, set | frozenset):
@@ -71,12 +79,42 @@ def is_known(described: Any) -> bool:
     return described != UNKNOWN
 
 
+def untold(before: Any, now: Any, name: str) -> list[str]:
+    """Return the names of what a record tells and one of an earlier version does not, which binds nobody.
+
+    Args:
+        before: what `built` returned for the earlier run, None where that told nothing at all.
+        now: what it returns for this one.
+        name: of the two in the settings.
+    """
+    if before is None:
+        return [name]
+    return [] if FORMAT.items() <= before.items() else _missing(before, now, name)
+
+
+def _missing(before: Any, now: Any, name: str) -> list[str]:
+    if isinstance(before, list) and isinstance(now, list):
+        before, now = (dict(enumerate(values)) for values in (before, now))
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return []
+    new = [f"{name}.{key}" for key in now if key not in before]
+    known = [_missing(before[key], now[key], f"{name}.{key}") for key in now if key in before]
+    return sum(known, new)
+
+
+def _is_told_by_text(thing: Any) -> bool:
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(thing).__mro__}
+    return isinstance(thing, OF_TEXT) or not kinds.isdisjoint(NAMED_OF_TEXT)
+
+
 def _held(thing: Any) -> dict[str, Any]:
     """Return what an object was given, or else what it holds."""
     if isinstance(thing, Constructed):
         return given_to(thing)
     if is_dataclass(thing):
         return {field.name: getattr(thing, field.name) for field in fields(thing) if field.init}
+    if isinstance(thing, enum.Enum):
+        return {"holds": thing.name}
     if hasattr(thing, "_asdict"):
         return thing._asdict()
     if hasattr(thing, "named_modules"):
@@ -84,7 +122,9 @@ def _held(thing: Any) -> dict[str, Any]:
     if not hasattr(thing, "__dict__"):
         return {"holds": UNKNOWN}
     public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
-    return {name: value for name, value in public.items() if name not in OF_TRAINER}
+    # Beside what is public, the rest is taken for a cache.
+    told = public or vars(thing)
+    return {name: value for name, value in told.items() if name not in OF_TRAINER}
 
 
 def _of_network(network: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.built import built
+from diffnr_lightning.workflows.built import FORMAT, built
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.signature import (
     Checked,
@@ -111,7 +111,7 @@ def train_denoiser(
     batches.check_denoiser(network)
     plain = {"iterations": iterations, "seed": seed, "volumes": list(sources)}
     options = {"precision": precision, "start": start}
-    plain["built"] = built({"data": batches, "module": task, **options})
+    plain["built"] = built({**FORMAT, "data": batches, "module": task, **options})
     batches.split()
     # A pattern may match further volumes by the time a training goes on.
     run = RunFolder(out, resolved or plain, {"names of volumes": batches.content})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.built import built
+from diffnr_lightning.workflows.built import FORMAT, built
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.signature import at_least, exists, folder_to_be
 from diffnr_lightning.workflows.trainer_options import trainer_options
@@ -113,7 +113,9 @@ def finetune(
         frozen_backbone(network)  # refuses a network that has none to split
     plain = {"iterations": iterations, "seed": seed}
     started = {"start": start, "overrides": start_overrides, "allow": start_allow}
-    plain["built"] = built({"data": data, "module": task, "precision": precision, **started})
+    plain["built"] = built(
+        {**FORMAT, "data": data, "module": task, "precision": precision, **started}
+    )
     data.setup("fit")  # what is wrong with the pairs is known before anything is written
     # Folders may be filled further while a training waits to go on.
     inputs = {"pairs": data.content}

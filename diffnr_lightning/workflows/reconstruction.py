@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.built import built
+from diffnr_lightning.workflows.built import FORMAT, built
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.evidence import evidence
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
@@ -101,7 +101,8 @@ def reconstruct(
     plain = {"case": str(case), "method": type(method).__name__, "seed": seed, "pad": pad}
     plain["device"] = device
     options = {"name": name, "variant": variant, "weights": weights, "photons": photons}
-    plain["built"] = {**options, "surroundings": surroundings, "method": method.built}
+    options |= {"surroundings": surroundings, "method": method.built}
+    plain["built"] = {**FORMAT, **options}
     plain = built(plain)
     folder = RunFolder(out, resolved or plain, {"case": loaded.fingerprint()})
     if not folder.finished:

@@ -14,7 +14,7 @@ import yaml
 from diffnr_lightning.callbacks.resource_use import ResourceUse
 from diffnr_lightning.files import remove_leftovers, same_content, write_json, write_text
 from diffnr_lightning.reports.machines import PLACES
-from diffnr_lightning.workflows.built import is_known
+from diffnr_lightning.workflows.built import is_known, untold
 from diffnr_lightning.workflows.environment import environment
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 from diffnr_lightning.workflows.run_logger import IDENTITY
@@ -320,7 +320,8 @@ class RunFolder:
         inputs = self._recorded_inputs()
         known = tuple(key for key in self.inputs if key in inputs)
         free = (*FREE_KEYS, *known, *(FREE_WHEN_FINISHED if self.finished else ()))
-        free = (*free, *self._moved_weights(before), *({BUILT} - before.keys()))
+        told = untold(before.get(BUILT), self.settings.get(BUILT), BUILT)
+        free = (*free, *self._moved_weights(before), *told)
         changed = difference(before, self.settings, free)
         for key in known:
             if not same_content(inputs[key], self.inputs[key]):

@@ -1,5 +1,6 @@
 """What is built in Python is compared with the run that a folder holds, as settings are."""
 
+import enum
 import functools
 import json
 import math
@@ -18,9 +19,9 @@ from diffnr_lightning.modules import SceneOptimization, SliceFixerFinetuning
 from diffnr_lightning.priors import CompactDenoiser, DdsRepairer, save_denoiser
 from diffnr_lightning.representations import VoxelGrid
 from diffnr_lightning.workflows import finetune, reconstruct
-from diffnr_lightning.workflows.built import UNKNOWN, built, is_known
+from diffnr_lightning.workflows.built import FORMAT, UNKNOWN, built, is_known
 from diffnr_lightning.workflows.problem import Method
-from diffnr_lightning.workflows.run_folder import difference
+from diffnr_lightning.workflows.run_folder import RunFolder, difference
 from diffnr_lightning.workflows.scene import Scene
 from diffnr_lightning.workflows.solver import Solver
 
@@ -199,3 +200,43 @@ def test_descriptions_are_plain_and_tell_things_apart():
     turning = [1]
     turning.append(turning)
     assert built(turning) == [1, "list"]
+
+
+class Mode(enum.Enum):
+    A, B = "a", "b"
+
+
+class Hidden:
+    """Keeps its state from the eyes of others."""
+
+    def __init__(self, width):
+        self._width = width
+
+
+def test_what_has_nothing_public_is_told_apart_nevertheless():
+    assert built(Mode.A) == built(Mode.A) != built(Mode.B)
+    assert built(Hidden(1)) == built(Hidden(1)) != built(Hidden(2))
+    for value in (range(0, 9, 3), slice(1, 4), 1j, b"ab", torch.float16, torch.device("cpu")):
+        assert is_known(built(value)) and yaml.safe_load(yaml.safe_dump(built(value)))
+    assert built(range(3)) != built(range(4))
+    assert built(torch.float16) != built(torch.bfloat16)
+    assert built(np.dtype("f4")) != built(np.dtype("f8"))
+
+
+def test_a_run_of_an_earlier_version_binds_by_what_it_tells(tmp_path):
+    def folder(**told):
+        return RunFolder(tmp_path / "run", {"built": told})
+
+    before = folder(method={"class": "Mine", "mode": {"class": "Mode"}, "data": [{"rate": 1}]})
+    before.open()
+    before.checkpoint.touch()
+    now = {"class": "Mine", "mode": built(Mode.A), "data": [{"rate": 1, "size": 3}]}
+    folder(**FORMAT, method=now).open()
+    with pytest.raises(ValueError, match=r"built\.method\.data\.0\.rate = 1, not 2"):
+        folder(**FORMAT, method={**now, "data": [{"rate": 2}]}).open()
+
+
+def test_a_run_of_this_version_binds_by_what_it_does_not_tell(case, tmp_path):
+    run = reconstruct(case, tmp_path / "run", Solver("fdk"))
+    with pytest.raises(ValueError, match=r"built\.method\.options\.cutoff = nothing, not 0\.5"):
+        reconstruct(case, run, Solver("fdk", {"cutoff": 0.5}))
