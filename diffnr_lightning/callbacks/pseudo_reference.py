@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.callbacks.run_length import batches_of
-from diffnr_lightning.constructed import Constructed
+from diffnr_lightning.constructed import Constructed, derived
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.priors import RepairedVolume, Repairer, refuse_fbp_unet
 
@@ -74,6 +74,7 @@ class PseudoReference(Constructed, lightning.Callback):
         """Set the period to its share of a schedule of so many batches, if it is a share."""
         if self.every_share is not None:
             self.every = max(1, round(self.every_share * iterations))
+            derived(self, "every")
 
     @torch.no_grad()
     def repair(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -143,7 +142,7 @@ class Method(Constructed, ABC):
     fits: bool = True
     before_prior: Tensor | None = None
 
-    @cached_property
+    @property
     def built(self) -> Any:
         """How it was built, for run folders of methods that no settings describe."""
         return built(self)
