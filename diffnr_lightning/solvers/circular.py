@@ -152,12 +152,13 @@ def prepared(
         )
     nominal = nominal_orbit(scan)
     _refuse_far_from_circle(nominal, method)
+    upright = nominal.orientation.upright_scan(scan)
     views = CircularScan(
         nominal.orientation.upright(projections.detach()),
-        nominal.orientation.upright_scan(scan),
+        upright,
         nominal.orbit,
         nominal.residual_pixels < _SAME_PIXELS,
-        _shifted_edges(nominal.orbit, scan.detector_shape[1]),
+        _shifted_edges(nominal.orbit, upright.detector_shape[1]),
     )
     sides = open_sides(nominal.orbit)
     if not extend:

@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffnr_lightning.geometry import Orbit, ScanGeometry, nominal_orbit, view_steps
+from diffnr_lightning.geometry import Orbit, ScanGeometry, arc, nominal_orbit
 
 Side = Literal["first", "last"]
+
+# Share of a turn from which on few lines lack their opposite view: scanners leave out some degrees of a turn.
+ALL_AROUND = 0.9
 
 # An edge is air below this share of the largest line integrals: scatter and the flat field leave 1 to 3 % in
 # measured scans, and a ball that is cut where it is this thin is wrong by less than 1 % in the middle.
@@ -106,12 +109,11 @@ def object_radius(projections: Tensor, scan: ScanGeometry) -> float:
 def open_sides(orbit: Orbit) -> tuple[Side, ...]:
     """Return the edges of an upright detector that should see air.
 
-    Of a detector that is shifted sideways it is the far one alone where views go all around: the near one cuts through
-    the object by design, and the opposite views measure what lies beyond it. Over half a turn nothing does.
+    Of a detector that is shifted sideways it is the far one alone where views go all around, or nearly so: the near
+    one cuts through the object by design, and opposite views measure what lies beyond it. Over half a turn none does.
     """
     offset = orbit.detector_offset_mm[1]
-    _, all_around = view_steps(orbit.angles_rad, 2 * np.pi)
-    if abs(offset) < orbit.pixel_mm[1] or not all_around:
+    if abs(offset) < orbit.pixel_mm[1] or arc(orbit.angles_rad) < ALL_AROUND * 2 * np.pi:
         return ("first", "last")
     return ("last",) if offset > 0 else ("first",)
 

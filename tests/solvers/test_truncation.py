@@ -7,7 +7,7 @@ import pytest
 import torch
 from balls import ball_integrals
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit, uniform_angles
 from diffnr_lightning.solvers import analytic
 from diffnr_lightning.solvers.truncation import (
     AIR_SHARE,
@@ -16,6 +16,7 @@ from diffnr_lightning.solvers.truncation import (
     find_truncation,
     meets_the_ends,
     object_radius,
+    open_sides,
     scan_truncation,
 )
 
@@ -55,6 +56,23 @@ def test_a_ball_wider_than_the_field_keeps_its_density(scan, centre, caplog):
     cut = analytic(projections, GRID, scan, extend=False)
     assert float(error_hu(volume, 12.0).mean()) < 20 < 200 < float(error_hu(cut, 12.0).mean())
     assert float(error_hu(volume, FIELD_MM).max()) < 100
+
+
+@pytest.mark.parametrize(("arc_deg", "sides"), [(360, 1), (355, 1), (300, 2), (200, 2)])
+def test_the_near_edge_of_a_shifted_detector_counts_where_views_do_not_go_all_around(
+    arc_deg, sides
+):
+    """Scanners leave out some degrees of a turn; nearly all lines are seen from both sides even so."""
+    angles = np.deg2rad(np.linspace(0, arc_deg, 400, endpoint=False))
+    scan = ScanGeometry.cone(
+        angles_rad=angles,
+        source_to_axis_mm=200.0,
+        source_to_detector_mm=300.0,
+        detector_shape=(8, 34),
+        pixel_mm=1.5,
+        detector_offset_mm=(0.0, 10.0),
+    )
+    assert len(open_sides(nominal_orbit(scan).orbit)) == sides
 
 
 @pytest.mark.parametrize("beam", ["cone", "parallel"])
