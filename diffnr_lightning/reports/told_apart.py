@@ -165,9 +165,13 @@ def _by_volume(cases: Mapping[Path, Mapping[str, Any]]) -> list[list[Path]]:
 
 
 def _of_one_volume(case: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two cases are of one volume: by its content, which stays where a file is moved, else by its name."""
+    """Whether two cases are of one volume: by its content, which stays where a file is moved, or by its name."""
     (source, content), (other_source, other_content) = map(_volume_of, (case, other))
-    return content == other_content if content and other_content else source == other_source
+    contents_known = bool(content and other_content)
+    if contents_known and (content == other_content or not source):
+        return content == other_content
+    # Versions take the hash of other files of a volume: those of one name may have two.
+    return source == other_source
 
 
 def _volume_of(case: Mapping[str, Any]) -> tuple[str, str]:

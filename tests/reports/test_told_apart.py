@@ -109,6 +109,26 @@ def test_scans_of_a_volume_that_was_moved_are_not_averaged(scanned):
     assert means == {"body": 30, "limited": 20}
 
 
+def test_scans_of_a_volume_that_two_versions_hashed_are_not_averaged(scanned):
+    """Of a header and a mask beside it one version reads both, another one the header's alone."""
+    runs = [
+        scanned(scan, "ct", "SIRT", "sirt", psnr, arc, "/ct.mhd", source_sha256=content)
+        for scan, arc, psnr, content in (("body", 360.0, 30.0, "aa"), ("limited", 90.0, 20.0, "bb"))
+    ]
+    means = {row.setting.scan: row.values["r2_psnr"] for row in score_table(runs).means}
+    assert means == {"body": 30, "limited": 20}
+
+
+def test_contents_alone_tell_volumes_without_a_source_apart(scanned):
+    runs = [
+        replace(scanned("body", name, "FDK", "fdk", 30.0, arc, "", source_sha256=name), case="ct")
+        for name, arc in (("P1", 350.0), ("P2", 360.0))
+    ]
+    table = score_table(runs)
+    assert [(row.method, row.count) for row in table.means] == [("FDK", 2)]
+    assert "r2_psnr" in table.means[0].intervals
+
+
 def test_a_run_again_takes_the_row_of_its_folder_in_an_earlier_table(scanned, tmp_path):
     _, written = write_tables(overlays(scanned), tmp_path / "table")
     again = [scanned("body", "one", "Gaussians", "r2gaussian", 34.0)]
