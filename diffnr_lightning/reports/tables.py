@@ -33,7 +33,8 @@ def score_table(
     Args:
         runs: finished runs. Those of one method on one case, and scans of one volume, are told apart by their folders;
             where they cannot be, each counts in the mean, all as one case in its interval, and a note says so.
-        baseline: method with which every other one is compared case by case, in columns and notes.
+        baseline: method with which every other one is compared case by case, in columns and notes. One that is told
+            apart by the folders of sweeps, each with a copy of the cases, is compared within each sweep.
         paper: CSV file of published numbers, see `read_published`; they are shown below ours of the same number of
             views, with the difference where they are of one set of data, or by themselves where we have no run of that
             method.
@@ -46,7 +47,7 @@ def score_table(
         numbers of views, noise or size are never averaged.
 
     Raises:
-        ValueError: no runs, a baseline without a run, or a paper file with other columns.
+        ValueError: no runs, a baseline without a run or with several on one case, or a paper file with other columns.
         FileNotFoundError: a paper file that does not exist.
     """
     if not runs:
@@ -59,18 +60,16 @@ def score_table(
     called = {run.method: first.method for run, first in zip(runs, untold, strict=True)}
     cases = tuple(replace(row, untold=called.get(row.method, "")) for row in cases)
     methods = list(dict.fromkeys(row.method for row in cases))
-    if baseline is not None and baseline not in methods:
-        raise ValueError(
-            f"the baseline '{baseline}' has no run; one of {', '.join(methods)} is expected."
-        )
+    compared = cases if baseline is None else _with_baseline(cases, baseline)
     numbers = () if paper is None else read_published(paper)
     published, remarks = _published_rows(numbers, [row.setting for row in cases])
     means = _means(cases, methods, published, seed)
     if baseline is not None:
+        others = {row.method for row in compared} - {baseline}
         means = [
-            row
-            if row.published or row.method == baseline
-            else _over_baseline(row, cases, baseline, seed)
+            _over_baseline(row, compared, baseline, seed)
+            if row.method in others and not row.published
+            else row
             for row in means
         ]
     known = {key for row in (*cases, *means) for key in row.values}
@@ -84,7 +83,8 @@ def score_table(
         tuple(
             [
                 *_in_common(cases[0].setting, differing),
-                *_notes(cases, methods, differing, baseline, seed),
+                *_notes(cases, methods),
+                *_comparisons(compared, baseline, differing, seed),
                 *averaged_in_spite(runs),
                 *_of_before(kept, former),
                 *remarks,
@@ -93,6 +93,28 @@ def score_table(
         differing,
         kept,
     )
+
+
+def _with_baseline(cases: Sequence[Row], baseline: str) -> tuple[Row, ...]:
+    """Return rows in which what the baseline was told apart into has its name again.
+
+    Raises:
+        ValueError: no such row, or several on one case, of which none is known to be meant.
+    """
+    methods = list(dict.fromkeys(row.method for row in cases))
+    if baseline in methods:
+        return tuple(cases)
+    told = [row for row in cases if row.untold == baseline]
+    if not (baseline and told):
+        raise ValueError(
+            f"the baseline '{baseline}' has no run; one of {', '.join(methods)} is expected."
+        )
+    runs = {(row.method, row.setting, row.case, row.case_folder) for row in told}
+    if len({(setting, case, folder) for _, setting, case, folder in runs}) < len(runs):
+        raise ValueError(
+            f"the baseline '{baseline}' has several runs on one case; one of {', '.join(methods)} is expected."
+        )
+    return tuple(replace(row, method=baseline) if row.untold == baseline else row for row in cases)
 
 
 def _of_before(kept: Sequence[Row], former: Sequence[Row]) -> list[str]:
@@ -290,13 +312,7 @@ def _of_each_patient(rows: Sequence[Row], numbers: Sequence[float]) -> list[floa
     return [math.fsum(each) / len(each) for each in found.values()]
 
 
-def _notes(
-    cases: Sequence[Row],
-    methods: Sequence[str],
-    differing: Sequence[str],
-    baseline: str | None,
-    seed: int,
-) -> list[str]:
+def _notes(cases: Sequence[Row], methods: Sequence[str]) -> list[str]:
     notes = []
     units = _units(cases)
     if len(units) > 1:
@@ -320,11 +336,17 @@ def _notes(
         )
     if len({tuple(group) for group in groups.values()}) > 1:
         notes.append("The methods were not run on the same cases, so their means do not compare.")
-    if baseline is not None:
-        for method in methods:
-            if method != baseline:
-                notes += _comparison(cases, method, baseline, differing, seed)
     return notes
+
+
+def _comparisons(
+    cases: Sequence[Row], baseline: str | None, differing: Sequence[str], seed: int
+) -> list[str]:
+    """Compare each method with the baseline, where there is one."""
+    methods = dict.fromkeys(row.method for row in cases if baseline not in (None, row.method))
+    return [
+        note for method in methods for note in _comparison(cases, method, baseline, differing, seed)
+    ]
 
 
 def _comparison(

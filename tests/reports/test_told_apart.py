@@ -75,6 +75,41 @@ def test_overlays_of_two_sweeps_are_rows_of_their_own(scanned):
     assert not any("told apart" in note for note in table.notes)
 
 
+def two_sweeps(scanned):
+    """Return runs of two sweeps, each with FDK and another method on copies of one case."""
+    runs = [
+        scanned(f"{sweep}/body", "one", method, method.lower(), psnr, source="one")
+        for sweep, method, psnr in (
+            ("a", "FDK", 20),
+            ("a", "TV", 25),
+            ("b", "FDK", 21),
+            ("b", "NAF", 28),
+        )
+    ]
+    for run in runs:
+        run.folder.mkdir()
+        record = {"inputs": {"case": "content of one"}}
+        (run.folder / "environment.json").write_text(json.dumps(record))
+    return runs
+
+
+def test_a_baseline_of_two_sweeps_is_compared_within_each(scanned):
+    table = score_table(two_sweeps(scanned), baseline="FDK")
+    gains = {row.method: row.values.get("r2_psnr_over_baseline") for row in table.means}
+    assert gains == {"FDK (a)": None, "TV": 5, "FDK (b)": None, "NAF": 7}
+    assert [note.partition(" dB")[0] for note in table.notes if "against" in note] == [
+        "TV against FDK: +5.00",
+        "NAF against FDK: +7.00",
+    ]
+
+
+def test_a_baseline_that_was_run_several_times_on_a_case_is_refused(scanned):
+    with pytest.raises(
+        ValueError, match=r"several runs on one case; one of SIRT, Gaussians \(r2gaussian\), "
+    ):
+        score_table(overlays(scanned), baseline="Gaussians")
+
+
 def scans(scanned):
     return [
         scanned(scan, case, method, method.lower(), psnr + (method == "TV"), arc)
