@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from diffnr_lightning.files import table_text
+from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports.provenance import read_provenance
 from diffnr_lightning.reports.runs import ScanSetting
 from diffnr_lightning.reports.table_rows import COLUMNS, Row, scan_fields
+
+_SCORES = tuple(f"{protocol}_{score}" for protocol in PROTOCOLS for score in ("psnr", "ssim"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class EarlierTable:
         Args:
             new: rows of cases; what the table did not have follows at the end.
             untold: the same before anything told them apart. What has their places goes too where one of them is known
-                to be of its folder, see `_is_run_again`.
+                to be of its folder or of its numbers, see `_is_run_again` and `_has_numbers`.
 
         Returns:
             All rows, and which of them are its own.
@@ -43,12 +46,18 @@ class EarlierTable:
         replacing: dict[Hashable, list[Row]] = {}
         for row in new:
             replacing.setdefault(_place(row), []).append(row)
-        before = set(map(_place, self.rows))
+        before: dict[Hashable, list[Row]] = {}
+        for row in self.rows:
+            before.setdefault(_place(row), []).append(row)
         told: dict[Hashable, list[Row]] = {}
         for row, former in zip(new, untold, strict=True):
             told.setdefault(_place(former), []).append(row)
         replaced = set(replacing)
-        replaced |= {place for place, rows in told.items() if _is_run_again(rows, before)}
+        replaced |= {
+            place
+            for place, rows in told.items()
+            if _is_run_again(rows, before) or _has_numbers(rows, before, place)
+        }
         joined: list[Row] = []
         for row in self.rows:
             place = _place(row)
@@ -99,6 +108,23 @@ def _is_run_again(told: Sequence[Row], before: Collection[Hashable]) -> bool:
     return any(
         place not in before and all(f"{other}+".startswith(f"{name}+") for other in names.values())
         for place, name in names.items()
+    )
+
+
+def _has_numbers(
+    told: Sequence[Row], before: Mapping[Hashable, Sequence[Row]], place: Hashable
+) -> bool:
+    """Whether what had a place before has the scores of rows that the place was divided into: it is of their runs.
+
+    Rows that have places of their own in the table of before are none of them.
+    """
+    found = [row.values.items() for row in told if _place(row) not in before]
+    former = [
+        {key: row.values[key] for key in _SCORES if key in row.values}
+        for row in before.get(place, ())
+    ]
+    return bool(former) and all(
+        scores and any(scores.items() <= values for values in found) for scores in former
     )
 
 

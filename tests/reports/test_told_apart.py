@@ -220,6 +220,25 @@ def test_an_overlay_that_has_its_own_row_replaces_none_of_its_base(scanned, tmp_
     assert {row.method for row in table.cases} == {"NAF", "NAF (naf+tv01)"}
 
 
+def test_a_scan_takes_the_row_of_before_there_was_another(scanned, tmp_path):
+    runs = scans(scanned)
+    _, written = write_tables(runs[:4], tmp_path / "table")
+    table = score_table(runs, earlier=read_earlier(written))
+    assert {row.setting.scan for row in table.cases} == {"body", "limited"}
+    assert (len(table.cases), table.kept) == (8, ())
+
+
+def test_a_sweep_takes_the_row_of_before_there_was_another(scanned, tmp_path):
+    runs = two_sweeps(scanned)
+    _, written = write_tables(runs[:1], tmp_path / "table")
+    table = score_table(runs, earlier=read_earlier(written))
+    assert [row.method for row in table.cases] == ["FDK (a)", "TV", "FDK (b)", "NAF"]
+    # A row of other numbers is of a run that is none of these.
+    written.with_name("other.csv").write_text(written.read_text().replace("20.0", "19.0"))
+    table = score_table(runs, earlier=read_earlier(written.with_name("other.csv")))
+    assert [row.method for row in table.kept] == ["FDK"]
+
+
 def test_a_scan_of_its_own_adds_no_column(scanned, tmp_path):
     _, written = write_tables(overlays(scanned), tmp_path / "table")
     assert "scan" not in next(csv.reader(written.open()))
