@@ -238,9 +238,13 @@ FIGURES = ("published", "ours", "difference", "95 % interval", "cases", "seconds
 
 def _heads(lines: Sequence[PaperLine]) -> list[str]:
     """Return the columns before the figures."""
-    found = [line for line in lines if line.ours is not None]
-    alike = {name for name in TELLING if len({getattr(line, name) for line in found}) < 2}
-    return [head for head in HEADS if head not in alike]
+    return [head for head in HEADS if head not in TELLING or _tells_apart(head, lines)]
+
+
+def _tells_apart(name: str, lines: Sequence[PaperLine]) -> bool:
+    """Whether our scans differ in a field; costs, which are of no protocol, are of several scans and have none."""
+    found = {getattr(line, name) for line in lines if line.ours is not None and line.protocol}
+    return len(found) > 1
 
 
 def _cells(line: PaperLine, heads: Sequence[str]) -> list[str]:
@@ -273,7 +277,7 @@ def print_paper_table(
     names = _heads(lines)
     heads = (*names, *FIGURES)
     left_out = {"method", *(("noise", "95 % interval") if console.width >= WIDE else NARROW)}
-    if len({line.noise for line in lines if line.ours is not None}) > 1:
+    if _tells_apart("noise", lines):
         left_out.discard("noise")  # which would be all that tells some lines apart
     kept = [position for position, head in enumerate(heads) if head not in left_out]
     for position in kept:

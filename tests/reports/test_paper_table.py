@@ -59,6 +59,19 @@ def test_lines_of_several_sizes_and_scans_say_which(tmp_path):
     assert "size" not in found[0] and not any("256" in text for text in shown)
 
 
+def test_costs_tell_no_scans_apart(tmp_path):
+    path = tmp_path / "paper.csv"
+    path.write_text("method,views,metric,value\nFDK,24,psnr,20\nFDK,,seconds,85\n")
+    scores, setting = {"r2": {"psnr": 23.0}}, ScanSetting(24, "tigre 1e4", "256")
+    run = RunSummary(Path("no run"), "one", "FDK", scores, seconds=5.0, setting=setting)
+    lines = paper_lines([RowRuns("FDK", {"": [run]})], read_published(path))
+    text = io.StringIO()
+    print_paper_table("A table", lines, [], Console(file=text, width=100))
+    assert "seconds" in text.getvalue() and "tigre" not in text.getvalue()
+    write_paper_table(tmp_path, "A table", lines, [])
+    assert "size" not in (tmp_path / "table.csv").read_text().partition("\n")[0]
+
+
 def test_numbers_of_all_views_have_no_difference_from_runs_of_some(tmp_path):
     path = tmp_path / "paper.csv"
     path.write_text("method,views,metric,value\nFDK,36,psnr,22\nFDK,24,psnr,20\nFDK,,seconds,85\n")
