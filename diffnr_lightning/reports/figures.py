@@ -176,8 +176,18 @@ def run_labels(runs: Sequence[RunSummary]) -> list[str]:
         alike = [position for position, other in enumerate(called) if other == name]
         places = places_of([runs[position] for position in alike])
         for position, place in zip(alike, places, strict=True):
-            labels[position] = f"{name} ({place})"
-    return labels
+            labels[position] = f"{name} ({place})" if place else name
+    return _each_once(labels)
+
+
+def _each_once(labels: Sequence[str]) -> list[str]:
+    """Return labels with a prime for each time that one is taken, as of a run that is given twice."""
+    once: list[str] = []
+    for label in labels:
+        while label in once:
+            label += "'"
+        once.append(label)
+    return once
 
 
 def score_caption(run: RunSummary) -> str:

@@ -102,6 +102,22 @@ def test_a_run_deeper_than_another_is_named_below_the_folder_of_both(tmp_path, t
     assert run_labels(read_runs([tmp_path])) == ["SIRT (again)", "SIRT (runs)"]
 
 
+def test_a_run_that_is_given_twice_is_shown_twice(run_folders, tmp_path):
+    run = read_run(run_folders[0])
+    assert run_labels([run, run, run]) == ["FDK", "FDK'", "FDK''"]
+    # Three columns with the truth, where the two of one run are half as large again.
+    twice, once = (
+        imread(write_comparison(chosen, tmp_path / "shown.png")) for chosen in ([run, run], [run])
+    )
+    assert twice.shape[0] < once.shape[0]
+
+
+def test_a_label_that_a_method_has_for_its_name_is_given_once(run_folders):
+    first, other = map(read_run, run_folders[:2])
+    named = replace(other, method="FDK'")
+    assert len(set(run_labels([first, named, first]))) == 3
+
+
 def test_long_names_of_methods_stay_above_their_own_columns(tmp_path, truth, monkeypatch):
     drawn = []
     save = figures._save
