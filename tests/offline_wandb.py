@@ -5,7 +5,7 @@ import time
 
 
 def records_of(file):
-    """Yield the records of a `.wandb` file, which has the form of LevelDB's logs."""
+    """Yield the whole records of a `.wandb` file, which has the form of LevelDB's logs and may be written still."""
     from wandb.proto import wandb_internal_pb2
 
     block, header = 32768, 7
@@ -13,6 +13,8 @@ def records_of(file):
     assert data.startswith(b":W&B")
     while at + header <= len(data):
         length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + header + length > len(data):
+            return
         parts.append(data[at + header : at + header + length])
         at += header + length
         if kind in (1, 4):  # whole, or the last of several parts
