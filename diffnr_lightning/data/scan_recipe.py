@@ -16,6 +16,9 @@ Fit = Literal["volume", "body"]
 AIR_HU = -1000.0
 LEAST_SIZE = 8
 LEAST_VIEWS = 2
+CUT_VOXELS = "cut_voxels"
+"""Key in the provenance of a case: how voxels are filled that a face of the volume cuts. Where it is missing the truth
+has them full or empty, whatever the share that the object fills."""
 
 
 @dataclass(frozen=True)

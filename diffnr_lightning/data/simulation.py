@@ -13,7 +13,7 @@ from diffnr_lightning.data.cases import Case
 from diffnr_lightning.data.field_of_view import NothingToScanError, fit_cube
 from diffnr_lightning.data.noise import Noise, attenuation_scale, photon_noise, tigre_noise
 from diffnr_lightning.data.resampling import resample
-from diffnr_lightning.data.scan_recipe import AIR_HU, ScanRecipe, simulation_record
+from diffnr_lightning.data.scan_recipe import AIR_HU, CUT_VOXELS, ScanRecipe, simulation_record
 from diffnr_lightning.data.scanner import view_angles
 from diffnr_lightning.data.simulated_object import (
     NO_RAY,
@@ -95,6 +95,7 @@ def simulate_case(
             "window": list(window),
             "views": {"layout": recipe.layout, "arc_deg": span, "start_deg": recipe.start_deg},
             "simulated_voxel_mm": list(fine.voxel_mm),
+            CUT_VOXELS: "by share",
             "frame_origin_mm": [float(c) for c in offset],
             "frame_direction": list(loaded.direction),
         },

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from diffnr_lightning.data.case_folder.metadata import META_FILE, read_meta
 from diffnr_lightning.data.datasets import names_data_set, source_sha256
-from diffnr_lightning.data.generated import source_name
-from diffnr_lightning.data.scan_recipe import simulation_record
+from diffnr_lightning.data.generated import is_generated, source_name
+from diffnr_lightning.data.scan_recipe import CUT_VOXELS, simulation_record
 from diffnr_lightning.workflows.run_folder import difference
 from diffnr_lightning.workflows.scanning import SOURCE_HASH, simulate
 from diffnr_lightning.workflows.settings import Settings
+
+logger = logging.getLogger("diffnr")
 
 
 def scanned_case(settings: Settings) -> Path:
@@ -59,6 +62,12 @@ def _compare(folder: Path, wanted: dict[str, Any]) -> None:
         raise ValueError(
             f"{folder} holds a case with {changed}; remove it to have it simulated again, or give "
             "another --out."
+        )
+    if CUT_VOXELS not in provenance and not is_generated(found["source"]):
+        logger.warning(
+            "%s holds a case of an earlier version, whose truth is wrong where faces of the volume cut through the "
+            "object; remove it and its runs to compare them with others",
+            folder,
         )
 
 

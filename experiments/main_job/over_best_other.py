@@ -2,6 +2,7 @@
 
     python experiments/main_job/over_best_other.py runs/main/table/table.csv
     python experiments/main_job/over_best_other.py --by kind noise views -- table.csv another.csv
+    python experiments/main_job/over_best_other.py --kinds head chest -- table.csv
 
 The tables are those of `diffnr evaluate --out`. The best other method is looked for in each case and each number by
 itself, so that a gain in SSIM is over the method of highest SSIM.
@@ -168,8 +169,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--by", nargs="*", default=["kind", "noise"], choices=["kind", "noise", "views", "size"]
     )
+    parser.add_argument("--kinds", nargs="*", help="kinds of objects that are taken alone")
     options = parser.parse_args(argv)
     scores = read_scores(options.tables, options.protocol)
+    if options.kinds is not None:
+        scores = {scan: found for scan, found in scores.items() if scan.kind in options.kinds}
     gains = gains_of(scores, options.ours)
     if not gains:
         sys.exit(f"no case has {options.ours} and another method; name the method by --ours.")

@@ -1,11 +1,14 @@
 """Cases that were simulated before are known by the content of their volume."""
 
+import json
+import logging
+
 import numpy as np
 import pytest
 
 from diffnr_lightning.data.case_folder.metadata import META_FILE
 from diffnr_lightning.data.datasets import source_sha256
-from diffnr_lightning.data.scan_recipe import simulation_record
+from diffnr_lightning.data.scan_recipe import CUT_VOXELS, simulation_record
 from diffnr_lightning.files import write_json
 from diffnr_lightning.workflows import simulate
 from diffnr_lightning.workflows.scanned_case import scanned_case
@@ -66,3 +69,21 @@ def test_a_case_of_another_volume_is_refused(case, tmp_path):
         case(before, volume(tmp_path / "c/head.npy", 2))
     with pytest.raises(ValueError, match="holds a case with source ="):
         case(before, f"folder:{tmp_path}/a:head")
+
+
+def test_a_case_whose_truth_is_of_before_is_used_with_a_warning(tmp_path, caplog):
+    """Volumes of both kinds in one table would not compare."""
+    array = np.zeros((16, 16, 16), np.float32)
+    array[:, 4:12, 4:12] = 1
+    np.save(tmp_path / "block.npy", array)
+    given = {"volume": tmp_path / "block.npy", "out": tmp_path / "case", "spacing_mm": 1.0}
+    settings = configured(simulate, ["tiny/simulate"], given)
+    with caplog.at_level(logging.WARNING, logger="diffnr"):
+        scanned_case(settings)
+        scanned_case(settings)
+        assert "earlier version" not in caplog.text
+        meta = json.loads((tmp_path / "case" / META_FILE).read_text())
+        del meta["provenance"][CUT_VOXELS]
+        write_json(tmp_path / "case" / META_FILE, meta)
+        assert scanned_case(settings) == tmp_path / "case"
+    assert "wrong where faces of the volume cut through the object" in caplog.text
