@@ -15,6 +15,11 @@ from diffnr_lightning.priors.prior import Prior
 
 EMPTY = 0.02
 """A slice whose maximum is below this holds air and its noise; the lightest tissue, inflated lung, has 0.05."""
+_END_SHARE = 0.05
+"""A body ends along z where the mean of axial slices falls below this share of the largest. 0.02 to 0.1 serve alike."""
+_END_SLICES = 2
+"""So many axial slices within each end are repaired along the axial plane alone. On the development set (one repair of
+weighted TV along three planes, 24 views, 1e5 photons) 2 gain 0.12 dB in the mean of five bodies, 1 and 3 gain 0.11."""
 
 
 @contextmanager
@@ -46,7 +51,9 @@ def repair_volume(
         prior: repairs slices; lies on the device of the volume. They are resized to its `size`, see `repair_resized`.
         volume: (Z, Y, X), normalised attenuation; clipped to [0, 1] before anything else.
         conditioning: of the volume, see `biplanar_conditioning`.
-        planes: directions of slicing; the results of several planes are averaged.
+        planes: directions of slicing; the results of several planes are averaged. Where a body ends along z, often cut
+            through between two slices, coronal and sagittal slices show a sharp edge that priors move; axial repairs
+            count alone there.
         batch_size: slices repaired at once.
         residual: (Z, Y, X) backprojected residual of the volume, for a prior that takes it; None
             where it is not known.
@@ -76,11 +83,13 @@ def repair_volume(
     conditioning = conditioning.to(volume.device)
     stacks = [clipped.movedim(plane_axis(plane), 0) for plane in planes]
     filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for s in stacks]
+    within = _within_ends(clipped)[:, None] if "axial" in planes else 1.0
     summed, repairs = torch.zeros_like(clipped), torch.zeros_like(clipped)
     with _drawing_alike(volume.device):
         for plane, stack, indices in zip(planes, stacks, filled, strict=True):
             axis = plane_axis(plane)
-            repairs.movedim(axis, 0)[indices] += 1
+            counted = 1.0 if plane == "axial" else within
+            repairs.movedim(axis, 0)[indices] += counted
             offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
             # An empty tensor splits into one empty batch, which no prior should see.
             for batch in indices.split(batch_size) if len(indices) else ():
@@ -93,10 +102,18 @@ def repair_volume(
                 if noise is not None:
                     deviation = noise.movedim(axis, 0)[batch, None]
                 placed = conditioning.for_slices(plane, positions, missing, deviation)
-                summed.movedim(axis, 0)[batch] += repair_resized(
-                    prior, stack[neighbours], placed, prior.size
-                )
+                repaired = repair_resized(prior, stack[neighbours], placed, prior.size)
+                summed.movedim(axis, 0)[batch] += counted * repaired
     return torch.where(repairs > 0, summed / repairs.clamp(min=1), clipped)
+
+
+def _within_ends(volume: Tensor) -> Tensor:
+    """Return 1 for axial slices (Z,) of a volume (Z, Y, X) that lie well within both ends of a body, 0 for others."""
+    means = volume.mean(dim=(1, 2))
+    shown = torch.nonzero(means >= _END_SHARE * means.max()).flatten()
+    within = torch.zeros_like(means)
+    within[shown[0] + _END_SLICES : max(shown[-1] + 1 - _END_SLICES, 0)] = 1
+    return within
 
 
 def repair_resized(
