@@ -18,8 +18,8 @@ EMPTY = 0.02
 _END_SHARE = 0.05
 """A body ends along z where the mean of axial slices falls below this share of the largest. 0.02 to 0.1 serve alike."""
 _END_SLICES = 2
-"""So many axial slices within each end are repaired along the axial plane alone. On the development set (one repair of
-weighted TV along three planes, 24 views, 1e5 photons) 2 gain 0.12 dB in the mean of five bodies, 1 and 3 gain 0.11."""
+"""So many axial slices on either side of an end are repaired along the axial plane alone. On the development set (one
+repair of weighted TV along three planes, 24 views) 1, 2 and 3 gain 0.08, 0.09 and 0.09 dB in the mean of ten scans."""
 
 
 @contextmanager
@@ -83,12 +83,12 @@ def repair_volume(
     conditioning = conditioning.to(volume.device)
     stacks = [clipped.movedim(plane_axis(plane), 0) for plane in planes]
     filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for s in stacks]
-    within = _within_ends(clipped)[:, None] if "axial" in planes else 1.0
+    off_ends = _off_ends(clipped)[:, None] if "axial" in planes else 1.0
     summed, repairs = torch.zeros_like(clipped), torch.zeros_like(clipped)
     with _drawing_alike(volume.device):
         for plane, stack, indices in zip(planes, stacks, filled, strict=True):
             axis = plane_axis(plane)
-            counted = 1.0 if plane == "axial" else within
+            counted = 1.0 if plane == "axial" else off_ends
             repairs.movedim(axis, 0)[indices] += counted
             offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
             # An empty tensor splits into one empty batch, which no prior should see.
@@ -107,13 +107,15 @@ def repair_volume(
     return torch.where(repairs > 0, summed / repairs.clamp(min=1), clipped)
 
 
-def _within_ends(volume: Tensor) -> Tensor:
-    """Return 1 for axial slices (Z,) of a volume (Z, Y, X) that lie well within both ends of a body, 0 for others."""
+def _off_ends(volume: Tensor) -> Tensor:
+    """Return 0 for the axial slices (Z,) of a volume (Z, Y, X) next to which a body ends, 1 for all others."""
     means = volume.mean(dim=(1, 2))
     shown = torch.nonzero(means >= _END_SHARE * means.max()).flatten()
-    within = torch.zeros_like(means)
-    within[shown[0] + _END_SLICES : max(shown[-1] + 1 - _END_SLICES, 0)] = 1
-    return within
+    off = torch.ones_like(means)
+    # None are shown of a volume that holds NaN.
+    for face in (*shown[:1].tolist(), *(shown[-1:] + 1).tolist()):
+        off[max(face - _END_SLICES, 0) : face + _END_SLICES] = 0
+    return off
 
 
 def repair_resized(

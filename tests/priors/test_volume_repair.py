@@ -125,14 +125,14 @@ def test_planes_are_averaged(told):
 
 
 def test_where_a_body_ends_axial_repairs_count_alone(told):
-    volume = torch.full((12, 7, 9), 0.5)
-    volume[[0, 1, 11]] = 0.02  # streaks of its ends, which axial slices do show
-    volume[2] = 0.2  # filled in part: there the body ends
+    volume = torch.full((16, 7, 9), 0.5)
+    volume[[0, 1, 2, 3, 14, 15]] = 0.02  # streaks, which axial slices do show
+    volume[4] = 0.2  # filled in part: there the body ends
     three = ("axial", "coronal", "sagittal")
     repaired = repair_volume(RecordingPrior(plane_mark), volume, told, planes=three)
-    torch.testing.assert_close(repaired[4:9], torch.full((5, 7, 9), 0.3))
-    for ends in (slice(0, 4), slice(9, 12)):
-        torch.testing.assert_close(repaired[ends], torch.full_like(volume[ends], 0.1))
+    wanted = torch.full(volume.shape, 0.3)
+    wanted[2:6] = wanted[12:16] = 0.1
+    torch.testing.assert_close(repaired, wanted)
     repaired = repair_volume(RecordingPrior(plane_mark), volume, told, planes=three[1:])
     torch.testing.assert_close(repaired, torch.full_like(volume, 0.4))
 
@@ -172,6 +172,16 @@ def test_slices_of_air_are_left_to_the_other_planes(volume, told):
     repaired = repair_volume(prior, volume, told, planes=("coronal", "sagittal"))
     assert sum(len(shown) for shown in prior.slices) == 5 + SHAPE[2]
     torch.testing.assert_close(repaired, volume + 0.1)
+
+
+def test_noisy_air_beyond_the_ends_is_left_to_the_other_planes(told):
+    volume = torch.full((12, 7, 9), 0.015)
+    volume[:4] = 0.5
+    repaired = repair_volume(
+        RecordingPrior(constant(0.1)), volume, told, planes=("axial", "sagittal")
+    )
+    torch.testing.assert_close(repaired[:4], volume[:4] + 0.1)
+    torch.testing.assert_close(repaired[6:], volume[6:] + 0.1)
 
 
 def test_an_empty_volume_shows_the_prior_nothing(told):
