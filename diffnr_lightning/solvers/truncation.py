@@ -81,9 +81,11 @@ def axial_reach(scan: ScanGeometry, radius_mm: float) -> float:
         scan: a cone beam.
         radius_mm: how far the object reaches from the axis.
     """
-    orbit = nominal_orbit(scan).orbit
+    nominal = nominal_orbit(scan)
+    orbit = nominal.orbit
     offset, pitch = orbit.detector_offset_mm[0], orbit.pixel_mm[0]
-    edge = abs(offset) + 0.5 * pitch * scan.detector_shape[0]
+    rows = nominal.orientation.upright_scan(scan).detector_shape[0]
+    edge = abs(offset) + 0.5 * pitch * rows
     return edge * (orbit.source_to_axis_mm + radius_mm) / orbit.source_to_detector_mm
 
 

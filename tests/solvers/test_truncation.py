@@ -1,6 +1,7 @@
 """Objects that reach beyond the detector."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,3 +197,10 @@ def test_rays_see_no_farther_along_the_axis_than_they_reach():
     assert float(low.max()) > 0 and float(high.max()) == 0
     aside = ball_integrals(CONE, (9.0, 0.0, reach - 2.0), 1.0)
     assert float(aside.max()) > 0
+
+
+def test_a_detector_whose_rows_and_columns_are_exchanged_sees_as_far_along_the_axis():
+    exchanged = replace(
+        SHIFTED, detector_shape=SHIFTED.detector_shape[::-1], u_mm=SHIFTED.v_mm, v_mm=SHIFTED.u_mm
+    )
+    assert axial_reach(exchanged, 10.0) == pytest.approx(axial_reach(SHIFTED, 10.0))
