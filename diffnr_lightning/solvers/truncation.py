@@ -75,7 +75,7 @@ def meets_the_ends(projections: Tensor, scan: ScanGeometry) -> bool:
 
 
 def axial_reach(scan: ScanGeometry, radius_mm: float) -> float:
-    """Return how far along the axis from the height of the central ray the rays of a scan see an object, in mm.
+    """Return how far along the axis from the mean height of the central rays the rays of a scan see an object, in mm.
 
     Args:
         scan: a cone beam.
@@ -86,7 +86,8 @@ def axial_reach(scan: ScanGeometry, radius_mm: float) -> float:
     offset, pitch = orbit.detector_offset_mm[0], orbit.pixel_mm[0]
     rows = nominal.orientation.upright_scan(scan).detector_shape[0]
     edge = abs(offset) + 0.5 * pitch * rows
-    return edge * (orbit.source_to_axis_mm + radius_mm) / orbit.source_to_detector_mm
+    climb = np.abs((scan.source_mm - orbit.axis_point_mm) @ orbit.axis_direction).max()
+    return float(climb) + edge * (orbit.source_to_axis_mm + radius_mm) / orbit.source_to_detector_mm
 
 
 def object_radius(projections: Tensor, scan: ScanGeometry) -> float:

@@ -204,3 +204,11 @@ def test_a_detector_whose_rows_and_columns_are_exchanged_sees_as_far_along_the_a
         SHIFTED, detector_shape=SHIFTED.detector_shape[::-1], u_mm=SHIFTED.v_mm, v_mm=SHIFTED.u_mm
     )
     assert axial_reach(exchanged, 10.0) == pytest.approx(axial_reach(SHIFTED, 10.0))
+
+
+def test_a_helix_sees_as_much_farther_along_the_axis_as_it_climbs():
+    heights = np.linspace(-7.0, 7.0, len(CONE))[:, None] * [0.0, 0.0, 1.0]
+    helix = replace(
+        CONE, source_mm=CONE.source_mm + heights, detector_mm=CONE.detector_mm + heights
+    )
+    assert axial_reach(helix, 10.0) == pytest.approx(7.0 + axial_reach(CONE, 10.0))
