@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,7 @@ ALL_AROUND = 0.9
 AIR_SHARE = 0.05
 _LARGEST = 0.999  # quantile that stands for the largest line integrals; a few hot pixels lie above
 _SAMPLED = 1 << 20  # line integrals the quantile is taken of
+_COLUMNS_APART = 4  # at most, of those that are sampled
 _ROWS = 5  # rows and columns over which an edge is averaged, against noise
 _COLUMNS = 3
 _WORKED_ON = 1 << 22  # values continued at one time
@@ -131,7 +133,7 @@ def find_truncation(projections: Tensor, sides: Sequence[Side] = ("first", "last
         sides: edges that should see air.
     """
     values = projections.detach()
-    sampled = values.flatten()[:: max(1, values.numel() // _SAMPLED)]
+    sampled = values.flatten()[:: _sampling_step(values)]
     largest = float(torch.quantile(sampled.float(), _LARGEST))
     flags, level = {}, 0.0
     for side in ("first", "last"):
@@ -168,6 +170,17 @@ def continue_rows(projections: Tensor, truncation: Truncation) -> tuple[Tensor, 
     ]
     wide = torch.cat([tails[0].flip(-1), projections.detach(), tails[1]], dim=-1)
     return wide, tails[0].shape[-1], tails[1].shape[-1]
+
+
+def _sampling_step(values: Tensor) -> int:
+    """Return the step through flattened projections (V, H, W) that samples them, in columns of every kind.
+
+    Steps that share a large factor with the width would come back to the same few columns, such as those of air.
+    """
+    step = max(1, values.numel() // _SAMPLED)
+    while math.gcd(step, values.shape[-1]) > _COLUMNS_APART:
+        step += 1
+    return step
 
 
 def _edge(values: Tensor, side: Side) -> Tensor:

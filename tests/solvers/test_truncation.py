@@ -9,7 +9,7 @@ import torch
 from balls import ball_integrals
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit, uniform_angles
-from diffnr_lightning.solvers import analytic
+from diffnr_lightning.solvers import analytic, truncation
 from diffnr_lightning.solvers.truncation import (
     AIR_SHARE,
     axial_reach,
@@ -212,3 +212,10 @@ def test_a_helix_sees_as_much_farther_along_the_axis_as_it_climbs():
         CONE, source_mm=CONE.source_mm + heights, detector_mm=CONE.detector_mm + heights
     )
     assert axial_reach(helix, 10.0) == pytest.approx(7.0 + axial_reach(CONE, 10.0))
+
+
+def test_what_is_sampled_of_many_views_is_not_the_air_at_their_edges_alone(monkeypatch):
+    monkeypatch.setattr(truncation, "_SAMPLED", 1 << 10)
+    row = (1 - torch.linspace(-1.4, 1.4, 32).square()).clamp_min(0).sqrt()
+    air = 0.01 * torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert find_truncation(row + air).share == 0
