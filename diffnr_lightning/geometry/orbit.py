@@ -195,9 +195,10 @@ def _cone_orbit(scan: Poses) -> Orbit:
     """Fit axis and distances to sources and detectors of a scan about z in the standing order."""
     normal = _horizontal(scan.normal)
     source = scan.source_mm[:, :2]
-    if len(scan) == 1:
-        # One view says nothing about where the axis is: take the point of its central ray nearest to the origin.
-        axis = source[0] - (source[0] @ normal[0]) * normal[0]
+    if np.ptp(normal, axis=0).max() < POSITION_TOLERANCE:
+        # Views from one side, as a single one, do not say how far off the axis is: take the point of their central ray
+        # nearest to the origin.
+        axis = source.mean(axis=0) - (source.mean(axis=0) @ normal[0]) * normal[0]
     else:
         axis = _axis_of_sources(source, normal, POSITION_TOLERANCE * _size(scan))
     outward = source - axis

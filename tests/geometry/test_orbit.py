@@ -127,6 +127,11 @@ def test_one_view_has_a_circle_through_it(beam) -> None:
     assert nominal_orbit(SCANS[beam][3]).residual_mm < 1e-9
 
 
+def test_a_view_that_is_repeated_has_the_circle_of_one() -> None:
+    scan = SCANS["cone"]
+    check_numbers(nominal_orbit(scan[[3, 3]]).orbit, nominal_orbit(scan[3]).orbit)
+
+
 @pytest.mark.parametrize("views", [slice(None), slice(3, 4)])
 @pytest.mark.parametrize("moves", [(1.0, 0.0), (0.0, 1.0), "around"])
 def test_a_detector_that_faces_along_z_is_no_obstacle(moves, views) -> None:
