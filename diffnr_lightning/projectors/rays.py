@@ -55,7 +55,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
         target = out[begin:].reshape(-1)
         for axis in np.unique(traces.main).tolist():
             if axis not in slices:
-                slices[axis] = np.pad(source.transpose(_MAIN_FIRST[axis]), ((0, 0), (1, 1), (1, 1)))
+                slices[axis] = _bordered(source.transpose(_MAIN_FIRST[axis]))
             _project(slices[axis], axis, traces, target)
     return torch.from_numpy(out).view(len(scan), *scan.detector_shape)
 
@@ -76,6 +76,14 @@ def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Te
         back = np.argsort(_MAIN_FIRST[axis])
         out += slices[axis][:, 1:-1, 1:-1].transpose(back)
     return torch.from_numpy(out)
+
+
+def _bordered(slices: np.ndarray) -> np.ndarray:
+    """Copy (N, P, Q) of any strides to (N, P + 2, Q + 2), q contiguous as one compiled kernel reads it."""
+    count, height, width = slices.shape
+    bordered = np.zeros((count, height + 2, width + 2), np.float32)
+    bordered[:, 1:-1, 1:-1] = slices
+    return bordered
 
 
 def _traced(grid: VolumeGrid, scan: ScanGeometry):

@@ -26,3 +26,12 @@ def test_thin_slices_are_all_visited(circle):
     actual = project(torch.ones(thin.shape), thin, scan, "rays")
     rows = slice(11, 17)  # away from top and bottom, where the thick voxels fade over 2 mm
     assert float((actual - expected)[:, rows].norm() / expected[:, rows].norm()) < 0.03
+
+
+def test_a_volume_of_one_slice_is_served_by_the_kernel_of_others(circle):
+    grid, scan = circle
+    project(torch.rand(grid.shape), grid, scan, "rays")
+    compiled = len(rays._project.signatures)
+    for shape in ((1, 6, 8), (6, 1, 8), (6, 8, 1)):
+        project(torch.rand(shape), VolumeGrid(shape, 2.0), scan, "rays")
+    assert len(rays._project.signatures) == compiled
