@@ -12,6 +12,7 @@ from diffnr_lightning.geometry.poses import Poses
 
 # Two lengths or directions closer than this (relative to the size of the scan) are the same.
 POSITION_TOLERANCE = 1e-6
+_PIXEL_TOLERANCE = 1e-3
 
 _Z = np.array([0.0, 0.0, 1.0])
 # Sources over less of the circle than this say little about its radius; the detectors then do.
@@ -123,10 +124,12 @@ def exact_orbit(scan: Poses) -> Orbit | None:
     """Return the numbers that rebuild the scan by `ScanGeometry.cone` or `parallel`, None where none do.
 
     They do where the pixels are in the standing order, the axis is z and no ray deviates by more than
-    a millionth of the size of the scan.
+    a millionth of the size of the scan, nor by a thousandth of a pixel, which sources far away leave small.
     """
     nominal = nominal_orbit(scan)
-    near = np.abs(nominal.deviation_mm).max() <= POSITION_TOLERANCE * _size(scan)
+    pixel = min(nominal.orbit.pixel_mm) / nominal.orbit.magnification
+    allowed = min(POSITION_TOLERANCE * _size(scan), _PIXEL_TOLERANCE * pixel)
+    near = np.abs(nominal.deviation_mm).max() <= allowed
     standing = nominal.orientation == DetectorOrientation()
     about_z = nominal.orbit.axis_direction == (0.0, 0.0, 1.0)
     return nominal.orbit if near and standing and about_z else None

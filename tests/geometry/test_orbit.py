@@ -122,6 +122,17 @@ def test_residuals_of_a_shift_and_of_a_helix_are_their_closed_forms() -> None:
     assert nominal_orbit(moved).residual_mm == pytest.approx(0.7, rel=1e-6)
 
 
+@pytest.mark.parametrize("wobble_mm", [0.0, 0.02])
+def test_numbers_of_a_circle_do_not_stand_for_a_wobble_however_far_the_source_is(wobble_mm) -> None:
+    scan = ScanGeometry.parallel(
+        angles_rad=uniform_angles(60, 180), detector_shape=(64, 64), pixel_mm=0.005
+    )
+    aside = wobble_mm * np.random.default_rng(0).normal(size=(60, 3))
+    detector = scan.detector_mm + aside
+    far = replace(scan, detector_mm=detector, source_mm=detector - 50_000 * scan.direction)
+    assert (far.orbit is None) == (wobble_mm > 0)
+
+
 @pytest.mark.parametrize("beam", SCANS)
 def test_one_view_has_a_circle_through_it(beam) -> None:
     assert nominal_orbit(SCANS[beam][3]).residual_mm < 1e-9
