@@ -39,12 +39,12 @@ class Poses:
     def __post_init__(self) -> None:
         if self.beam not in ("cone", "parallel"):
             raise ValueError(f"beam is {self.beam!r}; 'cone' or 'parallel' is expected.")
-        shape = tuple(int(n) for n in self.detector_shape)
-        if len(shape) != 2 or min(shape) < 1:
+        shape = np.asarray(self.detector_shape, dtype=np.float64)
+        if shape.shape != (2,) or not ((shape >= 1) & (shape % 1 == 0)).all():
             raise ValueError(
-                f"detector_shape is {self.detector_shape}; positive (H, W) is expected."
+                f"detector_shape is {self.detector_shape}; two positive whole numbers (H, W) are expected."
             )
-        object.__setattr__(self, "detector_shape", shape)
+        object.__setattr__(self, "detector_shape", tuple(int(n) for n in shape))
         for name in ("source_mm", "detector_mm", "u_mm", "v_mm"):
             vectors = np.array(getattr(self, name), dtype=np.float64)
             if vectors.ndim != 2 or vectors.shape[1] != 3 or len(vectors) < 1:

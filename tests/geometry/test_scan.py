@@ -219,6 +219,8 @@ def test_astra_round_trip(scan: ScanGeometry) -> None:
         ({"angles_rad": []}, "at least one finite angle"),
         ({"angles_rad": [0.0, np.nan]}, "finite angle"),
         ({"detector_shape": (0, 4)}, "detector_shape"),
+        ({"detector_shape": (7.5, 4)}, "detector_shape is .* whole numbers"),
+        ({"detector_shape": 9}, "detector_shape"),
     ],
 )
 def test_contradictions_are_refused_in_words(change: dict, words: str) -> None:
