@@ -51,13 +51,17 @@ class ScanGeometry(Poses):
             height_mm: z of the source and of the detector's central ray.
 
         Raises:
-            ValueError: DSD < DSO, distances or pitches that are not positive, no angle.
+            ValueError: DSD < DSO, distances or pitches that are not positive, no angle, another number of heights.
         """
         if not 0 < source_to_axis_mm < np.inf:
             raise ValueError(
                 f"source_to_axis_mm (DSO) is {source_to_axis_mm}; a positive length is expected."
             )
-        if not source_to_axis_mm <= source_to_detector_mm < np.inf:
+        if not source_to_detector_mm < np.inf:
+            raise ValueError(
+                f"source_to_detector_mm (DSD) is {source_to_detector_mm}; a positive length is expected."
+            )
+        if source_to_detector_mm < source_to_axis_mm:
             raise ValueError(
                 f"source_to_detector_mm (DSD) is {source_to_detector_mm}, less than source_to_axis_mm (DSO) "
                 f"{source_to_axis_mm}: the detector would stand before the rotation axis; were they exchanged?"
@@ -65,6 +69,11 @@ class ScanGeometry(Poses):
         outward, u_hat, v_hat = _circular_frame(angles_rad)  # (V, 3) each
         pitch_v, pitch_u = _pair(pixel_mm, "pixel_mm")
         centre = np.zeros_like(outward)
+        if np.ndim(height_mm) and len(height_mm) != len(outward):
+            raise ValueError(
+                f"height_mm holds {len(height_mm)} heights and angles_rad {len(outward)} views; one height, or one for "
+                "every view, is expected."
+            )
         centre[:, :2] = axis_mm
         centre[:, 2] = height_mm
         offset_v, offset_u = detector_offset_mm

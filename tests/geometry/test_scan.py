@@ -215,6 +215,8 @@ def test_astra_round_trip(scan: ScanGeometry) -> None:
     [
         ({"source_to_detector_mm": 400.0}, "were they exchanged"),
         ({"source_to_axis_mm": -1.0}, "positive length"),
+        ({"source_to_detector_mm": np.nan}, r"\(DSD\) is nan; a positive length"),
+        ({"height_mm": [1.0, 2.0]}, "2 heights and angles_rad .* views"),
         ({"pixel_mm": 0.0}, "pixel_mm"),
         ({"angles_rad": []}, "at least one finite angle"),
         ({"angles_rad": [0.0, np.nan]}, "finite angle"),
