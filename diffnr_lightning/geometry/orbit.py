@@ -264,10 +264,13 @@ def _parallel_orbit(scan: Poses) -> Orbit:
     """Fit the axis to the detector centres of a scan about z in the standing order."""
     angles = _wrapped(np.arctan2(-scan.direction[:, 1], -scan.direction[:, 0]))
     _, u_hat = _frame(angles)
-    # detector . u_hat = axis . u_hat + offset_u: one equation a view; the minimum-norm axis where it is ambiguous.
+    # detector . u_hat = axis . u_hat + offset_u: one equation a view. One or two views fit many axes; that of the world
+    # is taken where it is one of them.
     rows = np.stack([u_hat[:, 0], u_hat[:, 1], np.ones(len(scan))], axis=1)
     target = (scan.detector_mm[:, :2] * u_hat[:, :2]).sum(axis=1)
-    (axis_x, axis_y, shift), *_ = np.linalg.lstsq(rows, target, rcond=None)
+    axis_x, axis_y, shift = 0.0, 0.0, target.mean()
+    if np.abs(target - shift).max() > POSITION_TOLERANCE * _pitch(scan)[1]:
+        (axis_x, axis_y, shift), *_ = np.linalg.lstsq(rows, target, rcond=None)
     return Orbit(
         angles_rad=angles,
         source_to_axis_mm=None,

@@ -138,6 +138,15 @@ def test_one_view_has_a_circle_through_it(beam) -> None:
     assert nominal_orbit(SCANS[beam][3]).residual_mm < 1e-9
 
 
+@pytest.mark.parametrize("views", [[3], [3, 9]])
+def test_few_parallel_views_keep_the_axis_of_the_world_and_the_offset_of_their_detector(
+    views,
+) -> None:
+    orbit = nominal_orbit(SCANS["parallel"][views]).orbit
+    np.testing.assert_allclose(orbit.axis_mm, (0.0, 0.0), atol=1e-9)
+    np.testing.assert_allclose(orbit.detector_offset_mm, (1.0, -4.0), atol=1e-9)
+
+
 def test_a_view_that_is_repeated_has_the_circle_of_one() -> None:
     scan = SCANS["cone"]
     check_numbers(nominal_orbit(scan[[3, 3]]).orbit, nominal_orbit(scan[3]).orbit)
