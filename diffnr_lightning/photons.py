@@ -145,6 +145,6 @@ def ray_factors(weights: Tensor, projections: Tensor) -> Tensor:
     """
     factors = weights.clamp_min(0.0).pow(_POWER)
     lengths = projections.clamp_min(0.0)
-    lengths = torch.where(lengths.any(), lengths, 1.0)
+    lengths = torch.where((factors * lengths).any(), lengths, 1.0)
     mean = (factors.double() * lengths).sum() / lengths.double().sum()
     return factors / mean.clamp_min(torch.finfo(factors.dtype).tiny).to(factors)

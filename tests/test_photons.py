@@ -133,3 +133,10 @@ def test_rays_without_light_do_not_count_in_ray_factors():
     weights[0, 1, 2] = 0
     factors = ray_factors(weights, torch.ones(1, 4, 4))
     assert factors[0, 1, 2] == 0 and factors.isfinite().all()
+
+
+def test_ray_factors_behind_an_object_that_no_light_passes_are_one_on_average():
+    projections = torch.zeros(1, 4, 4)
+    projections[0, 1:3] = 9.0
+    factors = ray_factors((projections == 0).float(), projections)
+    assert float(factors.mean()) == pytest.approx(1) and (factors[0, 1:3] == 0).all()
