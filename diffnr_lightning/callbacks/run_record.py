@@ -120,8 +120,15 @@ class RunRecord(lightning.Callback):
 
 def _is_validated(trainer: lightning.Trainer, batch_idx: int) -> bool:
     """Whether a validation follows a batch."""
-    held_out = trainer.enable_validation and sum(trainer.num_val_batches) > 0
-    return held_out and (batch_idx + 1) % trainer.val_check_batch == 0
+    between_epochs = trainer.check_val_every_n_epoch
+    if between_epochs is None:
+        # Lightning counts through all epochs then.
+        batch_idx = trainer.fit_loop.total_batch_idx
+    elif (trainer.current_epoch + 1) % between_epochs:
+        return False
+    # Before the first validation nobody may have asked for the loaders.
+    held_out = trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0
+    return trainer.enable_validation and held_out and (batch_idx + 1) % trainer.val_check_batch == 0
 
 
 def _loss_text(outputs: Any) -> str:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 
+import lightning
 import pytest
 import torch
 import toy_run
@@ -95,3 +96,47 @@ def test_a_checkpoint_of_a_module_that_keeps_its_arguments_can_be_read(tmp_path,
     assert "hyper_parameters" not in torch.load(tmp_path / "run.ckpt", weights_only=True)
     resumed, _ = toy_run.fit(tmp_path / "run.ckpt", steps=20)
     assert resumed.iteration == 20 and resumed.hparams.folder == tmp_path
+
+
+class Validated(toy_run.Toy):
+    """Has something to validate, and notes after which batch that was done."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+
+    def validation_step(self, batch, batch_idx):
+        self.events.append(("validated", self.iteration))
+
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        self.events.append(("kept", self.iteration))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("length", "events"),
+    [
+        (
+            {"max_epochs": 3, "check_val_every_n_epoch": 2},
+            [("kept", 5), ("validated", 10), ("kept", 10), ("kept", 15)],
+        ),
+        (
+            {"max_steps": 20, "check_val_every_n_epoch": None, "val_check_interval": 10},
+            [
+                *[("kept", 5), ("validated", 10), ("kept", 10)],
+                *[("kept", 15), ("validated", 20), ("kept", 20)],
+            ],
+        ),
+    ],
+    ids=["some epochs", "through epochs"],
+)
+def test_a_checkpoint_waits_for_no_validation_that_does_not_come(tmp_path, length, events):
+    module = Validated()
+    trainer = lightning.Trainer(
+        **length, accelerator="cpu", devices=1, logger=False, num_sanity_val_steps=0,
+        callbacks=[RunRecord(tmp_path / "run.ckpt", every=5)], enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(range(5)), torch.utils.data.DataLoader([0]))
+    assert module.events == events
