@@ -1,4 +1,4 @@
-"""Callbacks know where a run ends, whether its Trainer was given steps or an epoch."""
+"""Callbacks know where a run ends, whether its Trainer was given steps, an epoch or both."""
 
 import lightning
 import pytest
@@ -13,7 +13,15 @@ from diffnr_lightning.priors import ProjectionRepairer, Repairer
 from diffnr_lightning.representations import VoxelGrid
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-LENGTHS = pytest.mark.parametrize("length", [{"max_steps": 6}, {"max_epochs": 1}])
+LENGTHS = pytest.mark.parametrize(
+    "length",
+    [
+        {"max_steps": 6},
+        {"max_epochs": 1},
+        {"max_steps": 100, "max_epochs": 1},
+        {"max_steps": 6, "max_epochs": 2},
+    ],
+)
 
 
 def fitted(callback, length, checkpoint=None):
