@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning
@@ -20,10 +21,14 @@ class Convergence(lightning.Callback):
     Args:
         truth: (Z, Y, X) the volume that is wanted; None leaves the PSNR out.
         part: slices (Z, Y, X) of the optimised volume that the truth is of; None is all of it.
-        points: how many batches are looked at, the last among them.
+        points: how many batches are looked at, or up to twice as many where they do not divide those of the run; the
+            last is among them. None are in a run of which nobody knows how long it is.
 
     Attributes:
         history: "iteration", "loss" and "psnr", each a list with one number for every point.
+
+    Raises:
+        ValueError: no point.
     """
 
     def __init__(
@@ -32,6 +37,8 @@ class Convergence(lightning.Callback):
         part: tuple[slice, slice, slice] | None = None,
         points: int = 10,
     ) -> None:
+        if points < 1:
+            raise ValueError(f"points is {points}; at least one is expected.")
         self.truth = truth
         self.part = part or (slice(None),) * 3
         self.points = points
@@ -51,7 +58,9 @@ class Convergence(lightning.Callback):
         # Summed on the device: reading a loss waits for it.
         self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
         self._batches += 1
-        between = max(1, batches_of(trainer) // self.points)
+        between = batches_of(trainer)
+        if math.isfinite(between):
+            between = max(1, between // self.points)
         if not is_last_batch(trainer) and pl_module.iteration % between:
             return
         point = {"loss": float(self._loss) / self._batches}

@@ -19,13 +19,14 @@ class Approaching(Toy):
         return torch.full((2, 2, 2), 0.1**self.iteration)
 
 
-def run(callback, steps, module=None):
+def run(callback, steps, module=None, *others, **length):
     module = module or Approaching()
     trainer = lightning.Trainer(
         max_steps=steps,
+        **length,
         accelerator="cpu",
         logger=False,
-        callbacks=[callback],
+        callbacks=[callback, *others],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -46,6 +47,22 @@ def test_the_last_batch_is_a_point_and_truth_is_not_needed():
     assert history["iteration"] == [2, 4, 6, 7]
     assert "psnr" not in history
     assert run(Convergence(points=10), 2)["iteration"] == [1, 2]
+
+
+class Stop(lightning.Callback):
+    """Ends the run after some batches, which nobody could know before."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        trainer.should_stop = pl_module.iteration == 5
+
+
+def test_a_run_of_unknown_length_has_no_point_at_every_batch():
+    assert run(Convergence(points=3), -1, None, Stop(), max_epochs=-1) == {}
+
+
+def test_no_point_is_refused():
+    with pytest.raises(ValueError, match="points is 0"):
+        Convergence(points=0)
 
 
 def test_an_interrupted_mean_goes_on():
