@@ -52,7 +52,7 @@ class SceneOptimization(lightning.LightningModule):
         rate_iterations: length of that decay in batches.
 
     Raises:
-        ValueError: a negative weight, a count below one, or a share outside [0, 1].
+        ValueError: a negative weight, a count below one, another reference_loss, or a share outside [0, 1].
 
     Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's,
     lengths as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6;
@@ -96,6 +96,8 @@ class SceneOptimization(lightning.LightningModule):
                 "lambda_ssim, lambda_tv, lambda_diff, lambda_novel and reference_size are "
                 f"{lambda_ssim}, {lambda_tv}, {lambda_diff}, {lambda_novel} and {reference_size}; none may be negative."
             )
+        if reference_loss not in ("ssim", "l1"):
+            raise ValueError(f"reference_loss is {reference_loss!r}; 'ssim' or 'l1' is expected.")
         if not 0 <= novel_share <= 1:
             raise ValueError(f"novel_share is {novel_share}; a share in [0, 1] is expected.")
         self.representation = representation

@@ -90,14 +90,13 @@ class SliceFixerFinetuning(lightning.LightningModule):
         log_every: batches between two log entries, whose step counts batches from 0; `log_every_n_steps` is ignored.
 
     Raises:
-        ValueError: a negative weight, no weight at all, a perceptual weight without its network, or
-            counts that make no sense.
+        ValueError: a negative weight, no weight at all, a perceptual weight without its network, steps that are not
+            known, or counts that make no sense.
 
-    Source: DiffNR, SliceFixer objective (L2, LPIPS, CLIP, GAN and SSIM terms; weights 1, 1, 4, 0.4
-        and 0.5); `original` is the order of steps of pix2pix-turbo, which SliceFixer follows.
-        Deviations: `joint`, the default, saves a forward pass of two, and does not scale the
-        discriminator's loss by lambda_gan as `original` does; the average of weights is ours, an
-        average_decay of 0 does without.
+    Source: DiffNR, SliceFixer objective (L2, LPIPS, CLIP, GAN and SSIM terms; weights 1, 1, 4, 0.4 and 0.5); `original`
+        is the order of steps of pix2pix-turbo, which SliceFixer follows. Deviations: `joint`, the default, saves a
+        forward pass of two, and does not scale the discriminator's loss by lambda_gan as `original` does; the average
+        of weights is ours, an average_decay of 0 does without.
     """
 
     def __init__(
@@ -151,9 +150,10 @@ class SliceFixerFinetuning(lightning.LightningModule):
             )
         if accumulate < 1 or iterations % accumulate:
             raise ValueError(
-                f"accumulate is {accumulate} and iterations {iterations}; expected a divisor of "
-                "the number of batches."
+                f"accumulate is {accumulate} and iterations {iterations}; expected a divisor of the number of batches."
             )
+        if steps not in ("joint", "original"):
+            raise ValueError(f"steps is {steps!r}; 'joint' or 'original' is expected.")
         if steps == "original" and accumulate > 1:
             raise ValueError(
                 f"accumulate is {accumulate} with steps 'original', whose steps do not add up over "

@@ -14,7 +14,7 @@ low-pass dilation. Deviation: the truncated mass is restored (a cut at 3 standar
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -83,8 +83,8 @@ def render_gaussians(
 
     Raises:
         ValueError: shapes that disagree, numbers that are not finite (on a GPU known an iteration
-            or two later, see `check_finite_later`), a cut outside (0, 4], a backend that the device
-            does not have, or another integral.
+            or two later, see `check_finite_later`), a cut outside (0, 4], a backend that is not known or
+            that the device does not have, or another integral.
     """
     tensors = (positions, scales, rotations, densities)
     check_integral(integral)
@@ -115,7 +115,7 @@ def voxelise_gaussians(
 
     Raises:
         ValueError: shapes that disagree, numbers that are not finite, a cut outside (0, 4], or a
-            backend that the device does not have.
+            backend that is not known or that the device does not have.
     """
     tensors = (positions, scales, rotations, densities)
     chosen = _choose(tensors, cut, backend)
@@ -354,6 +354,10 @@ class _Voxelise(torch.autograd.Function):
 def _choose(tensors: tuple[Tensor, ...], cut: float, backend: Backend) -> str:
     """Check the Gaussians and name the backend for them."""
     check_gaussians(tensors, cut)
+    if backend not in get_args(Backend):
+        raise ValueError(
+            f"backend is {backend!r}; one of {', '.join(get_args(Backend))} is expected."
+        )
     able = "reference"
     if all(t.dtype == torch.float32 for t in tensors):
         if all(t.device.type == "cpu" for t in tensors):

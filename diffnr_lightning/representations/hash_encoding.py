@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -71,7 +71,8 @@ class HashEncoding(nn.Module):
         layout: the levels.
 
     Raises:
-        ValueError: a count below one, a growth below one, or a table with more than 2^28 entries.
+        ValueError: a count below one, a growth below one, a table with more than 2^28 entries, or a backend that is
+            not known.
 
     Source: 16 levels of 2 features, base 16, growth 2 and 2^19 entries are NAF's (Zha et al., MICCAI
     2022). Deviation: no gradient for the points is computed, which nothing here needs.
@@ -97,6 +98,10 @@ class HashEncoding(nn.Module):
             raise ValueError(f"growth is {growth}; a factor of at least 1 is expected.")
         if not 3 <= table <= 28:
             raise ValueError(f"table is {table}; a power of two from 3 to 28 is expected.")
+        if backend not in get_args(Backend):
+            raise ValueError(
+                f"backend is {backend!r}; one of {', '.join(get_args(Backend))} is expected."
+            )
         self.levels, self.features, self.base = levels, features, base
         self.growth, self.log2_size = growth, table
         self.backend = backend

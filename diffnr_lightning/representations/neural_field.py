@@ -46,8 +46,8 @@ class NeuralField(RayField):
 
     Raises:
         ImportError: `tinycudann` is asked for and not installed; raised where points are first evaluated.
-        ValueError: a width below one, a negative warm-up, a plain network that tiny-cuda-nn does not have, or numbers
-            that `HashEncoding` or `RayField` refuse.
+        ValueError: a width below one, a negative warm-up, another network, a plain one that tiny-cuda-nn does not have,
+            or what `HashEncoding` or `RayField` refuse.
 
     Source: Zha et al., "NAF: Neural attenuation fields for sparse-view CBCT reconstruction", MICCAI
     2022: four linear layers of width 32 with LeakyReLU, the encoding given again to the third, a
@@ -82,6 +82,8 @@ class NeuralField(RayField):
             raise ValueError(
                 f"warm_up is {warm_up}; a number of steps, or 0 for none, is expected."
             )
+        if network not in ("naf", "plain"):
+            raise ValueError(f"network is {network!r}; 'naf' or 'plain' is expected.")
         self.rate = rate
         self.warm_up = warm_up
         self.encoding = HashEncoding(levels, features, base, growth, table, backend=backend)

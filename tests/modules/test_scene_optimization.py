@@ -309,6 +309,7 @@ def test_a_representation_of_ones_own_may_have_single_numbers(truth):
         ({"reference_every": 0}, "reference_every is 0"),
         ({"tv_size": 0}, "tv_size is 0"),
         ({"rate_iterations": 0}, "rate_iterations is 0"),
+        ({"reference_loss": "L1"}, "reference_loss is 'L1'"),
     ],
 )
 def test_settings_that_make_no_sense(options, words):

@@ -122,6 +122,7 @@ def test_gradients_are_clipped(boxes):
         ({"rate": 0.0}, r"rate=0\.0"),
         ({"average_decay": 1.0}, "decay is 1.0"),
         ({"average_last": 1.5}, "average_last is 1.5"),
+        ({"steps": "orignal"}, "steps is 'orignal'"),
     ],
 )
 def test_options_are_checked(wrong, match):

@@ -270,6 +270,8 @@ def test_arguments_are_checked(gaussians, cone_scan, grid):
     for backend, device in (("numba", "CPU"), ("triton", "CUDA")):
         with pytest.raises(ValueError, match=f"'{backend}' needs float32 {device} tensors"):
             render_gaussians(*gaussians(5, dtype=torch.float64), cone_scan, backend=backend)
+    with pytest.raises(ValueError, match="backend is 'cuda'; one of auto, numba"):
+        voxelise_gaussians(*gaussians(5), grid, backend="cuda")
 
 
 def test_a_scan_that_was_rendered_is_forgotten(gaussians, parallel_scan):

@@ -196,7 +196,12 @@ def test_it_learns_a_phantom_from_its_projections(truth, projections, warm_up):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"width": 0}, "width is 0"), ({"warm_up": -1}, "warm_up is -1"), ({"levels": 0}, "levels")],
+    [
+        ({"width": 0}, "width is 0"),
+        ({"warm_up": -1}, "warm_up is -1"),
+        ({"levels": 0}, "levels"),
+        ({"network": "Plain"}, "network is 'Plain'"),
+    ],
 )
 def test_settings_that_make_no_sense(options, words):
     with pytest.raises(ValueError, match=words):
