@@ -38,7 +38,7 @@ class SceneOptimization(lightning.LightningModule):
         seed: with the iteration, seeds the random sub-volumes, so that a resumed run draws the same ones.
         lambda_ssim: weight of 1 - SSIM between rendered and measured projections.
         lambda_tv: weight of the total variation of a random sub-volume.
-        tv_size: edge of that sub-volume in voxels.
+        tv_size: edge of that sub-volume in voxels, two at least.
         tv_every: batches between two of them, each of which counts that much more: a sub-volume of Gaussians takes as
             long as a view.
         lambda_diff: weight of the distance to the pseudo-reference.
@@ -52,7 +52,7 @@ class SceneOptimization(lightning.LightningModule):
         rate_iterations: length of that decay in batches.
 
     Raises:
-        ValueError: a negative weight, a count below one, another reference_loss, or a share outside [0, 1].
+        ValueError: a negative weight, a count that is too small, another reference_loss, or a share outside [0, 1].
 
     Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's,
     lengths as there in units of half the volume's largest edge; lambda_diff 0.5 and tau 10 are DiffNR's Table 6;
@@ -83,14 +83,14 @@ class SceneOptimization(lightning.LightningModule):
         rate_iterations: int = 30_000,
     ) -> None:
         super().__init__()
-        for name, count in (
-            ("rate_iterations", rate_iterations),
-            ("reference_every", reference_every),
-            ("tv_size", tv_size),
-            ("tv_every", tv_every),
+        for name, count, least in (
+            ("rate_iterations", rate_iterations, 1),
+            ("reference_every", reference_every, 1),
+            ("tv_size", tv_size, 2),  # a single voxel has no neighbour
+            ("tv_every", tv_every, 1),
         ):
-            if count < 1:
-                raise ValueError(f"{name} is {count}; at least 1 is expected.")
+            if count < least:
+                raise ValueError(f"{name} is {count}; at least {least} is expected.")
         if min(lambda_ssim, lambda_tv, lambda_diff, lambda_novel, reference_size) < 0:
             raise ValueError(
                 "lambda_ssim, lambda_tv, lambda_diff, lambda_novel and reference_size are "
