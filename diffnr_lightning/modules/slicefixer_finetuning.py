@@ -80,9 +80,9 @@ class SliceFixerFinetuning(lightning.LightningModule):
         gan_start: batches after which the adversarial term and the discriminator's training begin.
         discriminator: builds the network that judges (degraded, candidate), after the seed that the prior is drawn
             from; a network is taken as it is. None builds a PatchDiscriminator.
-        steps: `joint` steps the prior once a batch, on all terms; `original` steps it on the
-            terms without the adversarial one, then, after a fresh forward pass, on that one, and
-            the discriminator on clean and on repaired slices apart.
+        steps: `joint` steps the prior once a batch, on all terms; `original` steps it on the terms without the
+            adversarial one, then, after a fresh forward pass, on that one, and the discriminator on clean and on
+            repaired slices apart.
         accumulate: batches whose gradients make one step.
         average_decay: of the moving average; 0 keeps the newest weights.
         average_last: share of the run, at its end, whose weights are averaged plainly instead.
@@ -156,9 +156,10 @@ class SliceFixerFinetuning(lightning.LightningModule):
             raise ValueError(f"steps is {steps!r}; 'joint' or 'original' is expected.")
         if steps == "original" and accumulate > 1:
             raise ValueError(
-                f"accumulate is {accumulate} with steps 'original', whose steps do not add up over "
-                "batches; expected 1, or steps 'joint'."
+                f"accumulate is {accumulate} with steps 'original', which do not add up over batches; joint ones do."
             )
+        if gan_start and not any(w for term, w in self.objective.weights.items() if term != "gan"):
+            raise ValueError(f"gan_start is {gan_start}, lambda_gan the only weight; expected 0.")
         if not 0 <= average_last <= 1:
             raise ValueError(f"average_last is {average_last}; a share in [0, 1] is expected.")
         plain_after = round((1 - average_last) * iterations / accumulate)

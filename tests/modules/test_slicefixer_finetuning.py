@@ -119,6 +119,10 @@ def test_gradients_are_clipped(boxes):
         ({"iterations": 0}, "iterations=0"),
         ({"warmup": -1}, "warmup=-1"),
         ({"gan_start": -1}, "gan_start=-1"),
+        (
+            {"lambda_l2": 0.0, "lambda_ssim": 0.0, "gan": True},
+            "gan_start is 3, lambda_gan the only",
+        ),
         ({"rate": 0.0}, r"rate=0\.0"),
         ({"average_decay": 1.0}, "decay is 1.0"),
         ({"average_last": 1.5}, "average_last is 1.5"),
