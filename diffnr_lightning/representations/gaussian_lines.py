@@ -178,14 +178,16 @@ class _Lines(torch.autograd.Function):
         gain = np.float32(np.sqrt(2 * np.pi) / kept_mass(cut, 2))
         heights = gain * peaks
         cut2 = np.float32(cut * cut)
-        lines = np.empty((len(scan), count, 17), np.float32)
-        first, last = np.empty((2, len(scan), count), np.int32)
+        # Without a way back each view takes the room of the one before.
+        kept = len(scan) if any(ctx.needs_input_grad) else 1
+        lines = np.empty((kept, count, 17), np.float32)
+        first, last = np.empty((2, kept, count), np.int32)
         images = np.zeros((len(scan), *shape), np.float32)
         for k, view in enumerate(views):
-            seen = (lines[k], first[k], last[k])
+            seen = (lines[k % kept], first[k % kept], last[k % kept])
             kernels.trace_gaussians(*shapes, view, across[k], cut2, shape, *seen)
             kernels.splat_lines(
-                lines[k], heights, first[k], last[k], cut2, rows_of_a_task(shape[0]), images[k]
+                seen[0], heights, *seen[1:], cut2, rows_of_a_task(shape[0]), images[k]
             )
         lengths = _ray_lengths(scan)
         images *= lengths

@@ -259,12 +259,14 @@ class _Splat(torch.autograd.Function):
         rows, columns = scan.detector_shape
         views = pose_rows(scan).astype(np.float32)
         images = np.zeros((len(scan), rows, columns), np.float32)
-        footprints = np.empty((len(scan), count, 7), np.float32)
-        first, last = np.empty((2, len(scan), count), np.int32)
+        # Without a way back each view takes the room of the one before.
+        kept = len(scan) if any(ctx.needs_input_grad) else 1
+        footprints = np.empty((kept, count, 7), np.float32)
+        first, last = np.empty((2, kept, count), np.int32)
         numbers = (np.float32(cut), np.float32(1 / kept_mass(cut, 2)))
         band = rows_of_a_task(rows)
         for k, view in enumerate(views):
-            seen = (footprints[k], first[k], last[k])
+            seen = (footprints[k % kept], first[k % kept], last[k % kept])
             splatting.project_gaussians(*gaussians, view, cone, *numbers, (rows, columns), *seen)
             splatting.splat(*seen, np.float32(cut * cut), band, images[k])
         ctx.gaussians, ctx.views, ctx.cone, ctx.cut = gaussians, views, cone, cut

@@ -4,6 +4,7 @@ import numba
 import pytest
 import torch
 from gaussian_oracle import assert_same, leaves, normalised
+from peak_memory import peak, scan_of
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations import render_gaussians, voxelise_gaussians
@@ -156,3 +157,13 @@ def test_the_number_of_threads_changes_no_bit(gaussians, cone_scan, grid):
     finally:
         numba.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("integral", ["affine", "exact"])
+def test_views_that_nobody_differentiates_take_the_room_of_one(gaussians, integral):
+    cloud, scan = gaussians(2000, dtype=torch.float32), scan_of(4, views=40)
+    views = [
+        peak(lambda part=part: render_gaussians(*cloud, part, backend="numba", integral=integral))
+        for part in (scan[:1], scan)
+    ]
+    assert views[1] < 1.5 * views[0]
