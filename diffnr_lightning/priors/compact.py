@@ -240,7 +240,7 @@ class CompactSliceFixer(nn.Module):
 
     def _widened(self, **added: bool) -> CompactSliceFixer:
         """The same network with further inputs, whose weights are zero."""
-        wide = CompactSliceFixer(**{**self.architecture, **added})
+        wide = type(self)(**{**self.architecture, **added})
         state, present = wide.state_dict(), self.state_dict()
         for name, tensor in present.items():
             if state[name].shape == tensor.shape:

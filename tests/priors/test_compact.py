@@ -75,6 +75,17 @@ def test_before_training_attention_to_the_noise_changes_nothing(order):
     again.load_state_dict(wide.state_dict())
 
 
+def test_further_inputs_leave_a_class_of_ones_own_as_it_is():
+    class Halved(CompactSliceFixer):
+        def forward(self, slices, conditioning):
+            return 0.5 * super().forward(slices, conditioning)
+
+    own = Halved(channels=(8, 16), embedding=16)
+    slices, given = torch.rand(2, 3, 16, 16), told(2)
+    wide = own.with_residual().with_noise()
+    torch.testing.assert_close(wide.repair(slices, given), own.repair(slices, given))
+
+
 def test_looks_at_the_projections_unless_that_is_not_wanted():
     slices, given = torch.rand(2, 3, 16, 16), told(2)
     for network, looks in ((small(), True), (small(biplanar=False), False)):
