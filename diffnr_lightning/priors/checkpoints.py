@@ -330,6 +330,6 @@ def chosen_prior(
             f"overrides are {sorted(overrides)} without weights; they change a SliceFixer's file, so name it."
         )
     path = Path(weights or DEFAULT)
-    if weights is None or (not path.exists() and str(path) in bundled_priors()):
+    if weights is None or (not path.is_file() and str(path) in bundled_priors()):
         path = bundled_weights(str(path))
     return load_prior(path, allow=allow, **(overrides or {})), path

@@ -278,6 +278,8 @@ def test_priors_of_the_package_are_chosen_by_name(tmp_path, monkeypatch, weights
     shutil.copy(weights, tmp_path / "assets" / "compact_slicefixer.safetensors")
     shutil.copy(weights, tmp_path / "assets" / "other.safetensors")
     assert load_default().architecture == SMALL
+    monkeypatch.chdir(tmp_path)
+    Path("other").mkdir()  # such as a run of that name
     for name, stem in ((None, "compact_slicefixer"), ("other", "other")):
         prior, path = checkpoints.chosen_prior(name and Path(name), None, ())
         assert prior.architecture == SMALL
