@@ -21,7 +21,7 @@ from rich.console import Console
 
 from diffnr_lightning.workflows.folder_lock import folder_lock
 from diffnr_lightning.workflows.settings import parse
-from diffnr_lightning.workflows.workers import THREADS, cores_of_task
+from diffnr_lightning.workflows.workers import THREADS, cores_of_task, cores_seen
 
 SHARDED = ("curate", "sweep")
 """Commands of which several jobs share the work."""
@@ -99,7 +99,7 @@ def _end_with_parent() -> None:
 def _threads() -> dict[str, str]:
     """Return numbers of threads where the scheduler has given fewer cores than it lets a job see."""
     cores = cores_of_task()
-    return dict.fromkeys(THREADS, str(cores)) if cores < len(os.sched_getaffinity(0)) else {}
+    return dict.fromkeys(THREADS, str(cores)) if cores < cores_seen() else {}
 
 
 def _ending(arguments: Sequence[str], code: int) -> str:

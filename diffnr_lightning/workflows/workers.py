@@ -35,9 +35,14 @@ class Worker(NamedTuple):
     command: list[str]
 
 
+def cores_seen() -> int:
+    """Return how many cores the system lets this process use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores_of_task() -> int:
     """Return how many cores this process may use: those that a scheduler has given it, where they are fewer."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    seen = cores_seen()
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return min(seen, int(given)) if given.isdigit() else seen
 

@@ -136,6 +136,10 @@ def test_threads_are_the_cores_that_were_given(monkeypatch):
     assert submission._threads() == {"OMP_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"}
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
     assert submission._threads() == {}
+    # macOS tells no affinity.
+    monkeypatch.delattr(submission.os, "sched_getaffinity")
+    monkeypatch.setattr(submission.os, "cpu_count", lambda: 64)
+    assert submission._threads() == {}
 
 
 def test_what_resuming_needs_is_asked_for_beside_what_is_given():
