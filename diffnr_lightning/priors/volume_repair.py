@@ -66,10 +66,15 @@ def repair_volume(
         what lies in no other slice comes back as it went in, clipped.
 
     Raises:
-        ValueError: not a volume, a residual or noise of another shape, no or unknown planes, or a batch_size below 1.
+        ValueError: not a volume, or one with NaN, a residual or noise of another shape, no or unknown planes, or a
+            batch_size below 1.
     """
     if volume.ndim != 3:
         raise ValueError(f"volume has shape {tuple(volume.shape)}; expected (Z, Y, X).")
+    if volume.isnan().any():
+        raise ValueError(
+            "volume holds voxels that are NaN; numbers are expected: lower the rates of what has made it and diverged."
+        )
     for name, shown in (("residual", residual), ("noise", noise)):
         if shown is not None and shown.shape != volume.shape:
             raise ValueError(

@@ -267,6 +267,12 @@ def test_options_that_make_no_sense_are_refused(volume, told, wrong):
         repair_volume(RecordingPrior(), volume, told, **wrong)
 
 
+def test_a_volume_that_diverged_is_refused(volume, told):
+    volume[1, 2, 3] = torch.nan
+    with pytest.raises(ValueError, match="volume holds voxels that are NaN"):
+        repair_volume(RecordingPrior(), volume, told)
+
+
 def test_volume_and_plane_are_checked(volume, told):
     with pytest.raises(ValueError, match=r"expected \(Z, Y, X\)"):
         repair_volume(RecordingPrior(), volume[0], told)
