@@ -132,7 +132,8 @@ def curate(
     _check_options(methods, runs, biplanar_size, fractions, kind, residual)
     shard_of(shard)
     sources = volume_sources(volumes)
-    unwanted, validated = (left_out(sources, names or []) for names in (exclude, held_out))
+    unwanted = left_out(sources, exclude or [])
+    validated = left_out(sources, held_out or [], idle="holds no pairs out of finetunings")
     refuse_held_back(
         (source for name, source in sources.items() if name not in unwanted),
         (source for name, source in sources.items() if name in validated),

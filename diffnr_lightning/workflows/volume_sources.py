@@ -88,13 +88,16 @@ def _named(sources: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def left_out(sources: Mapping[str, str], exclude: Sequence[str]) -> set[str]:
+def left_out(
+    sources: Mapping[str, str], exclude: Sequence[str], idle: str = "leaves nothing out"
+) -> set[str]:
     """Return the names that `exclude` leaves out of a training; warn of a pattern of names that no volume has.
 
     Args:
         sources: volumes by name.
         exclude: names, patterns of names, or sets of a split or of a data set. A volume belongs to a set that lists it
             or a volume of its name.
+        idle: what the warning says that such a pattern does.
 
     Raises:
         FileNotFoundError: no such split or data set.
@@ -103,7 +106,7 @@ def left_out(sources: Mapping[str, str], exclude: Sequence[str]) -> set[str]:
     patterns = [entry for entry in exclude if not (is_selection(entry) or names_data_set(entry))]
     for pattern in patterns:
         if not any(is_called(name, pattern) for name in sources):
-            logger.warning("%r leaves nothing out: no volume has such a name", pattern)
+            logger.warning("%r %s: no volume has such a name", pattern, idle)
     sets = [selected(entry) for entry in exclude if is_selection(entry)]
     sets += [selected_volumes(entry) for entry in exclude if names_data_set(entry)]
     kept_back = [volume for volumes in sets for volume in volumes]

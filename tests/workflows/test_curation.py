@@ -213,6 +213,12 @@ def test_a_shard_without_volumes_is_no_error(config, tmp_path):
     assert json.loads((tmp_path / "pairs" / "manifest.json").read_text())["scans"] == {}
 
 
+def test_a_pattern_that_holds_nothing_out_is_said(config, tmp_path, capsys):
+    """It was said to leave nothing out, which is what --exclude does."""
+    assert curate(config, tmp_path / "pairs", "--shard", "2/3", "--held_out", "pt_*") == 0
+    assert "'pt_*' holds no pairs out of finetunings: no volume" in capsys.readouterr().err
+
+
 def test_leaving_a_volume_out_changes_nothing_else(config, pairs, tmp_path):
     out = tmp_path / "pairs"
     assert curate(config, out, "--exclude", "phantom_1") == 0
