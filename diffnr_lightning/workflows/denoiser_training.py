@@ -67,7 +67,7 @@ def train_denoiser(
         denoiser: the network.
         module: loss and learning rates.
         iterations: batches; `data` and `module` have to be given the same number.
-        start: folder of a denoiser to start from instead.
+        start: folder of a denoiser to start from instead; arguments of `denoiser` other than those in it are refused.
         validate_every: batches between two validations.
         checkpoint_every: batches between two checkpoints.
         precision: of the computation.
@@ -88,9 +88,9 @@ def train_denoiser(
 
     Raises:
         FileNotFoundError: a file or pattern that names no volume, or no denoiser to start from.
-        ValueError: a volume that a split keeps, a denoiser of a class that no folder keeps, data that it cannot take,
-            numbers of iterations that disagree, a strategy that splits the weights, or a run of other settings in the
-            folder.
+        ValueError: a volume that a split keeps, a denoiser of a class that no folder keeps or that is not that of
+            `start`, data that it cannot take, numbers of iterations that disagree, a strategy that splits the weights,
+            or a run of other settings in the folder.
     """
     sources = _learned_from(volumes, exclude or [])
     if strategy == "fsdp":
@@ -99,11 +99,13 @@ def train_denoiser(
 
     import lightning
 
-    from diffnr_lightning.priors import load_denoiser, refuse_unkept
+    from diffnr_lightning.priors import refuse_unkept
+    from diffnr_lightning.workflows.started_prior import started_denoiser
     from diffnr_lightning.workflows.training_run import agreed_iterations, train_in_folder
 
     lightning.seed_everything(seed, verbose=False)
-    network = denoiser() if start is None else load_denoiser(start)
+    described = (resolved or {}).get("denoiser")
+    network = denoiser() if start is None else started_denoiser(start, described)
     refuse_unkept(network)
     network.train().requires_grad_(True)
     task, batches = module(network), data(sources)

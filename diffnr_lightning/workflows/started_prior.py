@@ -1,4 +1,4 @@
-"""The prior that a finetuning goes on from, and whether it is the one that the settings describe."""
+"""The prior or denoiser that a training goes on from, and whether it is the one that the settings describe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any
 from torch import nn
 
 from diffnr_lightning.priors import (
+    CompactDenoiser,
     CompactSliceFixer,
+    PatchDenoiser,
     SliceFixer,
+    UNetDenoiser,
+    load_denoiser,
     load_trainable_prior,
     read_header,
 )
@@ -62,6 +66,52 @@ def started_prior(
                 f"the file by start_overrides.{name}, as far as its network can."
             )
     return network
+
+
+def started_denoiser(start: Path, described: Any) -> UNetDenoiser | PatchDenoiser:
+    """Load the denoiser of a folder to train it, and refuse settings of the denoiser that the folder contradicts.
+
+    Args:
+        start: folder of the denoiser.
+        described: as of `started_prior`; only a CompactDenoiser and a PatchDenoiser are compared.
+
+    Raises:
+        ValueError: another class or other arguments than those of the folder, and what `load_denoiser` refuses.
+    """
+    network = load_denoiser(start)
+    kind, given = _described(described)
+    if kind not in (CompactDenoiser, PatchDenoiser) or (kind is CompactDenoiser and not given):
+        return network
+    if (kind is PatchDenoiser) != isinstance(network, PatchDenoiser):
+        raise ValueError(
+            f"denoiser is a {kind.__name__}, but start {start} holds a {type(network).__name__}; leave one of the two "
+            "out."
+        )
+    held = _arguments(network)
+    for name, value in given.items():
+        if _plain(held[name]) != _plain(value):
+            raise ValueError(
+                f"denoiser.init_args.{name} is {value!r}, but {held[name]!r} in start {start}; leave one of the two "
+                "out."
+            )
+    return network
+
+
+def _arguments(denoiser: UNetDenoiser | PatchDenoiser) -> dict[str, Any]:
+    """Return the arguments by which a PatchDenoiser, or the CompactDenoiser that a denoiser of slices is, is built."""
+    if isinstance(denoiser, PatchDenoiser):
+        return denoiser.architecture
+    unet, scheduler = denoiser.unet.config, denoiser.scheduler
+    return {
+        **denoiser.architecture,
+        "channels": denoiser.channels,
+        "widths": unet.block_out_channels,
+        "layers": unet.layers_per_block,
+        "gaps": denoiser.gaps,
+        "prediction": denoiser.schedule.prediction,
+        "beta_schedule": scheduler.get("beta_schedule", "linear"),
+        "steps": denoiser.schedule.steps,
+    }
 
 
 def _described(node: Any) -> tuple[type | None, dict[str, Any]]:

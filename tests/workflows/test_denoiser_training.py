@@ -107,6 +107,15 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_that_the_start_contradicts_are_refused(trained, options, tmp_path, capsys):
+    start = ["--start", str(trained / "denoiser"), "--out", str(tmp_path / "out")]
+    assert (
+        cli.main([*options, "--denoiser.init_args.widths", "[16, 32]", *start]) == cli.USAGE_ERROR
+    )
+    assert "denoiser.init_args.widths is [16, 32], but [8, 16] in start" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_training_does_not_go_on_with_other_volumes(options, tmp_path, capsys):
     """A pattern may match further files by the time a killed training goes on."""
     *command, first, second = options

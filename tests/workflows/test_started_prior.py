@@ -1,14 +1,17 @@
-"""`finetune --start`: the weights are those of the file, and the settings of the prior may not say otherwise."""
+"""`--start` of trainings: the weights are those of the file, and the settings of the network may not say otherwise."""
 
 import pytest
 
 from diffnr_lightning.priors import (
+    CompactDenoiser,
     CompactSliceFixer,
+    PatchDenoiser,
     SliceFixer,
     export_turbo_checkpoint,
+    save_denoiser,
     save_prior,
 )
-from diffnr_lightning.workflows.started_prior import started_prior
+from diffnr_lightning.workflows.started_prior import started_denoiser, started_prior
 from tests.tiny_models import write_tiny_rad_dino, write_tiny_sd_turbo
 
 OURS = "diffnr_lightning.priors"
@@ -91,3 +94,63 @@ def test_what_a_file_holds_is_replaced_by_overrides_alone(base, tmp_path):
     network = started_prior(path, node, {"organ": "tooth"})
     assert network.architecture["organ"] == "tooth"
     assert network.gradient_checkpointing
+
+
+OF_SLICES = {"channels": 1, "widths": [8, 16], "gaps": 0, "voxels": [-0.8, 0.4]}
+OF_PATCHES = {"patch": 16, "widths": [8, 16]}
+
+
+@pytest.fixture(scope="module")
+def denoisers(tmp_path_factory):
+    """Folders of a denoiser of each class."""
+    folder = tmp_path_factory.mktemp("denoisers")
+    save_denoiser(folder / "slices", CompactDenoiser(**OF_SLICES))
+    save_denoiser(folder / "patches", PatchDenoiser(**OF_PATCHES))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("slices", None),
+        ("slices", "own.function"),
+        ("slices", described("CompactDenoiser", **OF_SLICES, steps=1000)),
+        ("patches", described("CompactDenoiser", widths=[32, 64, 96, 128])),  # the defaults
+        ("patches", described("PatchDenoiser", **OF_PATCHES, prediction="v_prediction")),
+    ],
+)
+def test_a_denoiser_that_agrees_or_says_nothing_is_that_of_the_folder(name, node, denoisers):
+    assert (started_denoiser(denoisers / name, node).dimensions == 3) == (name == "patches")
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "words"),
+    [
+        (
+            "slices",
+            described("CompactDenoiser", widths=[16, 32]),
+            r"widths is \[16, 32\], but .*8, 16",
+        ),
+        ("slices", described("CompactDenoiser", layers=2), "layers is 2, but 1"),
+        (
+            "slices",
+            described("CompactDenoiser", prediction="epsilon"),
+            "but 'v_prediction' in start",
+        ),
+        ("slices", described("CompactDenoiser", voxels=[-0.8, 0.5]), "voxels is"),
+        (
+            "patches",
+            described("PatchDenoiser", fold=1),
+            "denoiser.init_args.fold is 1, but 2 in start",
+        ),
+        ("patches", described("CompactDenoiser", channels=1), "but start .* holds a PatchDenoiser"),
+        (
+            "slices",
+            described("PatchDenoiser"),
+            "denoiser is a PatchDenoiser, but start .* a UNetDenoiser",
+        ),
+    ],
+)
+def test_a_denoiser_of_other_settings_is_refused(name, node, words, denoisers):
+    with pytest.raises(ValueError, match=words):
+        started_denoiser(denoisers / name, node)
