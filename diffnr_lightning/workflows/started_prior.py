@@ -78,7 +78,8 @@ def started_denoiser(start: Path, described: Any) -> UNetDenoiser | PatchDenoise
     Raises:
         ValueError: another class or other arguments than those of the folder, and what `load_denoiser` refuses.
     """
-    network = load_denoiser(start)
+    # Not a name of the package's, which would go before a folder.
+    network = load_denoiser(start.absolute())
     kind, given = _described(described)
     if kind not in (CompactDenoiser, PatchDenoiser) or (kind is CompactDenoiser and not given):
         return network

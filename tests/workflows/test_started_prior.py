@@ -1,5 +1,7 @@
 """`--start` of trainings: the weights are those of the file, and the settings of the network may not say otherwise."""
 
+from pathlib import Path
+
 import pytest
 
 from diffnr_lightning.priors import (
@@ -121,6 +123,11 @@ def denoisers(tmp_path_factory):
 )
 def test_a_denoiser_that_agrees_or_says_nothing_is_that_of_the_folder(name, node, denoisers):
     assert (started_denoiser(denoisers / name, node).dimensions == 3) == (name == "patches")
+
+
+def test_a_folder_is_meant_where_a_denoiser_of_the_package_has_its_name(denoisers, monkeypatch):
+    monkeypatch.chdir(denoisers)
+    assert started_denoiser(Path("slices"), None).channels == 1
 
 
 @pytest.mark.parametrize(
