@@ -117,8 +117,8 @@ def finetune(
         {**FORMAT, "data": data, "module": task, "precision": precision, **started}
     )
     data.setup("fit")  # what is wrong with the pairs is known before anything is written
-    # Folders may be filled further while a training waits to go on.
-    inputs = {"pairs": data.content}
+    # Folders may be moved, or filled further, while a training waits to go on.
+    inputs = {"data.init_args.folders": data.content}
     run = RunFolder(out, resolved or plain, inputs)
     if not run.begin():
         return out

@@ -190,6 +190,19 @@ def test_two_processes_finetune_in_one_folder(pairs, weights, tmp_path):
     assert {path.name for path in out.iterdir()} == {p.name for p in weights.parent.iterdir()}
 
 
+def test_a_finetuning_takes_pairs_that_were_moved_but_no_others(pairs, weights, tmp_path, capsys):
+    moved = shutil.copytree(pairs, tmp_path / "elsewhere")
+    out = shutil.copytree(weights.parent, tmp_path / "run")
+    (out / "metrics.json").unlink()
+    assert diffnr("finetune", *finetune_options(moved), "--out", out) == 0
+    (out / "metrics.json").unlink()
+    one = min(moved.glob("*.safetensors"))
+    one.rename(moved / "more.safetensors")
+    shutil.copy(pairs / one.name, one)
+    assert diffnr("finetune", *finetune_options(moved), "--out", out) == cli.USAGE_ERROR
+    assert "another content of data.init_args.folders" in capsys.readouterr().err
+
+
 def test_a_killed_finetuning_resumes_to_the_same_weights(pairs, weights, tmp_path):
     out = tmp_path / "run"
     options = [*finetune_options(pairs), "--out", out]
