@@ -170,7 +170,8 @@ class SlicePairData(Constructed, lightning.LightningDataModule):
             )
         held = self._held_out(scans)
         self.held_out_volumes = sorted(held)
-        if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
+        # Commands look at the pairs before a Trainer does, each process by itself.
+        if stage == "fit" and self.trainer is not None and self.trainer.is_global_zero:
             logger.info("held out: %s", ", ".join(self.held_out_volumes) or "nothing")
         scans = self._with_features(folders)
         self.training = [scan for scan in scans if _volume_of(scan) not in held]

@@ -212,6 +212,15 @@ def test_a_run_that_names_no_volumes_holds_out_one(folder):
     assert held.isdisjoint(scan.info["case"] for scan in data.training)
 
 
+def test_what_is_held_out_is_said_once(folder, caplog):
+    data = SlicePairData([folder], 5)
+    with caplog.at_level("INFO", "diffnr"):
+        data.setup("fit")
+        data.trainer = types.SimpleNamespace(is_global_zero=True, lightning_module=None)
+        data.setup("fit")
+    assert caplog.text.count("held out:") == 1
+
+
 def test_the_share_that_is_held_out_is_checked(folder):
     with pytest.raises(ValueError, match="held_out_share is 1.0"):
         SlicePairData([folder], 5, held_out_share=1.0)
