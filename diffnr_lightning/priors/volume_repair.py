@@ -18,9 +18,9 @@ EMPTY = 0.02
 _END_SHARE = 0.05
 """A body ends along z where the mean of axial slices falls below this share of the largest. 0.02 to 0.1 serve alike."""
 _END_SLICES = 2
-"""So many axial slices on either side of an end are repaired along the axial plane above all."""
+"""Axial slices on either side of an end in which the axial plane counts most."""
 _AT_ENDS = 0.25
-"""What repairs along coronal and sagittal planes count there, beside 1 of the axial one."""
+"""What a repair along another plane counts there beside 1 of the axial one (experiments/compact_slicefixer)."""
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def repair_volume(
         volume: (Z, Y, X), normalised attenuation; clipped to [0, 1] before anything else.
         conditioning: of the volume, see `biplanar_conditioning`.
         planes: directions of slicing; the results of several planes are averaged. Where a body ends along z, often cut
-            through between two slices, coronal and sagittal slices show a sharp edge that priors move; axial repairs
-            count alone there.
+            through between two slices, coronal and sagittal slices show a sharp edge that priors move; there they count
+            a quarter of the axial ones.
         batch_size: slices repaired at once.
         residual: (Z, Y, X) backprojected residual of the volume, for a prior that takes it; None
             where it is not known.
@@ -89,12 +89,12 @@ def repair_volume(
     conditioning = conditioning.to(volume.device)
     stacks = [clipped.movedim(plane_axis(plane), 0) for plane in planes]
     filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for s in stacks]
-    off_ends = _off_ends(clipped)[:, None] if "axial" in planes else 1.0
+    others = _shares_along_z(clipped)[:, None] if "axial" in planes else 1.0
     summed, repairs = torch.zeros_like(clipped), torch.zeros_like(clipped)
     with _drawing_alike(volume.device):
         for plane, stack, indices in zip(planes, stacks, filled, strict=True):
             axis = plane_axis(plane)
-            counted = 1.0 if plane == "axial" else off_ends
+            counted = 1.0 if plane == "axial" else others
             repairs.movedim(axis, 0)[indices] += counted
             offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
             # An empty tensor splits into one empty batch, which no prior should see.
@@ -113,15 +113,14 @@ def repair_volume(
     return torch.where(repairs > 0, summed / repairs.clamp(min=_AT_ENDS), clipped)
 
 
-def _off_ends(volume: Tensor) -> Tensor:
-    """Return 0 for the axial slices (Z,) of a volume (Z, Y, X) next to which a body ends, 1 for all others."""
+def _shares_along_z(volume: Tensor) -> Tensor:
+    """Return what coronal and sagittal repairs of a volume (Z, Y, X) count in each of its axial slices (Z,)."""
     means = volume.mean(dim=(1, 2))
     shown = torch.nonzero(means >= _END_SHARE * means.max()).flatten()
-    off = torch.ones_like(means)
-    # None are shown of a volume that holds NaN.
-    for face in (*shown[:1].tolist(), *(shown[-1:] + 1).tolist()):
-        off[max(face - _END_SLICES, 0) : face + _END_SLICES] = _AT_ENDS
-    return off
+    shares = torch.ones_like(means)
+    for face in (int(shown[0]), int(shown[-1]) + 1):
+        shares[max(face - _END_SLICES, 0) : face + _END_SLICES] = _AT_ENDS
+    return shares
 
 
 def repair_resized(
