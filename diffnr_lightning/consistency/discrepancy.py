@@ -11,9 +11,9 @@ from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.projectors import project
 
-# Chosen on a head, a limb, a phantom and a specimen of the development set at 64^3 and 1e5 photons, where the mean square
-# of the normalised residuals of the truth is near 1 with it, and 5 to 46 with the noise alone. On seven volumes of today
-# it is 0.7 to 1.6 at 64^3, and 0.8 to 1.2 on five bodies at 128^3 (experiments/trust).
+# Chosen on a head, a limb, a phantom and a specimen of the development set at 64^3 and 1e5 photons, where the mean
+# square of the normalised residuals of the truth is near 1 with it, and 5 to 46 with the noise alone. On seven
+# volumes of today it is 0.7 to 1.6 at 64^3, and 0.8 to 1.2 on five bodies at 128^3 (experiments/trust).
 UNRESOLVED = 0.03
 
 

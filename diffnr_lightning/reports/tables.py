@@ -32,7 +32,7 @@ def score_table(
 
     Args:
         runs: finished runs. Those of one method on one case, and scans of one volume, are told apart by their folders;
-            where they cannot be, each counts in the mean, all as one case in its interval, and a note says so.
+            where they cannot be, they count as one case in the mean and its interval, and a note says so.
         baseline: method with which every other one is compared case by case, in columns and notes. One that is told
             apart by the folders of sweeps, each with a copy of the cases, is compared within each sweep.
         paper: CSV file of published numbers, see `read_published`; they are shown below ours of the same number of
@@ -289,8 +289,8 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
         # A mean over those cases alone that happen to have the number would be another mean.
         if len(numbers) < len(rows):
             continue
-        values[column.key] = math.fsum(numbers) / len(numbers)
         each = _of_each_patient(rows, numbers)
+        values[column.key] = math.fsum(each) / len(each)
         if len(each) > 1:
             intervals[column.key] = bootstrap_interval(each, seed)
     names = tuple(sorted(row.case or "" for row in rows))

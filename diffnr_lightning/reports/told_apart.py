@@ -63,8 +63,8 @@ def averaged_in_spite(runs: Sequence[RunSummary]) -> list[str]:
     """
     alike = _groups(runs, lambda run: (run.case, run.method, run.setting))
     return [
-        f"Several runs of {group[0].method} on {group[0].case} are not told apart; each counts in the mean, "
-        f"all as one in intervals: {', '.join(str(run.folder) for run in group)}."
+        f"Several runs of {group[0].method} on {group[0].case} are not told apart and count as one in the "
+        f"mean: {', '.join(str(run.folder) for run in group)}."
         for group in alike
         if len(group) > 1 and not _of_different_volumes(group)
     ]

@@ -251,9 +251,9 @@ def test_a_repeated_case_does_not_split_the_means_of_folders_named_by_case(scann
     ]
     table = score_table(runs)
     assert [(row.method, row.count, row.values["r2_psnr"]) for row in table.means] == [
-        ("NAF", 3, 31)
+        ("NAF", 3, 31.25)
     ]
-    # One patient of two numbers, and another one.
+    # One patient of two numbers, which count as their mean, and another one.
     assert table.means[0].intervals["r2_psnr"] == (30.5, 32.0)
     assert [note for note in table.notes if "Several runs of NAF on one are not" in note]
     assert [row.method for row in score_table(runs[:2]).means] == [
@@ -292,5 +292,5 @@ def test_runs_that_nothing_tells_apart_are_named():
     runs = [RunSummary(Path(name), "one", "FDK", {}, setting=SETTING) for name in ("a", "b")]
     notes = [note for note in score_table(runs).notes if "not told apart" in note]
     assert notes == [
-        "Several runs of FDK on one are not told apart; each counts in the mean, all as one in intervals: a, b."
+        "Several runs of FDK on one are not told apart and count as one in the mean: a, b."
     ]
