@@ -15,12 +15,6 @@ from diffnr_lightning.priors.prior import Prior
 
 EMPTY = 0.02
 """A slice whose maximum is below this holds air and its noise; the lightest tissue, inflated lung, has 0.05."""
-_END_SHARE = 0.05
-"""A body ends along z where the mean of axial slices falls below this share of the largest. 0.02 to 0.1 serve alike."""
-_END_SLICES = 2
-"""Axial slices on either side of an end in which the axial plane counts most."""
-_AT_ENDS = 0.25
-"""What a repair along another plane counts there beside 1 of the axial one (experiments/compact_slicefixer)."""
 
 
 @contextmanager
@@ -52,9 +46,7 @@ def repair_volume(
         prior: repairs slices; lies on the device of the volume. They are resized to its `size`, see `repair_resized`.
         volume: (Z, Y, X), normalised attenuation; clipped to [0, 1] before anything else.
         conditioning: of the volume, see `biplanar_conditioning`.
-        planes: directions of slicing; the results of several planes are averaged. Where a body ends along z, often cut
-            through between two slices, coronal and sagittal slices show a sharp edge that priors move; there they count
-            a quarter of the axial ones.
+        planes: directions of slicing; the results of several planes are averaged.
         batch_size: slices repaired at once.
         residual: (Z, Y, X) backprojected residual of the volume, for a prior that takes it; None
             where it is not known.
@@ -89,13 +81,11 @@ def repair_volume(
     conditioning = conditioning.to(volume.device)
     stacks = [clipped.movedim(plane_axis(plane), 0) for plane in planes]
     filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for s in stacks]
-    others = _shares_along_z(clipped)[:, None] if "axial" in planes else 1.0
     summed, repairs = torch.zeros_like(clipped), torch.zeros_like(clipped)
     with _drawing_alike(volume.device):
         for plane, stack, indices in zip(planes, stacks, filled, strict=True):
             axis = plane_axis(plane)
-            counted = 1.0 if plane == "axial" else others
-            repairs.movedim(axis, 0)[indices] += counted
+            repairs.movedim(axis, 0)[indices] += 1
             offsets = torch.arange(-prior.context, prior.context + 1, device=volume.device)
             # An empty tensor splits into one empty batch, which no prior should see.
             for batch in indices.split(batch_size) if len(indices) else ():
@@ -108,19 +98,10 @@ def repair_volume(
                 if noise is not None:
                     deviation = noise.movedim(axis, 0)[batch, None]
                 placed = conditioning.for_slices(plane, positions, missing, deviation)
-                repaired = repair_resized(prior, stack[neighbours], placed, prior.size)
-                summed.movedim(axis, 0)[batch] += counted * repaired
-    return torch.where(repairs > 0, summed / repairs.clamp(min=_AT_ENDS), clipped)
-
-
-def _shares_along_z(volume: Tensor) -> Tensor:
-    """Return what coronal and sagittal repairs of a volume (Z, Y, X) count in each of its axial slices (Z,)."""
-    means = volume.mean(dim=(1, 2))
-    shown = torch.nonzero(means >= _END_SHARE * means.max()).flatten()
-    shares = torch.ones_like(means)
-    for face in (int(shown[0]), int(shown[-1]) + 1):
-        shares[max(face - _END_SLICES, 0) : face + _END_SLICES] = _AT_ENDS
-    return shares
+                summed.movedim(axis, 0)[batch] += repair_resized(
+                    prior, stack[neighbours], placed, prior.size
+                )
+    return torch.where(repairs > 0, summed / repairs.clamp(min=1), clipped)
 
 
 def repair_resized(

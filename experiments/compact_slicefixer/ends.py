@@ -1,11 +1,10 @@
-"""Tell what repairs along each plane, and all, make of the axial slices in which a body ends, of weighted TV.
+"""Tell what repairs along each plane make of the axial slices in which a body ends, of weighted TV.
 
     python experiments/compact_slicefixer/ends.py CASE ... [--weights FILE]
 
-PSNR of the volume, and for the first and the last slice of the truth that hold something, and the ones before and
-behind them: mean (of the truth too), mean squared error times 1e5, and share of the squared error of the whole
-volume. Repairs are not held to the projections. `mean` is that of the three planes everywhere, `together` what the
-package makes of them, which takes the axial one alone where a body ends.
+For the first and the last slice of the truth that hold something, and the ones before and behind them: mean (of the
+truth too), mean squared error times 1e5, and share of the squared error of the whole volume. Repairs are not held to
+the projections.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def described(volume: Tensor, truth: Tensor, ends: list[int]) -> str:
         f"{z}: {volume[z].mean():.3f} {1e5 * error[z]:.1f} ({100 * error[z] / error.sum():.0f} %)"
         for z in ends
     ]
-    return f"{-10 * error.mean().log10():6.2f} dB | " + " | ".join(parts)
+    return f"{1e5 * error.mean():6.2f} | " + " | ".join(parts)
 
 
 def main() -> None:
@@ -55,15 +54,9 @@ def main() -> None:
         ]
         print(case.name, " ".join(f"{z}: {case.volume[z].mean():.3f}" for z in ends))
         print("weighted TV", described(start, case.volume, ends), flush=True)
-        *alone, together = (
-            Repairer(options.weights, planes=planes).repair(start, *measured, **rays).volume
-            for planes in (*((plane,) for plane in PLANE_NAMES), PLANE_NAMES)
-        )
-        mean = torch.stack(alone).mean(dim=0)
-        for name, volume in zip(
-            (*PLANE_NAMES, "mean", "together"), (*alone, mean, together), strict=True
-        ):
-            print(f"{name:11s}", described(volume, case.volume, ends), flush=True)
+        for plane in PLANE_NAMES:
+            repaired = Repairer(options.weights, planes=(plane,)).repair(start, *measured, **rays)
+            print(f"{plane:11s}", described(repaired.volume, case.volume, ends), flush=True)
 
 
 if __name__ == "__main__":

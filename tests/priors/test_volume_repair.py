@@ -115,43 +115,12 @@ def test_projections_and_views_reach_the_prior(volume, told):
     assert prior.told[0].views.item() == 4
 
 
-def test_planes_are_averaged(told):
-    volume, inner = torch.full((8, 7, 9), 0.5), slice(2, 6)
+def test_planes_are_averaged(volume, told):
     three = ("axial", "coronal", "sagittal")
     repaired = repair_volume(RecordingPrior(plane_mark), volume, told, planes=three)
-    torch.testing.assert_close(repaired[inner], torch.full((4, 7, 9), 0.3))
+    torch.testing.assert_close(repaired, torch.full(SHAPE, 0.3))
     repaired = repair_volume(RecordingPrior(plane_mark), volume, told, planes=three[:2])
-    torch.testing.assert_close(repaired[inner], torch.full((4, 7, 9), 0.2))
-
-
-def test_where_a_body_ends_the_axial_plane_counts_most(told):
-    volume = torch.full((16, 7, 9), 0.5)
-    volume[[0, 1, 2, 3, 14, 15]] = 0.02  # streaks, which axial slices do show
-    volume[4] = 0.2  # filled in part: there the body ends
-    three = ("axial", "coronal", "sagittal")
-    repaired = repair_volume(RecordingPrior(plane_mark), volume, told, planes=three)
-    wanted = torch.full(volume.shape, 0.3)
-    wanted[2:6] = wanted[12:16] = (0.1 + (0.3 + 0.5) / 4) / 1.5
-    torch.testing.assert_close(repaired, wanted)
-    repaired = repair_volume(RecordingPrior(plane_mark), volume, told, planes=three[1:])
-    torch.testing.assert_close(repaired, torch.full_like(volume, 0.4))
-
-
-def test_noisy_air_beyond_the_ends_is_left_to_the_other_planes(told):
-    volume = torch.full((12, 7, 9), 0.015)
-    volume[:4] = 0.5
-    repaired = repair_volume(
-        RecordingPrior(constant(0.1)), volume, told, planes=("axial", "sagittal")
-    )
-    torch.testing.assert_close(repaired, volume + 0.1)
-
-
-def test_a_body_of_few_slices_has_ends_alone(told):
-    volume = torch.zeros(6, 7, 9)
-    volume[2:5] = 0.5
-    prior = RecordingPrior(plane_mark)
-    repaired = repair_volume(prior, volume, told, planes=("axial", "sagittal"))
-    torch.testing.assert_close(repaired[2:5], torch.full((3, 7, 9), (0.1 + 0.5 / 4) / 1.25))
+    torch.testing.assert_close(repaired, torch.full(SHAPE, 0.2))
 
 
 def test_the_outermost_slice_stands_in_for_missing_neighbours(volume, told):
@@ -175,10 +144,10 @@ def test_empty_slices_are_skipped_and_come_back_as_they_were(volume, told):
 
 
 def test_slices_of_air_are_left_to_the_other_planes(volume, told):
-    volume[:, [0, 6]] = 0.015  # noisy air
+    volume[[0, 4]] = 0.015  # noisy air
     prior = RecordingPrior(constant(0.1))
-    repaired = repair_volume(prior, volume, told, planes=("coronal", "sagittal"))
-    assert sum(len(shown) for shown in prior.slices) == 5 + SHAPE[2]
+    repaired = repair_volume(prior, volume, told, planes=("axial", "sagittal"))
+    assert sum(len(shown) for shown in prior.slices) == 3 + SHAPE[2]
     torch.testing.assert_close(repaired, volume + 0.1)
 
 
