@@ -8,6 +8,7 @@ from diffnr_lightning.workflows import progress
 
 
 def test_names_with_brackets_are_no_markup(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one shows no bar
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(progress, "Console", lambda stderr: console)
