@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, replace
-from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,10 +16,12 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.device import use_device
 from diffnr_lightning.workflows.early_stops import refuse_what_cannot_stop, stopped_early
 from diffnr_lightning.workflows.environment import environment
+from diffnr_lightning.workflows.failures import Failures
 from diffnr_lightning.workflows.problem import Problem
 from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
 from diffnr_lightning.workflows.repeated_warnings import each_warning_once
 from diffnr_lightning.workflows.settings import Flatten
+from diffnr_lightning.workflows.shards import Job, jobs_of, shard_of
 from diffnr_lightning.workflows.signature import Checked, at_least, folder_to_be
 from diffnr_lightning.workflows.variation import Variation, zoomed
 from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
@@ -39,28 +41,6 @@ DRAWN = ("num_views", "layout", "arc_deg", "start_deg", "test_views", "slices")
 # Attempts to draw a scan that can be made.
 DRAWS = 10
 BIPLANAR_SIZE = 64  # that of `priors.conditioning`, which imports torch
-
-
-def shard_of(shard: str) -> tuple[int, int]:
-    """Return part and number of parts of a shard `K/N`; ValueError where there is none such."""
-    part, _, parts = shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
-        raise ValueError(f"shard is {shard!r}; K/N with K < N is expected, such as 3/25.")
-    return int(part), int(parts)
-
-
-class Job(NamedTuple):
-    """One scan that is wanted.
-
-    Attributes:
-        volume: name of the volume.
-        name: of the scan.
-        number: among all scans of the curation; methods take turns by it.
-    """
-
-    volume: str
-    name: str
-    number: int
 
 
 def curate(
@@ -86,7 +66,8 @@ def curate(
     """Scan volumes, stop reconstructions early, and keep what they look like beside the truth.
 
     Every run is drawn from its name: a curation that was interrupted goes on where it stopped, and shards that fill one
-    folder, on one machine or several, make the same files as one process would.
+    folder, on one machine or several, make the same files as one process would. A volume that cannot be read, scanned
+    or reconstructed does not stop the rest: it is told of at once and, as an error, when that is finished.
 
     Args:
         volumes: files, glob patterns, sets of a split (`split:train`, `split:train[kind=head,limb]`) or of a data set
@@ -126,8 +107,8 @@ def curate(
     Raises:
         FileNotFoundError: a file or pattern that names no volume.
         ValueError: no volume, one that a split keeps, projections with a residual, no method or one that cannot be
-            stopped early, a shard or device that does not exist, a method that a GPU has no room for, or a folder of
-            other settings.
+            stopped early, a shard or device that does not exist, a method that a GPU has no room for, a folder of other
+            settings, or volumes or scans that could not be finished.
     """
     _check_options(methods, runs, biplanar_size, fractions, kind, residual)
     shard_of(shard)
@@ -161,7 +142,7 @@ def curate(
     }
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
     folder = PairsFolder(out, settings, sources)
-    wanted = _jobs(list(sources), unwanted, runs, shard, folder)
+    wanted = jobs_of(list(sources), unwanted, runs, shard, folder)
     jobs = [job for job in wanted if not folder.holds(job.name, job.volume)]
     curation = _Curation(
         methods,
@@ -178,18 +159,27 @@ def curate(
         device,
     )
     code = {k: v for k, v in environment().items() if k in ("diffnr_lightning", "git")}
-    # The scans of a volume follow each other.
-    load = lru_cache(maxsize=1)(lambda volume: _with_hash(load_source(sources[volume], recipe)))
+    failures = Failures("volumes or scans")
     with progress_bar("curating") as progress:
-        for done, job in enumerate(jobs):
-            progress(done, len(jobs), job.name)
-            loaded, digest = load(job.volume)
-            origin = {"volume": job.volume, "held_out": job.volume in validated}
-            with each_warning_once():
-                tensors, info = curation.pairs(job, loaded, {**origin, "volume_sha256": digest})
-            folder.add(job.name, {**info, "code": code}, **tensors)
+        # The scans of a volume follow each other.
+        for volume, scans in groupby(enumerate(jobs), key=lambda entry: entry[1].volume):
+            loaded = None
+            with failures.kept(volume):
+                loaded, digest = _with_hash(load_source(sources[volume], recipe))
+            if loaded is None:
+                continue
+            origin = {"volume": volume, "held_out": volume in validated, "volume_sha256": digest}
+            for done, job in scans:
+                progress(done, len(jobs), job.name)
+                made = None
+                with failures.kept(job.name), each_warning_once():
+                    made = curation.pairs(job, loaded, origin)
+                if made is not None:
+                    tensors, info = made
+                    folder.add(job.name, {**info, "code": code}, **tensors)
         progress(len(jobs), len(jobs), "done")
     folder.finish()
+    failures.tell()
     return out
 
 
@@ -247,7 +237,12 @@ class _Curation(NamedTuple):
             job: the scan that is wanted.
             loaded: its volume.
             origin: what is recorded of the volume.
+
+        Raises:
+            ValueError: a scan that cannot be made or reconstructed.
         """
+        from diffnr_lightning.data.pairs.files import refuse_not_finite
+
         case, weighted = _drawn_case(loaded, job.name, self.seed, self.recipe, self.variation)
         turn = job.number % len(self.methods)
         method = self.methods[turn]
@@ -260,6 +255,7 @@ class _Curation(NamedTuple):
         tensors["biplanar"], views = _biplanar(problem, self.biplanar_size)
         if self.residual:
             tensors |= _evidence(problem, tensors["degraded"])
+        refuse_not_finite(job.name, tensors)
         made = {"method": self.described[turn], "weighted": problem.weights is not None}
         return tensors, {**info, "biplanar_views": views, **origin, **made}
 
@@ -297,26 +293,6 @@ def _refuse_what_cannot_fit(
             refuse_what_cannot_fit(step, grid, scan, place, weighted=True)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-
-
-def _jobs(
-    volumes: list[str], unwanted: set[str], runs: int, shard: str, folder: PairsFolder
-) -> list[Job]:
-    """Scans of one shard; a volume that is left out leaves shards and methods of the others as they are."""
-    part, parts = shard_of(shard)
-    jobs = []
-    for number, volume in enumerate(volumes):
-        names = [f"{volume}_{run}" for run in range(runs)]
-        if volume not in unwanted:
-            if number % parts == part:
-                jobs += [Job(volume, name, number * runs + k) for k, name in enumerate(names)]
-        elif any(folder.holds(name) for name in names):
-            raise ValueError(
-                f"{folder.path} holds pairs of {volume}, which exclude leaves out; delete its files."
-            )
-    if unwanted.issuperset(volumes):
-        raise ValueError("exclude leaves no volume to scan; shorten it.")
-    return jobs
 
 
 def _drawn_case(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
@@ -15,14 +14,14 @@ from diffnr_lightning.data.generated import source_name
 from diffnr_lightning.data.scan_recipe import LEAST_VIEWS
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
-from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.device import ALL_GPUS, all_gpus, use_device
-from diffnr_lightning.workflows.failures import is_failure, let_go
+from diffnr_lightning.workflows.failures import Failures
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import Settings, configured
+from diffnr_lightning.workflows.shards import shard_of
 from diffnr_lightning.workflows.signature import at_least, folder_to_be
 from diffnr_lightning.workflows.table_logging import group_of, log_tables
 from diffnr_lightning.workflows.volume_sources import volume_sources
@@ -163,7 +162,7 @@ class _Table(NamedTuple):
 
     def fill_all(self, wanted: Sequence[_Key]) -> None:
         """Fill all scans; what cannot be made or reconstructed is told of when the others are finished."""
-        failures = _Failures()
+        failures = Failures("scans or runs")
         for number, (scan, count, name) in enumerate(wanted, 1):
             where = f"{scan}, {count} views, {name}"
             logger.info("scan %d of %d: %s", number, len(wanted), where)
@@ -171,7 +170,7 @@ class _Table(NamedTuple):
                 self.fill(scan, count, name, failures)
         failures.tell()
 
-    def fill(self, scan: str, count: int, name: str, failures: _Failures) -> None:
+    def fill(self, scan: str, count: int, name: str, failures: Failures) -> None:
         """Scan one volume, where that has not been done, and reconstruct it by one method after another."""
         from diffnr_lightning.data import load_case
 
@@ -223,36 +222,6 @@ class _Table(NamedTuple):
                 refuse_what_cannot_fit(given["method"], grid, views, place, weighted=weighted)
             except ValueError as error:
                 raise ValueError(f"{method} at {count} views of {scan}: {error}") from None
-
-
-class _Failures:
-    """What a sweep could not finish, none of which stops the rest."""
-
-    def __init__(self) -> None:
-        self.errors: list[ValueError] = []
-
-    @contextmanager
-    def kept(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not is_failure(error):
-                raise
-            logger.error("left out: %s: %s", where, error)
-            told = ValueError(f"{where}: {error}")
-            told.__cause__ = error
-            let_go(error)
-            self.errors.append(told)
-
-    def tell(self) -> None:
-        """Raise ValueError if there is any."""
-        if len(self.errors) > 1:
-            texts = " ".join(map(str, self.errors))
-            raise ValueError(
-                f"{len(self.errors)} scans or runs could not be finished, all others are. {texts}"
-            ) from self.errors[0]
-        if self.errors:
-            raise self.errors[0]
 
 
 def _workers(

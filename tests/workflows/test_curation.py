@@ -16,8 +16,8 @@ from small_curation import curate, scene, write_config
 from diffnr_lightning import cli
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.files import whole_files
-from diffnr_lightning.workflows.curation import shard_of
 from diffnr_lightning.workflows.pairs_folder import PairsFolder
+from diffnr_lightning.workflows.shards import shard_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -206,6 +206,46 @@ def test_pairs_of_unknown_settings_are_read_but_not_added_to(config, pairs, tmp_
     data = SlicePairData([out], iterations=1, held_out_share=0)
     data.setup("fit")
     assert len(data.training) == 4
+
+
+@pytest.fixture
+def unreadable(tmp_path):
+    file = tmp_path / "bad.nii.gz"
+    file.write_bytes(b"not a volume")
+    return file
+
+
+def test_a_volume_that_cannot_be_read_stops_no_other(config, pairs, unreadable, tmp_path, capsys):
+    assert curate(config, tmp_path / "pairs", "--volumes", unreadable, "phantom:1") == 2
+    assert list(open_pairs(tmp_path / "pairs")) == ["phantom_1_0", "phantom_1_1"]
+    assert list(json.loads((tmp_path / "pairs" / "manifest.json").read_text())["scans"])
+    lines = capsys.readouterr().err.splitlines()
+    # Once, though it was to be scanned twice.
+    assert len([line for line in lines if line.startswith("left out: bad: ")]) == 1
+    assert lines[-1].startswith("diffnr curate: error: bad: ") and str(unreadable) in lines[-1]
+
+
+def test_scans_that_fail_stop_no_other_and_are_made_later(
+    config, pairs, tmp_path, capsys, monkeypatch
+):
+    module = importlib.import_module("diffnr_lightning.workflows.curation")
+    whole = module.stopped_early
+
+    def failing(case, *others):
+        if case.name in ("phantom_1_1", "phantom_2_0"):
+            raise torch.OutOfMemoryError(f"no room for {case.name}.")
+        return whole(case, *others)
+
+    monkeypatch.setattr(module, "stopped_early", failing)
+    assert curate(config, tmp_path / "pairs") == cli.USAGE_ERROR
+    assert list(open_pairs(tmp_path / "pairs")) == ["phantom_1_0", "phantom_2_1"]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "diffnr curate: error: 2 volumes or scans could not be finished, all others are. "
+        "phantom_1_1: no room for phantom_1_1. phantom_2_0: no room for phantom_2_0."
+    )
+    monkeypatch.undo()
+    assert curate(config, tmp_path / "pairs") == 0
+    assert_same_pairs(tmp_path / "pairs", pairs)
 
 
 def test_a_shard_without_volumes_is_no_error(config, tmp_path):

@@ -6,8 +6,7 @@ import weakref
 import pytest
 import torch
 
-from diffnr_lightning.workflows.failures import is_failure
-from diffnr_lightning.workflows.sweep import _Failures
+from diffnr_lightning.workflows.failures import Failures, is_failure
 
 
 @pytest.mark.parametrize("out_of_memory", [False, True])
@@ -24,7 +23,7 @@ def test_what_a_failed_run_held_is_gone_before_the_next_one(out_of_memory):
         except ValueError as error:
             raise ValueError("of two errors, of which both have frames") from error
 
-    failures = _Failures()
+    failures = Failures("runs")
     with failures.kept("a run"):
         reconstruct()
     assert held[0]() is None

@@ -9,6 +9,7 @@ sagittal one touches every page of its volume). Several processes may add files 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,15 +96,25 @@ def write_pairs(
                 f"{key} has shape {tuple(tensor.shape)}; {tuple(fits.shape)} is expected."
             )
         tensors[key] = tensor
+    refuse_not_finite(name, tensors)
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{key} of {name} is not finite everywhere; leave this scan out.")
         lowest = -1 if key == "residual" else 0
         tensors[key] = tensor.detach().cpu().clamp(lowest, 1).to(torch.float16).contiguous()
     path = folder / f"{name}.safetensors"
     content = save(tensors, metadata={"format": FORMAT, "info": json.dumps(info)})
     write_bytes(path, *_ordered(content))
     return path
+
+
+def refuse_not_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of a scan that hold NaN or an infinity, as a method leaves them that diverged.
+
+    Raises:
+        ValueError: one that does, by name.
+    """
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{key} of {name} is not finite everywhere; leave this scan out.")
 
 
 def open_pairs(folder: str | Path) -> dict[str, ScanPairs]:
