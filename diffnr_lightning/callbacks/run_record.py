@@ -66,17 +66,18 @@ class RunRecord(lightning.Callback):
         # Not the steps: several optimisers, or batches that add up to one step, count otherwise.
         total = getattr(trainer.datamodule, "iterations", batches_of(trainer))
         last = is_last_batch(trainer)
-        if last or pl_module.iteration % self.every == 0:
-            self._after_validation = _is_validated(trainer, batch_idx)
-            if not self._after_validation:
-                self._write(trainer, pl_module.iteration)
+        due = last or pl_module.iteration % self.every == 0
+        # One that could not be foreseen replaces what was written before it.
+        self._after_validation = due
+        if due and not _is_validated(trainer, batch_idx):
+            self._write(trainer, pl_module.iteration)
         if self.progress and (last or pl_module.iteration % BATCHES_BETWEEN_PROGRESS == 0):
             self.progress(pl_module.iteration, total, _loss_text(outputs))
 
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Write the checkpoint that has waited for the validation."""
+        """Write the checkpoint of the batch that this validation follows, where it is due."""
         if self._after_validation:
             self._after_validation = False
             self._write(trainer, pl_module.iteration)
@@ -119,7 +120,9 @@ class RunRecord(lightning.Callback):
 
 
 def _is_validated(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether a validation follows a batch."""
+    """Whether a validation is sure to follow a batch; one that the clock or an early end asks for never is."""
+    if trainer.val_check_batch is None:
+        return False
     between_epochs = trainer.check_val_every_n_epoch
     if between_epochs is None:
         # Lightning counts through all epochs then.

@@ -113,6 +113,13 @@ class Validated(toy_run.Toy):
         self.events.append(("kept", self.iteration))
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Five batches, which nobody knows beforehand."""
+
+    def __iter__(self):
+        return iter(range(5))
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("length", "events"),
@@ -128,15 +135,35 @@ class Validated(toy_run.Toy):
                 *[("kept", 15), ("validated", 20), ("kept", 20)],
             ],
         ),
+        # Nobody knows beforehand when the clock asks for one: what was kept before it is replaced after it.
+        (
+            {"max_epochs": 2, "val_check_interval": {"hours": 1}},
+            [("kept", 5), ("kept", 10)],
+        ),
+        (
+            {"max_epochs": 1, "val_check_interval": "00:00:00:00"},
+            [*[("validated", n) for n in range(1, 5)]]
+            + [("kept", 5), ("validated", 5), ("kept", 5)],
+        ),
     ],
-    ids=["some epochs", "through epochs"],
+    ids=["some epochs", "through epochs", "rare by the clock", "often by the clock"],
 )
 def test_a_checkpoint_waits_for_no_validation_that_does_not_come(tmp_path, length, events):
+    assert recorded(tmp_path / "run.ckpt", range(5), **length) == events
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_validation_at_an_end_that_nobody_knows_is_in_the_checkpoint(tmp_path):
+    events = recorded(tmp_path / "run.ckpt", Stream(), max_epochs=1)
+    assert events[-2:] == [("validated", 5), ("kept", 5)]
+
+
+def recorded(checkpoint, batches, **length):
     module = Validated()
     trainer = lightning.Trainer(
         **length, accelerator="cpu", devices=1, logger=False, num_sanity_val_steps=0,
-        callbacks=[RunRecord(tmp_path / "run.ckpt", every=5)], enable_checkpointing=False,
+        callbacks=[RunRecord(checkpoint, every=5)], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(range(5)), torch.utils.data.DataLoader([0]))
-    assert module.events == events
+    trainer.fit(module, torch.utils.data.DataLoader(batches), torch.utils.data.DataLoader([0]))
+    return module.events
