@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit
+from diffnr_lightning.geometry import Orbit, ScanGeometry, VolumeGrid, nominal_orbit
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers.inputs import Progress
 from diffnr_lightning.solvers.truncation import axial_reach, meets_the_ends, object_radius
@@ -121,9 +121,12 @@ def _shares(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> np.nda
     some = slice(None, None, max(1, len(scan) // _VIEWS))
     projections, scan = projections[some], scan[some]
     reach = object_radius(projections, scan)
-    shares = np.full(3, max(_LEAST, 2.0 * _MARGIN * reach / min(grid.size_mm[1:]) - 1.0))
+    orbit = nominal_orbit(scan).orbit
+    # The object turns about the axis, wherever the grid lies; only half of what is added lies on the far side.
+    beside = 2.0 * _from_axis(grid, orbit)[::-1] / grid.size_mm
+    shares = 2.0 * _MARGIN * reach / min(grid.size_mm[1:]) - 1.0 + beside
+    shares = shares.clip(min=_LEAST)
     if meets_the_ends(projections, scan):
-        orbit = nominal_orbit(scan).orbit
         axis = int(np.argmax(np.abs(orbit.axis_direction)))
         aside = abs(float(orbit.axis_point_mm[axis]) - grid.centre_mm[axis])
         ends = 2.0 * (aside + axial_reach(scan, reach)) / grid.size_mm[2 - axis] - 1.0
@@ -134,3 +137,10 @@ def _shares(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> np.nda
     half = 0.5 * np.asarray(grid.size_mm[::-1])
     away = (np.abs(scan.source_mm - np.asarray(grid.centre_mm)) / half).max(axis=1).min()
     return shares.clip(max=max(0.0, _CLEAR * float(away) - 1.0))
+
+
+def _from_axis(grid: VolumeGrid, orbit: Orbit) -> np.ndarray:
+    """Return how far (x, y, z) the centre of a grid lies beside a rotation axis in mm, on whichever side."""
+    away = np.asarray(grid.centre_mm) - orbit.axis_point_mm
+    direction = np.asarray(orbit.axis_direction)
+    return np.abs(away - (away @ direction) * direction)

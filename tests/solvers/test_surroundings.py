@@ -61,6 +61,20 @@ def test_a_grid_aside_of_the_central_ray_is_enlarged_as_far_as_rays_go():
     assert 6.0 - around.grid.size_mm[0] / 2 < -axial_reach(CONE, FIELD_MM)
 
 
+@pytest.mark.parametrize("scan", [CONE, PARALLEL], ids=["cone", "parallel"])
+def test_a_grid_beside_the_axis_is_enlarged_as_far_as_the_object_reaches(scan):
+    """The object turns about the axis: of a grid beside it a part of it was left out on the far side."""
+    centred = surroundings(wide_ball(scan), GRID, scan).grid
+    assert (centred.shape[1:], centred.centre_mm) == ((16, 16), GRID.centre_mm)
+    for centre_mm in ((9.0, 0.0, 0.0), (0.0, -9.0, 0.0)):
+        aside = VolumeGrid(GRID.shape, GRID.voxel_mm, centre_mm)
+        grid = surroundings(wide_ball(scan), aside, scan).grid
+        ends = [0.5 * size - abs(c) for size, c in zip(grid.size_mm[::-1], centre_mm, strict=True)]
+        assert min(ends[:2]) > 26.0
+        # Along the other axes it is as large as that of a centred grid.
+        assert sum(a > b for a, b in zip(grid.shape, centred.shape, strict=True)) == 1
+
+
 def test_nothing_of_the_estimate_lies_in_the_grid():
     around = surroundings(wide_ball(CONE), GRID, CONE)
     points = around.grid.points()[around.volume > 0]
