@@ -77,7 +77,8 @@ def unresolved_variance(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) ->
 
     Edges inside of voxels and pixels are measured but not resolved. Where a volume changes by d from one voxel to the
     next, the share of a voxel in a line integral is uncertain by about d times its edge, voxels along a ray
-    independently: the variance is `UNRESOLVED` times the line integral of d squared times the edge.
+    independently: the variance is `UNRESOLVED` times the line integral of d squared times the edge, which is that along
+    the axis of the step: how far the edge of an object may lie elsewhere.
 
     Args:
         volume: (Z, Y, X).
@@ -88,9 +89,10 @@ def unresolved_variance(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) ->
         (V, H, W) in the square of the unit times mm.
     """
     steps = torch.zeros_like(volume)
-    for axis, length in enumerate(volume.shape):
+    edge = sum(grid.voxel_mm) / 3
+    for axis, (length, along) in enumerate(zip(volume.shape, grid.voxel_mm, strict=True)):
         if length > 2:
             ends = (volume.narrow(axis, first, length - 2) for first in (2, 0))
-            steps.narrow(axis, 1, length - 2).add_((0.5 * (next(ends) - next(ends))).square())
-    edge = sum(grid.voxel_mm) / 3
+            step = 0.5 * (next(ends) - next(ends))
+            steps.narrow(axis, 1, length - 2).add_(step.square_().mul_(along / edge))
     return UNRESOLVED * edge * project(steps, grid, scan).clamp_min(0)
