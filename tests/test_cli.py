@@ -155,6 +155,9 @@ def test_null_is_recorded(config):
         (["--runs", "yes", "a, b"], ["yes", "a, b"]),
         (["--runs", '["a", "b"]'], ["a", "b"]),
         (["--runs=[a, b]"], ["a", "b"]),
+        (["--runs=007"], ["007"]),
+        (["--runs=[ab]*"], ["[ab]*"]),
+        (["--runs=a"], ["a"]),
     ],
 )
 def test_lists_take_several_values(options, runs):

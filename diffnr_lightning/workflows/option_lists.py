@@ -19,18 +19,20 @@ _ENTRY = "_entry_"
 
 
 def lists_as_yaml(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """Rewrite ``--runs a b`` as ``--runs=[a, b]``, which is what jsonargparse reads."""
+    """Rewrite ``--runs a b`` as ``--runs=[a, b]``, which is what jsonargparse reads; ``--runs=a`` is a list too."""
     known = {name for action in parser._actions for name in action.option_strings}
     rewritten: list[str] = []
     rest = list(argv)
     while rest:
         option = rest.pop(0)
         values: list[str] = []
-        hint = _option_hint(parser, option)
-        items = _item_types(hint)
         name, _, value = option.partition("=")
+        hint = _option_hint(parser, name)
+        items = _item_types(hint)
         nested = name.startswith("--") and "." in name and name not in known
-        if items or (nested and not value):
+        if items and value:
+            option, values = name, [value]
+        elif items or (nested and not value):
             values = take_values(rest)
         elif rest and option[:2] == "--" and "=" not in option and _NUMBER.match(rest[0]):
             values.append(rest.pop(0))  # argparse would take -1e3 for an option
