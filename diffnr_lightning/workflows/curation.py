@@ -94,7 +94,8 @@ def curate(
         kind: slices keeps volumes; projections keeps what they and the truth show in views between the measured ones,
             for `RepairedProjections`; finetuning draws them one by one, whatever its planes.
         seed: with the name of the run, seeds all that is drawn.
-        shard: `K/N` takes every Nth volume, beginning with volume K; all shards fill the same folder.
+        shard: `K/N` takes share K of N, which have about as many volumes and scans by each method; all shards fill the
+            same folder.
         device: where to compute: cpu, cuda or cuda:N.
         resolved: filled in by the command line.
 
@@ -142,7 +143,7 @@ def curate(
     }
     settings = {k: v for k, v in (resolved or plain).items() if k not in FREE_KEYS}
     folder = PairsFolder(out, settings, sources)
-    wanted = jobs_of(list(sources), unwanted, runs, shard, folder)
+    wanted = jobs_of(list(sources), unwanted, runs, len(methods), shard, folder)
     jobs = [job for job in wanted if not folder.holds(job.name, job.volume)]
     curation = _Curation(
         methods,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from diffnr_lightning.lazy import deferred
@@ -32,15 +33,36 @@ class Job(NamedTuple):
 
 
 def jobs_of(
-    volumes: list[str], unwanted: set[str], runs: int, shard: str, folder: PairsFolder
+    volumes: list[str],
+    unwanted: set[str],
+    runs: int,
+    methods: int,
+    shard: str,
+    folder: PairsFolder,
 ) -> list[Job]:
-    """Scans of one shard; a volume that is left out leaves shards and methods of the others as they are."""
+    """Scans of one shard; a volume that is left out leaves shards and methods of the others as they are.
+
+    Shards take volumes in turn, and the turn begins one shard later whenever volumes, shards and methods would meet
+    alike again: of two methods each of two shards would have one, and one of them the slow one.
+
+    Args:
+        volumes: names of all.
+        unwanted: those that are left out.
+        runs: scans of each volume.
+        methods: how many take turns by the number of the scan.
+        shard: `K/N`.
+        folder: of the pairs.
+
+    Raises:
+        ValueError: no volume is wanted, or the folder has pairs of one that is left out.
+    """
     part, parts = shard_of(shard)
+    alike = math.lcm(parts, methods)
     jobs = []
     for number, volume in enumerate(volumes):
         names = [f"{volume}_{run}" for run in range(runs)]
         if volume not in unwanted:
-            if number % parts == part:
+            if (number + number // alike) % parts == part:
                 jobs += [Job(volume, name, number * runs + k) for k, name in enumerate(names)]
         elif any(folder.holds(name) for name in names):
             raise ValueError(
