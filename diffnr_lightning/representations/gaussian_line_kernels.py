@@ -131,11 +131,10 @@ def trace_gaussians(
             determinant = conic[0] * conic[2] - conic[1] * conic[1]
             begin, height = i4(0), i4(shape[0])
             if conic[0] > f4(0) and determinant > f4(0):
-                middle = conic[1] * conic[3] - conic[0] * conic[4]
-                square = middle * middle + determinant * (conic[3] * conic[3] - conic[0] * conic[5])
-                begin, height = span(
-                    row + middle / determinant, math.sqrt(square) / determinant, shape[0]
-                )
+                # Divided before it is squared, which of a small Gaussian would overflow.
+                middle = (conic[1] * conic[3] - conic[0] * conic[4]) / determinant
+                rest = (conic[3] * conic[3] - conic[0] * conic[5]) / determinant
+                begin, height = span(row + middle, math.sqrt(middle * middle + rest), shape[0])
             if height > 0:
                 first[g], last[g] = begin, begin + height - i4(1)
 

@@ -65,10 +65,12 @@ def conic(a0, a1, a2, b0, b1, b2, e0, e1, e2, u0, u1, u2, v0, v1, v2, cut2):
 
 
 @triton.jit
-def _span(middle, square, determinant, closed, place, size):
+def _span(middle, rest, determinant, closed, place, size):
     """Return the first and last pixel of a conic on an axis; all where it is not closed."""
     per = 1 / tl.where(closed, determinant, 1.0)
-    centre, reach = place + middle * per, tl.sqrt(tl.maximum(square, 0.0)) * per + SLACK
+    # Divided before it is squared, which of a small Gaussian would overflow.
+    middle *= per
+    centre, reach = place + middle, tl.sqrt(tl.maximum(middle * middle + rest * per, 0.0)) + SLACK
     low = tl.maximum(tl.ceil(centre - reach), 0.0)
     high = tl.minimum(tl.floor(centre + reach), (size - 1) * 1.0)
     return tl.where(closed, low, 0.0), tl.where(closed, high, (size - 1) * 1.0)
@@ -129,12 +131,10 @@ def trace_gaussians(
     determinant = xx * yy - xy * xy
     # Where the conic is no ellipse, since a Gaussian reaches to the source, all pixels count.
     closed = (xx > 0) & (determinant > 0)
-    middle = xy * x1 - xx * y1
-    square = middle * middle + determinant * (x1 * x1 - xx * one)
-    top, bottom = _span(middle, square, determinant, closed, row, rows)
-    middle = xy * y1 - yy * x1
-    square = middle * middle + determinant * (y1 * y1 - yy * one)
-    left, right = _span(middle, square, determinant, closed, column, columns)
+    middle, rest = xy * x1 - xx * y1, x1 * x1 - xx * one
+    top, bottom = _span(middle, rest, determinant, closed, row, rows)
+    middle, rest = xy * y1 - yy * x1, y1 * y1 - yy * one
+    left, right = _span(middle, rest, determinant, closed, column, columns)
     seen &= (top <= bottom) & (left <= right)
     own = view.to(tl.int64) * count + g
     line = lines + 20 * own

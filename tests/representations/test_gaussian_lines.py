@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from operators import relative
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.representations import GaussianCloud, render_gaussians
+from diffnr_lightning.representations.gaussian_line_kernels import trace_gaussians
 from diffnr_lightning.representations.gaussian_lines import affine_mass_loss
-from diffnr_lightning.representations.gaussian_poses import rotation_matrices
+from diffnr_lightning.representations.gaussian_poses import arrays_of, pose_rows, rotation_matrices
 from diffnr_lightning.representations.gaussian_shape import kept_mass
 from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
 
@@ -67,6 +69,25 @@ def test_it_integrates_the_density_along_the_ray():
     expected = 0.7 * torch.exp(-0.5 * distance2).sum(-1) * float(t[1] - t[0])
     image = render_gaussians(*one, scan, cut=4.0, integral="exact") * kept_mass(4.0, 2)
     assert float((image - expected).abs().max()) < 4e-4 * float(expected.max())
+
+
+def test_small_gaussians_far_from_the_source_meet_few_rows(gaussians):
+    """Whose conics have coefficients so large that their squares are beyond float32."""
+    distances = {"source_to_axis_mm": 1000.0, "source_to_detector_mm": 1500.0}
+    scan, some = near_scan(**distances)[0], gaussians(40, smallest=0.03, largest=0.1)
+    poses, across = pose_rows(scan)[0], np.stack([scan.u_mm[0], scan.v_mm[0]])
+    first, last = np.empty((2, 40), np.int32)
+    trace_gaussians(
+        *arrays_of(*(tensor.float() for tensor in some[:3])),
+        poses.astype(np.float32),
+        across.astype(np.float32),
+        np.float32(12.25),
+        scan.detector_shape,
+        np.empty((40, 17), np.float32),
+        first,
+        last,
+    )
+    assert (last - first).max() <= 1
 
 
 def test_kernels_render_like_the_reference(gaussians):

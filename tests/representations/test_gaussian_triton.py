@@ -7,6 +7,7 @@ import torch
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.representations import render_gaussians, voxelise_gaussians
+from diffnr_lightning.representations.gaussian_poses import across_on, poses_on
 from diffnr_lightning.representations.gaussian_statistics import ScreenStatistics
 
 bins_triton = pytest.importorskip("diffnr_lightning.representations.gaussian_bins_triton")
@@ -117,6 +118,27 @@ def test_gaussians_that_reach_to_the_source(gaussians, triton_device):
         gaussians(2, smallest=7.0, largest=9.0, spread=0.1),
         triton_device,
     )
+
+
+def test_exact_images_of_small_gaussians_far_from_the_source_meet_few_pixels(
+    gaussians, triton_device
+):
+    """Their conics have coefficients so large that their squares are beyond float32."""
+    scan = ScanGeometry.cone(
+        angles_rad=[0.3],
+        source_to_axis_mm=1000.0,
+        source_to_detector_mm=1500.0,
+        detector_shape=(25, 30),
+        pixel_mm=3.0,
+    )
+    some = [t.to(triton_device, torch.float32) for t in gaussians(40, smallest=0.03, largest=0.1)]
+    views = poses_on(scan, some[0].device), across_on(scan, some[0].device)
+    _, boxes = gaussian_lines_triton._trace(
+        some, views, slice(0, 1), 3.5, scan.detector_shape, wait=True
+    )
+    met = boxes[0][boxes[0, :, 0] < bins_triton.NEVER.value]
+    assert len(met) > 0
+    assert int((met[:, [1, 3]] - met[:, [0, 2]]).max()) <= 1
 
 
 @pytest.mark.usefixtures("tight_lists")
