@@ -107,13 +107,13 @@ class GaussianCloud(Representation):
 
     def resize(self, count: int) -> None:
         """Make room for another number of Gaussians, as a checkpoint needs; values are lost."""
-        device = self.positions.device if "positions" in self._parameters else None
-        self.positions = nn.Parameter(torch.zeros(count, 3, device=device))
-        self.raw_scales = nn.Parameter(torch.zeros(count, 3, device=device))
-        rotations = torch.zeros(count, 4, device=device)
+        like = self._centre_mm
+        self.positions = nn.Parameter(like.new_zeros(count, 3))
+        self.raw_scales = nn.Parameter(like.new_zeros(count, 3))
+        rotations = like.new_zeros(count, 4)
         rotations[:, 0] = 1
         self.raw_rotations = nn.Parameter(rotations)
-        self.raw_densities = nn.Parameter(torch.zeros(count, device=device))
+        self.raw_densities = nn.Parameter(like.new_zeros(count))
         self.statistics = ScreenStatistics(count)
 
     def activated(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -166,7 +166,7 @@ class GaussianCloud(Representation):
         if scales_mm.ndim == 1:
             scales_mm = scales_mm[:, None].expand(-1, 3)
         share = ((scales_mm - low) / (high - low)).clamp(1e-4, 1 - 1e-4)
-        centre = torch.tensor(self.grid.centre_mm, dtype=positions_mm.dtype)
+        centre = positions_mm.new_tensor(self.grid.centre_mm)
         with torch.no_grad():
             self.positions.copy_((positions_mm - centre) / (0.5 * self.edge_mm))
             self.raw_scales.copy_(torch.logit(share))

@@ -159,6 +159,13 @@ def test_initialisation_depends_on_its_seed_alone(cloud, volume, projections):
         assert ours.shape[1:] == (4,) or not torch.equal(ours, different)
 
 
+def test_a_cloud_in_double_precision_stays_so(volume, projections):
+    cloud = GaussianCloud(GRID, num_gaussians=10).double()
+    cloud.initialise(volume.double(), projections.double(), SCAN, seed=0)
+    assert {parameter.dtype for parameter in cloud.parameters()} == {torch.float64}
+    assert cloud.render(SCAN[:1]).dtype == cloud.query(GRID).dtype == torch.float64
+
+
 def test_voxels_are_used_repeatedly_where_there_are_too_few(volume, projections):
     few = torch.where(volume == volume.max(), volume, 0.0)
     few[3, 4, 5] = 0.5
