@@ -186,7 +186,7 @@ class GaussianCloud(Representation):
 
         Raises:
             ValueError: a volume on another grid, nothing in it above the threshold, or, to
-                calibrate, no view that sees a Gaussian.
+                calibrate, no ray with light or no view that sees a Gaussian.
         """
         self.check_volume(volume)
         count, device = self.num_gaussians, volume.device
@@ -265,6 +265,11 @@ class GaussianCloud(Representation):
         """Scale all densities by the factor that fits about `views` renderings best, where rays saw light."""
         lit = torch.ones_like(projections) if weights is None else weights > 0
         with_light = torch.nonzero(lit.flatten(1).any(1))[:, 0].tolist()
+        if not with_light:
+            raise ValueError(
+                "the weights are 0 for every ray, and rays with light are expected for calibration; check the "
+                "counts of the scan, or set calibrate to false."
+            )
         chosen = with_light[:: max(1, len(with_light) // views)]
         rendered, measured = self.render(scan[chosen]) * lit[chosen], projections[chosen]
         energy = rendered.square().sum()

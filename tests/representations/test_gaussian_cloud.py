@@ -211,6 +211,12 @@ def test_views_that_miss_the_gaussians_are_refused(volume, projections):
         cloud.initialise(volume, projections, away, seed=0)
 
 
+def test_a_calibration_without_light_is_refused(volume, projections):
+    cloud = GaussianCloud(GRID, num_gaussians=10)
+    with pytest.raises(ValueError, match="weights are 0 for every ray"):
+        cloud.initialise(volume, projections, SCAN, 0, torch.zeros_like(projections))
+
+
 @pytest.mark.parametrize(("away_mm", "warned"), [(1.5e5, False), (1.7e5, True)])
 def test_a_cone_from_too_far_away_for_float32_is_told_of(volume, caplog, away_mm, warned):
     far = ScanGeometry.cone(
