@@ -28,7 +28,7 @@ class Representation(nn.Module, ABC):
 
     @abstractmethod
     def density(self, points: Tensor) -> Tensor:
-        """Return the density at points (..., 3), world x, y, z in mm, as (...)."""
+        """Return the density at points (..., 3), x, y, z in mm of any precision, as (...) in that of the module."""
 
     @abstractmethod
     def render(self, scan: ScanGeometry) -> Tensor:

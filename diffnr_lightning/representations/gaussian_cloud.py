@@ -128,6 +128,7 @@ class GaussianCloud(Representation):
 
     def density(self, points: Tensor) -> Tensor:
         """Return the density at points (..., 3) in mm, as (...)."""
+        points = points.to(self.positions.dtype)
         return density_at(*self.activated(), points, cut=self.cut)
 
     def render(self, scan: ScanGeometry) -> Tensor:

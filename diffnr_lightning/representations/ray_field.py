@@ -106,6 +106,7 @@ class RayField(Representation):
 
     def density(self, points: Tensor) -> Tensor:
         """Return the density at points (..., 3) in mm as (...), each a line of its own."""
+        points = points.to(next(self.parameters()).dtype)
         return self._in_chunks(points.reshape(-1, 1, 3)).reshape(points.shape[:-1])
 
     def render(self, scan: ScanGeometry) -> Tensor:

@@ -31,6 +31,7 @@ class VoxelGrid(Representation):
 
     def density(self, points: Tensor) -> Tensor:
         """Return the density at points (..., 3), trilinear between voxel centres and 0 outside."""
+        points = points.to(self.values.dtype)
         origin = torch.tensor(self.grid.origin_mm, device=points.device, dtype=points.dtype)
         span = torch.tensor(
             [max(n - 1, 1) * e for n, e in zip(self.grid.shape, self.grid.voxel_mm, strict=True)][

@@ -88,6 +88,13 @@ def test_a_query_is_the_density_at_the_centres_of_voxels(make, grid, cone_scan):
 
 
 @torch.no_grad()
+def test_points_are_taken_in_any_precision(make, grid, cone_scan):
+    representation, points = make(grid, cone_scan), grid.points()[5:7, 9, ::3]
+    exact = representation.density(points.double())
+    torch.testing.assert_close(exact, representation.density(points))
+
+
+@torch.no_grad()
 def test_outside_of_the_grid_there_is_nothing(make, grid, cone_scan):
     far = torch.tensor(grid.centre_mm) + torch.tensor([[0.0, 0.0, 90.0], [70.0, 0.0, 0.0]])
     assert make(grid, cone_scan).density(far).abs().max() < 1e-4
