@@ -143,9 +143,16 @@ def _hindrance() -> tuple[str, str] | None:
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed", "`pip install triton` (Linux)"
     try:
+        triton = importlib.import_module("triton")
+    except (ImportError, OSError) as error:
+        return (
+            f"triton cannot be imported ({error})",
+            "reinstall triton of the version that this torch asks for",
+        )
+    try:
         # Its driver builds what launches kernels with the machine's C compiler, or finds it in triton's cache.
-        importlib.import_module("triton").runtime.driver.active  # noqa: B018
-    except (AssertionError, OSError, RuntimeError, SubprocessError) as error:
+        triton.runtime.driver.active  # noqa: B018
+    except (AssertionError, ImportError, OSError, RuntimeError, SubprocessError) as error:
         return (
             f"triton cannot launch kernels ({error})",
             "it needs a C compiler (gcc, or the one named by CC) and the headers of this Python (python3-dev)",

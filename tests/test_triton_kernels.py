@@ -29,8 +29,29 @@ def test_a_missing_triton_is_named_once(monkeypatch, caplog):
     assert [record.message.count("pip install triton") for record in caplog.records] == [1]
 
 
+def test_a_triton_that_cannot_be_imported_is_named_once(monkeypatch, caplog):
+    """As one that was built for another Python, or against a newer C library."""
+
+    def broken(name):
+        raise ImportError("libtriton.so: version `GLIBC_2.38' not found")
+
+    monkeypatch.setattr(triton_kernels.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(triton_kernels.importlib, "import_module", broken)
+    triton_kernels._has_triton.cache_clear()
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        assert [takes_triton(torch.device("cuda")) for _ in range(2)] == [False, False]
+    triton_kernels._has_triton.cache_clear()
+    (record,) = caplog.records
+    assert "GLIBC_2.38" in record.message and "reinstall triton" in record.message
+
+
 @pytest.mark.parametrize(
-    "error", [RuntimeError("Failed to find C compiler"), CalledProcessError(1, ["gcc", "driver.c"])]
+    "error",
+    [
+        RuntimeError("Failed to find C compiler"),
+        CalledProcessError(1, ["gcc", "driver.c"]),
+        ImportError("cuda_utils.so: undefined symbol"),
+    ],
 )
 def test_a_triton_that_cannot_build_its_launcher_is_named_once(monkeypatch, caplog, error):
     class Driver:
