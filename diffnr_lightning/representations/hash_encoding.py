@@ -28,6 +28,8 @@ Backend = Literal["auto", "numba", "triton", "tinycudann", "reference"]
 # NAF's: the first features are nearly nothing, so that all levels begin alike.
 START = 1e-4
 PRIMES = (1, 2654435761, 805459861)
+# An edge of the unit box; kernels count them in 32 bits.
+MOST_VERTICES = 2**30
 
 _named: set[str] = set()
 
@@ -71,8 +73,8 @@ class HashEncoding(nn.Module):
         layout: the levels.
 
     Raises:
-        ValueError: a count below one, a growth below one, a table with more than 2^28 entries, or a backend that is
-            not known.
+        ValueError: a count below one, a growth below one, a table with more than 2^28 entries, more than 2^30 vertices
+            an edge, or a backend that is not known.
 
     Source: 16 levels of 2 features, base 16, growth 2 and 2^19 entries are NAF's (Zha et al., MICCAI
     2022). Deviation: no gradient for the points is computed, which nothing here needs.
@@ -107,6 +109,11 @@ class HashEncoding(nn.Module):
         self.backend = backend
         self.layout = _layout(levels, base, growth, table)
         last = self.layout[-1]
+        if last.resolution > MOST_VERTICES:
+            raise ValueError(
+                f"levels, base and growth are {levels}, {base} and {growth}, which makes {last.resolution:.3g} "
+                f"vertices an edge at the finest level; at most {MOST_VERTICES} are expected."
+            )
         self.table = nn.Parameter(torch.empty(last.start + last.size, features))
         self.reset_parameters()
 

@@ -158,6 +158,7 @@ def test_tinycudann_works_on_our_table(monkeypatch):
         ({"levels": 0}, "levels, features and base are 0"),
         ({"growth": 0.5}, "growth is 0.5"),
         ({"table": 40}, "table is 40"),
+        ({"levels": 16, "growth": 4.0}, "vertices an edge at the finest level"),
         ({"backend": "tinycuda"}, "backend is 'tinycuda'; one of auto"),
     ],
 )
