@@ -260,6 +260,9 @@ class _SliceSimilarity(torch.autograd.Function):
         prediction, reference = prediction.detach().contiguous(), reference.contiguous()
         gradient = torch.zeros_like(prediction) if ctx.needs_input_grad[0] else None
         count, height, width = prediction.shape
+        if not count:
+            ctx.save_for_backward(prediction)
+            return prediction.new_zeros(0)
         slices = torch.arange(count, device=prediction.device)
         sums = _accumulate(
             prediction, reference, 0, slices, data_range, 1 / (height * width), gradient

@@ -48,6 +48,14 @@ def test_slices_equal_the_reference(triton_device, monkeypatch):
     assert_close(value, ours.grad, oracle, theirs.grad)
 
 
+def test_no_slice_has_no_similarity(triton_device):
+    none = torch.zeros(0, 5, 9, device=triton_device, requires_grad=True)
+    similarity = ssim_triton.slice_similarity(none, none.detach())
+    assert similarity.shape == (0,)
+    similarity.sum().backward()
+    assert none.grad.shape == none.shape
+
+
 def test_volumes_equal_the_reference_slab_by_slab(triton_device, monkeypatch):
     monkeypatch.setattr(ssim_triton, "_SLAB", 1)
     monkeypatch.setattr(ssim_triton, "_LEAST", 8)
