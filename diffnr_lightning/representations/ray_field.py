@@ -40,7 +40,7 @@ class RayField(Representation):
 
     Attributes:
         matter: (Z, Y, X) bool, where the field is evaluated; None for everywhere.
-        draws: (1,) renderings with jitter so far; with the seed it decides the next jitter, and it
+        draws: (1,) renderings with jitter since `initialise`; with the seed it decides the next jitter, and it
             is part of a checkpoint, so that a resumed run equals an uninterrupted one.
 
     Raises:
@@ -93,7 +93,8 @@ class RayField(Representation):
     ) -> None:
         """Check the grid, take the seed of the jitter, find the matter; see `Representation`."""
         self.check_volume(volume)
-        self.seed = seed
+        self.seed, self._drawn = seed, None
+        self.draws.zero_()
         if self.empty is not None:
             full = (_averaged(volume.detach().float()) > self.empty).float()[None]
             self.matter = F.max_pool3d(full, 2 * REACH + 1, 1, REACH)[0] > 0

@@ -137,6 +137,15 @@ def test_jitter_is_unbiased_and_drawn_anew(cone_scan):
     assert (error < 5 * spread / 20).all()
 
 
+def test_jitter_begins_anew_with_the_field(cone_scan):
+    field, renderings = Blob(samples=6), []
+    for _ in range(2):
+        field.initialise(torch.ones(GRID.shape), None, cone_scan, seed=5)
+        renderings.append([field.render(cone_scan).detach() for _ in range(2)])
+    assert torch.equal(*(first for first, _ in renderings))
+    assert not torch.equal(*renderings[0])
+
+
 def test_jitter_goes_on_where_a_checkpoint_stopped(cone_scan):
     one, other, third = Blob(samples=6), Blob(samples=6), Blob(samples=6)
     drawn = [one.render(cone_scan).detach() for _ in range(3)]
@@ -145,7 +154,6 @@ def test_jitter_goes_on_where_a_checkpoint_stopped(cone_scan):
     for later in drawn[1:]:
         assert torch.equal(third.render(cone_scan), later)
     third.initialise(torch.zeros(GRID.shape), None, cone_scan, seed=4)
-    third.draws.zero_()
     assert not torch.equal(third.render(cone_scan), drawn[0])
 
 
