@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffnr_lightning.constructed import Constructed
@@ -128,8 +129,8 @@ class Method(Constructed, ABC):
     """A way from projections to a volume; subclasses are named in configs by ``class_path``.
 
     Attributes:
-        name: in tables, where the command gives no other.
-        findings: what `metrics.json` records of the last reconstruction.
+        name: in tables, where the command gives no other; that of the class where it says none.
+        findings: what `metrics.json` records of the last reconstruction; nothing where the class says nothing.
         weighs: whether it heeds the weights of the rays.
         fits: whether it compares projections of its volume with the measured ones, for which all has to be known that
             rays pass.
@@ -137,10 +138,15 @@ class Method(Constructed, ABC):
     """
 
     name: str
-    findings: dict[str, Any]
+    findings: Mapping[str, Any] = MappingProxyType({})
     weighs: bool = True
     fits: bool = True
     before_prior: Tensor | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__
 
     @property
     def built(self) -> Any:

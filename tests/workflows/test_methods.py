@@ -1,14 +1,16 @@
+import json
+
 import lightning
 import pytest
 import torch
 
 from diffnr_lightning import solvers
-from diffnr_lightning.data import RaySampling
+from diffnr_lightning.data import RaySampling, ScanRecipe
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.photons import PhotonCounts
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
-from diffnr_lightning.workflows import Problem, Scene, Solver
+from diffnr_lightning.workflows import Method, Problem, Scene, Solver, reconstruct, simulate
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,19 @@ def test_a_solver_of_the_users_own_is_named_by_its_path():
     assert torch.equal(volume, torch.full((4, 4, 4), 2.0))
     with pytest.raises(ValueError, match=r"constant has no option 'factor'; it has value"):
         Solver(f"{__name__}.constant", {"factor": 2.0})
+
+
+class Empty(Method):
+    """A method of the user's own that says nothing of itself."""
+
+    def reconstruct(self, problem):
+        return torch.zeros(problem.grid.shape)
+
+
+def test_a_method_of_the_users_own_need_not_say_name_and_findings(tmp_path):
+    case = simulate("phantom:1", tmp_path / "case", ScanRecipe(size=16, num_views=4))
+    run = reconstruct(case, tmp_path / "run", Empty())
+    assert json.loads((run / "metrics.json").read_text())["method"] == "Empty"
 
 
 def counted(projections, grid, scan, photons, weights=None):
