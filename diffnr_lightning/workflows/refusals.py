@@ -51,6 +51,7 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
     return (
         _no_class(path, message)
         or _unknown_parameter(path, message)
+        or _own_class(path, message)
         or _wrong_type(parser, path, message)
         or _own_words(message)
         or _wrong_alternative(path, message)
@@ -114,6 +115,23 @@ def _unknown_parameter(path: str, message: str) -> str | None:
     return f"{path}: {name} has no '{key}'{nearest(key, inspect.signature(kind).parameters)}."
 
 
+def _own_class(path: str, message: str) -> str | None:
+    """Say why a class cannot be imported, or its options not be read, as one of a package of the user's own."""
+    if found := re.search(
+        r"Parameter '(\w+)' from '([\w.]+)\.\w+' does not specify a type", message
+    ):
+        return f"{path}: {found[2]} takes {found[1]!r} without a type; one is expected, such as {found[1]}: float."
+    if found := re.search(r"No module named '([\w.]+)'", message):
+        return (
+            f"{path}: there is no module {found[1]!r}; install its package, or name the folder that holds it in "
+            "PYTHONPATH."
+        )
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        known = dir(importlib.import_module(found[1]))
+        return f"{path}: module {found[1]} has no {found[2]!r}{nearest(found[2], known)}."
+    return None
+
+
 def _no_class(path: str, message: str) -> str | None:
     """Say what a class is named by, where a value names none, and what became of a file that was given instead."""
     if file := re.search(r"Unable to load config ['\"]([^'\"]+)['\"]", message):
@@ -164,6 +182,8 @@ def _wrong_type(parser: ArgumentParser, path: str, message: str) -> str | None:
     if given and simple:
         return f"{path} is {_as_typed(given[1])!r}; {_expectation(parser, path)}."
     if found := _NESTED.search(message):
+        if found[1] in ("<class 'tuple'>", "<class 'list'>"):
+            return f"{path} is {found[2]!r}; a list is expected, such as '[{found[2]}]'."
         return f"{path} is {found[2]!r}; {_type_name(found[1])} is expected."
     return None
 

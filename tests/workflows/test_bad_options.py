@@ -1,5 +1,7 @@
 """Options and values that cannot be are refused in one sentence with exit code 2, before anything is written."""
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,8 @@ def test_other_commands(refused, command, options):
             "option iterations of solver sirt is null; a value such as 100 is expected",
         ),
         ("doctor --nothing", "unknown option --nothing"),
+        ("doctor --method no_package.Method", "there is no module 'no_package'; install"),
+        (f"{TRAIN} --prior diffnr_lightning.priors.SliceFixr", "did you mean SliceFixer"),
     ],
 )
 def test_commands_that_cannot_be_done(refused, tmp_path, line, words):
@@ -129,6 +133,8 @@ def test_commands_that_cannot_be_done(refused, tmp_path, line, words):
         ),
         ("pseudo_reference.repairer.planes axial up", "is 'up'; one of axial, coronal, sagittal"),
         ("pseudo_reference.every 0", "every is 0"),
+        ("pseudo_reference.repairer.planes axial", "a list is expected, such as '[axial]'"),
+        ("representation no_package.Volume", "there is no module 'no_package'; install"),
         ("optimisation.lambda_dif 3", "did you mean lambda_diff"),
         ("optimisation.lambda_diff null", "--method.optimisation.lambda_diff is null; float"),
         ("iterations null", "--method.iterations is null; int is expected"),
@@ -142,6 +148,21 @@ def test_values_of_classes_within_classes(refused, options, words, tmp_path):
     line = refused(*SCENE.split(), *f"--method.{options}".split())
     assert words in line
     assert len(line) < 200
+
+
+def test_arguments_of_own_classes_have_types(refused, monkeypatch):
+    own = types.ModuleType("own_methods")
+    exec(
+        "from diffnr_lightning.workflows import Scene\nclass Own(Scene):\n  def __init__(self, share): ...",
+        vars(own),
+    )
+    own.Own.__module__ = own.__name__
+    monkeypatch.setitem(sys.modules, own.__name__, own)
+    line = refused("doctor", "--method", "own_methods.Own")
+    assert (
+        "own_methods.Own takes 'share' without a type; one is expected, such as share: float."
+        in line
+    )
 
 
 @pytest.mark.parametrize("out", [["--out", ""], ["--out="]])
