@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from diffnr_lightning.metrics import PROTOCOLS
@@ -83,7 +84,7 @@ def score_table(
         tuple(
             [
                 *_in_common(cases[0].setting, differing),
-                *_notes(cases, methods),
+                *_notes(cases, [row for row in means if not row.published]),
                 *_comparisons(compared, baseline, differing, seed),
                 *averaged_in_spite(runs),
                 *_of_before(kept, former),
@@ -289,11 +290,11 @@ def _mean(method: str, rows: Sequence[Row], seed: int) -> Row:
         # A mean over those cases alone that happen to have the number would be another mean.
         if len(numbers) < len(rows):
             continue
-        each = _of_each_patient(rows, numbers)
-        values[column.key] = math.fsum(each) / len(each)
+        each = [fmean(found) for found in _by_patient(rows, numbers)]
+        values[column.key] = fmean(each)
         if len(each) > 1:
             intervals[column.key] = bootstrap_interval(each, seed)
-    names = tuple(sorted(row.case or "" for row in rows))
+    names = tuple(sorted(found[0].case or "" for found in _by_patient(rows, rows)))
     first = rows[0]
     mean = Row(method, None, len(rows), values, intervals, setting=first.setting)
     return replace(mean, averaged=names, untold=first.untold)
@@ -304,29 +305,25 @@ def _units(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.unit for row in rows if row.unit is not None))
 
 
-def _of_each_patient(rows: Sequence[Row], numbers: Sequence[float]) -> list[float]:
-    """Return the mean of each patient's numbers: what was run again says nothing of further patients."""
-    found: dict[Hashable, list[float]] = {}
-    for position, (row, number) in enumerate(zip(rows, numbers, strict=True)):
-        found.setdefault(position if row.patient is None else row.patient, []).append(number)
-    return [math.fsum(each) / len(each) for each in found.values()]
+def _by_patient(rows: Sequence[Row], things: Sequence[Any]) -> list[list[Any]]:
+    """Return things, one for each row, by patients: what was run again says nothing of further ones."""
+    found: dict[Hashable, list[Any]] = {}
+    for position, (row, thing) in enumerate(zip(rows, things, strict=True)):
+        found.setdefault(position if row.patient is None else row.patient, []).append(thing)
+    return list(found.values())
 
 
-def _notes(cases: Sequence[Row], methods: Sequence[str]) -> list[str]:
+def _notes(cases: Sequence[Row], means: Sequence[Row]) -> list[str]:
     notes = []
     units = _units(cases)
     if len(units) > 1:
         notes.append(
             f"Regions are in {' and '.join(units)} units; errors and deviations have no mean over both."
         )
-    groups = {
-        method: sorted((row.case or "", repr(row.setting)) for row in cases if row.method == method)
-        for method in methods
-    }
-    counts = {
-        (method, setting): sum(row.method == method and row.setting == setting for row in cases)
-        for method, setting in dict.fromkeys((row.method, row.setting) for row in cases)
-    }
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for row in means:
+        groups.setdefault(row.method, []).extend((n, repr(row.setting)) for n in row.averaged)
+    counts = {(row.method, row.setting): row.count for row in means}
     if max(counts.values()) > 1:
         said = ", ".join(f"{method}: {count}" for (method, _), count in counts.items())
         if len(set(counts.values())) == 1:
@@ -334,7 +331,7 @@ def _notes(cases: Sequence[Row], methods: Sequence[str]) -> list[str]:
         notes.append(
             f"Means over cases ({said}); intervals: 95 %, bootstrap of the mean over cases."
         )
-    if len({tuple(group) for group in groups.values()}) > 1:
+    if len({tuple(sorted(group)) for group in groups.values()}) > 1:
         notes.append("The methods were not run on the same cases, so their means do not compare.")
     return notes
 
@@ -373,7 +370,7 @@ def _comparison(
 def _paired(
     cases: Sequence[Row], first: str, second: str, key: str = "r2_psnr"
 ) -> list[tuple[float, float]]:
-    """Return a number of two methods on the cases that both have; of a volume scanned several times, on each scan."""
+    """Return a number of two methods on the patients that both have, of a volume scanned several times on the scans."""
     rows = [row for row in cases if row.method in (first, second) and key in row.values]
     counts = Counter((row.method, row.case) for row in rows)
 
@@ -381,11 +378,15 @@ def _paired(
         several = max(counts[first, row.case], counts[second, row.case]) > 1
         return row.case, row.case_folder if several else None
 
-    scores: dict[str, dict[Any, float]] = {first: {}, second: {}}
+    scores: dict[str, dict[Any, list[Row]]] = {first: {}, second: {}}
     for row in rows:
-        scores[row.method][scan_of(row)] = row.values[key]
+        scores[row.method].setdefault(scan_of(row), []).append(row)
+    shared = [scan for scan in scores[first] if scan in scores[second]]
+    pairs = [
+        tuple(fmean(row.values[key] for row in scores[name][scan]) for name in (first, second))
+        for scan in shared
+    ]
+    found = _by_patient([scores[first][scan][0] for scan in shared], pairs)
     return [
-        (scores[first][scan], scores[second][scan])
-        for scan in scores[first]
-        if scan in scores[second]
+        (fmean(one), fmean(other)) for one, other in (zip(*each, strict=True) for each in found)
     ]

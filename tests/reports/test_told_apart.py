@@ -9,6 +9,7 @@ import pytest
 
 from diffnr_lightning.reports import RunSummary, read_earlier, score_table, write_tables
 from diffnr_lightning.reports.runs import ScanSetting
+from diffnr_lightning.reports.table_rows import best_rows
 
 SETTING = ScanSetting(24, "none", "32")
 
@@ -260,6 +261,24 @@ def test_a_repeated_case_does_not_split_the_means_of_folders_named_by_case(scann
         "NAF (one_naf)",
         "NAF (one_naf_again)",
     ]
+
+
+def test_a_repeated_run_is_compared_as_one_with_the_baseline(scanned):
+    """Whichever comes last, and as its mean is made; the other method was run on the same patients."""
+    runs = [
+        scanned("body", case, method, f"{case}_{method}{more}", psnr)
+        for case, method, more, psnr in (
+            *(("one", "NAF", "", 30), ("one", "NAF", "_again", 34), ("two", "NAF", "", 32)),
+            *(("one", "FDK", "", 20), ("two", "FDK", "", 20)),
+        )
+    ]
+    for order in (runs, runs[::-1]):
+        table = score_table(order, baseline="FDK")
+        naf = next(row for row in table.means if row.method == "NAF")
+        assert naf.values["r2_psnr_over_baseline"] == 12
+        assert any("NAF against FDK: +12.00 dB" in n and "2 of 2 cases" in n for n in table.notes)
+        assert not any("not run on the same cases" in note for note in table.notes)
+        assert best_rows(table.means, table.columns[0]) == {table.means.index(naf)}
 
 
 def test_a_case_that_is_scanned_again_does_not_split_the_means_of_the_others(scanned):
