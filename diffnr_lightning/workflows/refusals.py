@@ -236,7 +236,14 @@ def _own_words(message: str) -> str | None:
         return None
     entries = re.split(r"\n\s*- ", message.partition("Errors:")[2].partition("\nGiven value")[0])
     ours = [e for e in entries if e.strip() and not re.match(r"Expected|Problem|Not of type", e)]
-    return " ".join(ours[0].split()) if ours else None
+    if ours:
+        return " ".join(ours[0].split())
+    for entry in entries:
+        # Of no ValueError, such as that a package is missing.
+        problem = re.match(r"Problem with given class_path '([^']+)':(.+)", entry, re.DOTALL)
+        if problem and not re.search("Parser key|Expected|Does not validate", problem[2]):
+            return f"{problem[1]} cannot be made: {' '.join(problem[2].split()).rstrip('.')}."
+    return None
 
 
 def _in_one_line(path: str, message: str) -> str:

@@ -208,3 +208,18 @@ def test_null_is_taken_for_what_may_be_none(option):
     for key in option.replace("init_args.", "").split("."):
         node = node.get("init_args", node)[key]
     assert node is None
+
+
+def test_a_class_says_why_it_cannot_be_made(refused, tmp_path, monkeypatch):
+    """Its package is missing, for one."""
+    (tmp_path / "my_loggers.py").write_text(
+        "from lightning.pytorch.loggers import CSVLogger\n\n\n"
+        "class Remote(CSVLogger):\n"
+        "    def __init__(self, where: str = 'there'):\n"
+        "        raise ModuleNotFoundError('Remote needs the package remote')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "logger.yaml").write_text("curves: {class_path: my_loggers.Remote}\n")
+    options = ["--case", tmp_path, "--config", "fdk", "--config", tmp_path / "logger.yaml"]
+    said = "my_loggers.Remote cannot be made: Remote needs the package remote."
+    assert said in refused("reconstruct", *options, "--out", "run")
