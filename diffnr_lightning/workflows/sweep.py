@@ -23,7 +23,7 @@ from diffnr_lightning.workflows.scanning import simulate
 from diffnr_lightning.workflows.settings import Settings, configured
 from diffnr_lightning.workflows.shards import shard_of
 from diffnr_lightning.workflows.signature import at_least, folder_to_be
-from diffnr_lightning.workflows.table_logging import group_of, log_tables
+from diffnr_lightning.workflows.table_logging import check_logger, group_of, log_tables
 from diffnr_lightning.workflows.volume_sources import volume_sources
 from diffnr_lightning.workflows.workers import Worker, run_workers
 
@@ -77,6 +77,7 @@ def sweep(
             scans that could not be finished.
         ChildProcessError: the process of a GPU failed; the others have done their shares.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
+        ImportError: a package of the logger that is not installed.
     """
     if not methods:
         raise ValueError("methods is empty; at least one config of `reconstruct` is expected.")
@@ -94,6 +95,8 @@ def sweep(
     place = use_device(devices[0]) if len(devices) == 1 else None
     loggers = [] if curves is None else config_files(curves)
     named = {name: [*files, *loggers] for name, files in _named("methods", methods).items()}
+    if curves is not None:
+        check_logger(curves, out)
     if CASE in named:
         raise ValueError(
             f"methods has a file called {CASE}, whose folder would be that of the case; rename the file."

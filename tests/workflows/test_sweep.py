@@ -280,6 +280,7 @@ def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
         (["--device", "tpu"], "cpu, cuda or cuda:N is expected"),
         (["--scans", "data/none.yaml"], "none.yaml"),
         (["--curves", "loggers/none.yaml"], "none.yaml"),
+        (["--curves", "reconstruct/fdk.yaml"], "unknown key 'method"),
         (["--methods", "reconstruct/fdk.yaml", "fdk"], "would be called fdk too"),
         (["--scans", "data/body.yaml", "data/body"], "scans has data/body and another one"),
     ],
