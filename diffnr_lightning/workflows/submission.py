@@ -270,8 +270,8 @@ def _slurm_options(options: Mapping[str, Any], cluster: str = "slurm") -> dict[s
     """
     nodes, per_node = _tasks(options, cluster)
     srun = ["--kill-on-bad-exit=1"]
-    if options.get("cpus_per_task"):
-        srun.append(f"--cpus-per-task={options['cpus_per_task']}")
+    if cores := options.get("slurm_cpus_per_task") or options.get("cpus_per_task"):
+        srun.append(f"--cpus-per-task={cores}")
     return {
         **options,
         **({} if nodes == 1 else {"tasks_per_node": per_node}),

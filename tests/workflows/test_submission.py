@@ -148,6 +148,8 @@ def test_what_resuming_needs_is_asked_for_beside_what_is_given():
     assert options["slurm_additional_parameters"] == {"requeue": True, "nice": 5}
     asked = ["--kill-on-bad-exit=1", "--cpus-per-task=3", "--verbose"]
     assert options["slurm_srun_args"] == asked and options["timeout_min"] == 7
+    by_slurm = submission._slurm_options({"slurm_cpus_per_task": 3})
+    assert "--cpus-per-task=3" in by_slurm["slurm_srun_args"]
     in_one = submission._slurm_options(given | {"slurm_srun_args": "--verbose --label"})
     assert in_one["slurm_srun_args"] == [*asked, "--label"]
 
