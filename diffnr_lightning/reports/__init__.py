@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "paper_lines",
             "plain_lines",
             "print_paper_table",
+            "remarks_without_lines",
             "write_paper_table",
         ],
         "provenance": ["provenance_in_words", "write_provenance"],

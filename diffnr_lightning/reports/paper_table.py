@@ -300,6 +300,17 @@ def _remarks(lines: Sequence[PaperLine]) -> list[str]:
     return list(dict.fromkeys(f"{line.method}: {line.remark}." for line in lines if line.remark))
 
 
+def remarks_without_lines(rows: Sequence[RowRuns], lines: Sequence[PaperLine]) -> list[str]:
+    """Return what is to be said of rows without a line, as of one that failed and that no paper has, as notes.
+
+    Args:
+        rows: of the table.
+        lines: of them, see `paper_lines`.
+    """
+    shown = {line.method for line in lines}
+    return [f"{row.name}: {row.remark}." for row in rows if row.remark and row.name not in shown]
+
+
 def write_paper_table(
     folder: str | Path, title: str, lines: Sequence[PaperLine], notes: Sequence[str]
 ) -> Path:

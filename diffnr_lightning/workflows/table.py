@@ -322,6 +322,7 @@ def _show(
         plain_lines,
         print_paper_table,
         read_published,
+        remarks_without_lines,
         write_paper_table,
         write_provenance,
     )
@@ -345,8 +346,9 @@ def _show(
     lines = paper_lines(found, published, views=views)
     if experiment.scale != "full":
         lines = [line._replace(comparable=False) for line in lines]
-    print_paper_table(experiment.title, lines, experiment.notes)
-    page = write_paper_table(folder, experiment.title, lines, experiment.notes)
+    notes = [*experiment.notes, *remarks_without_lines(found, lines)]
+    print_paper_table(experiment.title, lines, notes)
+    page = write_paper_table(folder, experiment.title, lines, notes)
     # Rows of one method are the same runs.
     made = {run.folder: run for row in found for runs in row.runs.values() for run in runs}
     write_provenance(list(made.values()), folder / "table.csv")

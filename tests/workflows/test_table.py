@@ -173,9 +173,9 @@ def test_a_row_that_fails_stops_no_other(tmp_path, capsys):
     assert cli.main(["table", str(folder), "--out", str(tmp_path / "out")]) == cli.USAGE_ERROR
     assert "3 of 4 rows failed (Missing, Half, Broken)" in capsys.readouterr().err
     lines = lines_of(tmp_path / "out")
-    assert {line["method"] for line in lines} == {"FDK"}
-    assert lines[0]["published"] == "30.0" and float(lines[0]["ours"]) > 5
-    assert lines[0]["protocol"] == "r2, not stated"
+    assert {line["method"] for line in lines} == {"FDK"} and float(lines[0]["ours"]) > 5
+    assert (lines[0]["published"], lines[0]["protocol"]) == ("30.0", "r2, not stated")
+    assert "\nMissing: failed: config" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_what_is_finished_is_shown_alone(tmp_path):
