@@ -77,7 +77,7 @@ def reconstruct(
 
     Raises:
         ValueError: a case or checkpoint that does not fit, a run that a GPU has no room for, or one of other settings
-            in the folder.
+            in the folder, or a method that returns no volume of finite values.
     """
     from diffnr_lightning.data import load_case
     from diffnr_lightning.workflows.posed_problem import problem_of, reaches_out, working_grid
@@ -131,8 +131,27 @@ def reconstruct(
         record = method.record(run)
         problem = record.watched(problem)
         volume = method.reconstruct(problem.without_surroundings())
+        _refuse_no_volume(volume, grid, label)
         _conclude(run, method, record, volume, problem, scale, pad)
     return out
+
+
+def _refuse_no_volume(volume: Any, grid: VolumeGrid, label: str) -> None:
+    """Refuse what a method, which may be of one's own, cannot mean as its result.
+
+    Raises:
+        ValueError: no tensor, another shape than the grid's, or values that are not finite.
+    """
+    import torch
+
+    if not isinstance(volume, torch.Tensor) or volume.shape != grid.shape:
+        found = f"{type(volume).__name__} of shape {tuple(getattr(volume, 'shape', ()))}"
+        raise ValueError(f"{label} returned a {found}; a Tensor of shape {grid.shape} is expected.")
+    if not bool(torch.isfinite(volume).all()):
+        raise ValueError(
+            f"{label} returned a volume with NaN or infinite values, as of an optimisation that diverges; finite ones "
+            "are expected: lower its rates or steps."
+        )
 
 
 def _conclude(

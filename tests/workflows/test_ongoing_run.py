@@ -103,3 +103,18 @@ def test_estimates_are_drawn_and_logged_without_the_pad(case, tmp_path):
     assert logger.steps == [("preview", 7)]
     run._replace(curves=None).show(wide, 8)
     assert len(logger.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (torch.full((16, 16, 16), torch.nan), "halves returned a volume with NaN or infinite"),
+        (torch.zeros(3, 3, 3), r"Tensor of shape \(3, 3, 3\); a Tensor of shape \(16, 16, 16\)"),
+        (torch.zeros(16, 16, 16).numpy(), "returned a ndarray of shape"),
+    ],
+)
+def test_what_is_no_volume_of_the_grid_is_refused(case, tmp_path, monkeypatch, returned, words):
+    monkeypatch.setattr(Halves, "reconstruct", lambda self, problem: returned)
+    with pytest.raises(ValueError, match=words):
+        reconstruct(case, tmp_path / "run", Halves())
+    assert not (tmp_path / "run").exists()
