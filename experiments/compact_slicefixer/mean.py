@@ -1,6 +1,6 @@
 """Write the weighted mean of two files of weights of one network.
 
-python experiments/compact_slicefixer/eighth_stage/mean.py FIRST SECOND SHARE OUT
+python experiments/compact_slicefixer/mean.py FIRST SECOND SHARE OUT
 
 SHARE is that of the second; the header is the second's too.
 """
