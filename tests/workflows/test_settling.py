@@ -9,7 +9,8 @@ from diffnr_lightning.data import Noise, ScanRecipe, generate, simulate_case
 from diffnr_lightning.modules import SceneOptimization
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.representations import GaussianCloud
-from diffnr_lightning.workflows import Problem, Scene
+from diffnr_lightning.solvers import weighted_tv
+from diffnr_lightning.workflows import Problem, Scene, settling
 from diffnr_lightning.workflows.settling import settled
 
 SIZE = 24
@@ -45,6 +46,22 @@ def test_what_leaves_too_much_moves_until_noise_is_left(scanned):
     assert made.findings().keys() == {"before", "after", "share"}
 
 
+@pytest.mark.parametrize(("level", "expected"), [(1.0, [6]), (0.01, [6, 12])])
+def test_what_does_not_reach_noise_is_given_more_passes(scanned, monkeypatch, level, expected):
+    truth, problem = scanned
+    passes = []
+
+    def counted(*given, iterations, **options):
+        passes.append(iterations)
+        return weighted_tv(*given, iterations=iterations, **options)
+
+    monkeypatch.setattr(settling, "weighted_tv", counted)
+    monkeypatch.setattr(settling, "LEVEL", level)
+    made = settled(truth + 0.05 * truth * (truth > 0.3), problem)
+    assert passes == expected
+    assert (made.share == 1) == (level < 1)
+
+
 def test_what_explains_its_projections_stays(scanned):
     truth, problem = scanned
     dim = problem._replace(photons=None, weights=0.01 * problem.weights)
@@ -74,13 +91,13 @@ def test_a_scene_settles_at_its_end(scanned):
             finish=finish,
         )
 
-    repaired, settling = scene("repair"), scene("settle")
+    repaired, finished = scene("repair"), scene("settle")
     before = repaired.reconstruct(problem)
-    after = settling.reconstruct(problem)
+    after = finished.reconstruct(problem)
     assert "settled" not in repaired.findings
     assert torch.equal(after, settled(before, problem).volume)
     assert not torch.equal(after, before)
-    assert settling.findings["settled"]["after"] < settling.findings["settled"]["before"]
+    assert finished.findings["settled"]["after"] < finished.findings["settled"]["before"]
     # Without the noise of rays nothing says when to stop.
     unknown = problem._replace(weights=None, photons=None)
     assert torch.equal(scene("settle").reconstruct(unknown), scene("repair").reconstruct(unknown))
