@@ -55,7 +55,7 @@ def provenance(
     for scan, (_, record), environments in zip(scans, records, worked, strict=True):
         for environment in environments:
             for path, digest in environment.get("weights", {}).items():
-                _add(weights, path, digest)
+                _add(weights, _public(path), digest)
         _add(cases, scan, record.get("inputs", {}).get("case", UNKNOWN))
     return {
         "table": table.name,
@@ -72,6 +72,11 @@ def provenance(
         "runs_without_weights_record": sum("weights" not in record for _, record in records),
         **(_kept(kept, before) if kept else {}),
     }
+
+
+def _public(path: str) -> str:
+    """Return a path of weights without what only its machine knows; one in the package has no such part."""
+    return "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
 
 
 def _scan_in_words(run: RunSummary) -> str:

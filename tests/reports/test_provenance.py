@@ -86,6 +86,20 @@ def test_a_run_that_went_on_elsewhere_counts_for_both_places(tmp_path):
     assert record["weights_sha256"] == {"prior.safetensors": ["aa", "bb"]}
 
 
+def test_provenance_names_weights_without_the_folders_of_their_machine(tmp_path):
+    files = {
+        "/home/someone/runs/stage/weights.safetensors": "aa",
+        "runs/b/weights.safetensors": "bb",
+    }
+    write_run(tmp_path / "run", "DiffNR", {"weights": files})
+    write_tables(read_runs([tmp_path]), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "table.provenance.json").read_text())
+    assert record["weights_sha256"] == {
+        "runs/b/weights.safetensors": ["bb"],
+        "stage/weights.safetensors": ["aa"],
+    }
+
+
 @pytest.mark.parametrize(
     ("settings", "machine"),
     [
