@@ -50,6 +50,7 @@ BLENDS = ["dds", "dds2d", "diffusionblend", "diffusionblend_pp"]
 SAMPLERS = {
     "counted": [*BLENDS, "patch_diffusion"],
     "fitted": [*BLENDS, "ddip3d", "scd", "patch_diffusion", "tpdm", "diffusion_mbir"],
+    "settled": [*BLENDS, "ddip3d", "scd", "dinr", "patch_diffusion", "tpdm", "diffusion_mbir"],
     "shared_noise": [*BLENDS, "ddip3d", "diffusion_mbir"],
     "two_tilings": ["patch_diffusion"],
     "warm": [*BLENDS, "ddip3d", "scd", "dinr", "patch_diffusion", "tpdm", "diffusion_mbir"],

@@ -88,3 +88,8 @@ def solver_bytes(name: str, voxels: int, rays: int) -> int:
     """Return what a solver holds at its worst moment, beside its measured projections."""
     volumes, projections = SOLVERS.get(name, OTHER_SOLVER)
     return int(F32 * (volumes * voxels + projections * rays))
+
+
+def settling_bytes(voxels: int, rays: int) -> int:
+    """Return what `settled` takes: its solver with the dual variable of the differences, and the sum of both."""
+    return solver_bytes("weighted_tv", voxels, rays) + 7 * F32 * voxels

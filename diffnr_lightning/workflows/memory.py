@@ -25,7 +25,14 @@ from diffnr_lightning.representations import (
     Representation,
     Siren,
 )
-from diffnr_lightning.workflows.estimate import F32, Estimate, Part, solver_bytes, visible_bytes
+from diffnr_lightning.workflows.estimate import (
+    F32,
+    Estimate,
+    Part,
+    settling_bytes,
+    solver_bytes,
+    visible_bytes,
+)
 from diffnr_lightning.workflows.postprocessing import Postprocessing
 from diffnr_lightning.workflows.sampler import Sampler
 from diffnr_lightning.workflows.sampler_memory import option, sampler_estimate, sampling_bytes
@@ -61,11 +68,6 @@ def ssim_3d_bytes(voxels: int) -> int:
 def agreement_bytes(directions: int, voxels: int, rays: int) -> int:
     """Return what `consistency.agree` takes with so many directions, each of which is a volume."""
     return F32 * ((directions + 7) * voxels + 9 * rays)
-
-
-def settling_bytes(voxels: int, rays: int) -> int:
-    """Return what `settled` takes: its solver with the dual variable of the differences, and the sum of both."""
-    return solver_bytes("weighted_tv", voxels, rays) + 7 * F32 * voxels
 
 
 def variation_bytes(voxels: int) -> int:

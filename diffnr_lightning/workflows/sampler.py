@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -27,9 +27,12 @@ from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
+from diffnr_lightning.workflows.settling import settled
 from diffnr_lightning.workflows.solver import Solver, check_options
 
 logger = logging.getLogger("diffnr")
+
+Finish = Literal["sample", "settle"]
 
 HANDED = ("denoiser", "representation", "seed", "state")
 PRIORS = {"patches": "patches", "ddip3d": "ellipses", "dinr": "ellipses", "scd": "ellipses"}
@@ -53,10 +56,12 @@ class Sampler(Method):
         precision: in which the denoiser is asked: `auto` is bfloat16 on processors that have instructions for it
             (AMX, AVX-512 BF16), in half of the time or less, and float32 else. Where it is adapted
             (scd, ddip3d, dinr) it learns in float32.
+        finish: `settle` moves the sample, where it leaves more than noise, by weighted total variation towards its
+            projections until noise is left (`settled`); `sample` leaves it as it is.
 
     Raises:
         ValueError: a name that is no sampler, an option that it does not have, a representation that it does not
-            fit, or a noise that it does not take.
+            fit, a noise that it does not take, or an unknown finish.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Sampler(Method):
         representation: Callable[[VolumeGrid], Representation] | None = None,
         counted_noise: bool = False,
         precision: InferencePrecision = "auto",
+        finish: Finish = "sample",
     ) -> None:
         if name not in diffusion.__all__:
             raise ValueError(
@@ -94,6 +100,11 @@ class Sampler(Method):
         self.counted_noise = counted_noise
         check_precision(precision)
         self.precision: InferencePrecision = precision
+        if finish not in get_args(Finish):
+            raise ValueError(
+                f"finish is {finish!r}; one of {', '.join(get_args(Finish))} is expected."
+            )
+        self.finish = finish
         self.findings = {"denoiser": str(self.denoiser)}
 
     @property
@@ -127,7 +138,7 @@ class Sampler(Method):
             power = self.options.get("power", self.defaults["power"])
             noise = noise_of_mean_weight(problem.weights, power)
             further["noise"] = begun_with(state, "noise", noise)
-        return self.function(
+        sample = self.function(
             problem.projections,
             problem.grid,
             problem.scan,
@@ -139,6 +150,19 @@ class Sampler(Method):
             progress=problem.progress,
             **further,
         )
+        return sample if self.finish == "sample" else self._settled(sample, problem)
+
+    def _settled(self, sample: Tensor, problem: Problem) -> Tensor:
+        """Return a sample (Z, Y, X) after its last step; write the findings."""
+        self.findings.pop("settled", None)
+        if problem.weights is None:
+            logger.warning(
+                "finish is settle and the noise of the rays is not known: the sample stays as it is"
+            )
+            return sample
+        ended = settled(sample, problem)
+        self.findings["settled"] = ended.findings()
+        return ended.volume
 
     def _initial(self, problem: Problem) -> Tensor | None:
         """Return the volume to start from; None where there is none, or where the state of a killed run is beyond it.

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.priors import load_denoiser
 from diffnr_lightning.solvers.diffusion import dds
-from diffnr_lightning.workflows.estimate import F32, Estimate, Part, solver_bytes
+from diffnr_lightning.workflows.estimate import (
+    F32,
+    Estimate,
+    Part,
+    settling_bytes,
+    solver_bytes,
+)
 from diffnr_lightning.workflows.sampler import Sampler
 
 SAMPLERS = {
@@ -84,6 +90,8 @@ def sampler_estimate(
     if method.start is not None:
         start = solver_bytes(method.start.name, voxels, rays)
         parts.append(Part(f"start: {method.start.name}", start, False))
+    if method.finish == "settle":
+        parts.append(Part("settling", settling_bytes(voxels, rays), False))
     # Every ray samples each slice twice, there and back.
     operations = images * _operations(denoiser, edges) + 80 * passes * rays * max(grid.shape)
     return Estimate(tuple(parts), option(method, "steps"), 30 * F32 * voxels, operations)

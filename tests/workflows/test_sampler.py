@@ -24,6 +24,7 @@ from diffnr_lightning.solvers.diffusion.slice_stacks import stacks_of_step
 from diffnr_lightning.workflows import Problem, Sampler, Solver, sampler, sampler_record
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
+from diffnr_lightning.workflows.settling import settled
 
 GRID = VolumeGrid((9, 8, 8), 1.0)
 SCAN = ScanGeometry.parallel(
@@ -119,6 +120,24 @@ def test_the_counted_noise_is_told(name, folder, problem, caplog):
         Sampler("dds", folder, {"noise": 0.1}, counted_noise=True)
     with pytest.raises(ValueError, match="has no option noise"):
         Sampler("scd", folder, counted_noise=True)
+
+
+def test_a_sample_settles_where_noise_is_known(folder, problem, caplog):
+    options = {"steps": 2}
+    sample = Sampler("dds", folder, options).reconstruct(problem)
+    method = Sampler("dds", folder, options, finish="settle")
+    with caplog.at_level(logging.WARNING, "diffnr"):
+        assert torch.equal(method.reconstruct(problem), sample)
+    assert "the noise of the rays is not known" in caplog.text
+    assert "settled" not in method.findings
+    known = problem._replace(weights=torch.full_like(problem.projections, 50.0))
+    sample = Sampler("dds", folder, options).reconstruct(known)
+    ended = method.reconstruct(known)
+    assert torch.equal(ended, settled(sample, known).volume)
+    found = method.findings["settled"]
+    assert found["after"] < 0.9 * found["before"]
+    with pytest.raises(ValueError, match="finish is 'query'; one of sample, settle is expected"):
+        Sampler("dds", folder, finish="query")
 
 
 @pytest.mark.parametrize("name", ["dds", "blend", "patches", "tpdm"])

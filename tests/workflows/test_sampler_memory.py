@@ -76,6 +76,11 @@ def test_a_sampler_is_predicted_with_its_denoiser(tmp_path, monkeypatch):
     assert whole.parts[-1] == ("representation asked for all voxels", whole.parts[-1].bytes, False)
     once, twice = (memory.estimate(Sampler(n), grid, scan) for n in ("dds", "diffusion_mbir"))
     assert needed.operations < once.operations < twice.operations < 2 * once.operations
+    ended = memory.estimate(Sampler("dds", finish="settle"), grid, scan)
+    assert ended.parts == (
+        *once.parts,
+        ("settling", memory.settling_bytes(64**3, 8 * 64**2), False),
+    )
 
 
 def test_the_work_of_a_denoiser_does_not_depend_on_how_many_gaps_it_knows(tmp_path):
