@@ -51,8 +51,8 @@ def settled(volume: Tensor, problem: Problem) -> Settled:
         volume: (Z, Y, X) in the unit of the problem.
         problem: whose noise is known.
 
-    Source: see `weighted_tv`. What it is worth is measured in `experiments/main_job` (`results_settled.csv`): 0.00 to
-    0.12 dB and 0.0002 to 0.0058 of SSIM on six development volumes at 1e5 photons.
+    Source: see `weighted_tv`. What it is worth is measured in `experiments/main_job` (`results_settled.csv`): 0.0 to
+    0.8 dB and 0.0003 to 0.0064 of SSIM on six development volumes at 1e5 photons.
     """
 
     def left(candidate: Tensor) -> float:
