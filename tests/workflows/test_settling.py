@@ -46,19 +46,21 @@ def test_what_leaves_too_much_moves_until_noise_is_left(scanned):
     assert made.findings().keys() == {"before", "after", "share"}
 
 
-@pytest.mark.parametrize(("level", "expected"), [(1.0, [6]), (0.01, [6, 12])])
-def test_what_does_not_reach_noise_is_given_more_passes(scanned, monkeypatch, level, expected):
+@pytest.mark.parametrize(("level", "expected"), [(1.0, 1), (0.01, 2)])
+def test_what_does_not_reach_noise_is_settled_again_more_firmly(
+    scanned, monkeypatch, level, expected
+):
     truth, problem = scanned
-    passes = []
+    runs = []
 
-    def counted(*given, iterations, **options):
-        passes.append(iterations)
-        return weighted_tv(*given, iterations=iterations, **options)
+    def counted(*given, iterations, strength, **options):
+        runs.append((iterations, strength))
+        return weighted_tv(*given, iterations=iterations, strength=strength, **options)
 
     monkeypatch.setattr(settling, "weighted_tv", counted)
     monkeypatch.setattr(settling, "LEVEL", level)
     made = settled(truth + 0.05 * truth * (truth > 0.3), problem)
-    assert passes == expected
+    assert runs == list(settling.RUNS[:expected])
     assert (made.share == 1) == (level < 1)
 
 
