@@ -46,22 +46,29 @@ def test_what_leaves_too_much_moves_until_noise_is_left(scanned):
     assert made.findings().keys() == {"before", "after", "share"}
 
 
-@pytest.mark.parametrize(("level", "expected"), [(1.0, 1), (0.01, 2)])
-def test_what_does_not_reach_noise_is_settled_again_more_firmly(
-    scanned, monkeypatch, level, expected
-):
+def test_more_firmly_only_as_far_as_noise_explains(scanned, monkeypatch):
     truth, problem = scanned
-    runs = []
+    wrong = truth + 0.05 * truth * (truth > 0.3)
+    measured = (problem.projections, problem.grid, problem.scan)
 
-    def counted(*given, iterations, strength, **options):
-        runs.append((iterations, strength))
-        return weighted_tv(*given, iterations=iterations, strength=strength, **options)
+    def run(passes, strength):
+        options = {"weights": problem.weights, "initial": wrong, "prior_image": wrong}
+        volume = weighted_tv(*measured, iterations=passes, strength=strength, **options)
+        return volume, unexplained(
+            volume, *measured, weights=problem.weights, photons=problem.photons
+        )
 
-    monkeypatch.setattr(settling, "weighted_tv", counted)
-    monkeypatch.setattr(settling, "LEVEL", level)
-    made = settled(truth + 0.05 * truth * (truth > 0.3), problem)
-    assert runs == list(settling.RUNS[:expected])
-    assert (made.share == 1) == (level < 1)
+    (gentle, after), (firm, closer) = run(*settling.GENTLY), run(*settling.FIRMLY)
+    assert closer < 0.95 * after
+    monkeypatch.setattr(settling, "LEVEL", 0.5 * (closer + after))
+    made = settled(wrong, problem)
+    assert made.after == pytest.approx(settling.LEVEL, rel=0.01)
+    torch.testing.assert_close(made.volume, wrong.lerp(firm, made.share))
+    # Where the firmer one leaves more as well, the gentle one stands.
+    monkeypatch.setattr(settling, "LEVEL", 0.9 * closer)
+    made = settled(wrong, problem)
+    assert (made.share, made.after) == (1.0, after)
+    assert torch.equal(made.volume, gentle)
 
 
 def test_what_explains_its_projections_stays(scanned):
