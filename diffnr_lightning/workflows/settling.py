@@ -52,7 +52,7 @@ def settled(volume: Tensor, problem: Problem) -> Settled:
         problem: whose noise is known.
 
     Source: see `weighted_tv`. What it is worth is measured in `experiments/main_job` (`results_settled.csv`): 0.0 to
-    0.8 dB and 0.0003 to 0.0064 of SSIM on six development volumes at 1e5 photons.
+    1.0 dB and 0.0003 to 0.0078 of SSIM on six development volumes at 1e5 photons.
     """
 
     def left(candidate: Tensor) -> float:
