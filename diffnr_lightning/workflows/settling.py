@@ -11,7 +11,7 @@ from diffnr_lightning.solvers import weighted_tv
 from diffnr_lightning.workflows.problem import Problem
 
 # Passes over all views and strength of the total variation, and those of a second run where the first leaves more than
-# noise. On the development set at 1e5 photons it gains 0.38 dB on sts_020, more than strengths of 0.11, 0.04 and 0.02
+# noise. On the development set at 1e5 photons it gains 0.37 dB on sts_020, more than strengths of 0.11, 0.04 and 0.02
 # do, and 0.02 dB on chest_lungdx0001, where 0.04 gains 0.03 dB.
 GENTLY, FIRMLY = (6, 0.11), (12, 0.07)
 # Mean square of normalised residuals that noise alone leaves.
