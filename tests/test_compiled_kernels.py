@@ -24,13 +24,15 @@ def show(name, *tensors):
 
 grid = VolumeGrid((32, 32, 32), 2.0)
 detector = {"detector_shape": (30, 34), "pixel_mm": 3.0}
-cone = ScanGeometry.cone(
-    angles_rad=uniform_angles(9), source_to_axis_mm=160, source_to_detector_mm=240, **detector
-)
+fine = {"detector_shape": (90, 102), "pixel_mm": 1.0}
+distances = {"source_to_axis_mm": 160, "source_to_detector_mm": 240}
+cone = ScanGeometry.cone(angles_rad=uniform_angles(9), **distances, **detector)
+fine_cone = ScanGeometry.cone(angles_rad=uniform_angles(2), **distances, **fine)
 parallel = ScanGeometry.parallel(angles_rad=uniform_angles(9, 180), **detector)
+fine_parallel = ScanGeometry.parallel(angles_rad=uniform_angles(2, 180), **fine)
 generator = torch.Generator().manual_seed(0)
 volume = torch.rand(grid.shape, generator=generator)
-for name, scan in {"cone": cone, "parallel": parallel}.items():
+for name, scan, fine_scan in (("cone", cone, fine_cone), ("parallel", parallel, fine_parallel)):
     p = torch.rand((9, 30, 34), generator=generator)
     for kind in ("separable", "rays"):
         show(f"{name} {kind} project", project(volume, grid, scan, kind))
@@ -54,6 +56,16 @@ for name, scan in {"cone": cone, "parallel": parallel}.items():
     show(name + " lines", exact, *torch.autograd.grad((exact * p[[3, 5]]).sum(), weights))
     queried = cloud.query(grid)
     show(name + " query", queried, *torch.autograd.grad((queried * volume).sum(), weights))
+    cloud.integral = "affine"
+    with torch.no_grad():
+        # As large as they may be, and pixels so fine that sums are of many rows and columns.
+        cloud.raw_scales[::10] += 5
+    shown = cloud.render(fine_scan)
+    given = torch.rand(shown.shape, generator=generator)
+    show(name + " large render", shown, *torch.autograd.grad((shown * given).sum(), weights))
+    shown = cloud.query(VolumeGrid((80, 84, 88), 0.8))
+    given = torch.rand(shown.shape, generator=generator)
+    show(name + " large query", shown, *torch.autograd.grad((shown * given).sum(), weights))
 field = NeuralField(grid, levels=6, base=8, table=14, samples=24, warm_up=3)
 field.initialise(volume, p, cone, 3)
 shown = field.render(cone[[3, 5]])

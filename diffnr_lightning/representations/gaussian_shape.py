@@ -121,6 +121,55 @@ def ellipse_rows(  # noqa: ANN201 -- inlined into kernels
 
 
 @kernel_part(inline=True)
+def add_row(row, q, stiffness, cut2, begin, count, offset, dy, columns):  # noqa: ANN001, ANN201 -- inlined
+    """Add to `columns` (3, X) a row of pixels (X,) times bell: itself, times dy and times dy squared.
+
+    Sums of columns, because a sum along the row would have to be regrouped to be fast, and
+    compilations differ in how they regroup (`kernels.UNGROUPED`).
+
+    Args:
+        row: pixels.
+        q: see `ellipse_rows`.
+        stiffness: of the columns.
+        cut2: see `ellipse_rows`.
+        begin: first pixel.
+        count: pixels.
+        offset: of the first pixel from the middle of the ellipse in this row.
+        dy: of the row from the centre.
+        columns: see above.
+    """
+    dy_squared = dy * dy
+    # Unsigned indices spare the check for negative ones, which prevents vectorising.
+    first = np.uintp(begin)
+    for j in range(count):
+        dx = offset + f4(j)
+        x = first + np.uintp(j)
+        w = row[x] * bell(q + stiffness * dx * dx, cut2)
+        columns[0, x] += w
+        columns[1, x] += w * dy
+        columns[2, x] += w * dy_squared
+
+
+@kernel_part(inline=True)
+def take_moments(columns, left, right, centre):  # noqa: ANN001, ANN201 -- inlined into kernels
+    """Return the sums of 1, x, y, xx, xy and yy of what `add_row` made, about a centre, and clear it."""
+    m0 = mx = my = mxx = mxy = myy = f4(0)
+    for x in range(left, right):
+        k = np.uintp(x)
+        dx = f4(i4(x)) - centre
+        s0, s1 = columns[0, k], columns[1, k]
+        along = s0 * dx
+        m0 += s0
+        mx += along
+        my += s1
+        mxx += along * dx
+        mxy += s1 * dx
+        myy += columns[2, k]
+        columns[0, k] = columns[1, k] = columns[2, k] = f4(0)
+    return m0, mx, my, mxx, mxy, myy
+
+
+@kernel_part(inline=True)
 def rotation_matrix(q, matrix):  # noqa: ANN001, ANN201 -- inlined into kernels
     """Write the rotation of a unit quaternion into `matrix` (3, 3)."""
     one, two = f4(1), f4(2)

@@ -21,14 +21,16 @@ import math
 
 import numpy as np
 
-from diffnr_lightning.kernels import APPROXIMATE, kernel_part, parallel_kernel, prange
+from diffnr_lightning.kernels import APPROXIMATE, UNGROUPED, kernel_part, parallel_kernel, prange
 from diffnr_lightning.representations.gaussian_shape import (
     BLOCK,
     add_rotation_gradient,
+    add_row,
     bell,
     dealt,
     ellipse_rows,
     rotation_matrix,
+    take_moments,
 )
 
 f4 = np.float32
@@ -189,7 +191,7 @@ def splat(
                     image[y, x + np.uintp(j)] += height * bell(q + stiffness * dx * dx, cut2)
 
 
-@parallel_kernel(APPROXIMATE, "numpy")
+@parallel_kernel(UNGROUPED, "numpy")
 def splat_moments(
     footprints: np.ndarray,
     first: np.ndarray,
@@ -199,52 +201,38 @@ def splat_moments(
     moments: np.ndarray,
 ) -> None:
     """Write the moments (N, 6) of gradient times bell: 1, x, y, xx, xy, yy about each centre."""
-    columns = gradient.shape[1]
+    width = i4(gradient.shape[1])
     count = len(first)
     for chunk in prange(4 * CHUNKS):
         real, whole = np.empty((3, BLOCK), f4), np.empty((2, BLOCK), i4)
-        sums = np.empty((3, BLOCK), f4)
+        columns = np.zeros((3, width), f4)
         # Interleaved, because neighbours in the list may all be large.
         for g in range(chunk, count, 4 * CHUNKS):
-            m0 = mx = my = mxx = mxy = myy = f4(0)
             f = footprints[g]
-            slope, stiffness = f[2], f[4]
+            stiffness = f[4]
+            left, right = width, i4(0)
             for begin in range(first[g], last[g] + 1, BLOCK):
                 height = i4(min(last[g] + 1 - begin, BLOCK))
                 ellipse_rows(
                     i4(begin),
                     height,
                     (f[0], f[1]),
-                    slope,
+                    f[2],
                     (f[3], stiffness),
                     f4(0),
                     cut2,
-                    i4(columns),
+                    width,
                     real,
                     whole,
                 )
                 for i in range(height):
-                    q, offset = real[0, i], real[1, i]
-                    y, x = np.uintp(begin + i), np.uintp(whole[0, i])
-                    s0 = s1 = s2 = f4(0)
-                    for j in range(whole[1, i]):
-                        dx = offset + f4(j)
-                        w = gradient[y, x + np.uintp(j)] * bell(q + stiffness * dx * dx, cut2)
-                        s0 += w
-                        s1 += w * dx
-                        s2 += w * dx * dx
-                    sums[0, i], sums[1, i], sums[2, i] = s0, s1, s2
-                for i in range(height):
-                    dy = real[2, i]
-                    shift = slope * dy
-                    s0, s1 = sums[0, i], sums[1, i]
-                    along = s1 + shift * s0
-                    m0 += s0
-                    mx += along
-                    my += dy * s0
-                    mxx += sums[2, i] + shift * (s1 + along)
-                    mxy += dy * along
-                    myy += dy * dy * s0
+                    x, length = whole[0, i], whole[1, i]
+                    left, right = min(left, x), max(right, i4(x + length))
+                    row = gradient[np.uintp(begin + i)]
+                    add_row(
+                        row, real[0, i], stiffness, cut2, x, length, real[1, i], real[2, i], columns
+                    )
+            m0, mx, my, mxx, mxy, myy = take_moments(columns, left, right, f[0])
             moments[g, 0], moments[g, 1], moments[g, 2] = m0, mx, my
             moments[g, 3], moments[g, 4], moments[g, 5] = mxx, mxy, myy
 

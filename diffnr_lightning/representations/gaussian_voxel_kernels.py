@@ -14,15 +14,17 @@ import math
 
 import numpy as np
 
-from diffnr_lightning.kernels import APPROXIMATE, kernel_part, parallel_kernel, prange
+from diffnr_lightning.kernels import APPROXIMATE, UNGROUPED, kernel_part, parallel_kernel, prange
 from diffnr_lightning.representations.gaussian_shape import (
     BLOCK,
     add_rotation_gradient,
+    add_row,
     bell,
     dealt,
     ellipse_rows,
     rotation_matrix,
     span,
+    take_moments,
 )
 
 f4 = np.float32
@@ -184,7 +186,7 @@ def add_gradients(
         scale_gradient[k] += stretch * per_variance / scale[k]
 
 
-@parallel_kernel(APPROXIMATE, "numpy")
+@parallel_kernel(UNGROUPED, "numpy")
 def voxelise_backward(
     scales: np.ndarray,
     rotations: np.ndarray,
@@ -203,11 +205,11 @@ def voxelise_backward(
 
     Those of positions and scales are (N, 3), of rotations (N, 4) and of densities (N,).
     """
-    _, rows, columns = gradient.shape
+    _, rows, width = gradient.shape
     total = len(ellipsoids)
     for chunk in prange(4 * CHUNKS):
         real, whole = np.empty((3, BLOCK), f4), np.empty((2, BLOCK), i4)
-        sums = np.empty((3, BLOCK), f4)
+        columns = np.zeros((3, width), f4)
         rotation, moments = np.empty((3, 3), f4), np.empty((3, 3), f4)
         turn = np.empty((3, 3), f4)
         # Interleaved, because neighbours in the list may all be large.
@@ -223,6 +225,7 @@ def voxelise_backward(
                 lift_x, lift_y = e[4] * dz, e[5] * dz
                 reach = math.sqrt(max(cut2 - base, f4(0)) / e[6])
                 begin, height = span(e[1] + lift_y, reach, i4(rows))
+                left, right = i4(width), i4(0)
                 for start in range(begin, begin + height, BLOCK):
                     count = i4(min(begin + height - start, BLOCK))
                     ellipse_rows(
@@ -233,45 +236,29 @@ def voxelise_backward(
                         (e[6], stiffness),
                         base,
                         cut2,
-                        i4(columns),
+                        i4(width),
                         real,
                         whole,
                     )
                     for i in range(count):
-                        q, offset = real[0, i], real[1, i]
-                        k, y, x = np.uintp(z), np.uintp(start + i), np.uintp(whole[0, i])
-                        s0 = s1 = s2 = f4(0)
-                        for j in range(whole[1, i]):
-                            dx = offset + f4(j)
-                            w = gradient[k, y, x + np.uintp(j)] * bell(
-                                q + stiffness * dx * dx, cut2
-                            )
-                            s0 += w
-                            s1 += w * dx
-                            s2 += w * dx * dx
-                        sums[0, i], sums[1, i], sums[2, i] = s0, s1, s2
-                    p0 = px = py = pxx = pxy = pyy = f4(0)
-                    for i in range(count):
+                        x, length = whole[0, i], whole[1, i]
+                        left, right = min(left, x), max(right, i4(x + length))
                         dy = real[2, i] + lift_y
-                        shift = slope * real[2, i] + lift_x
-                        s0, s1 = sums[0, i], sums[1, i]
-                        along = s1 + shift * s0
-                        p0 += s0
-                        px += along
-                        py += dy * s0
-                        pxx += sums[2, i] + shift * (s1 + along)
-                        pxy += dy * along
-                        pyy += dy * dy * s0
-                    m0 += p0
-                    mx += px
-                    my += py
-                    mz += dz * p0
-                    mxx += pxx
-                    mxy += pxy
-                    mxz += dz * px
-                    myy += pyy
-                    myz += dz * py
-                    mzz += dz * dz * p0
+                        row = gradient[np.uintp(z), np.uintp(start + i)]
+                        add_row(
+                            row, real[0, i], stiffness, cut2, x, length, real[1, i], dy, columns
+                        )
+                p0, px, py, pxx, pxy, pyy = take_moments(columns, left, right, e[0])
+                m0 += p0
+                mx += px
+                my += py
+                mz += dz * p0
+                mxx += pxx
+                mxy += pxy
+                mxz += dz * px
+                myy += pyy
+                myz += dz * py
+                mzz += dz * dz * p0
             density_gradient[g] += m0 * gain
             # In mm and times the peak.
             ex, ey, ez = edges[0], edges[1], edges[2]
