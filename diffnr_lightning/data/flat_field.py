@@ -261,7 +261,8 @@ def _air_block(light: _Transmission, air_border: AirBorder) -> np.ndarray | None
     if rows < 1 / BORDER_SHARE:
         # A detector of few rows has no top that could be free of the object.
         del blocks["top"], blocks["bottom"]
-    block = max(light.of_parts(blocks.values()), key=lambda part: float(part.mean()))
+    found = dict(zip(blocks, light.of_parts(blocks.values()), strict=True))
+    side, block = max(found.items(), key=lambda item: float(item[1].mean()))
     # Over views the beam may drift; over the parts of one view, air is even. Pixels of few photons scatter by more.
     parts = [
         part.mean(axis=(1, 2))
@@ -269,4 +270,11 @@ def _air_block(light: _Transmission, air_border: AirBorder) -> np.ndarray | None
         for part in np.array_split(strip, min(PARTS, block.shape[2]), axis=2)
     ]
     variation = float((np.std(parts, axis=0) / np.mean(parts, axis=0)).max())
-    return block if variation < AIR_VARIATION else None
+    if variation < AIR_VARIATION:
+        return block
+    LOGGER.info(
+        "%s: no border of the images is even in every view, and nothing is scaled; the brightest lets through %.2f of "
+        "the flat field and varies by up to %.0f %%: if it is air, say air_border=%s",
+        light.raw.name, float(block.mean()), 100 * variation, side,
+    )  # fmt: skip
+    return None

@@ -96,6 +96,17 @@ def test_few_photons_hide_no_drift_of_the_beam(raw, exact, said):
     assert np.abs(air).max() < 0.05
 
 
+def test_a_border_that_is_not_even_is_named(raw, exact, caplog):
+    """So that who knows it to be air can say so."""
+    caplog.set_level("INFO", logger="diffnr")
+    slope = np.broadcast_to(np.linspace(0.5, 6.0, 40), exact.shape)
+    sloping = replace(raw, counts=np.rint(DARK + FLAT * np.exp(-slope)))
+    assert (flat_fielded(sloping).level == 1).all()
+    assert "lets through 0.57 of the flat field" in caplog.text
+    assert "if it is air, say air_border=left" in caplog.text
+    assert flat_fielded(sloping, "left").level == pytest.approx(0.57, abs=0.01)
+
+
 def test_the_border_can_be_named(raw, exact):
     """Brighter than the rest but no air: a gap on the left, the true air on the right."""
     bright = raw.counts.copy()
