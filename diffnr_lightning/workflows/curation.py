@@ -179,7 +179,9 @@ def curate(
                     tensors, info = made
                     folder.add(job.name, {**info, "code": code}, **tensors)
         progress(len(jobs), len(jobs), "done")
-    folder.finish()
+    # Of a curation of which nothing came out there is nothing to be counted, nor a folder to be left.
+    if not failures.errors or folder.holds_any:
+        folder.finish()
     failures.tell()
     return out
 

@@ -16,7 +16,7 @@ from diffnr_lightning.data.datasets.sources import source_content
 from diffnr_lightning.data.pairs.files import read_info
 from diffnr_lightning.data.pairs.manifest import write_manifest
 from diffnr_lightning.data.slice_pairs import write_pairs
-from diffnr_lightning.files import claim
+from diffnr_lightning.files import claim, whole_files
 from diffnr_lightning.reports.table_rows import counted
 from diffnr_lightning.workflows.run_folder import difference
 
@@ -48,13 +48,18 @@ class PairsFolder:
         self._recorded = False
         if (path / RECORD).is_file():
             self._compare()
-        elif path.is_dir() and any(path.glob("*.safetensors")):
+        elif self.holds_any:
             raise ValueError(
                 f"{path} holds pairs but no {RECORD} that says how they were made; give another "
                 "--out (finetune takes several folders)."
             )
         elif path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; a folder for the pairs is expected.")
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether any scan is there."""
+        return self.path.is_dir() and bool(whole_files(self.path, "*.safetensors"))
 
     def holds(self, name: str, volume: str | None = None) -> bool:
         """Whether a scan is there; files are written in one step, so it is there in full.

@@ -225,6 +225,11 @@ def test_a_volume_that_cannot_be_read_stops_no_other(config, pairs, unreadable, 
     assert lines[-1].startswith("diffnr curate: error: bad: ") and str(unreadable) in lines[-1]
 
 
+def test_volumes_none_of_which_can_be_read_leave_no_folder(config, unreadable, tmp_path):
+    assert curate(config, tmp_path / "pairs", "--volumes", unreadable) == cli.USAGE_ERROR
+    assert not (tmp_path / "pairs").exists()
+
+
 def test_scans_that_fail_stop_no_other_and_are_made_later(
     config, pairs, tmp_path, capsys, monkeypatch
 ):
