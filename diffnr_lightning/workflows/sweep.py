@@ -16,6 +16,7 @@ from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.config_files import config_files, method_name
 from diffnr_lightning.workflows.device import ALL_GPUS, all_gpus, use_device
 from diffnr_lightning.workflows.failures import Failures
+from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
 from diffnr_lightning.workflows.reconstruction import reconstruct
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.scanned_case import scanned_case
@@ -191,7 +192,10 @@ class _Table(NamedTuple):
             reconstruct(**run.arguments)
 
     def log(self, curves: str, settings: dict[str, Any]) -> None:
-        """Log the table of all runs once the last of them is finished, by whichever shard that is."""
+        """Log the table of all runs once the last of them is finished, by whichever shard that is.
+
+        Of shards that end together each finds all runs finished: the first one logs, the others leave it to that.
+        """
         from diffnr_lightning.reports import plain_rows, read_run, score_table
 
         scans = product(self.recipes, settings["views"], self.sources)
@@ -199,7 +203,11 @@ class _Table(NamedTuple):
         if all((run / "metrics.json").is_file() for run in runs):
             table = score_table([read_run(run) for run in runs])
             means, cases = plain_rows(table, table.means), plain_rows(table, table.cases)
-            log_tables(curves, self.out, {"means": means, "cases": cases}, settings)
+            try:
+                with folder_lock(self.out / ".logging", wait=False):
+                    log_tables(curves, self.out, {"means": means, "cases": cases}, settings)
+            except FolderInUseError as holder:
+                logger.info("the table of %s is being logged by %s", self.out, holder)
 
     def refuse_what_cannot_fit(self, wanted: Sequence[_Key], place: Device) -> None:
         """Refuse methods for which a GPU has no room, before anything is written.

@@ -11,6 +11,7 @@ import torch
 from diffnr_lightning import cli
 from diffnr_lightning.data import load_case
 from diffnr_lightning.workflows import Solver
+from diffnr_lightning.workflows.folder_lock import FolderInUseError
 from diffnr_lightning.workflows.scanned_case import scanned_case
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
@@ -192,6 +193,22 @@ def test_shards_share_the_scans(whole, tmp_path):
     for run in first:
         scores = [json.loads((out / run / "metrics.json").read_text()) for out in (tmp_path, whole)]
         assert scores[0]["protocols"] == scores[1]["protocols"]
+
+
+def test_of_shards_that_end_together_one_logs_the_table(whole, capsys, monkeypatch):
+    module = importlib.import_module("diffnr_lightning.workflows.sweep")
+    logged = []
+    monkeypatch.setattr(module, "log_tables", lambda *table: logged.append(table))
+    assert sweep(whole, "--curves", "loggers/csv") == 0
+    assert len(logged) == 1 and not (whole / ".logging").exists()
+
+    def held(path, *, wait):
+        raise FolderInUseError("process 7 on here")
+
+    monkeypatch.setattr(module, "folder_lock", held)
+    assert sweep(whole, "--curves", "loggers/csv") == 0
+    assert len(logged) == 1
+    assert "is being logged by process 7 on here" in capsys.readouterr().err
 
 
 def test_all_gpus_share_the_scans(tmp_path, capsys, monkeypatch):
