@@ -13,7 +13,7 @@ from diffnr_lightning.files import table_text
 from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports.provenance import read_provenance
 from diffnr_lightning.reports.runs import ScanSetting
-from diffnr_lightning.reports.table_rows import COLUMNS, Row, scan_fields
+from diffnr_lightning.reports.table_rows import COLUMNS, PATIENT, Row, scan_fields
 
 _SCORES = tuple(f"{protocol}_{score}" for protocol in PROTOCOLS for score in ("psnr", "ssim"))
 
@@ -144,7 +144,11 @@ def _row(line: Mapping[str, str], where: str) -> Row:
         column.key: _number(line[column.key], where) for column in COLUMNS if line.get(column.key)
     }
     kind = line["kind"] or None
-    return Row(line["method"], line["case"], 1, values, {}, setting=setting, kind=kind)
+    # Rows of one name are of one patient, as `told_apart.patients` has it, unless the table numbers patients.
+    patient = (line["case"], line.get(PATIENT) or None)
+    return Row(
+        line["method"], line["case"], 1, values, {}, setting=setting, kind=kind, patient=patient
+    )
 
 
 def _number(text: str, where: str) -> float:

@@ -18,11 +18,13 @@ from diffnr_lightning.reports.earlier_table import EarlierTable
 from diffnr_lightning.reports.provenance import write_provenance
 from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import (
+    PATIENT,
     Column,
     Row,
     ScoreTable,
     best_rows,
     format_cell,
+    have_namesakes,
     markdown_row,
     row_label,
     scan_fields,
@@ -227,7 +229,8 @@ def write_csv(table: ScoreTable, path: str | Path) -> Path:
     keys = [column.key for column in table.columns]
     ends = ("", "_low", "_high")
     scan = scan_fields(table.cases)
-    fields = ["method", "case", "kind", *scan, "cases"]
+    namesakes = have_namesakes(table.cases)
+    fields = ["method", "case", "kind", *scan, *([PATIENT] if namesakes else []), "cases"]
     fields += [f"{key}{end}" for key in keys for end in ends]
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
@@ -237,6 +240,8 @@ def write_csv(table: ScoreTable, path: str | Path) -> Path:
         line["case"] = row.case if row.case is not None else ("paper" if row.published else "mean")
         line["kind"] = row.kind or ""
         line |= {name: value for name, value in row.setting._asdict().items() if value is not None}
+        if namesakes and row.patient:
+            line[PATIENT] = row.patient[1]
         line["cases"] = row.count
         for key, value in row.values.items():
             line[key] = repr(value)

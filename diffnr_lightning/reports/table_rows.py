@@ -45,7 +45,8 @@ class Row:
         data: set of volumes of published numbers; empty where it is not stated.
         case_folder: of the scan of one case, None where it is not known.
         averaged: names of the cases in a mean, sorted; empty for others.
-        patient: whose scan one case is, as `told_apart.patients` says; None where each row is of another one.
+        patient: whose scan one case is, its name and a number that tells patients of one name apart, as
+            `told_apart.patients` says; None where each row is of another one.
         untold: name of the method before anything told its runs apart, by which papers call it; empty where not known.
         unit: of the regions of one case, where they were compared; None where it is not known.
     """
@@ -61,7 +62,7 @@ class Row:
     data: str = ""
     case_folder: Path | None = None
     averaged: tuple[str, ...] = ()
-    patient: Hashable = None
+    patient: tuple[str, Hashable] | None = None
     untold: str = ""
     unit: str | None = None
 
@@ -125,6 +126,9 @@ COLUMNS = (
     Column("peak_memory_mb", "memory MB", 0, 0),
 )
 
+PATIENT = "patient"
+"""Column of CSV files with the number of `Row.patient`, where patients have one name."""
+
 OF_A_UNIT = ("regions_error", "regions_deviation", "regions_profile_error")
 """Columns in the unit of a case: HU, or one of its own."""
 
@@ -157,6 +161,12 @@ def scan_fields(rows: Sequence[Row]) -> list[str]:
     """Return the columns that say of which scans rows are; `scan` is one where it tells any of them apart."""
     told = any(row.setting.scan for row in rows)
     return [name for name in ScanSetting._fields if told or name != "scan"]
+
+
+def have_namesakes(rows: Sequence[Row]) -> bool:
+    """Whether rows of one name, method and setting are of several patients."""
+    known = {(row.method, row.setting, row.patient) for row in rows if row.patient}
+    return len({(method, setting, name) for method, setting, (name, _) in known}) < len(known)
 
 
 def setting_cells(row: Row, names: Sequence[str]) -> list[str]:

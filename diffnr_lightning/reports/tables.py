@@ -132,7 +132,7 @@ def _of_before(kept: Sequence[Row], former: Sequence[Row]) -> list[str]:
     return said
 
 
-def _case_row(run: RunSummary, patient: Hashable = None) -> Row:
+def _case_row(run: RunSummary, patient: tuple[str, Hashable] | None = None) -> Row:
     return Row(
         run.method,
         run.case,

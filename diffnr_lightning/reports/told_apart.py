@@ -43,7 +43,7 @@ def told_apart(runs: Sequence[RunSummary], before: Sequence[Row] = ()) -> list[R
     return [_as_before(_with_folder(run, places[run.method]), before) for run in named]
 
 
-def patients(runs: Sequence[RunSummary]) -> list[Hashable]:
+def patients(runs: Sequence[RunSummary]) -> list[tuple[str, Hashable]]:
     """Return for each run what is the same for repeated runs of a mean, and another for patients of one name.
 
     Args:

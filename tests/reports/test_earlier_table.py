@@ -72,6 +72,25 @@ def test_repeated_scans_all_take_the_place(earlier):
     assert [row.values["r2_psnr"] for row in table.cases] == [21, 22, 20, 30, 30]
 
 
+def test_rows_keep_their_patients(tmp_path):
+    """Repeated runs are one patient in means and intervals, patients of one name are several."""
+    repeated = [run("TV", "one", psnr) for psnr in (30.0, 32.0)] + [run("TV", "two", 20.0)]
+    namesakes = []
+    for number, psnr in enumerate((20.0, 22.0, 24.0)):
+        folder = tmp_path / str(number) / "case"
+        folder.mkdir(parents=True)
+        (folder / "meta_data.json").write_text(json.dumps({"source": f"{number}/one.nii.gz"}))
+        namesakes.append(replace(run("FDK", "one", psnr), case_folder=folder))
+    before = score_table([*repeated, *namesakes]).means
+    _, path = write_tables([*repeated, *namesakes], tmp_path / "before")
+    new = [run("DiffNR", "one", 35.0)]
+    for folder in ("second", "third"):
+        after = score_table(new, earlier=read_earlier(path)).means
+        for one, other in zip(before, after[:2], strict=True):
+            assert (one.values, one.intervals) == (other.values, other.intervals)
+        _, path = write_tables(new, tmp_path / folder, earlier=read_earlier(path))
+
+
 def test_the_provenance_names_what_was_kept(earlier, tmp_path):
     record = earlier.with_name("table.provenance.json")
     known = {"commits": {"1234567aaa": 4}, "weights_sha256": {"assets/prior": ["feedbeef00"]}}
