@@ -254,6 +254,24 @@ def test_an_overlay_keeps_the_base_and_adds_the_prior(base, tmp_path):
     assert whole.resolved["variant"] == "DiffNR + data consistency"
 
 
+@pytest.mark.parametrize(
+    ("configs", "options", "variant"),
+    [
+        ("dds+samplers/settled", [], "settled"),
+        ("dds+samplers/fitted+samplers/settled", [], "fitted + settled"),
+        ("dds+samplers/fitted+samplers/settled", ["--variant=mine"], "mine"),
+        ("r2gaussian+diffnr/align+diffnr/trial", [], "DiffNR + data consistency, on trial"),
+    ],
+)
+def test_a_label_names_all_overlays_that_add_to_it(configs, options, variant, tmp_path):
+    workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
+    arguments = [f"--config={configs}", f"--case={tmp_path}", "--out=run", *options]
+    assert parse(workflow, arguments, build=False).resolved["variant"] == variant
+    if not options:
+        overrides = {"case": str(tmp_path), "out": "run"}
+        assert configured(workflow, [configs], overrides).resolved["variant"] == variant
+
+
 def test_the_names_of_the_release_before_still_work(caplog, tmp_path):
     workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
     where = [f"--case={tmp_path}", "--out=run"]

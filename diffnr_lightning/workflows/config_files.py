@@ -198,14 +198,19 @@ def with_joined_mappings(
 ) -> list[str]:
     """Return options with a config that joins mappings of configs, which by themselves replace each other.
 
-    Other settings of configs merge. Without it `dds2d` with twenty steps would couple its slices again.
+    Other settings of configs merge. Without it `dds2d` with twenty steps would couple its slices again. A `variant`
+    that begins with a plus is added to the one before it.
 
     Args:
         argv: options with paths of configs, as `expanded` returns them.
         configs: these paths in their order, each a YAML mapping.
         names: of the parameters that are mappings, beside the `options` of a method.
     """
-    together = {**_joined_options(configs), **_joined_parameters(configs, names)}
+    together = {
+        **_joined_options(configs),
+        **_joined_parameters(configs, names),
+        **_joined_variants(configs),
+    }
     if not together:
         return list(argv)
     end = len(argv) - argv[::-1].index(f"--config={configs[-1]}")
@@ -222,6 +227,19 @@ def _joined_parameters(configs: Sequence[Path], names: Collection[str]) -> dict[
             last[name] = content[name]
             together[name] = joined(together.get(name) if last[name] else None, last[name])
     return {name: value for name, value in together.items() if value != last[name]}
+
+
+def _joined_variants(configs: Sequence[Path]) -> dict[str, Any]:
+    """Return the variants of all files together, where one of them begins with a plus; else nothing."""
+    given = [yaml.safe_load(config.read_text(encoding="utf-8")) for config in configs]
+    variants = [str(content["variant"] or "") for content in given if "variant" in content]
+    if not any(variant.startswith("+") for variant in variants):
+        return {}
+    together: list[str] = []
+    for variant in variants:
+        before = together if variant.startswith("+") else []
+        together = [*before, variant.removeprefix("+").strip()]
+    return {"variant": " + ".join(filter(None, together))}
 
 
 def joined(before: Any, now: Any) -> Any:
