@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +19,7 @@ from diffnr_lightning.data.splits import SETS, read_split
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.workflows.environment import cpu_name, environment, version
+from diffnr_lightning.workflows.signature import exists, passes_over
 from diffnr_lightning.workflows.volume_sources import DATA_FOLDER
 
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
@@ -35,65 +37,104 @@ EXTRAS = {
 }
 
 
+# Of the config that a run keeps, what neither memory nor time depends on.
+OF_RUNS = ("out", "seed", "photons", "device", "checkpoint_every", "curves")
+SIZE, VIEWS = 256, 36
+
 DataSet = deferred("diffnr_lightning.data.datasets.dataset.DataSet")
 Method = deferred("diffnr_lightning.workflows.problem.Method")
 
 
+@passes_over(*OF_RUNS)
 def doctor(
     method: Method | None = None,
     name: str | None = None,
     variant: str | None = None,
     surroundings: Literal["auto", "ignore"] = "auto",
     weights: Literal["auto", "uniform"] = "auto",
-    size: int = 256,
-    num_views: int = 36,
+    pad: float = 0.0,
+    case: Annotated[Path | None, exists("case")] = None,
+    size: int | None = None,
+    num_views: int | None = None,
 ) -> None:
     """Show versions, devices and what will run where.
 
-    With configs of `reconstruct` it shows what their method needs of a GPU instead.
+    With configs of `reconstruct`, or the one that a run keeps, it shows what their method needs of a GPU instead.
 
     Args:
         method: whose memory and time are predicted, such as in configs/reconstruct/*.yaml.
         name: of the method.
         variant: what is added to the name.
-        surroundings: of the grid; what estimating them takes is not counted, since that depends on the case.
+        surroundings: of the grid; what estimating them takes is counted where the case is known.
         weights: of the rays.
-        size: voxels along an edge of the volume, and pixels along an edge of the detector.
-        num_views: projections.
+        pad: share of each edge by which the grid is larger while it is reconstructed.
+        case: case folder or NAF pickle whose grid and views are meant; null is a cone beam on a cube.
+        size: voxels along an edge of a cube, and pixels along an edge of its detector, in the place of the case's;
+            null is 256 without a case.
+        num_views: projections likewise; null is 36 without a case.
 
     Raises:
-        ValueError: a size or number of views below one.
+        FileNotFoundError: a case that does not exist.
+        ValueError: a size or number of views below one, or a negative pad.
     """
     # Wide enough to keep every line whole where the output goes to a file.
     console = Console(width=None if sys.stdout.isatty() else 110)
     if method is not None:
-        if min(size, num_views) < 1:
-            raise ValueError(
-                f"size and num_views are {size} and {num_views}; at least 1 is expected."
-            )
         label = " + ".join(filter(None, (name or method.name, variant)))
-        console.print(_needs(method, label, size, num_views, weights == "auto"))
+        grid, scan, around = _planned(case, size, num_views)
+        grid, _ = grid.enlarged(pad)
+        surrounded = around and surroundings == "auto" and method.fits and not pad
+        console.print(_needs(method, label, grid, scan, weights == "auto", surrounded))
         return
     for table in (_versions(), _machine(), _kernels(), _data_sets(), _uses(), _extras()):
         console.print(table)
 
 
-def _needs(method: Method, label: str, size: int, views: int, weighted: bool) -> Table:
+def _planned(
+    path: Path | None, size: int | None, views: int | None
+) -> tuple[VolumeGrid, ScanGeometry, bool]:
+    """Return grid and scan of a case or of the size that is asked for, and whether an object reaches out of the grid.
+
+    Raises:
+        ValueError: a size or number of views below one.
+    """
+    edge, count = size, views
+    if path is not None:
+        from diffnr_lightning.data import load_case
+        from diffnr_lightning.workflows.posed_problem import reaches_out
+
+        case = load_case(path)
+        if size is None and views is None:
+            return case.grid, case.scan, reaches_out(case)
+        edge = max(case.grid.shape) if size is None else size
+        count = len(case.scan) if views is None else views
+    edge, count = SIZE if edge is None else edge, VIEWS if count is None else count
+    if min(edge, count) < 1:
+        raise ValueError(f"size and num_views are {edge} and {count}; at least 1 is expected.")
+    scan = ScanGeometry.cone(
+        angles_rad=np.linspace(0, 2 * np.pi, count, endpoint=False),
+        source_to_axis_mm=4.0 * edge,
+        source_to_detector_mm=6.0 * edge,
+        detector_shape=(edge, edge),
+        pixel_mm=1.6,
+    )
+    return VolumeGrid((edge,) * 3, 1.0), scan, False
+
+
+def _needs(
+    method: Method,
+    label: str,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    weighted: bool,
+    surrounded: bool,
+) -> Table:
     from diffnr_lightning.triton_kernels import CARDS
     from diffnr_lightning.workflows.memory import estimate
 
-    grid = VolumeGrid((size,) * 3, 1.0)
-    scan = ScanGeometry.cone(
-        angles_rad=np.linspace(0, 2 * np.pi, views, endpoint=False),
-        source_to_axis_mm=4.0 * size,
-        source_to_detector_mm=6.0 * size,
-        detector_shape=(size, size),
-        pixel_mm=1.6,
-    )
-    needed = estimate(method, grid, scan, weighted=weighted)
-    title = (
-        f"{label}, {size}^3 voxels, {views} views of {size}^2: predicted for a GPU, not measured"
-    )
+    needed = estimate(method, grid, scan, weighted=weighted, surrounded=surrounded)
+    voxels, pixels = _edges_in_words(grid.shape), _edges_in_words(scan.detector_shape)
+    title = f"{label}, {voxels} voxels, {len(scan)} views of {pixels}: predicted for a GPU, not measured"
     table = _table(title, "what", "needs")
     for part in needed.parts:
         table.add_row(
@@ -103,6 +144,12 @@ def _needs(method: Method, label: str, size: int, views: int, weighted: bool) ->
     for card in CARDS:
         table.add_row(f"iterations on one {card.name}, roughly", f"{needed.seconds(card):.0f} s")
     return table
+
+
+def _edges_in_words(shape: Sequence[int]) -> str:
+    """Return a number of voxels or pixels as 256^3, or as 64x256x256 where the edges differ."""
+    alike = len(set(shape)) == 1
+    return f"{shape[0]}^{len(shape)}" if alike else "x".join(map(str, shape))
 
 
 def _versions() -> Table:

@@ -36,7 +36,12 @@ from diffnr_lightning.workflows.option_lists import (
     take_values,
 )
 from diffnr_lightning.workflows.refusals import check_words, missing_logger, refusal
-from diffnr_lightning.workflows.signature import check, deferred_parameters, with_classes
+from diffnr_lightning.workflows.signature import (
+    check,
+    deferred_parameters,
+    passed_over,
+    with_classes,
+)
 
 # A workflow that has a parameter of this name gets the resolved settings there, as a plain dict.
 RESOLVED = "resolved"
@@ -221,7 +226,7 @@ def _check_without_classes(
         option = rest.pop(0)
         name, _, value = option.removeprefix("--").partition("=")
         if name == "config" and value:
-            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            content = _without_passed_over(function, Path(value))
             light = {key: node for key, node in content.items() if key not in classes}
             text = yaml.safe_dump(light)
             if any(f"${{{key}" in text for key in classes):
@@ -236,10 +241,24 @@ def _check_without_classes(
     check(function, light.arguments)
 
 
+def _without_passed_over(function: Callable[..., Any], config: Path) -> dict[str, Any]:
+    """Return what a config says without the keys that the workflow passes over, see `passes_over`."""
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key not in passed_over(function)}
+
+
 def _settings(
     function: Callable[..., Any], parser: ArgumentParser, argv: Sequence[str], configs: list[Path]
 ) -> Settings:
     """Check options and configs."""
+    if passed_over(function):
+        given = {f"--config={config}": config for config in configs}
+        argv = [
+            f"--config={yaml.safe_dump(_without_passed_over(function, given[word]))}"
+            if word in given
+            else word
+            for word in argv
+        ]
     try:
         namespace = parser.parse_args(argv)
         restored_entries(namespace)

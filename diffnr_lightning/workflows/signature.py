@@ -101,6 +101,25 @@ def file_to_be(what: str) -> Checked:
     return Checked(refuse_folders)
 
 
+def passes_over(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the mark of a workflow that takes configs of another one, some of whose keys mean nothing to it.
+
+    Args:
+        keys: that are left out of configs; options of these names there are none.
+    """
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.passed_over = frozenset(keys)
+        return function
+
+    return mark
+
+
+def passed_over(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the keys that a workflow passes over in configs."""
+    return getattr(function, "passed_over", frozenset())
+
+
 def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Check the arguments of a workflow that are marked by `Checked`; None is left out.
 

@@ -2,9 +2,11 @@ import configparser
 import importlib
 import re
 
+from diffnr_lightning.cli import main
 from diffnr_lightning.data.splits import read_split
 from diffnr_lightning.workflows.package_uses import PACKAGES, uses, uses_in_words
 
+SCAN = ["--volume=phantom:1", "--size=16", "--num_views=5"]
 # The package's attribute of this name is the function.
 doctor_module = importlib.import_module("diffnr_lightning.workflows.doctor")
 
@@ -49,6 +51,23 @@ def test_doctor_counts_the_volumes_of_data_sets(tmp_path, monkeypatch):
     assert cells[1][1] == "DIFFNR_TOOTHFAIRY is not set"
     monkeypatch.setenv("DIFFNR_TOOTHFAIRY", str(tmp_path / "none"))
     assert "there is no such folder" in list(doctor_module._data_sets().columns[2].cells)[1]
+
+
+def test_doctor_takes_the_config_that_a_run_keeps(tmp_path, capsys):
+    case, run = tmp_path / "case", tmp_path / "run"
+    assert main(["simulate", *SCAN, "--out", str(case)]) == 0
+    assert main(["reconstruct", "--config=fdk+loggers/csv", f"--case={case}", f"--out={run}"]) == 0
+    config = f"--config={run / 'config.yaml'}"
+    capsys.readouterr()
+    for options, words in (
+        ([], "FDK, 16^3 voxels, 5 views of 16^2"),
+        (["--pad=0.5"], "FDK, 24^3 voxels, 5 views of 16^2"),
+        (["--size=64"], "FDK, 64^3 voxels, 5 views of 64^2"),
+    ):
+        assert main(["doctor", config, *options]) == 0
+        assert words in " ".join(capsys.readouterr().out.split())
+    assert main(["doctor", config, "--device=cuda"]) == 2
+    assert "unknown option --device" in capsys.readouterr().err
 
 
 def test_every_requirement_is_imported_somewhere(repository):
