@@ -36,6 +36,7 @@ from diffnr_lightning.workflows.table_checks import (
     check_method,
     check_scans,
     check_training,
+    refuse_what_cannot_be_submitted,
     training_command,
     warn_of_other_settings,
 )
@@ -121,19 +122,15 @@ def table(
     if not (run or submit):
         warn_of_other_settings(runnable, folder)
     if submit:
-        untrained = [
-            row.name
-            for row in runnable
-            if not all(training.finished for training in row.trainings(folder))
-        ]
-        if untrained:
-            raise ValueError(
-                f"submit is {submit!r}, but {', '.join(untrained)} have networks to be trained first; without --submit "
-                "the same command trains them, and --plan true shows how."
-            )
+        refuse_what_cannot_be_submitted(submit, kept, runnable, failed, folder)
         for part in experiment.parts:
             command = [*experiment.sweep(part, runnable, folder), *_placed(device, curves)]
             hand_over(shlex.join(command), folder / "jobs", jobs, submit, options)
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {len(kept)} rows failed ({', '.join(failed)}) and were not submitted; messages "
+                "above say why."
+            )
         return folder
     with environment_defaults({"WANDB_RUN_GROUP": str(folder) if curves else ""}):
         if run:
@@ -233,7 +230,7 @@ def _commands(
         *(_training_words(training, device, curves) for training in each),
         *(
             [*experiment.sweep(part, rows, folder), *_placed(device, curves)]
-            for part in experiment.parts
+            for part in (experiment.parts if rows else ())
         ),
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,42 @@ def check_training(training: Training, words: Sequence[str], curation: Sequence[
     if training.pairs:
         parse(curate, curation[1:], build=False)
     parse(training_command(words), words[1:], build=False)
+
+
+def refuse_what_cannot_be_submitted(
+    cluster: str,
+    rows: Sequence[ExperimentRow],
+    runnable: Sequence[ExperimentRow],
+    failed: Mapping[str, str],
+    folder: Path,
+) -> None:
+    """Refuse to hand rows over to a cluster that has nothing to run of them, or that learn a network first.
+
+    Args:
+        cluster: that is asked for.
+        rows: that are wanted.
+        runnable: those of them that have a method and passed their checks.
+        failed: why others did not, by their names.
+        folder: of the table.
+
+    Raises:
+        ValueError: no row that can be run, or untrained networks.
+    """
+    if not runnable:
+        reasons = [f"{row.name}: {failed.get(row.name) or row.reason}" for row in rows]
+        raise ValueError(
+            f"submit is {cluster!r}, but no row can be run ({'; '.join(reasons)}); other rows are expected."
+        )
+    untrained = [
+        row.name
+        for row in runnable
+        if not all(training.finished for training in row.trainings(folder))
+    ]
+    if untrained:
+        raise ValueError(
+            f"submit is {cluster!r}, but {', '.join(untrained)} have networks to be trained first; without --submit "
+            "the same command trains them, and --plan true shows how."
+        )
 
 
 def warn_of_other_settings(rows: Sequence[ExperimentRow], folder: Path) -> None:

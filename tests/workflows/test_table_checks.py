@@ -173,3 +173,21 @@ def test_rows_of_one_method_count_their_runs_once(tmp_path, repository, monkeypa
     out = tmp_path / "out"
     assert cli.main(["table", str(tmp_path), "--out", str(out)]) == 0
     assert json.loads((out / "table.provenance.json").read_text())["runs"] == 1
+
+
+def test_rows_that_cannot_be_run_are_not_submitted(tmp_path, monkeypatch, capsys):
+    module = importlib.import_module("diffnr_lightning.workflows.table")
+    handed = []
+    monkeypatch.setattr(module, "hand_over", lambda command, *given: handed.append(command))
+    rows = "rows: {A: {method: fdk}, B: {method: no_method}, C: {reason: no code}}\n"
+    (tmp_path / "table.yaml").write_text(
+        PART.partition("pairs:")[0].replace("SCAN", "tiny/simulate") + rows
+    )
+    arguments = ["table", str(tmp_path), "--out", str(tmp_path / "out"), "--submit", "local"]
+    assert cli.main([*arguments, "--rows", "A", "B"]) == cli.USAGE_ERROR
+    assert "1 of 2 rows failed (B) and were not submitted" in capsys.readouterr().err
+    assert len(handed) == 1 and "--methods fdk --out" in handed[0]
+    assert cli.main([*arguments, "--rows", "C"]) == cli.USAGE_ERROR
+    assert "no row can be run (C: no code)" in capsys.readouterr().err
+    assert cli.main([*arguments[:-2], "--rows", "C", "--plan", "true"]) == 0
+    assert len(handed) == 1 and capsys.readouterr().out == ""
