@@ -79,6 +79,8 @@ def doctor(
     """
     # Wide enough to keep every line whole where the output goes to a file.
     console = Console(width=None if sys.stdout.isatty() else 110)
+    if pad < 0:
+        raise ValueError(f"pad is {pad}; a share of at least 0 is expected, such as 0.5.")
     if method is not None:
         label = " + ".join(filter(None, (name or method.name, variant)))
         grid, scan, around = _planned(case, size, num_views)
