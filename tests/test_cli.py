@@ -206,6 +206,8 @@ def test_bad_options_are_one_sentence(config, capsys, options, words):
         ("sead: 3", ["config.yaml", "unknown key 'sead'", "did you mean seed"]),
         ("noise: {photon: 3}", ["config.yaml", "noise.photon", "did you mean noise.photons"]),
         ("seed: [", ["config.yaml", "not valid YAML", "line"]),
+        ("seed:", ["config.yaml has seed without a value"]),
+        ("1: 2\nseed: 3", ["config.yaml has the key 1, which YAML reads as int"]),
         ("- seed", ["config.yaml", "no mapping"]),
         ("seed: 3\nname: a\nseed: 4", ["config.yaml", "the key seed twice, at lines 1 and 3"]),
         ("noise:\n  photons: 3\n  photons: 4", ["config.yaml", "the key photons twice"]),

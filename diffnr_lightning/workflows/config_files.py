@@ -113,7 +113,8 @@ def check_yaml(config: Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is no YAML mapping, or holds a key twice.
+        ValueError: a file that is no YAML mapping, holds a key twice or one that is no word, or a single key without a
+            value, which jsonargparse takes for a word.
     """
     if not config.is_file():
         raise FileNotFoundError(f"config {config} does not exist.")
@@ -128,6 +129,16 @@ def check_yaml(config: Path) -> None:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"config {config} holds no mapping; lines of 'key: value' are expected.")
+    for key in content:
+        if not isinstance(key, str):
+            raise ValueError(
+                f"config {config} has the key {key!r}, which YAML reads as {type(key).__name__}; names of options are "
+                "expected."
+            )
+        if text.strip() == f"{key}:":
+            raise ValueError(
+                f"config {config} has {key} without a value; one, or null, is expected."
+            )
     for first, second in _repeated_keys(yaml.compose(text, yaml.SafeLoader), set()):
         raise ValueError(
             f"config {config} has the key {second.value} twice, at lines {first.start_mark.line + 1} and "

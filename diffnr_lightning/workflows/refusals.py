@@ -43,7 +43,8 @@ def refusal(parser: ArgumentParser, message: str, configs: Sequence[Path]) -> st
         where = next((f"config {path}" for path in configs if _has_key(path, key)), "config")
         keys = [option.lstrip("-") for option in known]
         return f"{where}: unknown key '{key}'{nearest(key, keys)}."
-    if empty := re.match(r"argument (\S+): expected one argument", message):
+    # Of a list there are two names, the second of which adds to it.
+    if empty := re.match(r"argument ([^\s/]+)\S*: expected one argument", message):
         return f"{empty[1]} is given without a value; {_expectation(parser, empty[1])}."
     path = "--" + ".".join(re.findall(r'Parser key "([^"]+)":', message))
     if missing := re.search(r"the following arguments are required: (\w+)", message):
@@ -138,6 +139,8 @@ def _no_class(path: str, message: str) -> str | None:
         # The group is named twice.
         option = "--" + ".".join(dict.fromkeys(path.lstrip("-").split(".")))
         return f"{option} is {file[1]!r}; a file that can be read is expected."
+    if "Expected an instantiatable class" in message and "." not in path:
+        return f"{path} has options but no class; --config with the name of a config, or a class_path, is expected too."
     given = re.search(
         r"Expected a dot import path string: (.*?)\.?$|Not a valid subclass of \w+\. Got value: (.*?)$",
         message,
@@ -179,6 +182,9 @@ def _wrong_type(parser: ArgumentParser, path: str, message: str) -> str | None:
     if given and re.fullmatch(r"[-+]?\.?(nan|inf|infinity)", given[1].strip(), re.IGNORECASE):
         if float in _alternatives(hint):
             return f"{path} is {given[1].strip()}; a finite number is expected."
+    read = re.search(r"Given value type: <class '(int|float|bool|datetime\.date)'>", message)
+    if given and read and str in _alternatives(hint):
+        return f"{path} is {given[1].strip()}, which YAML reads as {read[1]}; text in quotes is expected."
     if given and simple:
         return f"{path} is {_as_typed(given[1])!r}; {_expectation(parser, path)}."
     if found := _NESTED.search(message):

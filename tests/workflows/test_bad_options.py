@@ -109,6 +109,9 @@ def test_other_commands(refused, command, options):
             "option iterations of solver sirt is null; a value such as 100 is expected",
         ),
         ("doctor --nothing", "unknown option --nothing"),
+        ("doctor --config fdk --pad -1", "pad is -1.0; a share of at least 0 is expected"),
+        ("sweep --methods --out runs", "--methods is given without a value; "),
+        ("doctor --method.name fdk", "--method has options but no class; --config with"),
         ("doctor --method no_package.Method", "there is no module 'no_package'; install"),
         (f"{TRAIN} --prior diffnr_lightning.priors.SliceFixr", "did you mean SliceFixer"),
     ],
@@ -117,6 +120,12 @@ def test_commands_that_cannot_be_done(refused, tmp_path, line, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("nothing\n")
     assert words in refused(*line.split())
+
+
+def test_text_that_yaml_reads_as_a_number_is_said_so(refused, tmp_path):
+    (tmp_path / "label.yaml").write_text("variant: 2000\n")
+    line = refused(*"reconstruct --config fdk --config label.yaml --case . --out run".split())
+    assert "--variant is 2000, which YAML reads as int; text in quotes is expected" in line
 
 
 @pytest.mark.parametrize(
