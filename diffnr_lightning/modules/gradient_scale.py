@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,3 +24,26 @@ def gradients_in_scale(precision: Any, network: nn.Module) -> Iterator[None]:
     for parameter in network.parameters() if after != before else ():
         if parameter.grad is not None:
             parameter.grad.mul_(after / before)
+
+
+def refuse_idle_steps(gan_start: int, steps: str, weights: Mapping[str, float]) -> None:
+    """Refuse settings by which an optimiser steps without gradients, which their scaler cannot.
+
+    Args:
+        gan_start: batches before the discriminator's training begins.
+        steps: their order, `joint` or `original`.
+        weights: of each term of the loss, by name.
+
+    Raises:
+        ValueError: a discriminator that starts later, or original steps of the prior without a term.
+    """
+    if gan_start:
+        raise ValueError(
+            f"gan_start is {gan_start} with float16; the scaler of gradients cannot idle with the discriminator: "
+            "expected precision bf16-mixed or 32-true, or gan_start 0."
+        )
+    if steps == "original" and not any(w for term, w in weights.items() if term != "gan"):
+        raise ValueError(
+            "lambda_gan is the only weight with steps 'original' and float16; the scaler of gradients cannot idle in "
+            "the first step of a batch: expected precision bf16-mixed or 32-true, steps 'joint', or another weight."
+        )

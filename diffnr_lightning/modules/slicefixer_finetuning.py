@@ -17,7 +17,7 @@ from diffnr_lightning.losses import (
     discriminator_half,
     generator_adversarial,
 )
-from diffnr_lightning.modules.gradient_scale import gradients_in_scale
+from diffnr_lightning.modules.gradient_scale import gradients_in_scale, refuse_idle_steps
 from diffnr_lightning.modules.held_out_scores import (
     HELD_OUT_SCORES,
     MOST_SLICES,
@@ -199,14 +199,11 @@ class SliceFixerFinetuning(lightning.LightningModule):
         """AdamW for the prior and, if there is one, for the discriminator.
 
         Raises:
-            ValueError: float16 with a discriminator that starts later.
+            ValueError: float16 with settings by which one of them waits, see `refuse_idle_steps`.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scaled and self.discriminator is not None and self.gan_start:
-            raise ValueError(
-                f"gan_start is {self.gan_start} with float16; the scaler of gradients cannot idle "
-                "with the discriminator: expected precision bf16-mixed or 32-true, or gan_start 0."
-            )
+        if scaled and self.discriminator is not None:
+            refuse_idle_steps(self.gan_start, self.steps, self.objective.weights)
         # A fused step would undo the scaling of float16 gradients after they were clipped.
         adamw = partial(torch.optim.AdamW, weight_decay=self.weight_decay, fused=not scaled)
         optimizers = [adamw(_trainable(self.prior), self.rate, self.betas)]

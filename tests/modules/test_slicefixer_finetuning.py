@@ -215,6 +215,15 @@ def test_float16_refuses_a_discriminator_that_waits(boxes):
         fit(finetuning(gan=True), boxes, **float16())
 
 
+def test_float16_refuses_steps_without_a_term(boxes):
+    options = {"lambda_l2": 0.0, "lambda_ssim": 0.0, "gan_start": 0}
+    module = finetuning(gan=True, steps="original", **options)
+    with pytest.raises(
+        ValueError, match="lambda_gan is the only weight with steps 'original' and float16"
+    ):
+        fit(module, boxes, **float16())
+
+
 @pytest.mark.parametrize("gan", ["alone", "discriminator"])
 def test_two_processes_hold_equal_weights(boxes, tmp_path, gan):
     script = Path(__file__).with_name("finetuning_on_two_processes.py")
