@@ -179,6 +179,7 @@ class SlicePairData(Constructed, lightning.LightningDataModule):
         self._chances = drawing_chances(_names(self.training), self.shares)
         if stage == "fit":
             self._warn_of_what_is_missing()
+            self._warn_of_other_projections(*sizes[0][1:])
 
     @property
     def content(self) -> str:
@@ -227,6 +228,18 @@ class SlicePairData(Constructed, lightning.LightningDataModule):
                 "the prior takes the %s of each volume, which none of the pairs to train on has: it learns to do "
                 "without; curate pairs with residual true, and with known noise for that of the residual",
                 " and ".join(missing),
+            )
+
+    def _warn_of_other_projections(self, height: int, width: int) -> None:
+        """Say that a prior learns from projections of another size than it is given when it repairs."""
+        prior = getattr(self.trainer and self.trainer.lightning_module, "prior", None)
+        edge = getattr(prior, "biplanar_size", None)
+        looks = getattr(prior, "architecture", {}).get("biplanar", True)
+        if looks and edge and {height, width} != {edge} and self.trainer.is_global_zero:
+            logger.warning(
+                "the pairs hold projections of %d x %d pixels, and the prior is given those of %d x %d when it "
+                "repairs, as which it will not know them; curate pairs with biplanar_size %d",
+                *(height, width, edge, edge, edge),
             )
 
     def _with_features(self, folders: dict[Path, dict[str, ScanPairs]]) -> list[ScanPairs]:

@@ -128,6 +128,19 @@ class TestData:
         data.setup("fit")
         assert ("takes the residual of each volume, which none" in caplog.text) == takes
 
+    @pytest.mark.parametrize(
+        ("size", "looks", "warned"), [(8, True, False), (64, True, True), (64, False, False)]
+    )
+    def test_a_prior_that_is_given_projections_of_another_size_is_warned_of(
+        self, folder, caplog, size, looks, warned
+    ):
+        data = SlicePairData([folder], 5)
+        prior = types.SimpleNamespace(biplanar_size=size, architecture={"biplanar": looks})
+        module = types.SimpleNamespace(prior=prior)
+        data.trainer = types.SimpleNamespace(lightning_module=module, is_global_zero=True)
+        data.setup("fit")
+        assert ("curate pairs with biplanar_size 64" in caplog.text) == warned
+
     def test_nothing_held_out_means_no_validation(self, folder):
         data = SlicePairData([folder], 5, held_out_share=0)
         data.setup("fit")
