@@ -32,6 +32,8 @@ Learned = Literal["pairs", "slices", "patches"]
 CLEAN = {"slices": CleanSliceData, "patches": CleanPatchData}
 BODY = ScanRecipe(fit="body")
 SPLITS: tuple[Split, ...] = ("train", "development", "test")
+# Options of slices and patches that the recipe and the sets of the data set stand for.
+DECIDED = ("fit", "held_out", "size", "sources", "voxel_mm", "window_hu")
 
 
 class Cases(Dataset[Case]):
@@ -75,8 +77,8 @@ class DataSetModule(Constructed, lightning.LightningDataModule):
         **options: of `SlicePairData`, `CleanSliceData` or `CleanPatchData`, such as `iterations` and `batch_size`.
 
     Raises:
-        ValueError: a variable that is not set, pairs without folders, options without `learn`, or patches that are
-            larger than the volumes.
+        ValueError: a variable that is not set, pairs without folders, options without `learn` or that recipe and sets
+            decide, or patches that are larger than the volumes.
         FileNotFoundError: a data set that is not there.
     """
 
@@ -242,6 +244,11 @@ class DataSetModule(Constructed, lightning.LightningDataModule):
             return SlicePairData(pairs, workers=self.workers, **options)
         if learn not in CLEAN:
             raise ValueError(f"learn is {learn!r}; 'pairs', 'slices' or 'patches' is expected.")
+        if decided := sorted(options.keys() & set(DECIDED)):
+            raise ValueError(
+                f"{decided[0]} is given beside a recipe and the sets of {self.dataset.name}, which decide it; give it "
+                "with the recipe, or leave it out."
+            )
         held_out = self.sources("development")
         make: Callable[..., Any] = CLEAN[learn]
         data = make(

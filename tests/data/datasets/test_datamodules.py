@@ -89,6 +89,14 @@ def test_pairs_have_to_be_made_before(luna16):
         LUNA16(SMALL).prepare("train")
 
 
+@pytest.mark.parametrize(
+    "option", [{"fit": "body"}, {"voxel_mm": 1.0}, {"size": 8}, {"held_out": ["a"]}]
+)
+def test_what_recipe_and_sets_decide_is_no_option(luna16, option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is given beside a recipe"):
+        LUNA16(SMALL, learn="patches", patch=8, **option)
+
+
 def test_patches_of_toothfairy_and_of_a_folder(tmp_path, monkeypatch):
     write_toothfairy(tmp_path / "fairy")
     for labels in tmp_path.rglob("gt_alpha.npy"):
