@@ -106,9 +106,28 @@ class RunRecord(lightning.Callback):
         """Leave out the arguments of module and data, which a resumed run has and which may be unsafe to read."""
         if not self._writes:
             return  # that of another callback
+        checkpoint["processes"] = trainer.world_size
         for kind in (lightning.LightningModule, lightning.LightningDataModule):
             for key in (kind.CHECKPOINT_HYPER_PARAMS_KEY, kind.CHECKPOINT_HYPER_PARAMS_NAME):
                 checkpoint.pop(key, None)
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Refuse the checkpoint of a run of another number of processes, which decides what each of them draws.
+
+        Raises:
+            ValueError: the number is another one; checkpoints of earlier versions do not say it.
+        """
+        before, now = checkpoint.get("processes", trainer.world_size), trainer.world_size
+        if before != now:
+            raise ValueError(
+                f"the checkpoint {self.checkpoint} was written by {before} processes, and this run has {now}, which "
+                "would draw other batches; give as many devices and nodes as before, or a new --out."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the run has cost up to now."""

@@ -33,6 +33,20 @@ def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_run_of_other_processes_draws_other_batches_and_is_not_gone_on_with(tmp_path):
+    path = tmp_path / "run.ckpt"
+    toy_run.fit(path, steps=10)
+    kept = torch.load(path, weights_only=True)
+    torch.save({**kept, "processes": 4}, path)
+    with pytest.raises(ValueError, match="was written by 4 processes, and this run has 1"):
+        toy_run.fit(path, steps=20)
+    del kept["processes"]  # as of an earlier version
+    torch.save(kept, path)
+    resumed, _ = toy_run.fit(path, steps=20)
+    assert resumed.iteration == 20
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_progress_counts_batches_up_to_the_last(tmp_path):
     seen = []
     toy_run.fit(tmp_path / "run.ckpt", steps=25, progress=lambda *shown: seen.append(shown))
