@@ -27,7 +27,7 @@ from diffnr_lightning.solvers.diffusion.sampler_state import SamplerState, begun
 from diffnr_lightning.workflows.ongoing_run import OngoingRun
 from diffnr_lightning.workflows.problem import Method, Problem
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
-from diffnr_lightning.workflows.settling import settled
+from diffnr_lightning.workflows.settling import PATIENTLY, settled
 from diffnr_lightning.workflows.solver import Solver, check_options
 
 logger = logging.getLogger("diffnr")
@@ -160,7 +160,7 @@ class Sampler(Method):
                 "finish is settle and the noise of the rays is not known: the sample stays as it is"
             )
             return sample
-        ended = settled(sample, problem)
+        ended = settled(sample, problem, PATIENTLY)
         self.findings["settled"] = ended.findings()
         return ended.volume
 

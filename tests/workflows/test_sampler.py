@@ -24,7 +24,7 @@ from diffnr_lightning.solvers.diffusion.slice_stacks import stacks_of_step
 from diffnr_lightning.workflows import Problem, Sampler, Solver, sampler, sampler_record
 from diffnr_lightning.workflows.run_folder import RunFolder
 from diffnr_lightning.workflows.sampler_record import SamplerRecord
-from diffnr_lightning.workflows.settling import settled
+from diffnr_lightning.workflows.settling import PATIENTLY, settled
 
 GRID = VolumeGrid((9, 8, 8), 1.0)
 SCAN = ScanGeometry.parallel(
@@ -133,7 +133,7 @@ def test_a_sample_settles_where_noise_is_known(folder, problem, caplog):
     known = problem._replace(weights=torch.full_like(problem.projections, 50.0))
     sample = Sampler("dds", folder, options).reconstruct(known)
     ended = method.reconstruct(known)
-    assert torch.equal(ended, settled(sample, known).volume)
+    assert torch.equal(ended, settled(sample, known, PATIENTLY).volume)
     found = method.findings["settled"]
     assert found["after"] < 0.9 * found["before"]
     with pytest.raises(ValueError, match="finish is 'query'; one of sample, settle is expected"):
