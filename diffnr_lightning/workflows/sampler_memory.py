@@ -146,8 +146,9 @@ def option(method: Sampler, name: str, default: Any = None) -> Any:
 
 def _side_by_side(method: Sampler, denoiser: nn.Module) -> bool:
     """Return whether each slice is seen in one stack; else in as many as a stack has slices, or alone."""
-    if option(method, "jumping", False):
-        return True
+    # A blend hands stacks of its own choice to `dds`: not jumping, every slice in the centre of its neighbours.
+    if (jumping := option(method, "jumping")) is not None:
+        return jumping
     kind = option(method, "stacks")
     return kind in ("adjacent", "alternating") or (kind is None and not denoiser.alone)
 

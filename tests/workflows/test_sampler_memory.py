@@ -91,3 +91,15 @@ def test_the_work_of_a_denoiser_does_not_depend_on_how_many_gaps_it_knows(tmp_pa
         save_denoiser(folder, CompactDenoiser(channels=1, widths=(8, 16), gaps=gaps))
         work.add(memory.estimate(Sampler("dds", folder), grid, scan).operations)
     assert len(work) == 1
+
+
+def test_stacks_around_every_slice_are_three_times_the_work_of_stacks_side_by_side(tmp_path):
+    grid, scan = VolumeGrid((12, 16, 16), 1.0), scan_of(16, 2)
+    save_denoiser(tmp_path, CompactDenoiser(widths=(8, 16), alone=False))
+
+    def work(name, **options):
+        return memory.estimate(Sampler(name, tmp_path, options), grid, scan).operations
+
+    assert work("blend", jumping=False) == work("dds", stacks="centred")
+    assert work("blend") == work("dds", stacks="alternating") == work("dds")
+    assert work("blend", jumping=False) > work("blend")
