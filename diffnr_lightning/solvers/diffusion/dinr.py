@@ -118,17 +118,18 @@ def dinr(
     fit = LeastSquares.weighted(projections, grid, scan, weights, power)
     representation.initialise(first, projections, scan, seed)
     data = _RepresentationStep(fit, representation.to(first.device), iterations)
-    if state["done"]:
-        data.recall(state["fitted"])
-    elif first_iterations:
-        data.approach(first, 0.0, first_iterations)
     loss = SlabLoss(fit, data.scale, denoiser, iterations=0)
 
     def fresh(number: int) -> Tensor:
         noise = sampling.fresh(number)
         return noise if number else omega * noise
 
+    # What cannot be adapted is refused before the long first fit.
     with adapted(denoiser, rank, seed) as adapter:
+        if state["done"]:
+            data.recall(state["fitted"])
+        elif first_iterations:
+            data.approach(first, 0.0, first_iterations)
         lora = _Lora(adapter, loss, state.get("lora"), updates=updates, rate=rate)
 
         def find(noisy: Tensor, index: int) -> Tensor:

@@ -149,3 +149,9 @@ def test_a_representation_of_another_grid_is_refused(projections):
     other = Siren(VolumeGrid((3, 8, 8), 2.0), width=8)
     with pytest.raises(ValueError, match=r"grid is \(3, 8, 8\)"):
         dinr(projections, GRID, SCAN, LearningDenoiser(), other)
+
+
+def test_what_cannot_be_adapted_is_refused_before_the_first_fit(projections, monkeypatch):
+    monkeypatch.delattr(Voxels, "query")
+    with pytest.raises(ValueError, match="rank is 0"):
+        dinr(projections, GRID, SCAN, LearningDenoiser(), Voxels(), **OPTIONS | {"rank": 0})
