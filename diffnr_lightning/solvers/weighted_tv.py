@@ -123,6 +123,8 @@ def weighted_tv(
         raise ValueError(
             f"prior_image has shape {tuple(prior_image.shape)}; that of the grid, {tuple(grid.shape)}, is expected."
         )
+    if prior_image is not None and not torch.isfinite(prior_image).all():
+        raise ValueError("prior_image holds NaN or infinite numbers; mask or repair them first.")
     volume = first_volume(projections, grid, scan, initial)
     volume.clamp_(min=0.0)
     known = torch.ones_like(projections)

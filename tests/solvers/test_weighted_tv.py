@@ -257,6 +257,8 @@ def test_refusals_say_what_was_expected(measurement):
         ({"subsets": 21}, "subsets is 21; a number from 1 to 20 views"),
         ({"initial": truth[1:]}, "initial has shape"),
         ({"weights": torch.ones(3, 4, 5)}, "weights has shape"),
+        ({"prior_image": truth[1:]}, "prior_image has shape"),
+        ({"prior_image": truth.log()}, "prior_image holds NaN or infinite"),
     ):
         with pytest.raises(ValueError, match=message):
             weighted_tv(projections, grid, scan, **options)
