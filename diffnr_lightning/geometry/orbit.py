@@ -132,7 +132,9 @@ def exact_orbit(scan: Poses) -> Orbit | None:
     near = np.abs(nominal.deviation_mm).max() <= allowed
     standing = nominal.orientation == DetectorOrientation()
     about_z = nominal.orbit.axis_direction == (0.0, 0.0, 1.0)
-    return nominal.orbit if near and standing and about_z else None
+    # The axis of a single view is sought near the origin, wherever the detector stands.
+    behind = scan.beam == "cone" and nominal.orbit.magnification < 1.0
+    return nominal.orbit if near and standing and about_z and not behind else None
 
 
 def _size(scan: Poses) -> float:

@@ -138,6 +138,12 @@ def test_one_view_has_a_circle_through_it(beam) -> None:
     assert nominal_orbit(SCANS[beam][3]).residual_mm < 1e-9
 
 
+def test_no_numbers_stand_for_one_view_whose_detector_stands_before_the_origin() -> None:
+    scanner = CONE | {"angles_rad": [0.0], "axis_mm": (300.0, 0.0)}
+    assert ScanGeometry.cone(**scanner).orbit is None
+    assert ScanGeometry.cone(**scanner | {"axis_mm": (200.0, 0.0)}).orbit is not None
+
+
 @pytest.mark.parametrize("views", [[3], [3, 9]])
 def test_few_parallel_views_keep_the_axis_of_the_world_and_the_offset_of_their_detector(
     views,
