@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffnr_lightning.consistency.bidiagonalisation import Bidiagonalisation
 from diffnr_lightning.consistency.discrepancy import discrepancy, unresolved_variance
+from diffnr_lightning.consistency.normalisation import checked_weights
 from diffnr_lightning.consistency.smoothing import smoothed
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
@@ -99,7 +100,8 @@ def agree(
         The volume, not negative where it was moved, and how it came about.
 
     Raises:
-        ValueError: a level that is not positive, no direction, a negative smoothing, or input that is not finite.
+        ValueError: a level that is not positive, no direction, a negative smoothing, weights of another shape or below
+            zero, or input that is not finite.
 
     Source: V. Morozov's discrepancy principle; J. Chung, J. Nagy, D. O'Leary, "A weighted-GCV method for Lanczos-hybrid
     regularization", ETNA 2008, for Tikhonov's problem within the directions of LSQR. Deviation: lambda by discrepancy.
@@ -172,6 +174,9 @@ def unexplained(
         weights: (V, H, W) inverse variances of the projections.
         photons: what was counted.
         support: rays through voxels above this value count; all rays where there are no such voxels.
+
+    Raises:
+        ValueError: weights of another shape, below zero, or not finite.
     """
     inside = (volume > support).to(volume.dtype)
     root, residual = _compared(volume, inside, projections, grid, scan, weights, photons)
@@ -197,7 +202,7 @@ def _compared(
     found = discrepancy(
         project(volume, grid, scan),
         projections,
-        weights,
+        checked_weights(weights, scan, volume),
         photons,
         rays=rays if rays.any() else None,
         unresolved=unresolved_variance(volume, grid, scan) if resolution else None,

@@ -70,6 +70,26 @@ def normalise(
     return Normalisation(rays, torch.where(curvature > 0, 1.0 / curvature, 0.0))
 
 
+def checked_weights(weights: Tensor, scan: ScanGeometry, like: Tensor) -> Tensor:
+    """Return weights (V, H, W) in the dtype and on the device of ``like``; all of them may be zero.
+
+    Args:
+        weights: (V, H, W).
+        scan: the views that they belong to.
+        like: any tensor of the reconstruction.
+
+    Raises:
+        ValueError: weights of another shape, or that are negative or not finite.
+    """
+    _check_shape(weights, scan)
+    least, largest = float(weights.min()), float(weights.max())
+    if not 0.0 <= least <= largest < float("inf"):
+        raise ValueError(
+            f"weights lie from {least:.4g} to {largest:.4g}; finite numbers of at least 0 are expected."
+        )
+    return weights.to(like)
+
+
 def relative_weights(
     weights: Tensor, scan: ScanGeometry, like: Tensor, power: float = 1.0
 ) -> Tensor:
@@ -84,11 +104,7 @@ def relative_weights(
     Raises:
         ValueError: weights of another shape, or that are negative or not finite, or all zero; a negative power.
     """
-    expected = (len(scan), *scan.detector_shape)
-    if tuple(weights.shape) != expected:
-        raise ValueError(
-            f"weights has shape {tuple(weights.shape)}; {expected} (V, H, W) is expected, one for every ray."
-        )
+    _check_shape(weights, scan)
     if not 0.0 <= power < float("inf"):
         raise ValueError(f"power is {power}; a finite number of at least 0 is expected.")
     mean, least = float(weights.double().mean()), float(weights.min())
@@ -120,6 +136,14 @@ def noise_of_mean_weight(weights: Tensor, power: float = 0.5) -> float:
         )
     raised = torch.where(weights > 0, weights.double() ** power, 0.0).mean()
     return float(raised ** (-0.5 / power))
+
+
+def _check_shape(weights: Tensor, scan: ScanGeometry) -> None:
+    expected = (len(scan), *scan.detector_shape)
+    if tuple(weights.shape) != expected:
+        raise ValueError(
+            f"weights has shape {tuple(weights.shape)}; {expected} (V, H, W) is expected, one for every ray."
+        )
 
 
 def _reciprocal(sums: Tensor, largest: Tensor) -> Tensor:

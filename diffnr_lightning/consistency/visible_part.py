@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.consistency.bidiagonalisation import Bidiagonalisation
+from diffnr_lightning.consistency.normalisation import checked_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.projectors import backproject, project
 
@@ -52,7 +53,7 @@ def visible_part(
         directions: at most. Each takes a projection, a backprojection and memory of a volume.
 
     Raises:
-        ValueError: a tolerance below 0 or no direction.
+        ValueError: a tolerance below 0, no direction, or weights of another shape, below zero, or not finite.
 
     Source: the generalised range and null space of J. Tick et al.; DDNM (Y. Wang et al., ICLR 2023), A+ A by CGLS.
     Deviation: the projection onto the directions of CGLS in the place of its iterate, so that the two parts are
@@ -77,7 +78,10 @@ def _seen_part(
     directions: int,
 ) -> Tensor:
     """Return what the projections see of a change; the directions are let go of with it."""
-    root = 1.0 if weights is None else (weights / weights.max().clamp_min(1e-30)).sqrt()
+    root: Tensor | float = 1.0
+    if weights is not None:
+        weights = checked_weights(weights, scan, change)
+        root = (weights / weights.max().clamp_min(1e-30)).sqrt()
     shown = root * project(change, grid, scan)
     seen = torch.zeros_like(change)
     if not shown.any():

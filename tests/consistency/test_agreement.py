@@ -146,6 +146,17 @@ def test_what_is_not_finite_is_refused(measured):
             agree(volume, projections, GRID, SCAN, weights=WEIGHTS)
 
 
+@pytest.mark.parametrize("judge", [agree, unexplained])
+def test_weights_that_make_no_sense_are_refused(judge, measured):
+    for weights, message in (
+        (WEIGHTS * math.nan, "weights lie from nan"),
+        (-WEIGHTS, "weights lie from -"),
+        (WEIGHTS[1:], "weights has shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            judge(REPAIRED, measured, GRID, SCAN, weights=weights)
+
+
 def test_counts_are_explained_behind_thick_objects():
     # Line integrals up to 7.5: behind the middle less than ten photons.
     generator = torch.Generator().manual_seed(5)

@@ -67,6 +67,10 @@ def test_views_of_no_weight_see_nothing():
     masked = visible_part(CHANGE, GRID, scan, weights=weights, **ALL)
     two = visible_part(CHANGE, GRID, scan[torch.arange(2)], **ALL)
     assert masked.unseen_share == pytest.approx(two.unseen_share, abs=0.01)
+    double = visible_part(CHANGE, GRID, scan, weights=weights.double(), **ALL)
+    assert torch.equal(double.seen, masked.seen)
+    with pytest.raises(ValueError, match="weights lie from nan"):
+        visible_part(CHANGE, GRID, scan, weights=weights.log().sqrt())
 
 
 def test_little_is_held_beside_the_directions():
