@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -46,6 +46,12 @@ class Orbit:
     axis_mm: tuple[float, float]
     height_mm: float
     axis_direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Orbit):
+            return NotImplemented
+        names = (field.name for field in fields(self))
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     @property
     def magnification(self) -> float:

@@ -138,6 +138,12 @@ def test_one_view_has_a_circle_through_it(beam) -> None:
     assert nominal_orbit(SCANS[beam][3]).residual_mm < 1e-9
 
 
+def test_orbits_are_equal_where_all_their_numbers_are() -> None:
+    orbit = SCANS["cone"].orbit
+    assert orbit == ScanGeometry.cone(**CONE).orbit
+    assert orbit not in (SCANS["cone"][:7].orbit, replace(orbit, height_mm=6.0), None)
+
+
 def test_no_numbers_stand_for_one_view_whose_detector_stands_before_the_origin() -> None:
     scanner = CONE | {"angles_rad": [0.0], "axis_mm": (300.0, 0.0)}
     assert ScanGeometry.cone(**scanner).orbit is None
