@@ -64,12 +64,10 @@ def from_r2_scanner(
         raise ValueError(f"scanner mode is {beam!r}; 'cone' or 'parallel' is expected.")
     voxels = [int(n) for n in scanner["nVoxel"]]
     edges = [float(s) / n for s, n in zip(scanner["sVoxel"], voxels, strict=True)]
-    grid = VolumeGrid(
-        tuple(voxels[::-1]), tuple(edges[::-1]), tuple(scanner.get("offOrigin") or (0.0, 0.0, 0.0))
-    )
+    grid = VolumeGrid(tuple(voxels[::-1]), tuple(edges[::-1]), _offset(scanner, "offOrigin", 3))
     shape = tuple(int(n) for n in scanner["nDetector"])
     pixel = tuple(float(s) / n for s, n in zip(scanner["sDetector"], shape, strict=True))
-    up, along_u = scanner.get("offDetector") or (0.0, 0.0)
+    up, along_u = _offset(scanner, "offDetector", 2)
     detector = {
         "detector_shape": shape,
         "pixel_mm": pixel,
@@ -82,6 +80,12 @@ def from_r2_scanner(
         "source_to_detector_mm": float(scanner["DSD"]),
     }
     return ScanGeometry.cone(angles_rad=angles_rad, **distances, **detector), grid
+
+
+def _offset(scanner: Mapping[str, Any], key: str, numbers: int) -> tuple[float, ...]:
+    """Return an offset of a scanner, a list or an array; zeros where none is given."""
+    given = scanner.get(key)
+    return (0.0,) * numbers if given is None or len(given) == 0 else tuple(given)
 
 
 def astra_vectors(scan: ScanGeometry) -> np.ndarray:

@@ -204,6 +204,21 @@ def test_r2_round_trip(scan: ScanGeometry) -> None:
     assert grid_again.shape == grid.shape and np.allclose(grid_again.voxel_mm, grid.voxel_mm)
 
 
+def test_a_scanner_may_hold_arrays() -> None:
+    scan = ScanGeometry.cone(
+        angles_rad=[0.0, 1.0],
+        source_to_axis_mm=100.0,
+        source_to_detector_mm=150.0,
+        detector_shape=(4, 5),
+        pixel_mm=1.0,
+        detector_offset_mm=(0.5, -1.0),
+    )
+    scanner = r2_scanner(scan, VolumeGrid((2, 3, 4), 1.0, (1.0, 2.0, 3.0)))
+    arrays = {k: np.array(v) if isinstance(v, list) else v for k, v in scanner.items()}
+    angles = scan.orbit.angles_rad
+    assert from_r2_scanner(arrays, angles) == from_r2_scanner(scanner, angles)
+
+
 @pytest.mark.parametrize("scan", scans(), ids=["cone", "parallel", "tilted"])
 def test_astra_round_trip(scan: ScanGeometry) -> None:
     again = from_astra_vectors(astra_vectors(scan), scan.detector_shape, scan.beam)
