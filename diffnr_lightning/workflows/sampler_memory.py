@@ -127,11 +127,14 @@ def sampling_bytes(
     """
     voxels = math.prod(grid.shape)
     volumes, projections, _ = SAMPLERS.get(name, OTHER_SAMPLER)
+    edges = _edges(denoiser, grid)
+    if name == "tpdm":  # axial slices or coronal ones, whichever are larger
+        edges = (max(grid.shape[:2]), grid.shape[2])
     return SamplingBytes(
         sum(p.numel() * p.element_size() for p in denoiser.parameters()),
         F32 * KEPT * voxels,
         int(F32 * ((volumes - KEPT) * voxels + projections * rays)),
-        F32 * ASKED * voxels + _predict_bytes(denoiser, batch, _edges(denoiser, grid)),
+        F32 * ASKED * voxels + _predict_bytes(denoiser, batch, edges),
     )
 
 

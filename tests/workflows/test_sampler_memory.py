@@ -103,3 +103,12 @@ def test_stacks_around_every_slice_are_three_times_the_work_of_stacks_side_by_si
     assert work("blend", jumping=False) == work("dds", stacks="centred")
     assert work("blend") == work("dds", stacks="alternating") == work("dds")
     assert work("blend", jumping=False) > work("blend")
+
+
+def test_slices_of_both_planes_are_predicted_to_fit():
+    denoiser, tall = CompactDenoiser(widths=(8, 16)), VolumeGrid((64, 16, 32), 1.0)
+    axial, both = (
+        sampler_memory.sampling_bytes(name, denoiser, tall, 100, 4).asked
+        for name in ("dds", "tpdm")
+    )
+    assert both - axial == denoiser.predict_bytes(4, 64, 32) - denoiser.predict_bytes(4, 16, 32)
