@@ -180,7 +180,9 @@ class ScanGeometry(Poses):
         )
 
     def __hash__(self) -> int:
-        return hash((self.beam, self.detector_shape, *(a.tobytes() for a in self._vectors())))
+        # Zeros of either sign are equal.
+        vectors = ((a + 0.0).tobytes() for a in self._vectors())
+        return hash((self.beam, self.detector_shape, *vectors))
 
     def __repr__(self) -> str:
         source, detector, u, v = (a.tolist() for a in self._vectors())

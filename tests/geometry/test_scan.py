@@ -50,6 +50,13 @@ def test_the_printed_scan_rebuilds_it(scan: ScanGeometry) -> None:
     assert scan[1:] != scan
 
 
+def test_scans_that_are_equal_have_one_hash() -> None:
+    scan = ScanGeometry.cone(**CONE | {"angles_rad": [0.0]})
+    positive = ScanGeometry("cone", (5, 6), *(vectors + 0.0 for vectors in scan._vectors()))
+    assert np.signbit(scan.u_mm[0, 0]) and not np.signbit(positive.u_mm[0, 0])
+    assert positive == scan and hash(positive) == hash(scan)
+
+
 def test_row_zero_is_on_top_and_the_source_turns_counter_clockwise() -> None:
     scan = ScanGeometry.cone(
         **{
