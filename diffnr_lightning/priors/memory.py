@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from diffnr_lightning.planes import plane_axis
+from diffnr_lightning.priors.control_groups import bytes_below_limit
 
 if TYPE_CHECKING:
     from diffnr_lightning.priors.prior import Prior
@@ -101,6 +102,11 @@ def free_bytes(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type != "cpu":
         return None
+    known = [left for left in (_free_of_the_machine(), bytes_below_limit()) if left is not None]
+    return min(known, default=None)
+
+
+def _free_of_the_machine() -> int | None:
     try:
         # Pages that the system would give back count as free here, unlike in SC_AVPHYS_PAGES.
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
