@@ -73,9 +73,9 @@ def sweep(
         shard: `K/N` takes every Nth scan, beginning with scan K.
 
     Raises:
-        ValueError: no or fewer than two views, a shard or device that does not exist, two volumes, scans or methods of
-            one name, a folder that holds a case or run of other settings, a method that a GPU has no room for, or
-            scans that could not be finished.
+        ValueError: no or fewer than two views, a number of views given twice, a shard or device that does not exist,
+            two volumes, scans or methods of one name, a folder that holds a case or run of other settings, a method
+            that a GPU has no room for, or scans that could not be finished.
         ChildProcessError: the process of a GPU failed; the others have done their shares.
         FileNotFoundError: a config or volume that does not exist, or a pattern that matches no file.
         ImportError: a package of the logger that is not installed.
@@ -89,6 +89,8 @@ def sweep(
     # The recipe would refuse them too, when the scans before had been reconstructed.
     if min(views) < LEAST_VIEWS:
         raise ValueError(f"views has {min(views)}; at least two views of each scan are expected.")
+    if repeated := [number for number in set(views) if views.count(number) > 1]:
+        raise ValueError(f"views has {min(repeated)} more than once; each number once is expected.")
     sources = volume_sources(volumes)
     part, parts = shard_of(shard)
     devices = all_gpus() if device == ALL_GPUS else [device]

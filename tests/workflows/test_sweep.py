@@ -289,6 +289,7 @@ def test_scans_by_several_recipes_lie_side_by_side(tmp_path, monkeypatch):
     [
         (["--volumes", "none*.nii"], "matches no file"),
         (["--views", "6", "1"], "views has 1; at least two views of each scan are expected"),
+        (["--views", "6", "8", "6"], "views has 6 more than once"),
         (["--views", "[]"], "views is empty; at least one number of views is expected"),
         (["--methods", "reconstruct/none.yaml"], "none.yaml"),
         (["--shard", "2/2"], "shard is '2/2'"),
