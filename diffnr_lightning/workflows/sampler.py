@@ -160,7 +160,7 @@ class Sampler(Method):
                 "finish is settle and the noise of the rays is not known: the sample stays as it is"
             )
             return sample
-        ended = settled(sample, problem, PATIENTLY)
+        ended = settled(sample, problem, (PATIENTLY,))
         self.findings["settled"] = ended.findings()
         return ended.volume
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from diffnr_lightning.workflows.problem import Problem
 # noise. On the development set at 1e5 photons it gains 0.37 dB on sts_020, more than strengths of 0.11, 0.04 and 0.02
 # do, and 0.02 dB on chest_lungdx0001, where 0.04 gains 0.03 dB.
 GENTLY, FIRMLY = (6, 0.11), (12, 0.07)
-# The first run of samples, which begin several times as far from noise. On pt_3, chest_lungdx0001 and sts_005 at 1e5
+# The one run of samples, which begin several times as far from noise. On pt_3, chest_lungdx0001 and sts_005 at 1e5
 # photons (DDS with samplers/counted) it ends 1.33, 0.74 and 0.42 dB above the two runs above, and at the level of
 # noise; a strength of 0.07 ends 1.46, 0.67 and 0.26 dB above them, 0.11 leaves more than noise.
 PATIENTLY = (24, 0.05)
@@ -44,7 +45,9 @@ class Settled(NamedTuple):
         return {"before": self.before, "after": self.after, "share": self.share}
 
 
-def settled(volume: Tensor, problem: Problem, first: tuple[int, float] = GENTLY) -> Settled:
+def settled(
+    volume: Tensor, problem: Problem, runs: Sequence[tuple[int, float]] = (GENTLY, FIRMLY)
+) -> Settled:
     """Move a volume that a prior made as far as its projections ask for.
 
     Where it leaves more than noise, weighted total variation is minimised with it as the prior image, from it on, and
@@ -54,7 +57,7 @@ def settled(volume: Tensor, problem: Problem, first: tuple[int, float] = GENTLY)
     Args:
         volume: (Z, Y, X) in the unit of the problem.
         problem: whose noise is known.
-        first: passes and strength of the first run.
+        runs: passes and strength of each; those after the first are for where it leaves more than noise.
 
     Source: see `weighted_tv`. What it is worth is measured in `experiments/main_job` (`results_settled.csv`): 0.0 to
     1.0 dB and 0.0003 to 0.0078 of SSIM on six development volumes at 1e5 photons.
@@ -86,10 +89,12 @@ def settled(volume: Tensor, problem: Problem, first: tuple[int, float] = GENTLY)
     before = left(volume)
     if before <= LEVEL:
         return Settled(volume, before, before, 0.0)
-    nearer = moved(*first)
+    nearer = moved(*runs[0])
     after = left(nearer)
-    if after > LEVEL:
-        firmer = moved(*FIRMLY)
+    for further in runs[1:]:
+        if after <= LEVEL:
+            break
+        firmer = moved(*further)
         # What this does not explain either is not the volume's: it would only take up noise.
         if (remaining := left(firmer)) <= LEVEL:
             nearer, after = firmer, remaining

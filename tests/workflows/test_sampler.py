@@ -133,7 +133,7 @@ def test_a_sample_settles_where_noise_is_known(folder, problem, caplog):
     known = problem._replace(weights=torch.full_like(problem.projections, 50.0))
     sample = Sampler("dds", folder, options).reconstruct(known)
     ended = method.reconstruct(known)
-    assert torch.equal(ended, settled(sample, known, PATIENTLY).volume)
+    assert torch.equal(ended, settled(sample, known, (PATIENTLY,)).volume)
     found = method.findings["settled"]
     assert found["after"] < 0.9 * found["before"]
     with pytest.raises(ValueError, match="finish is 'query'; one of sample, settle is expected"):
