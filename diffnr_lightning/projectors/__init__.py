@@ -20,6 +20,7 @@ from torch.autograd.function import FunctionCtx
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit, remembered
 from diffnr_lightning.projectors import astra, rays, reference, separable, tigre, voxel_driven
 from diffnr_lightning.projectors.sampling import steepest_climb
+from diffnr_lightning.projectors.voxel_columns import by_columns
 from diffnr_lightning.triton_kernels import takes_triton
 
 BACKENDS: dict[str, ModuleType] = {"separable": separable, "rays": rays, "reference": reference}
@@ -34,6 +35,7 @@ __all__ = [
     "BACKENDS",
     "backproject",
     "choose_backend",
+    "lay_out",
     "project",
     "warmup",
     "weighted_backproject",
@@ -46,7 +48,7 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str =
     Differentiable; the gradient is `backproject` on the same backend.
 
     Args:
-        volume: (Z, Y, X), any density; zero outside the grid.
+        volume: (Z, Y, X), any density; zero outside the grid. It may lie in memory as it likes, best as `lay_out` does.
         grid: where the voxels are.
         scan: where source and detector are.
         backend: a key of `BACKENDS` or `ADAPTERS`, or "auto" for `choose_backend`.
@@ -64,7 +66,12 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str =
 
 
 def backproject(
-    projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str = "auto"
+    projections: Tensor,
+    grid: VolumeGrid,
+    scan: ScanGeometry,
+    backend: str = "auto",
+    *,
+    laid_out: bool = False,
 ) -> Tensor:
     """Return the exact adjoint of `project` applied to projections.
 
@@ -75,6 +82,7 @@ def backproject(
         grid: where the voxels are.
         scan: where source and detector are.
         backend: a key of `BACKENDS` or `ADAPTERS`, or "auto" for `choose_backend`.
+        laid_out: whether the result lies in memory as `lay_out` makes it, which saves a copy, instead of contiguous.
 
     Returns:
         (Z, Y, X) in the unit of the projections times mm.
@@ -86,7 +94,25 @@ def backproject(
     """
     shape = (len(scan), *scan.detector_shape)
     backend = _resolve(projections, shape, "projections", grid, scan, backend)
-    return _Backprojection.apply(projections, grid, scan, backend)
+    return _Backprojection.apply(projections, grid, scan, backend, laid_out)
+
+
+def lay_out(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
+    """Return a volume in the order of memory in which `project` reads it without a copy.
+
+    That is with z fastest for the kernels of the CPU for aligned detectors, which take a copy of 128^3 voxels almost as
+    long as two views, and contiguous for all others. For loops that take a few views in each step: what torch makes
+    from such volumes alone lies like them.
+
+    Args:
+        volume: (Z, Y, X).
+        grid: where the voxels are.
+        scan: the views, or any part of them.
+    """
+    by_kernels = _kernels_serve(volume.device, volume.dtype) and volume.device.type == "cpu"
+    if by_kernels and _fast_backend(scan, grid) == "separable":
+        return by_columns(volume)
+    return volume.contiguous()
 
 
 def weighted_backproject(
@@ -200,20 +226,27 @@ class _Projection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Backprojection.apply(gradient, *ctx.setup), None, None, None
+        return _Backprojection.apply(gradient, *ctx.setup, False), None, None, None
 
 
 class _Backprojection(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, backend: str
+        ctx: FunctionCtx,
+        projections: Tensor,
+        grid: VolumeGrid,
+        scan: ScanGeometry,
+        backend: str,
+        laid_out: bool,
     ) -> Tensor:
         ctx.setup = (grid, scan, backend)
-        return _operators(backend, projections).backproject(projections, grid, scan)
+        operators = _operators(backend, projections)
+        order = {"z_fastest": laid_out} if operators is separable else {}
+        return operators.backproject(projections, grid, scan, **order)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Projection.apply(gradient, *ctx.setup), None, None, None
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return _Projection.apply(gradient, *ctx.setup), None, None, None, None
 
 
 def _kernels_serve(device: torch.device, dtype: torch.dtype) -> bool:

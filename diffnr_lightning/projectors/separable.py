@@ -33,7 +33,7 @@ from diffnr_lightning.projectors.sampling import (
     ray_bundle,
     require_rows_along_axis,
 )
-from diffnr_lightning.projectors.voxel_columns import inner_volume, padded_columns
+from diffnr_lightning.projectors.voxel_columns import columns_of, volume_of
 
 _SLICES = 32  # lerped voxel columns that stay in the L1 cache: 32 x 128 floats are 17 kB
 _COLUMNS = 8  # detector columns per task; small, so that one view already fills the cores
@@ -72,26 +72,27 @@ def project(volume: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
     """
     fans = fans_of(grid, scan)
     out = np.zeros((len(scan), *scan.detector_shape), np.float32)
-    columns = padded_columns(volume.detach().numpy())
-    _project(columns, fans, out)
+    _project(columns_of(volume), fans, out)
     return torch.from_numpy(out)
 
 
-def backproject(projections: Tensor, grid: VolumeGrid, scan: ScanGeometry) -> Tensor:
-    """Return the adjoint (Z, Y, X) applied to float32 CPU projections (V, H, W).
+def backproject(
+    projections: Tensor, grid: VolumeGrid, scan: ScanGeometry, *, z_fastest: bool = False
+) -> Tensor:
+    """Return the adjoint (Z, Y, X) applied to float32 CPU projections (V, H, W); see `projectors.backproject`.
 
     Raises:
         ValueError: detector rows that do not run along z.
     """
     fans = fans_of(grid, scan)
     nz, ny, nx = grid.shape
-    out = np.zeros((ny + 2, nx + 2, nz), np.float32)
+    out = np.zeros((ny, nx, nz), np.float32)
     rays = projections.detach().numpy().transpose(0, 2, 1).copy()
     _scale_by_step(rays, fans)
     for along_x in (True, False):
         if (fans.along_x == along_x).any():
             _backproject(rays, fans, along_x, out)
-    return torch.from_numpy(inner_volume(out))
+    return volume_of(out, z_fastest=z_fastest)
 
 
 def fans_of(grid: VolumeGrid, scan: ScanGeometry) -> _Fans:
@@ -163,15 +164,23 @@ def _row_range(z_first, z_last, i_first, i_last, nz, rows):
 
 @kernel_part(RELAXED, inline=True)
 def _lateral_cell(fans, v, j, k, limit):
-    """Return the padded lateral cell crossed in slice k, and the weight of the next one."""
+    """Return the lateral cell from -1 to limit - 1 crossed in slice k, and the weight of the next one."""
     at = fans.lateral[v, j] + k * fans.slope[v, j] + 1.0
-    cell = min(max(int(at), 0), limit - 2)
-    return cell, np.float32(min(max(at - cell, 0.0), 1.0))
+    cell = min(max(int(at), 0), limit)
+    return cell - 1, np.float32(min(max(at - cell, 0.0), 1.0))
+
+
+@kernel_part(RELAXED, inline=True)
+def _column(columns, along_x, cell, k, limit, beyond):
+    """Return the column of voxels in a lateral cell of slice k, or the one that stands for all beyond the grid."""
+    if not 0 <= cell < limit:
+        return beyond
+    return columns[cell, k] if along_x else columns[k, cell]
 
 
 @parallel_kernel(RELAXED)
 def _project(columns, fans, out):
-    """Fill projections (V, H, W) from padded voxel columns (Y + 2, X + 2, Z)."""
+    """Fill projections (V, H, W) from voxel columns (Y, X, Z)."""
     views, rows, width = out.shape
     nz = columns.shape[2]
     blocks = (width + _COLUMNS - 1) // _COLUMNS
@@ -184,6 +193,7 @@ def _project(columns, fans, out):
         lerped = np.zeros(_SLICES * stride, np.float32)
         base, climb = np.empty(_SLICES, np.float32), np.empty(_SLICES, np.float32)
         total = np.empty(rows, np.float32)
+        beyond = np.zeros(nz, np.float32)
         for j in range(begin, min(begin + _COLUMNS, width)):
             total[:] = _ZERO
             along_x = fans.along_x[v, j]
@@ -194,10 +204,8 @@ def _project(columns, fans, out):
                     k = block + s
                     limit = columns.shape[0] if along_x else columns.shape[1]
                     cell, w = _lateral_cell(fans, v, j, k, limit)
-                    if along_x:
-                        near, far = columns[cell, k + 1], columns[cell + 1, k + 1]
-                    else:
-                        near, far = columns[k + 1, cell], columns[k + 1, cell + 1]
+                    near = _column(columns, along_x, cell, k, limit, beyond)
+                    far = _column(columns, along_x, cell + 1, k, limit, beyond)
                     for n in range(nz):
                         lerped[s * stride + 1 + n] = near[n] + w * (far[n] - near[n])
                     base[s] = np.float32(fans.z[v, j] + k * fans.z_k[v, j] + 1.0)
@@ -234,16 +242,17 @@ def _scale_by_step(rays, fans):
 
 @parallel_kernel(UNGROUPED)
 def _backproject(rays, fans, along_x, out):
-    """Add rays (V, W, H) of main axis x (or y) to padded columns; a task owns `_OWNED` slices."""
+    """Add rays (V, W, H) of main axis x (or y) to columns (Y, X, Z); a task owns `_OWNED` slices."""
     views, width, rows = rays.shape
     nz = out.shape[2]
-    extent = (out.shape[1] if along_x else out.shape[0]) - 2
+    extent = out.shape[1] if along_x else out.shape[0]
     limit = out.shape[0] if along_x else out.shape[1]
     stride = nz + 3
     top = np.float32(nz + 1)
     for task in prange((extent + _OWNED - 1) // _OWNED):
         begin = task * _OWNED
         line = np.zeros(_OWNED * stride, np.float32)
+        beyond = np.zeros(nz, np.float32)
         base, climb = np.empty(_OWNED, np.float32), np.empty(_OWNED, np.float32)
         for v in range(views):
             for j in range(width):
@@ -283,10 +292,8 @@ def _backproject(rays, fans, along_x, out):
                     line[q3 + 1] += far3
                 for k in range(start, end):
                     cell, w = _lateral_cell(fans, v, j, k, limit)
-                    if along_x:
-                        near, far = out[cell, k + 1], out[cell + 1, k + 1]
-                    else:
-                        near, far = out[k + 1, cell], out[k + 1, cell + 1]
+                    near = _column(out, along_x, cell, k, limit, beyond)
+                    far = _column(out, along_x, cell + 1, k, limit, beyond)
                     shift = (k - begin) * stride + 1
                     for n in range(nz):
                         part = w * line[shift + n]

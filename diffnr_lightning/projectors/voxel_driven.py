@@ -20,7 +20,7 @@ from torch import Tensor
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.kernels import RELAXED, UNGROUPED, parallel_kernel, prange
 from diffnr_lightning.projectors.sampling import require_rows_along_axis
-from diffnr_lightning.projectors.voxel_columns import inner_volume
+from diffnr_lightning.projectors.voxel_columns import volume_of
 
 _VIEWS = 32  # lerped detector columns that stay in the L1 cache
 _ZERO = np.float32(0.0)
@@ -59,9 +59,9 @@ def backproject_aligned(
     fans = np.zeros((len(scan), columns + 2, rows), np.float32)
     fans[:, 1:-1] = filtered.detach().numpy().transpose(0, 2, 1)
     nz, ny, nx = grid.shape
-    out = np.empty((ny + 2, nx + 2, nz), np.float32)
+    out = np.empty((ny, nx, nz), np.float32)
     _weighted_backproject(fans, planes, out)
-    return torch.from_numpy(inner_volume(out))
+    return volume_of(out)
 
 
 def backproject_posed(
@@ -152,16 +152,16 @@ def plane_maps(grid: VolumeGrid, scan: ScanGeometry, weight: np.ndarray) -> _Pla
 
 @parallel_kernel(RELAXED)
 def _weighted_backproject(fans, planes, out):
-    """Fill padded voxel columns (Y + 2, X + 2, Z), but for their margin, from detector columns (V, W + 2, H)."""
+    """Fill voxel columns (Y, X, Z) from detector columns (V, W + 2, H)."""
     views, padded, rows = fans.shape
-    ny, nx, nz = out.shape[0] - 2, out.shape[1] - 2, out.shape[2]
+    ny, nx, nz = out.shape
     stride = rows + 3
     top = np.float32(rows + 1)
     for y in prange(ny):
         lerped = np.zeros(_VIEWS * stride, np.float32)  # row index -1 comes first
         base, climb = np.empty(_VIEWS, np.float32), np.empty(_VIEWS, np.float32)
         for x in range(nx):
-            out[y + 1, x + 1] = _ZERO
+            out[y, x] = _ZERO
             v = 0
             while v < views:
                 count = 0
@@ -192,7 +192,7 @@ def _weighted_backproject(fans, planes, out):
                         acc += lerped[p] + (at_row - np.float32(cell_row)) * (
                             lerped[p + 1] - lerped[p]
                         )
-                    out[y + 1, x + 1, z] += acc
+                    out[y, x, z] += acc
 
 
 @parallel_kernel(UNGROUPED)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffnr_lightning.consistency import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
+from diffnr_lightning.projectors import lay_out
 from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
@@ -85,7 +86,7 @@ def asd_pocs(
         raise ValueError(f"tv_iterations is {tv_iterations}; at least 0 is expected.")
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a factor in (0, 1] is expected.")
-    volume = start_volume(projections, grid, scan, initial)
+    volume = lay_out(start_volume(projections, grid, scan, initial), grid, scan)
     squares = projections.square()
     if weights is not None:
         weights = relative_weights(weights, scan, projections, power)
@@ -112,4 +113,4 @@ def asd_pocs(
         relaxation *= decay
         if progress is not None:
             progress(done, iterations, f"residual {misfit:.4g}")
-    return volume.clamp_(min=0.0)
+    return volume.clamp_(min=0.0).contiguous()

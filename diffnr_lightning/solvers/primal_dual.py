@@ -1,7 +1,8 @@
 """The two halves of a primal-dual step with total variation, each in one pass over memory.
 
 The dual variable (3, Z, Y, X) lives on the forward differences along z, y and x of every voxel, zero across the far
-faces, as in `total_variation`.
+faces, as in `total_variation`. Volumes may lie in memory as `projectors.lay_out` makes them, all of a call alike: the
+kernels run through them in the order in which they lie.
 """
 
 # Arguments of kernels are float32 arrays.
@@ -14,7 +15,11 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.kernels import UNGROUPED, parallel_kernel, prange
-from diffnr_lightning.solvers.total_variation import differences, differences_adjoint
+from diffnr_lightning.solvers.total_variation import (
+    axes_in_memory,
+    differences,
+    differences_adjoint,
+)
 from diffnr_lightning.triton_kernels import takes_triton
 
 Ratios = tuple[float, float, float]
@@ -34,8 +39,9 @@ def descend(
         ratios: what differences along z, y and x are multiplied by.
     """
     if volume.device.type == "cpu" and volume.dtype == torch.float32:
-        arrays = (a.numpy() for a in (volume, ahead, drift, dual, step))
-        _descend(*arrays, *map(np.float32, ratios))
+        axes = axes_in_memory(volume)
+        own = (a.permute(axes).numpy() for a in (volume, ahead, drift, step))
+        _descend(*own, *_components(dual, axes), *(np.float32(ratios[a]) for a in axes))
         return
     if takes_triton(volume) and volume.dtype == torch.float32:
         from diffnr_lightning.solvers import primal_dual_triton
@@ -62,8 +68,10 @@ def ascend(
         ratios: what differences along z, y and x are multiplied by.
     """
     if dual.device.type == "cpu" and dual.dtype == torch.float32:
-        arrays = (a.numpy() for a in (dual, ahead, step, bound))
-        _ascend(*arrays, np.float32(scale), *map(np.float32, ratios))
+        axes = axes_in_memory(ahead)
+        own = (a.permute(axes).numpy() for a in (ahead, step, bound))
+        weights = (np.float32(ratios[a]) for a in axes)
+        _ascend(*_components(dual, axes), *own, np.float32(scale), *weights)
         return
     if takes_triton(dual) and dual.dtype == torch.float32:
         from diffnr_lightning.solvers import primal_dual_triton
@@ -74,6 +82,18 @@ def ascend(
     most = scale * bound
     length = torch.maximum(dual.norm(dim=0), most)
     dual *= torch.where(length > 0, most / length, 0.0)
+
+
+def vectors_like(volume: Tensor) -> Tensor:
+    """Return zeros (3, Z, Y, X), each component of which lies in memory as a volume (Z, Y, X) does."""
+    axes = axes_in_memory(volume)
+    zeros = volume.new_zeros(3, *(volume.shape[a] for a in axes))
+    return zeros.permute(0, *(1 + axes.index(a) for a in range(3)))
+
+
+def _components(dual: Tensor, axes: tuple[int, int, int]) -> list[np.ndarray]:
+    """Return the components of a dual variable along some axes, each with its own axes in that order."""
+    return [dual[a].permute(axes).numpy() for a in axes]
 
 
 def least_of_neighbours(values: Tensor) -> Tensor:
@@ -90,16 +110,16 @@ def least_of_neighbours(values: Tensor) -> Tensor:
 
 
 @parallel_kernel(UNGROUPED)
-def _descend(volume, ahead, drift, dual, step, wz, wy, wx):
-    """See `descend`."""
+def _descend(volume, ahead, drift, step, dual_z, dual_y, dual_x, wz, wy, wx):
+    """See `descend`; z, y and x are whichever axes the arrays have, x fastest."""
     nz, ny, nx = volume.shape
     zero, two = np.float32(0.0), np.float32(2.0)
     for z in prange(nz):
         below, from_below = max(z - 1, 0), wz if z > 0 else zero
         for y in range(ny):
             before, from_before = max(y - 1, 0), wy if y > 0 else zero
-            own_z, own_y, own_x = dual[0, z, y], dual[1, z, y], dual[2, z, y]
-            down, front = dual[0, below, y], dual[1, z, before]
+            own_z, own_y, own_x = dual_z[z, y], dual_y[z, y], dual_x[z, y]
+            down, front = dual_z[below, y], dual_y[z, before]
             row, line, pull, length = volume[z, y], ahead[z, y], drift[z, y], step[z, y]
             for x in range(nx):
                 line[x] = (
@@ -117,8 +137,8 @@ def _descend(volume, ahead, drift, dual, step, wz, wy, wx):
 
 
 @parallel_kernel(UNGROUPED, "numpy")
-def _ascend(dual, ahead, step, bound, scale, wz, wy, wx):
-    """See `ascend`; at a far face the next voxel is the voxel itself, and its difference zero."""
+def _ascend(dual_z, dual_y, dual_x, ahead, step, bound, scale, wz, wy, wx):
+    """See `ascend` and `_descend`; at a far face the next voxel is the voxel itself, and its difference zero."""
     nz, ny, nx = ahead.shape
     tiny = np.float32(1e-37)
     for z in prange(nz):
@@ -126,7 +146,7 @@ def _ascend(dual, ahead, step, bound, scale, wz, wy, wx):
         for y in range(ny):
             behind = min(y + 1, ny - 1)
             row, up, back = ahead[z, y], ahead[above, y], ahead[z, behind]
-            along_z, along_y, along_x = dual[0, z, y], dual[1, z, y], dual[2, z, y]
+            along_z, along_y, along_x = dual_z[z, y], dual_y[z, y], dual_x[z, y]
             length, limit = step[z, y], bound[z, y]
             for x in range(nx - 1):
                 dz = along_z[x] + length[x] * (wz * (up[x] - row[x]))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffnr_lightning.consistency import Normalisation, normalise, relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors import backproject, project
+from diffnr_lightning.projectors import backproject, lay_out, project
 from diffnr_lightning.solvers.inputs import Progress, check_iterations, start_volume
 
 _MOST_SUBSETS = 40
@@ -89,7 +89,7 @@ def sart(
     check_iterations(iterations, relaxation)
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a factor in (0, 1] is expected.")
-    volume = start_volume(projections, grid, scan, initial)
+    volume = lay_out(start_volume(projections, grid, scan, initial), grid, scan)
     if weights is not None:
         weights = relative_weights(weights, scan, projections, power)
     parts = ordered_subsets(projections, grid, scan, subsets, weights)
@@ -98,7 +98,7 @@ def sart(
         relaxation *= decay
         if progress is not None:
             progress(done, iterations, f"residual {misfit:.4g}")
-    return volume
+    return volume.contiguous()
 
 
 def ordered_subsets(
@@ -142,7 +142,8 @@ def ordered_subsets(
         else:
             rays, voxels = _with_share(weights[chosen], average, grid, part)
         scale = float(voxels.max()) or 1.0
-        stored = (voxels / scale).to(torch.float16 if average is None else torch.bfloat16)
+        shares = lay_out(voxels / scale, grid, scan)
+        stored = shares.to(torch.float16 if average is None else torch.bfloat16)
         parts.append(
             Subset(part, projections[chosen].contiguous(), rays, stored, scale, average is not None)
         )
@@ -171,7 +172,7 @@ def subset_pass(
     relaxation: float,
     nonnegative: bool,
 ) -> float:
-    """Update a volume (Z, Y, X) in place with every subset in turn.
+    """Update a volume (Z, Y, X), best as `lay_out` makes it, in place with every subset in turn.
 
     Returns:
         The norm of the residuals, each taken before its own update, in unit times mm; with statistical weights the
@@ -183,7 +184,7 @@ def subset_pass(
         residual = part.projections - project(volume, grid, part.scan)
         weighted = residual * part.ray_weights
         squares += (residual * (weighted if part.statistical else residual)).sum()
-        update = backproject(weighted, grid, part.scan)
+        update = backproject(weighted, grid, part.scan, laid_out=True)
         volume.addcmul_(
             update, part.voxel_weights.to(volume.dtype), value=relaxation * part.voxel_scale
         )

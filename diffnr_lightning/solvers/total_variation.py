@@ -67,7 +67,7 @@ def total_variation_gradient(
     """Return the gradient (Z, Y, X) of `total_variation`: a fused kernel for float32 on CPU and CUDA.
 
     Args:
-        volume: (Z, Y, X).
+        volume: (Z, Y, X); on the CPU the gradient lies in memory as it does.
         spacing: voxel edges (z, y, x); only their ratios matter.
         smoothing: rounds the corner at zero gradient, in the unit of the volume; positive.
     """
@@ -80,12 +80,18 @@ def total_variation_gradient(
             leaf = volume.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(total_variation(leaf, spacing, smoothing), leaf)
         return gradient
-    source = volume.detach().contiguous().numpy()
+    axes = axes_in_memory(volume)
+    source = volume.detach().permute(axes).contiguous().numpy()
     inverse, out = np.empty_like(source), np.empty_like(source)
-    ratios = np.square(min(spacing) / np.asarray(spacing)).astype(np.float32)
+    ratios = np.square([min(spacing) / spacing[a] for a in axes]).astype(np.float32)
     _inverse_norms(source, ratios, np.float32(smoothing**2), inverse)
     _gradient(source, ratios, inverse, out)
-    return torch.from_numpy(out)
+    return torch.from_numpy(out).permute([axes.index(a) for a in range(3)])
+
+
+def axes_in_memory(volume: Tensor) -> tuple[int, int, int]:
+    """Return the axes of a volume (Z, Y, X) from the slowest to the fastest in memory."""
+    return tuple(sorted(range(3), key=lambda axis: -volume.stride(axis)))
 
 
 @parallel_kernel(RELAXED)

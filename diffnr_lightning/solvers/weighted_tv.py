@@ -18,14 +18,20 @@ from torch import Tensor
 
 from diffnr_lightning.consistency import relative_weights
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.projectors import backproject, project
+from diffnr_lightning.projectors import backproject, lay_out, project
 from diffnr_lightning.solvers.initial import first_volume
 from diffnr_lightning.solvers.inputs import (
     Progress,
     check_amounts,
     check_counts,
 )
-from diffnr_lightning.solvers.primal_dual import Ratios, ascend, descend, least_of_neighbours
+from diffnr_lightning.solvers.primal_dual import (
+    Ratios,
+    ascend,
+    descend,
+    least_of_neighbours,
+    vectors_like,
+)
 from diffnr_lightning.solvers.sart import deal_views
 
 # More subsets converge in fewer passes, which take longer: 24 need four fifths of the passes and 1.2 times the time.
@@ -125,7 +131,7 @@ def weighted_tv(
         )
     if prior_image is not None and not torch.isfinite(prior_image).all():
         raise ValueError("prior_image holds NaN or infinite numbers; mask or repair them first.")
-    volume = first_volume(projections, grid, scan, initial)
+    volume = lay_out(first_volume(projections, grid, scan, initial), grid, scan)
     volume.clamp_(min=0.0)
     known = torch.ones_like(projections)
     if weights is not None:
@@ -134,9 +140,11 @@ def weighted_tv(
     count = len(parts)
     certainty, largest = _curvatures(volume, grid, parts)
     if not certainty.any():  # no ray meets the grid
-        return volume
+        return volume.contiguous()
     data_step = _FIRST_STEP
     steepest = data_step * count * largest
+    if prior_image is not None:
+        prior_image = lay_out(prior_image, grid, scan)
     penalties = _penalties(volume, prior_image, prior_share)
     volume_step = 1.0 / ((1.0 + len(penalties) * _VARIATION_SHARE) * steepest)
     dual_step = _VARIATION_SHARE / 12.0 * least_of_neighbours(steepest)
@@ -159,7 +167,7 @@ def weighted_tv(
             squares += (force * residual).sum()
             change = (force - part.dual) * (data_step / (1.0 + data_step))
             part.dual.add_(change)
-            moved = backproject(change, grid, part.scan)
+            moved = backproject(change, grid, part.scan, laid_out=True)
             slope.add_(moved)
             torch.add(slope, moved, alpha=count, out=drift)
         left = (float(squares) / projections.numel()) ** 0.5
@@ -172,7 +180,7 @@ def weighted_tv(
         volume_step /= shorter
         if progress is not None:
             progress(done, iterations, f"residual {left:.4g}")
-    return volume
+    return volume.contiguous()
 
 
 def _penalties(volume: Tensor, prior_image: Tensor | None, prior_share: float) -> list[_Penalty]:
@@ -180,11 +188,7 @@ def _penalties(volume: Tensor, prior_image: Tensor | None, prior_share: float) -
     shares = [(None, 1.0)]
     if prior_image is not None:
         shares = [(None, 1.0 - prior_share), (prior_image, prior_share)]
-    return [
-        _Penalty(origin, share, volume.new_zeros(3, *volume.shape))
-        for origin, share in shares
-        if share > 0
-    ]
+    return [_Penalty(origin, share, vectors_like(volume)) for origin, share in shares if share > 0]
 
 
 def _deal(
@@ -217,7 +221,8 @@ def _curvatures(like: Tensor, grid: VolumeGrid, parts: list[_Subset]) -> tuple[T
     total, largest = torch.zeros_like(like), torch.zeros_like(like)
     ones = torch.ones_like(like)
     for part in parts:
-        curvature = backproject(part.weights * project(ones, grid, part.scan), grid, part.scan)
+        known = part.weights * project(ones, grid, part.scan)
+        curvature = backproject(known, grid, part.scan, laid_out=True)
         total += curvature
         torch.maximum(largest, curvature, out=largest)
     return tuple(c.clamp_(min=_LEAST_CURVATURE * float(c.max())) for c in (total, largest))

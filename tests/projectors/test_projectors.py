@@ -14,6 +14,7 @@ from diffnr_lightning.projectors import (
     BACKENDS,
     backproject,
     choose_backend,
+    lay_out,
     project,
     weighted_backproject,
 )
@@ -59,6 +60,35 @@ def test_strided_input_is_read_as_it_is(backend, circle):
         backproject(strided, grid, scan, backend), backproject(measured, grid, scan, backend)
     )
     assert torch.equal(strided, kept)
+
+
+def test_a_volume_that_is_laid_out_is_the_same_volume(circle):
+    grid, scan = circle
+    volume, measured = random_pair(grid, scan)
+    laid_out = lay_out(volume, grid, scan)
+    assert laid_out.stride(0) == 1 and torch.equal(laid_out, volume)
+    assert torch.equal(project(laid_out, grid, scan), project(volume, grid, scan))
+    back, laid_out = (backproject(measured, grid, scan, laid_out=order) for order in (False, True))
+    assert back.is_contiguous()
+    assert laid_out.stride(0) == 1 and torch.equal(laid_out, back)
+    assert lay_out(laid_out, grid, scan).data_ptr() == laid_out.data_ptr()
+
+
+@pytest.mark.parametrize("backend", ["rays", "reference"])
+def test_other_backends_lay_volumes_out_contiguous(backend, circle):
+    grid, scan = circle
+    _, measured = random_pair(grid, scan)
+    assert backproject(measured, grid, scan, backend, laid_out=True).is_contiguous()
+
+
+def test_gradients_flow_through_what_is_laid_out(circle):
+    grid, scan = circle
+    volume, measured = random_pair(grid, scan)
+    measured.requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        (volume * backproject(measured, grid, scan, laid_out=True)).sum(), measured
+    )
+    torch.testing.assert_close(gradient, project(volume, grid, scan))
 
 
 def test_backend_follows_scan_and_device(circle, monkeypatch):

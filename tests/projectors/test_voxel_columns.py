@@ -1,35 +1,45 @@
-"""Volumes are copied to columns of voxels and back, whatever their shape."""
+"""Volumes are copied to columns of voxels and back, whatever their shape, and not where they lie so already."""
 
 import numpy as np
 import pytest
+import torch
 
-from diffnr_lightning.projectors.voxel_columns import inner_volume, padded_columns
+from diffnr_lightning.projectors.voxel_columns import by_columns, columns_of, volume_of
 
 SHAPES = [(1, 1, 1), (8, 3, 16), (9, 5, 17), (40, 33, 7)]
 
 
 def numbered(shape):
-    return np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+    return torch.arange(1, 1 + np.prod(shape), dtype=torch.float32).reshape(shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_columns_hold_the_volume_with_zeros_around(shape):
+def test_columns_hold_the_volume(shape):
     volume = numbered(shape)
-    assert np.array_equal(
-        padded_columns(volume), np.pad(volume.transpose(1, 2, 0), ((1, 1), (1, 1), (0, 0)))
-    )
+    columns = columns_of(volume)
+    assert columns.flags.c_contiguous
+    assert np.array_equal(columns, volume.numpy().transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_margin_is_left_out_on_the_way_back(shape):
+def test_a_volume_comes_back(shape):
     volume = numbered(shape)
-    columns = padded_columns(volume)
-    columns[0] = columns[-1] = columns[:, 0] = columns[:, -1] = np.nan
-    back = inner_volume(columns)
-    assert back.flags.c_contiguous
-    assert np.array_equal(back, volume)
+    back = volume_of(columns_of(volume))
+    assert back.is_contiguous()
+    assert torch.equal(back, volume)
 
 
 def test_a_volume_may_lie_in_memory_as_it_likes():
-    volume = numbered((9, 10, 11)).transpose(2, 0, 1)[::2]
-    assert np.array_equal(inner_volume(padded_columns(volume)), volume)
+    volume = numbered((9, 10, 11)).permute(2, 0, 1)[::2]
+    assert torch.equal(volume_of(columns_of(volume)), volume)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_is_copied_where_z_runs_fastest(shape):
+    volume = by_columns(numbered(shape))
+    assert torch.equal(volume, numbered(shape))
+    columns = columns_of(volume)
+    assert columns.ctypes.data == volume.data_ptr()
+    back = volume_of(columns, z_fastest=True)
+    assert back.data_ptr() == volume.data_ptr() and torch.equal(back, volume)
+    assert by_columns(back).data_ptr() == volume.data_ptr()

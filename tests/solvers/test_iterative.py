@@ -44,6 +44,7 @@ def test_beats_fdk_on_noisy_sparse_views(solved, measurement):
     assert error(volume, truth) < 0.75 * error(plain, truth)
     assert misfit(volume, measurement) < 0.65 * misfit(plain, measurement)
     assert float(volume.min()) >= 0.0
+    assert volume.is_contiguous()
 
 
 def test_progress_is_reported_to_the_end(solved):

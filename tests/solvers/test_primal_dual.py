@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffnr_lightning.solvers.primal_dual import ascend, descend
+from diffnr_lightning.solvers.primal_dual import ascend, descend, vectors_like
 
 RATIOS = (1.0, 0.5, 0.8)
 SHAPE = (4, 5, 7)
@@ -49,6 +49,27 @@ def test_the_dual_variable_goes_up_the_differences_and_stays_in_its_balls(drawn)
     ascend(dual, ahead, step, bound, 1.5, RATIOS)
     torch.testing.assert_close(dual, wanted)
     assert (dual[:, 0] == 0).all()
+
+
+def test_steps_run_through_volumes_as_they_lie_in_memory():
+    def columns(volume):
+        return volume.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+    generator = torch.Generator().manual_seed(2)
+    volume, ahead, drift, step, bound = (torch.rand(SHAPE, generator=generator) for _ in range(5))
+    dual = torch.zeros(3, *SHAPE)
+    laid_out = [columns(v) for v in (volume, ahead, drift, step, bound)]
+    dual_laid_out = vectors_like(laid_out[0])
+    assert dual_laid_out.shape == dual.shape and (dual_laid_out == 0).all()
+    assert dual_laid_out[1].stride() == laid_out[0].stride()
+    for _ in range(3):
+        ascend(dual, ahead, step, bound, 1.5, RATIOS)
+        descend(volume, ahead, drift, dual, step, RATIOS)
+        same, line, pull, length, most = laid_out
+        ascend(dual_laid_out, line, length, most, 1.5, RATIOS)
+        descend(same, line, pull, dual_laid_out, length, RATIOS)
+    for found, wanted in ((same, volume), (line, ahead), (dual_laid_out, dual)):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_triton_steps_equal_those_of_torch(triton_device):

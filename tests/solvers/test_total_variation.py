@@ -16,6 +16,14 @@ def test_gradient_is_that_of_autograd(shape, spacing):
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_gradient_lies_in_memory_as_the_volume_does():
+    volume = torch.randn(7, 9, 11, generator=torch.Generator().manual_seed(2))
+    columns = volume.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    gradient = total_variation_gradient(columns, (3.0, 1.0, 0.7))
+    assert gradient.stride() == columns.stride()
+    torch.testing.assert_close(gradient, total_variation_gradient(volume, (3.0, 1.0, 0.7)))
+
+
 def test_gradcheck():
     volume = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: total_variation(v, (2.0, 1.0, 1.0)), volume)
