@@ -179,11 +179,12 @@ def whole_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
-def folders_below(top: Path) -> Iterator[tuple[Path, frozenset[str]]]:
+def folders_below(top: Path, hidden: bool = True) -> Iterator[tuple[Path, frozenset[str]]]:
     """Yield a folder and all below it, each once, with the names of its files; what links lead to comes last.
 
     Args:
         top: where to begin.
+        hidden: whether folders whose names begin with a dot, below the first, are among them.
     """
     known: set[str] = set()
     starts = [top]
@@ -194,6 +195,7 @@ def folders_below(top: Path) -> Iterator[tuple[Path, frozenset[str]]]:
                 below.clear()
                 continue
             known.add(real)
+            below[:] = sorted(name for name in below if hidden or not name.startswith("."))
             starts += [link for link in (Path(place, name) for name in below) if link.is_symlink()]
             yield Path(place), frozenset(files)
 

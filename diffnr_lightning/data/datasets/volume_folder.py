@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from diffnr_lightning.data.datasets.words import FOLDER
 from diffnr_lightning.data.readers.dicom_series import folders_with_series
 from diffnr_lightning.data.readers.itk_images import META_SUFFIXES, NRRD_SUFFIXES
 from diffnr_lightning.data.readers.tiff_stack import TIFF_SUFFIXES
+from diffnr_lightning.files import folders_below
 
 SUFFIXES = (".nii", ".nii.gz", *META_SUFFIXES, *NRRD_SUFFIXES, ".npy")
 SPLIT = "split.csv"
@@ -19,20 +19,19 @@ HELD = (10**6, 10**6, 10**7)
 
 
 def find_volumes(folder: Path) -> dict[str, Path]:
-    """Return volume -> file or folder of slices, of everything below a folder that can be read, in order.
+    """Return volume -> file or folder of slices, of everything below a folder and its links that can be read, in order.
 
     A volume is called as its file without the ending, and by its path where several are called the same: `P12_data`,
     with the ending where that is all that tells them apart. A folder with one TIFF file holds a stack, one with several
     holds slices.
     """
     found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for place, files in folders_below(folder, hidden=False):
         seen = sorted(name for name in files if not name.startswith("."))
-        found += [Path(place, name) for name in seen if name.lower().endswith(SUFFIXES)]
+        found += [place / name for name in seen if name.lower().endswith(SUFFIXES)]
         images = [name for name in seen if name.lower().endswith(TIFF_SUFFIXES)]
         if images:
-            found.append(Path(place) if len(images) > 1 else Path(place, images[0]))
+            found.append(place if len(images) > 1 else place / images[0])
     found += [path for path in folders_with_series(folder) if path not in found]
     return dict(sorted(_named(found, folder).items()))
 

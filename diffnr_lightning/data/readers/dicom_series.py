@@ -7,10 +7,10 @@ tilt, C.7.5.1.1.2 pixel padding, C.7.6.3 photometric interpretation).
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from diffnr_lightning.data.readers.dicom_damage import check_none_cut, is_dicom
 from diffnr_lightning.data.readers.dicom_frames import frame_fields
 from diffnr_lightning.data.readers.itk_images import quietly
 from diffnr_lightning.data.readers.stored_volume import StoredVolume
+from diffnr_lightning.files import folders_below
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -123,14 +124,11 @@ def folders_with_series(folder: Path, most: int | None = None) -> list[Path]:
         most: folders that are looked into; None is all.
     """
     found = []
-    for number, (place, folders, files) in enumerate(os.walk(folder)):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if number == most:
-            break
+    for place, files in islice(folders_below(folder, hidden=False), most):
         # The index of a CD is no slice.
         seen = sorted(f for f in files if not f.startswith(".") and f.upper() != INDEX)
-        if any(is_dicom(Path(place, file)) for file in seen[:FIRST_FILES]):
-            found.append(Path(place))
+        if any(is_dicom(place / file) for file in seen[:FIRST_FILES]):
+            found.append(place)
     return found
 
 

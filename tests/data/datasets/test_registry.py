@@ -185,6 +185,19 @@ def test_volumes_that_differ_in_their_ending_alone_are_both_found(tmp_path):
     assert found == expected
 
 
+def test_volumes_behind_links_are_found_once_and_links_around_them_are_harmless(tmp_path):
+    archive, folder = tmp_path / "archive", tmp_path / "ct"
+    for name in ("p1/scan.npy", "p2/dicom/1.dcm", ".trash/old.npy"):
+        (archive / name).parent.mkdir(parents=True, exist_ok=True)
+        (archive / name).write_bytes(bytes(128) + b"DICM" if name.endswith(".dcm") else b"")
+    (folder / "here").mkdir(parents=True)
+    (folder / "here" / "own.npy").touch()
+    (folder / "linked").symlink_to(archive)
+    (folder / "again").symlink_to(archive / "p1")
+    (folder / "here" / "around").symlink_to(folder)
+    assert sorted(find_volumes(folder)) == ["dicom", "own", "scan"]
+
+
 def test_a_range_of_a_whole_folder_is_named_as_it_was_given(tmp_path, caplog):
     np.save(tmp_path / "a.npy", np.zeros((4, 4, 4)))
     with pytest.raises(ValueError, match=r"folder:\S*0 has 1 volumes, and the range"):
