@@ -16,7 +16,7 @@ from diffnr_lightning.data import (
     load_volume,
     simulate_case,
 )
-from diffnr_lightning.data.clean.store import clean_volumes
+from diffnr_lightning.data.clean.store import clean_volumes, fill_store
 from diffnr_lightning.workflows.volume_sources import volume_sources
 
 NAMES = ("a_1", "a_2", "b_1")
@@ -48,6 +48,16 @@ def test_volumes_are_the_truth_of_a_scan_and_are_kept(sources, tmp_path, monkeyp
     (store / "a_1.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="is no volume of a store or is damaged") as error:
         clean_volumes(sources, recipe, store)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_volume_that_cannot_be_read_is_told_of_in_one_sentence(
+    sources, tmp_path, one_sentence, workers
+):
+    Path(sources["a_2"]).write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"^volume \S*a_2.npy cannot be read") as error:
+        fill_store(sources, ScanRecipe(size=8), tmp_path / "store", workers=workers)
     one_sentence(error)
 
 

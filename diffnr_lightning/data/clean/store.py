@@ -86,7 +86,9 @@ def fill_store(
     missing = [entry for entry in wanted if not _file(store, entry[0]).is_file()]
     Random(f"{gethostname()} {os.getpid()}").shuffle(missing)
     files = _Missing(missing, recipe, store)
-    for done, _ in enumerate(DataLoader(files, batch_size=None, num_workers=workers), 1):
+    for done, error in enumerate(DataLoader(files, batch_size=None, num_workers=workers), 1):
+        if error is not None:
+            raise error
         if done % BETWEEN_MESSAGES == 0:
             logger.info(
                 "%d of %d volumes are ready", len(wanted) - len(missing) + done, len(wanted)
@@ -99,8 +101,11 @@ def recipe_key(recipe: ScanRecipe) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:KEY_LENGTH]
 
 
-class _Missing(Dataset[int]):
-    """Make a file of the store for each index."""
+class _Missing(Dataset[Exception | None]):
+    """Make a file of the store for each index, or return why it cannot be made.
+
+    The message of an error that is raised in a worker would be its whole traceback.
+    """
 
     def __init__(self, sources: list[tuple[str, str]], recipe: ScanRecipe, store: Path) -> None:
         self.sources, self.recipe, self.store = sources, recipe, store
@@ -108,16 +113,21 @@ class _Missing(Dataset[int]):
     def __len__(self) -> int:
         return len(self.sources)
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: int) -> Exception | None:
         if index >= len(self):
             raise IndexError(index)
-        name, source = self.sources[index]
+        try:
+            self._make(*self.sources[index])
+        except (ValueError, OSError) as error:
+            return error
+        return None
+
+    def _make(self, name: str, source: str) -> None:
         path = _file(self.store, name)
         if not path.is_file():  # another process may have made it meanwhile
             text = json.dumps(_header(source, self.recipe), sort_keys=True)
             volume = {"clean": _normalised(source, self.recipe)}
             write_bytes(path, save(volume, {"format": FORMAT, "made": text}))
-        return index
 
 
 def _file(store: Path, name: str) -> Path:
