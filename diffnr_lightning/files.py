@@ -271,4 +271,6 @@ def _exchange(part: Path, path: Path) -> None:
 
 
 def _refused(path: Path, error: OSError) -> ValueError:
-    return ValueError(f"{path} cannot be written: {error.strerror or error}.")
+    # NumPy counts the bytes that found no place, and names no reason.
+    reason = error.strerror or f"it was cut short, as where a disk is full ({error})"
+    return ValueError(f"{path} cannot be written: {reason}.")

@@ -1,7 +1,9 @@
 import os
 import socket
 import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffnr_lightning.files import (
@@ -126,3 +128,12 @@ def test_what_a_killed_process_of_the_same_number_left_goes_too(tmp_path):
         with replacing(tmp_path / "b.bin") as other:
             other.touch()
     assert sorted(os.listdir(tmp_path)) == ["b.bin", "case"]
+
+
+def test_an_array_that_finds_no_place_is_told_of_as_a_full_disk(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"case cannot be written: it was cut short, as where a"),
+        replacing_folder(tmp_path / "case"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        np.zeros(1024).tofile(full)
