@@ -34,6 +34,7 @@ from diffnr_lightning.data.readers.tiff_stack import (
     read_tiff_slices,
     tiff_slices,
 )
+from diffnr_lightning.data.readers.volume_files import refuse_unreadable
 from diffnr_lightning.files import replacing
 from diffnr_lightning.geometry import VolumeGrid
 
@@ -118,7 +119,7 @@ def load_volume(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, is not three-dimensional, holds NaN or infinite
+        ValueError: a file cannot be read, is not three-dimensional, holds NaN or infinite
             values, or is constant; its axes are not perpendicular; its voxel size cannot be
             known; values far outside of HU that nothing says are arbitrary.
     """
@@ -127,6 +128,7 @@ def load_volume(
         raise FileNotFoundError(f"volume {path} does not exist; check the path.")
     if unit not in ("auto", "HU", "arbitrary"):
         raise ValueError(f"unit is {unit!r}; 'auto', 'HU' or 'arbitrary' is expected.")
+    refuse_unreadable(path)
     what = f"volume {path}"
     stored = _read(path, spacing_mm is not None)
     _check_shape(stored.array.shape, what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from glob import escape
+from os import R_OK, access
 from os.path import isfile
 from pathlib import Path
 
@@ -36,6 +37,27 @@ def volume_files(path: Path) -> list[Path]:
         files.update(data_files(path))
     # Of names in a damaged header `is_file` raises errors.
     return sorted(file for file in files if isfile(file))
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Refuse files that nobody here may read: readers take them for damaged, or pass over them.
+
+    Args:
+        path: a volume that is there, see `volume_files`. Of a folder all files count that are not hidden, as nothing
+            tells whether they are slices.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    files = _visible(path) if path.is_dir() else [path]
+    locked = [file for file in files if not access(file, R_OK)]
+    if not locked and path.is_file():
+        locked = [file for file in volume_files(path) if not access(file, R_OK)]
+    if locked:
+        hint = ", or move it away if the volume is whole without it" if path.is_dir() else ""
+        raise ValueError(
+            f"{locked[0]} cannot be read: Permission denied; make it readable for this user{hint}."
+        )
 
 
 def files_of_before(path: Path) -> list[Path]:

@@ -2,8 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
+import tifffile
 from dicom_slices import write_slice
 
+from diffnr_lightning.data import load_volume
 from diffnr_lightning.data.readers import volume_files as volume_files_module
 from diffnr_lightning.data.readers.volume_files import volume_content, volume_files
 
@@ -108,3 +111,15 @@ def test_the_content_of_a_volume_is_read_once(tmp_path, monkeypatch):
     assert corrected != before
     (tmp_path / "1.tif").unlink()
     assert volume_content(tmp_path) not in (before, corrected)
+
+
+@pytest.mark.parametrize("locked", ["scan.mhd", "scan.raw", "slices/2.tif"])
+def test_what_may_not_be_read_is_told_of_as_such(tmp_path, monkeypatch, locked):
+    SimpleITK.WriteImage(SimpleITK.Image(4, 4, 4, SimpleITK.sitkInt16), tmp_path / "scan.mhd")
+    (tmp_path / "slices").mkdir()
+    for number in range(4):
+        tifffile.imwrite(tmp_path / "slices" / f"{number}.tif", np.eye(4, dtype=np.uint16))
+    monkeypatch.setattr(volume_files_module, "access", lambda file, _: file != tmp_path / locked)
+    volume = tmp_path / ("slices" if locked.startswith("slices") else "scan.mhd")
+    with pytest.raises(ValueError, match=rf"^\S*{locked} cannot be read: Permission denied; make"):
+        load_volume(volume)
