@@ -216,7 +216,9 @@ def having_volumes(runs: Sequence[RunSummary]) -> list[RunSummary]:
     """Return the runs that have their volumes; those whose volume was removed are named in the log."""
     for run in runs:
         if not (run.folder / VOLUME_FILE).is_file():
-            log.warning("run %s has no %s and is left out; %s.", run.folder, VOLUME_FILE, ANEW)
+            log.warning(
+                "run %s has no %s and is left out of pictures; %s.", run.folder, VOLUME_FILE, ANEW
+            )
     return [run for run in runs if (run.folder / VOLUME_FILE).is_file()]
 
 

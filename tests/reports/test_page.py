@@ -207,10 +207,12 @@ def test_runs_whose_volumes_were_removed_are_in_the_table_alone(run_folders, tmp
         (folder / "volume.nii.gz").unlink()
     with caplog.at_level(logging.WARNING, "diffnr"):
         page = write_page(read_runs(run_folders), tmp_path / "report.html").read_text("utf-8")
-    assert f"run {run_folders[1]} has no volume.nii.gz and is left out" in caplog.text
+    assert f"run {run_folders[1]} has no volume.nii.gz and is left out of pictures" in caplog.text
     (case,) = described(page)
     assert [volume["label"] for volume in case["volumes"]] == ["FDK", "truth"]
-    assert "not embedded: &lt;head&gt;." in page and "DiffNR" in page
+    # The viewer stays hidden where it has nothing to show.
+    shown = re.sub(r'<section id="viewer" hidden>.*?</section>', "", page, flags=re.DOTALL)
+    assert "not embedded: &lt;head&gt;." in shown and "DiffNR" in shown
     (run_folders[0] / "volume.nii.gz").unlink()
     assert (
         described(write_page(read_runs(run_folders), tmp_path / "none.html").read_text("utf-8"))
