@@ -15,8 +15,10 @@ _NAMED = re.compile(
 _FOLDER = re.compile(
     rf"{FOLDER}:(?P<dataset>[^\[\]]+?)(?::(?P<word>[^:/\[\]]+))?(?:\[(?P<range>\d*:?\d*)\])?"
 )
-# A volume of a folder may be called as it likes, `scan [post]` for example.
-_VOLUME = re.compile(rf"{FOLDER}:(?P<dataset>[^\[\]]+?):(?P<word>[^:/]+)")
+# Folders and their volumes may be called as they like, `/data/CT [2020]/head:scan [post]` for example.
+_BRACKETS = re.compile(
+    rf"{FOLDER}:(?P<dataset>.+?)(?::(?P<word>[^:/]+?))?(?:\[(?P<range>\d*:?\d*)\])?"
+)
 
 
 class Words(NamedTuple):
@@ -50,7 +52,7 @@ def read_words(source: str) -> Words:
         ValueError: words that are none of these.
     """
     named = _NAMED.fullmatch(source)
-    found = named or _FOLDER.fullmatch(source) or _VOLUME.fullmatch(source)
+    found = named or _FOLDER.fullmatch(source) or _BRACKETS.fullmatch(source)
     if found is None:
         name = source.partition(":")[0]
         where = (
@@ -60,7 +62,7 @@ def read_words(source: str) -> Words:
             f"volumes has {source!r}; {where} is expected, with [3] or [0:10] behind it for some of a set."
         )
     dataset = found["dataset"] if named else f"{FOLDER}:{found['dataset']}"
-    return Words(dataset, found["word"], _slice(found.groupdict().get("range")))
+    return Words(dataset, found["word"], _slice(found["range"]))
 
 
 def volume_word(source: str) -> str:

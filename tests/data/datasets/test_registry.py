@@ -282,6 +282,18 @@ def test_words_are_read_whole():
     assert read_words("toothfairy:P12") == ("toothfairy", "P12", slice(None))
 
 
+def test_a_folder_may_have_brackets_in_its_name(tmp_path):
+    folder = tmp_path / "CT [2020]" / "[old] heads"
+    folder.mkdir(parents=True)
+    for name in ("a", "b [1]"):
+        np.save(folder / f"{name}.npy", np.zeros((2, 2, 2)))
+    sources = volume_sources([f"folder:{folder}"])
+    assert list(sources) == ["a", "b [1]"]
+    for name, source in sources.items():
+        assert located(source)[1:] == (name, folder / f"{name}.npy")
+    assert list(volume_sources([f"folder:{folder}[1:]"])) == ["b [1]"]
+
+
 def test_a_volume_of_a_folder_may_have_brackets_in_its_name(tmp_path):
     for name in ("scan [post]", "test[0]", "other"):
         np.save(tmp_path / f"{name}.npy", np.zeros((2, 2, 2)))
