@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffnr_lightning.constructed import Constructed
 from diffnr_lightning.data.cases import Case
 from diffnr_lightning.data.clean.store import clean_volumes, fill_store, recipe_key
-from diffnr_lightning.data.clean_slices import CleanPatchData, CleanSliceData
+from diffnr_lightning.data.clean_slices import CleanPatchData, CleanSliceData, CleanVolumeData
 from diffnr_lightning.data.datamodules import OwnShare
 from diffnr_lightning.data.datasets import luna16, toothfairy
 from diffnr_lightning.data.datasets.dataset import DataSet, warn_once
@@ -103,6 +103,9 @@ class DataSetModule(Constructed, lightning.LightningDataModule):
         folder = dataset.name.replace("/", "_").replace(":", "")
         self.store = None if store is None else Path(store) / f"{folder}-{recipe_key(recipe)}"
         self.batches = self._batches(learn, pairs, options)
+        if self.batches is not None:
+            # Modules and callbacks look for them here.
+            self.batch_size, self.iterations = self.batches.batch_size, self.batches.iterations
 
     def sources(self, split: Split) -> dict[str, str]:
         """Return name -> source of the volumes of a set that are there.
@@ -226,7 +229,7 @@ class DataSetModule(Constructed, lightning.LightningDataModule):
 
     def _batches(
         self, learn: Learned | None, pairs: Sequence[Path], options: dict[str, Any]
-    ) -> lightning.LightningDataModule | None:
+    ) -> SlicePairData | CleanVolumeData | None:
         """The data module whose batches are given on."""
         if learn is None:
             if options or pairs:

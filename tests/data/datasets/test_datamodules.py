@@ -89,6 +89,14 @@ def test_pairs_have_to_be_made_before(luna16):
         LUNA16(SMALL).prepare("train")
 
 
+def test_batches_are_as_long_and_as_many_for_modules_and_callbacks_as_for_the_loader(
+    luna16, tmp_path
+):
+    data = LUNA16(SMALL, learn="pairs", pairs=[tmp_path], iterations=6, batch_size=2)
+    assert (data.batch_size, data.iterations) == (2, 6)
+    assert not hasattr(LUNA16(SMALL), "batch_size")
+
+
 @pytest.mark.parametrize(
     "option", [{"fit": "body"}, {"voxel_mm": 1.0}, {"size": 8}, {"held_out": ["a"]}]
 )
