@@ -128,6 +128,8 @@ def _stored(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(
             f"{folder / name} has shape {array.shape}; {shape}, as the projections have, is expected."
         )
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise ValueError(f"{folder / name} holds {array.dtype} values; real numbers are expected.")
     if not np.isfinite(array).all():
         raise ValueError(f"{folder / name} holds NaN or infinite values; finite ones are expected.")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
