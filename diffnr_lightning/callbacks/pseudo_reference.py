@@ -12,7 +12,7 @@ from torch import Tensor
 from diffnr_lightning.callbacks.run_length import batches_of
 from diffnr_lightning.constructed import Constructed, derived
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.priors import RepairedVolume, Repairer, refuse_fbp_unet
+from diffnr_lightning.priors import RepairedVolume, Repairer, cannot_show, refuse_fbp_unet
 
 logger = logging.getLogger("diffnr")
 
@@ -26,7 +26,9 @@ class PseudoReference(Constructed, lightning.Callback):
         every_share: the same as a share of the batches of a schedule, which `adapt` is given; None keeps `every`.
         repairs: how many repairs at most; None is no limit.
         start_share: weight of the start volume in the mean that is repaired, and in the result where the projections
-            contradict the repair; a good solver errs elsewhere than the representation.
+            contradict the repair; a good solver errs elsewhere than the representation. The start alone is repaired
+            where the representation cannot show the object: where it leaves 65 times as much of the projections
+            unexplained.
 
     Attributes:
         made: repairs so far.
@@ -89,11 +91,16 @@ class PseudoReference(Constructed, lightning.Callback):
 
         The arguments are those of `Repairer.repair`; the agreement is told as it was before the blend.
         """
+        measured = (projections, module.grid, module.scan)
+        rays = {"weights": weights, "photons": photons}
         volume = self.unrepaired(module)
+        judged = self.start_share and weights is not None
+        if judged and cannot_show(module.query_volume(), module.start, *measured, **rays):
+            logger.info("the start alone is repaired: the representation cannot show the object")
+            volume = module.start
         if self.first is None:
             self.first = volume
-        given = {"weights": weights, "photons": photons, "features": features}
-        repaired = self.repairer.repair(volume, projections, module.grid, module.scan, **given)
+        repaired = self.repairer.repair(volume, *measured, **rays, features=features)
         if self.evaluations is not None:
             self.evaluations += repaired.evaluations
         if repaired.contradicted and self.start_share:

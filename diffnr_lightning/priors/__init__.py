@@ -57,6 +57,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "refuse_fbp_unet",
             "refuse_slicefixer",
         ],
+        "misfit_ratio": ["cannot_show"],
         "network_classes": ["network_name"],
         "noise_schedule": ["NoiseSchedule"],
         "patch_denoiser": ["PatchDenoiser"],

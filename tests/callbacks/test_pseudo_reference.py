@@ -31,10 +31,10 @@ def callback(**options):
     return PseudoReference(repairer, **options)
 
 
-def run(made, steps=9, start=None, **noise):
+def run(made, steps=9, start=None, own=TRUTH, **noise):
     representation = VoxelGrid(GRID)
-    representation.initialise(TRUTH, PROJECTIONS, SCAN, seed=0)
-    module = SceneOptimization(representation, SCAN, GRID, rate_scale=0.0, lambda_tv=0.0)
+    representation.initialise(own, PROJECTIONS, SCAN, seed=0)
+    module = SceneOptimization(representation, SCAN, GRID, rate_scale=1e-9, lambda_tv=0.0)
     module.start = start
     watch = Watch()
     trainer = lightning.Trainer(
@@ -85,6 +85,14 @@ def test_the_start_has_its_share_in_what_is_repaired():
     (reference, *_) = run(made, steps=6, start=torch.zeros_like(TRUTH)).values()
     torch.testing.assert_close(made.first, 0.75 * TRUTH)
     torch.testing.assert_close(reference, 0.375 * TRUTH)
+
+
+def test_the_start_alone_is_repaired_where_the_representation_cannot_show_the_object():
+    weights = torch.full_like(PROJECTIONS, 100.0)
+    for start, blend in ((0.98, 0.75 * 0.9 + 0.25 * 0.98), (0.9999, 0.9999)):
+        made = callback(every=4, start_share=0.25)
+        run(made, steps=6, start=start * TRUTH, own=0.9 * TRUTH, weights=weights)
+        torch.testing.assert_close(made.first, blend * TRUTH)
 
 
 def test_the_noise_of_the_scan_goes_to_the_repairer():
