@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.batches import CleanPatches, CleanSlices
-from diffnr_lightning.modules.learning_rate import warmed_cosine
+from diffnr_lightning.modules.learning_rate import refuse_idle_learning, warmed_cosine
 from diffnr_lightning.modules.noise_examples import noise_example
 from diffnr_lightning.priors import WeightAverage, save_denoiser
 from diffnr_lightning.protocol_metrics import ScoreMean
@@ -45,7 +45,7 @@ class DenoiserTraining(lightning.LightningModule):
         ratios: mean and deviation of the logarithm of noise over signal, by which steps are drawn; None draws all steps
             of the schedule alike, of which many hold nothing but noise.
         average_decay: of the moving average; 0 keeps the newest weights.
-        gradient_norm: gradients are scaled down to at most this norm.
+        gradient_norm: gradients are scaled down to at most this norm; infinity leaves them.
         levels: steps of the schedule, spread evenly, at which held-out slices are denoised.
         log_every: batches between two log entries, whose step counts batches from 0.
         seed: of noise and steps.
@@ -82,6 +82,7 @@ class DenoiserTraining(lightning.LightningModule):
                 f"iterations={iterations}, warmup={warmup}, levels={levels}, rate={rate}, min_snr={min_snr}; expected "
                 "iterations and levels >= 1, rate > 0 and the others >= 0."
             )
+        refuse_idle_learning(gradient_norm, final_rate, log_every)
         # Manual, since what follows a step has to be done before the checkpoint is written.
         self.automatic_optimization = False
         self.denoiser = denoiser

@@ -25,7 +25,7 @@ from diffnr_lightning.modules.held_out_scores import (
     conditioning_of,
     score_held_out,
 )
-from diffnr_lightning.modules.learning_rate import warmed_cosine
+from diffnr_lightning.modules.learning_rate import refuse_idle_learning, warmed_cosine
 from diffnr_lightning.modules.repair_objective import RepairObjective
 from diffnr_lightning.priors import (
     PatchDiscriminator,
@@ -86,7 +86,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         accumulate: batches whose gradients make one step.
         average_decay: of the moving average; 0 keeps the newest weights.
         average_last: share of the run, at its end, whose weights are averaged plainly instead.
-        gradient_norm: gradients of either network are scaled down to at most this norm.
+        gradient_norm: gradients of either network are scaled down to at most this norm; infinity leaves them.
         log_every: batches between two log entries, whose step counts batches from 0; `log_every_n_steps` is ignored.
 
     Raises:
@@ -148,6 +148,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
                 f"iterations={iterations}, warmup={warmup}, gan_start={gan_start}, rate={rate}; "
                 "expected iterations >= 1, rate > 0 and the others >= 0."
             )
+        refuse_idle_learning(gradient_norm, final_rate, log_every)
         if accumulate < 1 or iterations % accumulate:
             raise ValueError(
                 f"accumulate is {accumulate} and iterations {iterations}; expected a divisor of the number of batches."

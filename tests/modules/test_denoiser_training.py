@@ -176,6 +176,20 @@ def test_options_are_checked(wrong):
         training(**wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"gradient_norm": 0.0},  # all gradients would be scaled to nothing
+        {"gradient_norm": -1.0},  # and turned round
+        {"final_rate": -0.1},
+        {"log_every": 0},
+    ],
+)
+def test_options_by_which_nothing_would_be_learned(wrong):
+    with pytest.raises(ValueError, match="gradient_norm > 0, final_rate >= 0 and log_every >= 1"):
+        training(**wrong)
+
+
 def held_out(sources, rank, world_size):
     """The metric of one of several processes after the validation of three batches."""
     module = training()

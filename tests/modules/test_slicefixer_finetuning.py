@@ -127,6 +127,9 @@ def test_gradients_are_clipped(boxes):
         ({"average_decay": 1.0}, "decay is 1.0"),
         ({"average_last": 1.5}, "average_last is 1.5"),
         ({"steps": "orignal"}, "steps is 'orignal'"),
+        ({"gradient_norm": 0.0}, r"gradient_norm=0\.0"),
+        ({"final_rate": -0.1}, r"final_rate=-0\.1"),
+        ({"log_every": 0}, "log_every=0"),
     ],
 )
 def test_options_are_checked(wrong, match):
