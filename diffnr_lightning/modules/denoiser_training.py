@@ -46,7 +46,7 @@ class DenoiserTraining(lightning.LightningModule):
             of the schedule alike, of which many hold nothing but noise.
         average_decay: of the moving average; 0 keeps the newest weights.
         gradient_norm: gradients are scaled down to at most this norm; infinity leaves them.
-        levels: steps of the schedule, spread evenly, at which held-out slices are denoised.
+        levels: steps of the schedule, spread evenly, at which held-out slices are denoised; all where it has fewer.
         log_every: batches between two log entries, whose step counts batches from 0.
         seed: of noise and steps.
 
@@ -101,7 +101,8 @@ class DenoiserTraining(lightning.LightningModule):
         self.min_snr, self.ratios, self.gradient_norm = min_snr, ratios, gradient_norm
         self.log_every, self.seed = log_every, seed
         steps = denoiser.schedule.steps
-        self.held_out_steps = [int((level + 0.5) / levels * steps) for level in range(levels)]
+        # Of a schedule with fewer steps each is taken once: scores have the names of their steps.
+        self.held_out_steps = sorted({int((n + 0.5) / levels * steps) for n in range(levels)})
         kinds = ("val_noise", "val_linear")
         by_step = [f"{kind}_{step:04d}" for step in self.held_out_steps for kind in kinds]
         self.held_out = ScoreMean([*by_step, *kinds])

@@ -150,6 +150,13 @@ def test_steps_are_drawn_by_their_ratio_of_noise_to_signal():
         training(ratios=(0.0, 0.0))
 
 
+def test_a_short_schedule_is_judged_at_each_of_its_steps_once():
+    torch.manual_seed(3)
+    module = DenoiserTraining(CompactDenoiser(widths=(8, 16), fold=1, steps=3), levels=8)
+    assert module.held_out_steps == [0, 1, 2]
+    assert len(set(module.held_out.names)) == len(module.held_out.names)
+
+
 def test_the_linear_filter_is_the_best_of_its_kind():
     generator = torch.Generator().manual_seed(0)
     white = torch.randn(64, 1, 16, 16, generator=generator)
