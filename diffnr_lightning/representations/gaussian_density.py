@@ -167,7 +167,9 @@ def _half_box(cloud: GaussianCloud) -> Tensor:
 
 
 def _parameters(cloud: GaussianCloud) -> dict[str, nn.Parameter]:
-    return dict(cloud.named_parameters(recurse=False))
+    """Return the parameters with a row for each Gaussian; a cloud of one's own may have others."""
+    own = cloud.named_parameters(recurse=False)
+    return {name: p for name, p in own if p.ndim and len(p) == cloud.num_gaussians}
 
 
 def _exchange(
@@ -180,9 +182,11 @@ def _exchange(
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for name, old in _parameters(cloud).items():
         extra = born.get(name, old[:0].detach())
-        new = nn.Parameter(torch.cat([old.detach()[kept], extra]))
+        new = nn.Parameter(torch.cat([old.detach()[kept], extra]), old.requires_grad)
         setattr(cloud, name, new)
-        group = groups[id(old)]
+        group = groups.get(id(old))
+        if group is None:
+            continue
         group["params"] = [new if p is old else p for p in group["params"]]
         state = optimizer.state.pop(old, None)
         if state is not None:

@@ -190,6 +190,21 @@ def test_an_optimiser_with_other_parameters_keeps_them():
     ]
 
 
+def test_a_cloud_of_ones_own_may_have_single_numbers_and_fixed_ones():
+    cloud, _ = make(12, large=(4,))
+    cloud.gain = torch.nn.Parameter(torch.tensor(2.0))
+    cloud.colours = torch.nn.Parameter(torch.arange(12.0), requires_grad=False)
+    optimizer = torch.optim.Adam([*cloud.parameter_groups(), {"params": [cloud.gain]}])
+    clone_and_split(cloud, optimizer, pulls(12, (3, 4)), LIMITS, torch.Generator())
+    assert cloud.gain.item() == 2
+    assert cloud.colours.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 3, 4, 4]
+    assert not cloud.colours.requires_grad
+    with torch.no_grad():
+        cloud.raw_densities[0] = -20
+    assert prune(cloud, optimizer, LIMITS) == 1
+    assert cloud.colours[0].item() == 1
+
+
 def test_nothing_happens_below_the_threshold():
     cloud, optimizer = make()
     before = list(cloud.parameters())
