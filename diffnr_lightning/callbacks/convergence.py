@@ -54,7 +54,11 @@ class Convergence(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add to the mean loss, and note a point where one is due."""
+        """Add to the mean loss, and note a point where one is due.
+
+        Raises:
+            ValueError: a loss or a volume with NaN or infinite values at a point.
+        """
         # Summed on the device: reading a loss waits for it.
         self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
         self._batches += 1
@@ -68,6 +72,7 @@ class Convergence(lightning.Callback):
         if self.truth is not None or trainer.loggers:
             with torch.no_grad():
                 volume = pl_module.query_volume()[self.part].cpu()
+        _refuse_diverged(pl_module.iteration, point["loss"], volume)
         if self.truth is not None:
             self._psnr.reset()
             self._psnr.update(volume, self.truth)
@@ -89,3 +94,12 @@ class Convergence(lightning.Callback):
         """Take up an interrupted run."""
         self.history = state_dict["history"]
         self._loss, self._batches = state_dict["loss"], state_dict["batches"]
+
+
+def _refuse_diverged(iteration: int, loss: float, volume: Tensor | None) -> None:
+    if math.isfinite(loss) and (volume is None or bool(volume.isfinite().all())):
+        return
+    raise ValueError(
+        f"the optimisation has diverged by iteration {iteration}, with a mean loss of {loss:g} and NaN or infinite "
+        "values where finite ones are expected; lower its rates."
+    )

@@ -60,6 +60,29 @@ def test_a_run_of_unknown_length_has_no_point_at_every_batch():
     assert run(Convergence(points=3), -1, None, Stop(), max_epochs=-1) == {}
 
 
+class Diverging(Approaching):
+    """Its loss, or its volume alone, is no number any more after four batches."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.no_number = torch.nan if loss else 0.0
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + (self.no_number if self.iteration > 4 else 0.0)
+
+    def query_volume(self):
+        return super().query_volume() + (torch.inf if self.iteration > 4 else 0.0)
+
+
+@pytest.mark.parametrize(("loss", "truth"), [(False, torch.zeros(2, 2, 2)), (True, None)])
+def test_an_optimisation_that_diverges_ends_at_the_next_point(loss, truth):
+    callback = Convergence(truth, points=3)
+    with pytest.raises(ValueError, match="diverged by iteration 6, .*; lower its rates"):
+        run(callback, 8, Diverging(loss))
+    assert callback.history["iteration"] == [2, 4]
+
+
 def test_no_point_is_refused():
     with pytest.raises(ValueError, match="points is 0"):
         Convergence(points=0)
