@@ -83,6 +83,9 @@ def score_volume(
     Returns:
         degraded, repaired and clean volume, (Z, Y, X) in [0, 1]; scores of the degraded one, and of
         the repaired one.
+
+    Raises:
+        ValueError: a repair with NaN or infinite values.
     """
     first = torch.zeros(1, device=batch.degraded.device)
     conditioning = Conditioning(batch.biplanar[None], first.long(), first, batch.views[None])
@@ -94,6 +97,11 @@ def score_volume(
         residual=batch.residual,
         noise=batch.noise,
     )
+    if not bool(repaired.isfinite().all()):
+        raise ValueError(
+            "the repair of a held-out volume holds NaN or infinite values where finite ones are expected, so the "
+            "training has diverged; lower its rates."
+        )
     before, after = (
         {
             name: torch.tensor(value, device=first.device)

@@ -13,7 +13,12 @@ from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.modules import SliceFixerFinetuning
-from diffnr_lightning.modules.held_out_scores import MOST_DB, conditioning_of, score_slices
+from diffnr_lightning.modules.held_out_scores import (
+    MOST_DB,
+    conditioning_of,
+    score_slices,
+    score_volume,
+)
 from diffnr_lightning.priors import CompactSliceFixer, Conditioning, repair_volume
 
 
@@ -85,6 +90,17 @@ def test_slices_are_repaired_at_the_size_that_volumes_are():
     whole = repair_volume(prior, volume, conditioning_of(pair), residual=volume, noise=volume)
     torch.testing.assert_close(shown["repaired"], whole)
     assert 0 < after["psnr"] < MOST_DB
+
+
+def test_a_training_that_diverged_says_so():
+    prior = CompactSliceFixer(context=0, channels=(8,), embedding=8)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.fill_(torch.nan)
+    volume = torch.rand(3, 8, 8) + 0.1
+    pair = VolumePair(volume, volume, torch.rand(2, 8, 8), torch.tensor(24.0), volume, volume)
+    with pytest.raises(ValueError, match="the training has diverged; lower its rates"):
+        score_volume(prior, pair, 3)
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(1, 1), (3, 3), (64, 8)])
