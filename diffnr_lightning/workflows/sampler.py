@@ -169,8 +169,9 @@ class Sampler(Method):
 
         A representation is begun from it again, and states of earlier versions do not hold it.
         """
-        held = not self.fits_representation or "first" in (problem.state or {})
-        if self.start is None or (begun(problem.state) and held):
+        state = problem.state or {}
+        held = "first" in state if self.fits_representation else begun(state)
+        if self.start is None or held:
             self._warn_of_a_missing_start()
             return None
         return self.start.reconstruct(problem._replace(progress=None, state=None))

@@ -56,7 +56,7 @@ class SamplerRecord(MethodRecord):
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """Write the checkpoint where it is due, and report progress."""
-        if self.state.get("done") == done and time.monotonic() >= self._kept_at + SECONDS:
+        if self.state and time.monotonic() >= self._kept_at + SECONDS:
             self._keep()
             self._kept_at = time.monotonic()
         if self.progress:

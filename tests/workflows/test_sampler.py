@@ -204,8 +204,9 @@ def test_a_resumed_run_does_not_solve_its_start_again(
         starts.append(self.name)
         return solve(self, problem)
 
-    def kill(*_):
-        raise KeyboardInterrupt
+    def kill(_, __, text):
+        if not text.startswith("first fit"):
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(Solver, "reconstruct", counting)
     folder = patch_folder if name == "patches" else folder
@@ -300,6 +301,26 @@ def test_the_same_command_goes_on_where_it_was_killed(folder, case, tmp_path, mo
     assert "checkpoint.ckpt" not in os.listdir(tmp_path / "killed")
     for out in ("whole", "killed"):
         assert json.loads((tmp_path / out / "metrics.json").read_text())["evaluations"] == 5
+
+
+def test_a_run_that_is_killed_in_the_first_fit_goes_on(folder, problem, tmp_path, monkeypatch):
+    """Neither its start is solved again nor what was kept of the fit is done again."""
+    monkeypatch.setattr(sampler_record, "SECONDS", 0.0)
+    options = {"steps": 2, "first_iterations": 4, "iterations": 1} | LORA
+    method = Sampler("dinr", folder, options, Solver("sirt", {"iterations": 3}))
+    whole, calls = method.reconstruct(problem), []
+
+    def kill(done, *_):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    run = RunFolder(tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        method.reconstruct(SamplerRecord(run, kill).watched(problem))
+    monkeypatch.delattr(Solver, "reconstruct")
+    record = SamplerRecord(run, lambda *call: calls.append(call[:2]))
+    assert torch.equal(method.reconstruct(record.watched(problem)), whole)
+    assert calls == [(4, 4), (1, 2), (2, 2)]
 
 
 def test_a_checkpoint_that_a_disk_has_no_room_for_is_told_in_a_sentence(tmp_path, small_files):

@@ -84,8 +84,9 @@ def dinr(
         weights: (V, H, W) statistical weights of the rays; None weighs all alike.
         power: that weights are raised to, see `cgls`.
         seed: of all noise, slabs and first weights.
-        state: as of `dds`; it holds LoRA and representation with their moments, and the volume it began with.
-        progress: called with (done, total, text) after every step.
+        state: as of `dds`; it holds LoRA and representation with their moments, and the volume it began with. It is
+            filled after every one of `first_iterations` too, of which it holds how many are done.
+        progress: called with (done, total, text) after every one of `first_iterations`, and after every step.
 
     Returns:
         (Z, Y, X) in unit.
@@ -126,10 +127,10 @@ def dinr(
 
     # What cannot be adapted is refused before the long first fit.
     with adapted(denoiser, rank, seed) as adapter:
-        if state["done"]:
+        if "fitted" in state:
             data.recall(state["fitted"])
-        elif first_iterations:
-            data.approach(first, 0.0, first_iterations)
+        if state["done"] == 0:
+            _fit_first(data, first, state, first_iterations, progress)
         lora = _Lora(adapter, loss, state.get("lora"), updates=updates, rate=rate)
 
         def find(noisy: Tensor, index: int) -> Tensor:
@@ -150,6 +151,29 @@ def dinr(
             progress=progress,
         )
     return volume.clamp(min=0.0) if nonnegative else volume
+
+
+def _fit_first(
+    data: _RepresentationStep,
+    first: Tensor,
+    state: SamplerState,
+    iterations: int,
+    progress: Progress | None,
+) -> None:
+    """Fit the representation to the projections alone, from where a state is; fill that after every iteration.
+
+    Args:
+        data: whose representation learns.
+        first: (Z, Y, X), what it began with.
+        state: of the sampler.
+        iterations: in all.
+        progress: called with (done, total, text) after every iteration.
+    """
+    for index in range(state.get("first_done", 0), iterations):
+        misfit = data.approach(first, 0.0, 1)
+        state.update(first_done=index + 1, fitted=data.memory(), first=first)
+        if progress is not None:
+            progress(index + 1, iterations, f"first fit, misfit {misfit:.4g}")
 
 
 class _Lora:
@@ -217,8 +241,12 @@ class _RepresentationStep(DataStep):
         return self.representation.query(self.fit.grid)
 
     @torch.enable_grad()
-    def approach(self, estimate: Tensor, proximity: float, iterations: int) -> None:
-        """Move the representation nearer to the projections, and to an estimate (Z, Y, X)."""
+    def approach(self, estimate: Tensor, proximity: float, iterations: int) -> Tensor:
+        """Move the representation nearer to the projections, and to an estimate (Z, Y, X).
+
+        Returns:
+            What it minimises, before the last iteration.
+        """
         for _ in range(iterations):
             self.optimizer.zero_grad()
             volume = self.representation.query(self.fit.grid)
@@ -229,6 +257,7 @@ class _RepresentationStep(DataStep):
             loss.backward()
             self.optimizer.step()
             self.representation.constrain()
+        return loss.detach()
 
     def memory(self) -> dict[str, Any]:
         """Return copies of weights and moments."""

@@ -108,7 +108,7 @@ def test_a_killed_sampler_goes_on_and_leaves_the_prior_as_it_was(projections, mo
     options = OPTIONS | {"iterations": 2, "first_iterations": 2, "rate": 0.01}
 
     def kill(done, total, _):
-        if done == 2:
+        if (done, total) == (2, options["steps"]):
             raise KeyboardInterrupt
 
     def run(**more):
@@ -123,12 +123,46 @@ def test_a_killed_sampler_goes_on_and_leaves_the_prior_as_it_was(projections, mo
     state, calls = torch.load(file, weights_only=True), []
     # The first volume is not made again.
     monkeypatch.delattr("diffnr_lightning.solvers.initial.initial_volume")
-    assert torch.equal(run(state=state, progress=lambda *call: calls.append(call[0])), whole)
-    assert calls == [3, 4]
+    resumed = run(state=state, progress=lambda *call: calls.append(call[:2]))
+    assert torch.equal(resumed, whole)
+    assert calls == [(3, 4), (4, 4)]
     assert not prior.mid_block.weight.any()
     assert isinstance(prior.mid_block, nn.Conv2d)
     with pytest.raises(ValueError, match="sampler with representation"):
         dinr(projections, GRID, SCAN, prior, Siren(GRID, width=9), state=state, **options)
+
+
+@pytest.mark.parametrize("kept_after", [3, 5])
+def test_a_first_fit_shows_how_far_it_is_and_goes_on_where_it_was_killed(
+    kept_after, projections, monkeypatch
+):
+    """Also where its last iteration was kept, and no step."""
+    options = OPTIONS | {"first_iterations": 5, "iterations": 2}
+
+    def run(**more):
+        prior, representation = LearningDenoiser(0.4, 0.01), Siren(GRID, width=8)
+        return dinr(projections, GRID, SCAN, prior, representation, **options | more)
+
+    calls, file, state = [], io.BytesIO(), {}
+
+    def kill(done, total, text):
+        calls.append((done, total))
+        assert text.startswith("first fit")
+        if done == kept_after:
+            torch.save(state, file)
+            raise KeyboardInterrupt
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(state=state, progress=kill)
+    assert calls == [(number, 5) for number in range(1, kept_after + 1)]
+    file.seek(0)
+    state, calls = torch.load(file, weights_only=True), []
+    monkeypatch.delattr("diffnr_lightning.solvers.initial.initial_volume")
+    resumed = run(state=state, progress=lambda *call: calls.append(call[:2]))
+    assert torch.equal(resumed, whole)
+    left = [(number, 5) for number in range(kept_after + 1, 6)]
+    assert calls == left + [(number, 4) for number in range(1, 5)]
 
 
 @pytest.mark.parametrize(
