@@ -20,6 +20,7 @@ class PatchDiscriminator(nn.Module):
 
     Attributes:
         adversarial_kind: the loss it is trained with, see `losses.discriminator_adversarial`.
+        smallest: edge in pixels that slices must have at least.
 
     Args:
         width: channels after the first convolution; doubled by each of the next three.
@@ -32,6 +33,7 @@ class PatchDiscriminator(nn.Module):
     """
 
     adversarial_kind: AdversarialKind = "hinge"
+    smallest: int = SMALLEST
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

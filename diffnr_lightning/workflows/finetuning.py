@@ -83,8 +83,9 @@ def finetune(
 
     Raises:
         ValueError: a prior that could not be exported or is not that of `start`, numbers of iterations or of
-            neighbouring slices that disagree, a strategy that splits what is trained, fsdp without a number of devices
-            or for a prior without frozen weights, or a run of other settings in the folder.
+            neighbouring slices that disagree, crops that the networks do not take, a strategy that splits what is
+            trained, fsdp without a number of devices or for a prior without frozen weights, or a run of other settings
+            in the folder.
     """
     import lightning
 
@@ -109,6 +110,7 @@ def finetune(
             f"data.context is {data.context}, and the prior sees {sees} neighbouring slices on each side; the two have "
             "to agree."
         )
+    _refuse_crops(data.drawing["crop"], network, task)
     if strategy == "fsdp":
         frozen_backbone(network)  # refuses a network that has none to split
     plain = {"iterations": iterations, "seed": seed}
@@ -137,6 +139,31 @@ def finetune(
         **machines,
     )
     return out
+
+
+def _refuse_crops(crop: int, network: Module, task: SliceFixerFinetuning) -> None:
+    """Refuse crops of another size than the prior repairs, and too small ones for a discriminator, which begins late.
+
+    Args:
+        crop: edge in pixels.
+        network: the prior.
+        task: with the discriminator.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    size = getattr(network, "size", None)
+    if size not in (None, crop):
+        raise ValueError(
+            f"data.crop is {crop}, and the prior repairs slices that are resized to {size} pixels, in which it would "
+            "not know what it has learned; the two have to agree."
+        )
+    smallest = getattr(task.discriminator, "smallest", 1)
+    if crop < smallest:
+        raise ValueError(
+            f"data.crop is {crop}, and the discriminator takes slices of at least {smallest} pixels; enlarge the "
+            "crops, or set module.lambda_gan to 0."
+        )
 
 
 def _finish(

@@ -53,6 +53,7 @@ def test_other_commands(refused, command, options):
         (f"{TRAIN} --prior.channels null", "--prior.channels is null"),
         (f"{TRAIN} --data.iterations 13", "the three have to agree"),
         (f"{TRAIN} --data.context 0", "the prior sees 1 neighbouring slices"),
+        (f"{TRAIN} --data.crop 16", "the discriminator takes slices of at least 24 pixels"),
         (f"{TRAIN} --device tpu", "cpu, cuda or cuda:N is expected"),
         (f"{TRAIN} --start none", "start none does not exist"),
         ("finetune --out run", "--data missing"),

@@ -42,6 +42,16 @@ def finetuned(pairs, out, **options):
     return load_file(out / "weights.safetensors")
 
 
+class OfOneSize(CompactSliceFixer):
+    size = 32
+
+
+def test_crops_of_another_size_than_the_prior_repairs_are_refused(pairs, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.crop is 16, .* resized to 32 pixels"):
+        finetuned(pairs, tmp_path / "run", prior=OfOneSize)
+    assert not (tmp_path / "run").exists()
+
+
 def changed(weights, others):
     return {name for name in weights if not torch.equal(weights[name], others[name])}
 
