@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
@@ -14,8 +14,14 @@ from diffnr_lightning.files import write_bytes
 from diffnr_lightning.workflows.config_files import check_yaml, method_name
 from diffnr_lightning.workflows.downstream import Task
 from diffnr_lightning.workflows.refusals import nearest
-
-Scale = Literal["full", "miniature"]
+from diffnr_lightning.workflows.table_file import (
+    Scale,
+    check_keys,
+    check_text,
+    listed,
+    of_scale,
+    read_named,
+)
 
 TABLE_FILE = "table.yaml"
 PAPER_FILE = "paper.csv"
@@ -237,20 +243,20 @@ def read_experiment(name: str, scale: Scale = "full") -> Experiment:
     """
     folder = _located(name)
     path = folder / TABLE_FILE
-    check_yaml(path)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _check_keys(path, content, {"title", "parts", "rows"}, {"notes", "pairs", "downstream"})
+    content = read_named(path)
+    check_keys(path, content, {"title", "parts", "rows"}, {"notes", "pairs", "downstream"})
     for key in ("parts", "rows"):
         if not isinstance(content[key], Mapping):
             raise ValueError(
                 f"{path}: {key} is {content[key]!r}; a mapping from names is expected."
             )
+    check_text(path, "title", content["title"])
     task = content.get("downstream")
     if task not in (None, *get_args(Task)):
         raise ValueError(
             f"{path}: downstream is {task!r}; {' or '.join(get_args(Task))} is expected."
         )
-    notes = _listed(path, "notes", content.get("notes") or ())
+    notes = listed(path, "notes", content.get("notes") or ())
     read = Experiment(
         folder,
         content["title"],
@@ -258,7 +264,7 @@ def read_experiment(name: str, scale: Scale = "full") -> Experiment:
         tuple(_part(path, part, entry, scale) for part, entry in content["parts"].items()),
         tuple(_row(path, row, entry, scale) for row, entry in content["rows"].items()),
         scale,
-        _config(path, _of_scale(path, "pairs", content.get("pairs"), scale)),
+        _config(path, "pairs", of_scale(path, "pairs", content.get("pairs"), scale)),
         task,
     )
     _refuse_shared_folders(path, read.rows)
@@ -294,33 +300,6 @@ def _located(name: str) -> Path:
     )
 
 
-def _check_keys(path: Path, entry: Any, needed: set[str], possible: set[str]) -> None:
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"{path} has {entry!r} where a mapping is expected.")
-    keys = set(entry)
-    if not needed <= keys or keys - needed - possible:
-        expected = f"{', '.join(sorted(needed))}{' and perhaps ' if needed else ''}"
-        raise ValueError(
-            f"{path} has the keys {', '.join(map(str, sorted(keys)))} where {expected}"
-            f"{', '.join(sorted(possible))} are expected."
-        )
-
-
-def _listed(path: Path, key: str, entry: Any) -> tuple[Any, ...]:
-    if isinstance(entry, str) or not isinstance(entry, Sequence):
-        raise ValueError(f"{path}: {key} is {entry!r}; a list is expected.")
-    return tuple(entry)
-
-
-def _of_scale(path: Path, key: str, entry: Any, scale: Scale) -> Any:
-    """Return what an entry says for a scale; None where it says nothing."""
-    if not isinstance(entry or {}, Mapping):
-        raise ValueError(
-            f"{path}: {key} is {entry!r}; a mapping with {' and '.join(get_args(Scale))} is expected."
-        )
-    return (entry or {}).get(scale)
-
-
 def _refuse_shared_folders(path: Path, rows: Sequence[ExperimentRow]) -> None:
     """Refuse two networks that would be trained in one folder, where the second would be taken for trained."""
     known: dict[Path, Training] = {}
@@ -334,29 +313,29 @@ def _refuse_shared_folders(path: Path, rows: Sequence[ExperimentRow]) -> None:
 
 def _part(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Part:
     """Read one part; `sweep` names files of `sweep` in the folder that say what the entry does not."""
-    _check_keys(path, entry, set(), {"sweep", "volumes", "scans", "views"})
+    check_keys(path, entry, set(), {"sweep", "volumes", "scans", "views"})
     content: dict[str, Any] = {}
-    for file in _listed(path, "sweep", entry.get("sweep", ())):
+    for file in listed(path, "sweep", entry.get("sweep", ())):
         check_yaml(path.parent / file)
         content |= yaml.safe_load((path.parent / file).read_text(encoding="utf-8"))
     content |= entry
     missing = [key for key in ("volumes", "scans", "views") if not content.get(key)]
     if missing:
         raise ValueError(f"{path}: part {name} lacks {', '.join(missing)}.")
-    volumes, scans, views = (_listed(path, k, content[k]) for k in ("volumes", "scans", "views"))
+    volumes, scans, views = (listed(path, k, content[k]) for k in ("volumes", "scans", "views"))
     volumes = tuple(map(str, volumes))
-    scans = tuple(str(_config(path, scan)) for scan in scans)
+    scans = tuple(str(_config(path, "scans", scan)) for scan in scans)
     if scale == "miniature":
         volumes = MINIATURE_VOLUMES
         # Kinds of noise make no row more alive.
         scans = (f"{scans[0]}+{MINIATURE_SCAN}",)
-    return Part(str(name), volumes, scans, views)
+    return Part(name, volumes, scans, views)
 
 
 def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> ExperimentRow:
     """Read one row: `reason`, or `method` with what the miniature has in its place; what it trains is by scale."""
     trained_by = ("prior", "denoiser", "projection_prior")
-    _check_keys(path, entry, set(), {"method", "miniature", "reason", *trained_by})
+    check_keys(path, entry, set(), {"method", "miniature", "reason", *trained_by})
     method, reason = entry.get("method"), entry.get("reason")
     if scale == "miniature" and entry.get("miniature"):
         method, reason = entry["miniature"], None
@@ -364,10 +343,9 @@ def _row(path: Path, name: str, entry: Mapping[str, Any], scale: Scale) -> Exper
         raise ValueError(
             f"{path}: row {name} has method {method!r} and reason {reason!r}; one of the two is expected."
         )
-    trained = [_of_scale(path, key, entry.get(key), scale) for key in trained_by]
-    return ExperimentRow(
-        str(name), _config(path, method), reason, *(_config(path, name) for name in trained)
-    )
+    check_text(path, f"reason of the row {name}", reason)
+    trained = (_config(path, key, of_scale(path, key, entry.get(key), scale)) for key in trained_by)
+    return ExperimentRow(name, _config(path, "method", method), reason, *trained)
 
 
 def _training(words: list[str], folder: Path, content: dict[str, Any], pairs: bool) -> Training:
@@ -383,8 +361,9 @@ def _as_folder(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
-def _config(path: Path, entry: str | None) -> str | None:
+def _config(path: Path, key: str, entry: str | None) -> str | None:
     """Return config files joined by `+`, those of this and other experiments by their paths."""
+    check_text(path, key, entry)
     return None if entry is None else "+".join(_file(path, part) for part in entry.split("+"))
 
 

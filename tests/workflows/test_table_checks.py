@@ -191,3 +191,38 @@ def test_rows_that_cannot_be_run_are_not_submitted(tmp_path, monkeypatch, capsys
     assert "no row can be run (C: no code)" in capsys.readouterr().err
     assert cli.main([*arguments[:-2], "--rows", "C", "--plan", "true"]) == 0
     assert len(handed) == 1 and capsys.readouterr().out == ""
+
+
+def test_names_are_those_that_are_written(tmp_path, repository, monkeypatch, capsys):
+    """Also where YAML reads them as truth values, numbers or nothing."""
+    monkeypatch.chdir(repository)
+    names = ["on", "no", "1e5", "1.0e+5", "010", "null", "2026-01-31"]
+    part = "{volumes: [phantom:3], scans: [tiny/simulate], views: [6]}"
+    rows = "".join(f"  {name}: {{method: fdk}}\n" for name in names)
+    (tmp_path / "table.yaml").write_text(f"title: A\nparts: {{010: {part}}}\nrows:\n{rows}")
+    read = read_experiment(str(tmp_path))
+    assert [row.name for row in read.rows] == names
+    assert [part.name for part in read.parts] == ["010"]
+    assert read.parts[0].views == (6,)
+    arguments = ["table", str(tmp_path), "--out", str(tmp_path / "out"), "--plan", "true"]
+    assert cli.main([*arguments, "--rows", *names]) == 0
+    capsys.readouterr()
+    assert cli.main([*arguments, "--rows", "yes"]) == cli.USAGE_ERROR
+    assert "rows has 'yes'; any of on, no, 1e5," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("title", "row", "words"),
+    [
+        ("2000", "method: fdk", "title is 2000, which YAML reads as int; text, in quotes"),
+        ("A", "method: 7", "method is 7, which YAML reads as int"),
+        ("A", "reason: no", "reason of the row A is False, which YAML reads as bool"),
+    ],
+)
+def test_text_that_yaml_reads_as_something_else_is_refused(title, row, words, tmp_path):
+    part = "{volumes: [phantom:3], scans: [tiny/simulate], views: [6]}"
+    (tmp_path / "table.yaml").write_text(
+        f"title: {title}\nparts: {{P: {part}}}\nrows: {{A: {{{row}}}}}\n"
+    )
+    with pytest.raises(ValueError, match=words):
+        read_experiment(str(tmp_path))
