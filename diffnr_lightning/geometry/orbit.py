@@ -13,6 +13,8 @@ from diffnr_lightning.geometry.poses import Poses
 # Two lengths or directions closer than this (relative to the size of the scan) are the same.
 POSITION_TOLERANCE = 1e-6
 _PIXEL_TOLERANCE = 1e-3
+# Columns and rows whose mean directions differ in length by less are lines that vary alike.
+_SAME_DIRECTION = 1e-3
 
 _Z = np.array([0.0, 0.0, 1.0])
 # Sources over less of the circle than this say little about its radius; the detectors then do.
@@ -150,13 +152,16 @@ def _size(scan: Poses) -> float:
 
 def _mean_axis(scan: Poses) -> np.ndarray:
     """Return the mean direction of the detectors' columns, or rows where these vary less."""
-    candidates = []
+    candidates, signed = [], []
     for steps in (scan.v_mm, scan.u_mm):
         unit = steps / np.linalg.norm(steps, axis=1, keepdims=True)
         candidates.append((unit * np.sign(unit @ unit[0])[:, None]).mean(axis=0))
+        signed.append(float(np.linalg.norm(unit.mean(axis=0))))
     lengths = [float(np.linalg.norm(mean)) for mean in candidates]
+    # Of opposite views both are lines of one direction; those along the axis point the same way.
+    sure = signed if abs(lengths[1] - lengths[0]) < _SAME_DIRECTION else lengths
     # Of one view both are as sure; its columns are then taken.
-    best = 1 if lengths[1] > lengths[0] + 1e-9 else 0
+    best = 1 if sure[1] > sure[0] + 1e-9 else 0
     axis = candidates[best] / lengths[best]
     return axis * np.sign(axis[np.abs(axis).argmax()])
 

@@ -84,6 +84,26 @@ def test_the_axis_may_point_anywhere(beam, degrees) -> None:
         np.testing.assert_allclose(nominal.orbit.axis_point_mm, turn @ [3.0, -2.0, 5.0], atol=1e-9)
 
 
+@pytest.mark.parametrize("beam", SCANS)
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("beside_deg", [0.0, 0.1])
+def test_two_opposite_views_about_a_tilted_axis_say_which_it_is(
+    beam, exchanged, beside_deg
+) -> None:
+    """Columns and rows are lines of one direction then; where rows lie along the axis, columns were taken for it."""
+    angles = np.deg2rad([20.0, 200.0 + beside_deg])
+    options = {**(CONE if beam == "cone" else PARALLEL), "angles_rad": angles}
+    upright = (ScanGeometry.cone if beam == "cone" else ScanGeometry.parallel)(**options)
+    turn = about_x(37.0)
+    scan = turned(upright, turn)
+    if exchanged:
+        scan = replace(scan, detector_shape=(60, 50), u_mm=scan.v_mm, v_mm=scan.u_mm)
+    nominal = nominal_orbit(scan)
+    assert nominal.residual_mm < 1e-9
+    axis = turn @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(np.cross(nominal.orbit.axis_direction, axis), 0.0, atol=1e-12)
+
+
 def test_jitter_is_averaged_and_told_by_the_residual() -> None:
     rng = np.random.default_rng(0)
     scan = ScanGeometry.cone(**{**CONE, "angles_rad": uniform_angles(400)})
