@@ -82,6 +82,12 @@ class RunRecord(lightning.Callback):
             self._after_validation = False
             self._write(trainer, pl_module.iteration)
 
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Expect no validation of the last batch any more: one that comes after the training changes nothing."""
+        self._after_validation = False
+
     def _write(self, trainer: lightning.Trainer, iteration: int) -> None:
         """Write the checkpoint; all processes take part, the first one writes."""
         with replacing(self.checkpoint) if trainer.is_global_zero else nullcontext() as path:

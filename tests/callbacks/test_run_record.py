@@ -172,12 +172,26 @@ def test_a_validation_at_an_end_that_nobody_knows_is_in_the_checkpoint(tmp_path)
     assert events[-2:] == [("validated", 5), ("kept", 5)]
 
 
-def recorded(checkpoint, batches, **length):
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("steps", "last"), [(5, ["validated", "kept"]), (7, ["kept"])])
+def test_a_validation_after_the_training_writes_no_checkpoint_again(tmp_path, steps, last):
+    """Whether the last batch was validated in the training or not."""
+    length = {"max_steps": steps, "check_val_every_n_epoch": None, "val_check_interval": 5}
+    events = recorded(tmp_path / "run.ckpt", range(10), again=True, **length)
+    assert events[-len(last) - 1 :] == [(name, steps) for name in (*last, "validated")]
+    assert events.count(("kept", steps)) == 1
+
+
+def recorded(checkpoint, batches, again=False, **length):
+    """What happens in a training, and, where it is asked for, in a validation of its own after it."""
     module = Validated()
     trainer = lightning.Trainer(
         **length, accelerator="cpu", devices=1, logger=False, num_sanity_val_steps=0,
         callbacks=[RunRecord(checkpoint, every=5)], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(batches), torch.utils.data.DataLoader([0]))
+    held_out = torch.utils.data.DataLoader([0])
+    trainer.fit(module, torch.utils.data.DataLoader(batches), held_out)
+    if again:
+        trainer.validate(module, held_out, verbose=False)
     return module.events
