@@ -52,7 +52,7 @@ class SceneOptimization(lightning.LightningModule):
         rate_iterations: length of that decay in batches.
 
     Raises:
-        ValueError: a negative weight, a count that is too small, a factor on rates that is not positive, another
+        ValueError: a negative weight, a count that is too small, a rate_decay that is not positive, another
             reference_loss, or a share outside [0, 1].
 
     Source: Algorithm 1 of DiffNR; L1 / SSIM / TV weights 1 / 0.25 / 0.05 and the 32^3 sub-volume are R2-Gaussian's,
@@ -92,11 +92,10 @@ class SceneOptimization(lightning.LightningModule):
         ):
             if count < least:
                 raise ValueError(f"{name} is {count}; at least {least} is expected.")
-        for name, factor in (("rate_scale", rate_scale), ("rate_decay", rate_decay)):
-            if not factor > 0:
-                raise ValueError(
-                    f"{name} is {factor}; a positive factor is expected: 1 keeps the learning rates."
-                )
+        if not rate_decay > 0:
+            raise ValueError(
+                f"rate_decay is {rate_decay}; a positive factor is expected: 1 keeps the learning rates."
+            )
         if min(lambda_ssim, lambda_tv, lambda_diff, lambda_novel, reference_size) < 0:
             raise ValueError(
                 "lambda_ssim, lambda_tv, lambda_diff, lambda_novel and reference_size are "

@@ -34,7 +34,7 @@ def callback(**options):
 def run(made, steps=9, start=None, own=TRUTH, **noise):
     representation = VoxelGrid(GRID)
     representation.initialise(own, PROJECTIONS, SCAN, seed=0)
-    module = SceneOptimization(representation, SCAN, GRID, rate_scale=1e-9, lambda_tv=0.0)
+    module = SceneOptimization(representation, SCAN, GRID, rate_scale=0.0, lambda_tv=0.0)
     module.start = start
     watch = Watch()
     trainer = lightning.Trainer(

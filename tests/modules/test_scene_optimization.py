@@ -313,7 +313,6 @@ def test_a_representation_of_ones_own_may_have_single_numbers(truth):
         ({"reference_loss": "L1"}, "reference_loss is 'L1'"),
         ({"rate_decay": 0.0}, "rate_decay is 0.0; a positive factor is expected: 1 keeps"),
         ({"rate_decay": -0.5}, "rate_decay is -0.5"),
-        ({"rate_scale": 0.0}, "rate_scale is 0.0"),
     ],
 )
 def test_settings_that_make_no_sense(options, words):
