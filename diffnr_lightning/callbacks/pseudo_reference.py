@@ -27,8 +27,7 @@ class PseudoReference(Constructed, lightning.Callback):
         repairs: how many repairs at most; None is no limit.
         start_share: weight of the start volume in the mean that is repaired, and in the result where the projections
             contradict the repair; a good solver errs elsewhere than the representation. The start alone is repaired
-            where the representation cannot show the object: where it leaves 65 times as much of the projections
-            unexplained.
+            where the representation cannot show the object, see `priors.cannot_show`.
 
     Attributes:
         made: repairs so far.
