@@ -272,5 +272,6 @@ def _exchange(part: Path, path: Path) -> None:
 
 def _refused(path: Path, error: OSError) -> ValueError:
     # NumPy counts the bytes that found no place, and names no reason.
-    reason = error.strerror or f"it was cut short, as where a disk is full ({error})"
-    return ValueError(f"{path} cannot be written: {reason}.")
+    short = " requested and " in str(error)
+    reason = f"it was cut short, as where a disk is full ({error})" if short else error.strerror
+    return ValueError(f"{path} cannot be written: {reason or error}.")

@@ -48,7 +48,7 @@ def test_a_picture_is_of_the_runs_that_have_their_volumes(runs, tmp_path, capsys
     options = ["report", "--runs", str(runs), "--out", str(tmp_path / "page.png")]
     assert cli.main(options) == 0
     told = " ".join(capsys.readouterr().err.split())
-    assert "has no volume.nii.gz and is left out; remove the folder of the run" in told
+    assert "has no volume.nii.gz and is left out of pictures; remove the folder of the run" in told
     assert "page.png: 1 run of 1 case" in told
     (runs / "SIRT/volume.nii.gz").unlink()
     assert cli.main(options) == cli.USAGE_ERROR
