@@ -32,6 +32,7 @@ class PseudoReference(Constructed, lightning.Callback):
     Attributes:
         made: repairs so far.
         first: (Z, Y, X) the volume of this scan before the first of them, None before that.
+        start_alone: whether the newest repair was of the start alone.
         evaluations: how often a denoiser of several steps was asked for the whole volume so far; None where an earlier
             version, which did not count, began the run.
 
@@ -68,6 +69,7 @@ class PseudoReference(Constructed, lightning.Callback):
         self.repairs = repairs
         self.start_share = start_share
         self.made = 0
+        self.start_alone = False
         self.first: Tensor | None = None
         self.evaluations: float | None = 0.0
 
@@ -93,8 +95,11 @@ class PseudoReference(Constructed, lightning.Callback):
         measured = (projections, module.grid, module.scan)
         rays = {"weights": weights, "photons": photons}
         volume = self.unrepaired(module)
-        judged = self.start_share and weights is not None
-        if judged and cannot_show(module.query_volume(), module.start, *measured, **rays):
+        judged = self.start_share > 0 and weights is not None
+        self.start_alone = judged and cannot_show(
+            module.query_volume(), module.start, *measured, **rays
+        )
+        if self.start_alone:
             logger.info("the start alone is repaired: the representation cannot show the object")
             volume = module.start
         if self.first is None:

@@ -198,8 +198,10 @@ class Scene(Method):
             module, problem.projections, problem.weights, problem.photons, problem.features
         )
         if repaired.agreement is not None:
-            contradicted = {"contradicted": repaired.contradicted}
-            self.findings["agreement"] = repaired.agreement.findings() | contradicted
+            self.findings["agreement"] = repaired.agreement.findings() | {
+                "contradicted": repaired.contradicted,
+                "start_alone": self.pseudo_reference.start_alone,
+            }
         if self.finish != "settle" or problem.weights is None:
             return repaired.volume
         ended = settled(repaired.volume, problem)

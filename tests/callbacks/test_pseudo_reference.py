@@ -94,6 +94,7 @@ def test_the_start_alone_is_repaired_where_the_representation_cannot_show_the_ob
         made = callback(every=4, start_share=0.25)
         run(made, steps=6, start=start * TRUTH, own=own * TRUTH, weights=weights)
         torch.testing.assert_close(made.first, blend * TRUTH)
+        assert made.start_alone == (blend == start)
 
 
 def test_the_noise_of_the_scan_goes_to_the_repairer():

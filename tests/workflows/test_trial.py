@@ -170,6 +170,7 @@ def test_the_last_repair_explains_the_projections_as_well_as_what_it_repaired(pr
     found = made.findings["agreement"]
     assert found["before"] > found["level"] > 0
     assert found["after"] < 1.02 * found["level"]
+    assert not found["start_alone"]
     assert made.before_prior.shape == truth.shape
     assert not torch.equal(made.before_prior, made.pseudo_reference.repairer.prior.truth)
 
