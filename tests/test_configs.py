@@ -136,6 +136,7 @@ def test_every_method_can_be_built(method, monkeypatch, tmp_path):
 
 
 MAIN_JOB = CONFIGS.parent / "experiments" / "main_job"
+ABLATION = CONFIGS.parent / "experiments" / "ablation" / "methods"
 
 
 @pytest.mark.parametrize("overlay", [None, "materials", "specimens"])
@@ -177,13 +178,13 @@ def test_the_main_table_is_of_the_test_set(overlay, monkeypatch):
         ("old_prior", {"weights": "runs/old_prior.safetensors"}),
     ],
 )
-def test_an_ablation_of_the_main_job_takes_one_thing_away(name, changed, monkeypatch, tmp_path):
+def test_an_ablation_takes_one_thing_away(name, changed, monkeypatch, tmp_path):
     monkeypatch.chdir(CONFIGS.parent)
     workflow = importlib.import_module("diffnr_lightning.workflows").reconstruct
     where = {"case": str(tmp_path), "out": "run"}
     base = "r2gaussian+diffnr/align"
     whole = configured(workflow, [base], where).resolved
-    ablated = configured(workflow, [base, MAIN_JOB / "methods" / f"{name}.yaml"], where).resolved
+    ablated = configured(workflow, [base, ABLATION / f"{name}.yaml"], where).resolved
     assert ablated.pop("variant") not in (None, whole.pop("variant"))
 
     def leaves(node, path=""):

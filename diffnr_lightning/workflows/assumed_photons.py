@@ -38,7 +38,7 @@ def photons_of(case: Case, assumed: float | None) -> PhotonCounts | None:
         ValueError: an assumed number that is not positive.
 
     Source: of four volumes of the development set without noise DiffNR gains 0.02 to 0.45 dB by 1e6 photons over rays
-    that weigh alike (`experiments/main_job`); `weighted_tv` loses 0.5 and 1.0 dB of the two heads among them.
+    that weigh alike (`experiments/less_noise`); `weighted_tv` loses 0.5 and 1.0 dB of the two heads among them.
     """
     if assumed is not None and not 0 < assumed < math.inf:
         raise ValueError(f"photons is {assumed}; a positive number is expected.")

@@ -59,7 +59,7 @@ def settled(
         problem: whose noise is known.
         runs: passes and strength of each; those after the first are for where it leaves more than noise.
 
-    Source: see `weighted_tv`. What it is worth is measured in `experiments/main_job` (`results_settled.csv`): 0.0 to
+    Source: see `weighted_tv`. What it is worth is measured in `experiments/development` (`results_settled.csv`): 0.0 to
     1.0 dB and 0.0003 to 0.0078 of SSIM on six development volumes at 1e5 photons.
     """
 

@@ -1,6 +1,6 @@
 """Print whether less noise ever makes a method worse: the same scan at rising photons, then without noise, as Markdown.
 
-    python experiments/main_job/less_noise.py runs/noise/table/table.csv
+    python experiments/main_job/less_noise.py runs/less_noise/table/table.csv
 
 The tables are those of `diffnr evaluate --out`; noise of the TIGRE toolbox's rule is no number of photons and left out.
 """

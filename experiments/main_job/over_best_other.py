@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     # One of each set of volumes: results_settled.csv has some of the development set's runs again.
-    stored = [here / f"results_{name}.csv" for name in ("development", "test")]
+    stored = [here.parent / "development" / "results.csv", here / "results_test.csv"]
     parser.add_argument("tables", type=Path, nargs="*", default=stored)
     parser.add_argument("--ours", default=OURS, help="the method whose gains are wanted")
     parser.add_argument("--protocol", default="r2", help="r2, naf, strict, or views (left out)")
