@@ -91,6 +91,14 @@ def test_an_experiment_says_claim_command_and_provenance(folder, tmp_path, repos
                 assert config_files(word)
 
 
+def test_the_index_names_every_experiment():
+    index = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    linked = {name for name in re.findall(r"\]\(([\w/]+)/README\.md\)", index)}
+    # The tables of one paper stand in one row, from the first to the last.
+    named = {name_of(folder) for folder in FOLDERS if folder.parent.name != "diffnr"}
+    assert linked == named | {"diffnr/1", "diffnr/6"}
+
+
 @pytest.mark.parametrize("results", RESULTS, ids=name_of)
 def test_the_provenance_of_results_is_of_these_results_and_told(results):
     record = json.loads(results.with_name(f"{results.stem}.provenance.json").read_text())

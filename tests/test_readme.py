@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((REPOSITORY / "docs").glob("*.md")),
-    *sorted((REPOSITORY / "experiments").glob("*/README.md")),
+    *sorted((REPOSITORY / "experiments").rglob("README.md")),
 ]
 BLOCK = re.compile(r"(<!-- run -->\n)?```bash\n(.*?)```", re.DOTALL)
 
