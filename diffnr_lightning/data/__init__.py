@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "field_of_view": ["NothingToScanError"],
         "generated": ["generate", "generated_seeds", "is_generated"],
         "measured": ["measured_case"],
+        "measured_scanner": ["MeasuredScanner"],
         "naf_pickles": ["read_naf_pickle"],
         "noise": ["Noise"],
         "scan_recipe": ["ScanRecipe"],

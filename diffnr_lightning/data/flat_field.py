@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -49,8 +48,8 @@ class FlatFielded(NamedTuple):
     level: np.ndarray
 
 
-def lit_views(raw: RawScan) -> RawScan:
-    """Return a scan without the views that got no light, as where the shutter was closed, and say which these were.
+def lit_views(raw: RawScan) -> np.ndarray:
+    """Return which views (V,) got light, and say which did not, as where the shutter was closed.
 
     Scaled to the brightness of their border they would pass for views of nothing but air.
     """
@@ -58,12 +57,12 @@ def lit_views(raw: RawScan) -> RawScan:
     least = ONE_COUNT if _counted(raw) else SIXTEEN_BITS * float(np.median(raw.flat - raw.dark))
     closed = light < least
     if not closed.any() or np.median(light) < CLOSED * least:
-        return raw
+        return np.ones(len(closed), bool)
     LOGGER.warning(
         "%s: %d view(s) got no light and are left out, the first of them number %d",
         raw.name, closed.sum(), int(closed.argmax()),
     )  # fmt: skip
-    return replace(raw, counts=raw.counts[~closed], angles_rad=raw.angles_rad[~closed])
+    return ~closed
 
 
 def flat_fielded(raw: RawScan, air_border: AirBorder = "auto") -> FlatFielded:

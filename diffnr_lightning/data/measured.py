@@ -1,8 +1,9 @@
-"""Measured parallel-beam scans: raw counts, flat and dark fields in, a case out."""
+"""Measured scans: raw counts, flat and dark fields in, a case out."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,74 +17,47 @@ from diffnr_lightning.data.flat_field import (
     lit_views,
     photons_per_count,
 )
+from diffnr_lightning.data.measured_grid import grid_of
+from diffnr_lightning.data.measured_scanner import MeasuredScanner
 from diffnr_lightning.data.plausibility import check_line_integrals
-from diffnr_lightning.data.readers import data_exchange, npz_scan
-from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan
-from diffnr_lightning.data.rotation_axis import find_axis
+from diffnr_lightning.data.readers.measured_files import read_raw
+from diffnr_lightning.data.readers.raw_scan import RawScan
 from diffnr_lightning.data.simulation import stable_seed
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, view_steps
+from diffnr_lightning.geometry import ScanGeometry, arc, nominal_orbit
 from diffnr_lightning.photons import PhotonCounts
 
 LOGGER = logging.getLogger("diffnr")
-# Views nearer to each other than this see the same; steps of scans are a tenth of a degree or more.
+# Views whose sources, seen from the object, are nearer to each other than this see the same; steps of scans are a tenth
+# of a degree or more.
 SAME_ANGLE_RAD = 1e-4
-READERS = {
-    **dict.fromkeys(npz_scan.SUFFIXES, npz_scan.read_npz),
-    **dict.fromkeys(data_exchange.SUFFIXES, data_exchange.read_data_exchange),
-}
-# A field of view narrower than this share of the detector is worth a word.
-NARROW_SHARE = 0.5
-
-
-def read_raw(path: str | Path, angle_unit: AngleUnit = "file") -> RawScan:
-    """Read a raw scan from an NPZ archive or a Data Exchange HDF5 file.
-
-    Args:
-        path: see `npz_scan.read_npz` and `data_exchange.read_data_exchange`.
-        angle_unit: of the angles; ``"file"`` takes what the file says.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another type, a damaged file, a missing entry or shapes that disagree.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"scan {path} does not exist; check the path.")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None or path.is_dir():
-        kind = "is a folder" if path.is_dir() else f"has the type {path.suffix!r}"
-        raise ValueError(f"scan {path} {kind}; a file {', '.join(READERS)} is expected.")
-    return reader(path, angle_unit)
 
 
 def measured_case(
     path: str | Path,
     *,
+    scanner: MeasuredScanner = MeasuredScanner(),
+    flat: float | Path | None = None,
+    dark: float | Path | None = None,
+    line_integrals: bool = False,
+    binning: int = 1,
     every: int = 4,
+    held_out: int | None = None,
     size: int | None = None,
-    axis_column: float | None = None,
-    pixel_mm: float | None = None,
-    clockwise: bool = False,
-    angle_unit: AngleUnit = "file",
     air_border: AirBorder = "auto",
     name: str | None = None,
 ) -> Case:
-    """Turn a measured parallel-beam scan into a case.
-
-    The reconstructed square is the one around the circle that the views see, with the detector's
-    rows as its height. Over half a turn that circle reaches to the nearer end of the detector;
-    over a whole one to the farther end, since opposite views see the other side.
+    """Turn a measured scan into a case.
 
     Args:
-        path: see `read_raw`.
+        path: see `read_raw`, as for the next three.
+        scanner: beam, detector and angles.
+        flat: counts without object.
+        dark: counts without beam.
+        line_integrals: whether the images are -log of the transmission already.
+        binning: how many pixels become one along each edge.
         every: every how many views one is used; the others are kept for evaluation.
-        size: voxels along x and y; None makes voxels as large as pixels.
-        axis_column: detector column of the rotation axis, counted from 0 at the centre of the
-            first; None finds it from views half a turn apart.
-        pixel_mm: edge of a pixel; None where unknown: 1, and the unit is arbitrary.
-        clockwise: whether the angles run clockwise seen from above; a wrong sense gives a mirror
-            image of the object.
-        angle_unit: of the angles; ``"file"`` takes what the file says.
+        held_out: how many of the others are kept, evenly spread; None keeps all.
+        size: voxels along x and y, see `grid_of`.
         air_border: which border of the images is free of the object, see `flat_fielded`.
         name: name of the case; None takes the file's.
 
@@ -94,14 +68,24 @@ def measured_case(
         FileNotFoundError: there is no such file.
         ValueError: a file that is no scan, or arguments that make no case of it.
     """
-    _check_numbers(every, size, pixel_mm)
-    raw = lit_views(read_raw(path, angle_unit))
+    _check_numbers(every, held_out, size)
+    raw = read_raw(path, scanner.angle_unit, flat=flat, dark=dark, line_integrals=line_integrals)
+    poses = scanner.poses_of(raw)
+    raw = raw.binned(binning)
+    if poses is None:
+        raw = replace(raw, angles_rad=scanner.angles_of(raw))
+    lit = lit_views(raw)
+    raw = raw.of_views(lit)
     fielded = flat_fielded(raw, air_border)
     check_line_integrals(fielded.line_integrals, raw.source)
-    column = _axis(raw, fielded.line_integrals, axis_column)
-    train, test = _shared_out(raw.angles_rad, every)
-    pitch = pixel_mm or 1.0
-    scan = _scan(raw, column, pitch, clockwise)
+    if poses is None:
+        scan, column = scanner.circular(raw, fielded.line_integrals)
+        of_axis = {"axis_column": float(column), "axis_found": scanner.axis_column is None}
+    else:
+        scan = poses[lit].binned(binning, binning)
+        of_axis = {"geometry": str(scanner.geometry)}
+    train, test = _shared_out(scan, every)
+    test = test if held_out is None else _spread(test, held_out)
     data = torch.from_numpy(fielded.line_integrals)
     gain = _photons_per_count(raw, fielded)
     name = name or raw.name
@@ -109,61 +93,49 @@ def measured_case(
         name=name,
         scan=scan[train],
         projections=data[train],
-        grid=_grid(raw, column, pitch, size),
+        grid=grid_of(scan, name, size),
         test_scan=scan[test] if len(test) else None,
         test_projections=data[test] if len(test) else None,
         photons=_photons(fielded, gain, train),
         test_photons=_photons(fielded, gain, test) if len(test) else None,
-        unit="arbitrary" if pixel_mm is None else "1/mm",
+        unit="arbitrary" if poses is None and scanner.pitch_of(raw) is None else "1/mm",
         seed=stable_seed(name, len(train)),
         source=raw.source,
         provenance={
             "kind": "measured",
             "every": every,
-            "axis_column": float(column),
-            "axis_found": axis_column is None,
-            "clockwise": clockwise,
+            **of_axis,
+            "clockwise": scanner.clockwise,
             "air_border": air_border,
-            "views": {"arc_deg": float(np.rad2deg(np.ptp(raw.angles_rad)))},
-        },
+            "views": {"arc_deg": _arc_deg(raw, scan)},
+        }
+        | ({"binning": binning} if binning > 1 else {}),
     )
 
 
-def _check_numbers(every: int, size: int | None, pixel_mm: float | None) -> None:
+def _check_numbers(every: int, held_out: int | None, size: int | None) -> None:
     if every < 1:
         raise ValueError(f"every is {every}; one or more is expected.")
+    if held_out is not None and held_out < 0:
+        raise ValueError(f"held_out is {held_out}; null or a number of at least 0 is expected.")
     if size is not None and size < 8:
         raise ValueError(f"size is {size}; at least 8 voxels a side are expected.")
-    if pixel_mm is not None and not 0 < pixel_mm < np.inf:
-        raise ValueError(f"pixel_mm is {pixel_mm}; a positive length is expected.")
 
 
-def _axis(raw: RawScan, projections: np.ndarray, given: float | None) -> float:
-    """Return the column of the rotation axis, as it was given or else found."""
-    column = _found_axis(raw, projections) if given is None else given
-    last = projections.shape[2] - 1
-    if not 0 <= column <= last:
-        raise ValueError(
-            f"axis_column is {column}; a column of the detector, 0 to {last}, is expected."
-        )
-    return column
+def _arc_deg(raw: RawScan, scan: ScanGeometry) -> float:
+    """Return from where to where the views go, in degrees."""
+    if raw.angles_rad is not None:
+        return float(np.rad2deg(np.ptp(raw.angles_rad)))
+    return float(np.rad2deg(arc(nominal_orbit(scan).orbit.angles_rad)))
 
 
-def _found_axis(raw: RawScan, projections: np.ndarray) -> float:
-    try:
-        column = find_axis(projections, raw.angles_rad)
-    except ValueError as error:
-        raise ValueError(f"{raw.source}: {error}") from error
-    LOGGER.info("%s: rotation axis found at column %.2f", raw.name, column)
-    return column
-
-
-def _shared_out(angles_rad: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:
+def _shared_out(scan: ScanGeometry, every: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which views are used, and which are kept for evaluation.
 
-    A view at the angle of one that is used, or half a turn from it, whose mirror image it is, would tell nothing new.
+    A view from where one is used, or opposite to it with parallel rays, whose mirror image it is, would tell nothing
+    new.
     """
-    views = len(angles_rad)
+    views = len(scan)
     train = np.arange(0, views, every)
     if len(train) < 2:
         raise ValueError(
@@ -171,19 +143,21 @@ def _shared_out(angles_rad: np.ndarray, every: int) -> tuple[np.ndarray, np.ndar
             "expected."
         )
     test = np.setdiff1d(np.arange(views), train)
-    apart = (angles_rad[test, None] - angles_rad[train] + 0.5 * np.pi) % np.pi - 0.5 * np.pi
-    return train, test[np.abs(apart).min(axis=1) > SAME_ANGLE_RAD]
+    if not len(test):
+        return train, test
+    direction = scan.direction
+    apart = np.linalg.norm(direction[test, None] - direction[train], axis=2).min(axis=1)
+    if scan.beam == "parallel":
+        opposite = np.linalg.norm(direction[test, None] + direction[train], axis=2).min(axis=1)
+        apart = np.minimum(apart, opposite)
+    return train, test[apart > SAME_ANGLE_RAD]
 
 
-def _scan(raw: RawScan, axis_column: float, pitch: float, clockwise: bool) -> ScanGeometry:
-    """Return the geometry of all views, with the rotation axis at x = y = 0."""
-    _, rows, columns = raw.counts.shape
-    return ScanGeometry.parallel(
-        angles_rad=-raw.angles_rad if clockwise else raw.angles_rad,
-        detector_shape=(rows, columns),
-        pixel_mm=pitch,
-        detector_offset_mm=(0.0, (0.5 * (columns - 1) - axis_column) * pitch),
-    )
+def _spread(views: np.ndarray, count: int) -> np.ndarray:
+    """Return so many of the views, evenly spread; all where there are no more."""
+    if count >= len(views):
+        return views
+    return views[((np.arange(count) + 0.5) * len(views) / max(count, 1)).astype(int)]
 
 
 def _photons_per_count(raw: RawScan, fielded: FlatFielded) -> float:
@@ -205,20 +179,3 @@ def _photons(fielded: FlatFielded, gain: float, views: np.ndarray) -> PhotonCoun
     air = np.empty(counts.shape, np.float32)
     np.multiply(gain * fielded.beam, fielded.level[views], out=air, casting="same_kind")
     return PhotonCounts(counts, torch.from_numpy(air))
-
-
-def _grid(raw: RawScan, axis_column: float, pitch: float, size: int | None) -> VolumeGrid:
-    """Return the grid around the circle of which every line is measured at least once."""
-    _, rows, columns = raw.counts.shape
-    sides = (axis_column + 0.5, columns - 0.5 - axis_column)
-    _, all_around = view_steps(raw.angles_rad, 2 * np.pi)
-    reach = max(sides) if all_around else min(sides)
-    if 2 * reach < NARROW_SHARE * columns:
-        LOGGER.warning(
-            "%s: the rotation axis lies at column %.1f of %d and the views do not go all around, "
-            "so only a circle %.0f columns wide is reconstructed; what lies outside disturbs it",
-            raw.name, axis_column, columns, 2 * reach,
-        )  # fmt: skip
-    across = size or int(2 * reach)
-    voxel = 2 * reach * pitch / across if size else pitch
-    return VolumeGrid((max(1, round(rows * pitch / voxel)), across, across), voxel)

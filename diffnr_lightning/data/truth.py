@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -133,21 +132,8 @@ def _coarse_views(projections: Tensor, scan: ScanGeometry) -> tuple[Tensor, Scan
     """Average pixels in blocks; rows and columns that fill none are left out."""
     rows, columns = scan.detector_shape
     high, wide = (math.ceil(n / PIXELS) for n in (rows, columns))
-    shape = (rows // high, columns // wide)
     means = torch.nn.functional.avg_pool2d(projections[:, None], (high, wide))[:, 0]
-    moved = (
-        0.5 * (shape[0] * high - rows) * scan.v_mm + 0.5 * (shape[1] * wide - columns) * scan.u_mm
-    )
-    coarse = replace(
-        scan,
-        detector_shape=shape,
-        # Source and centre of the detector define the direction of parallel rays.
-        source_mm=scan.source_mm + moved if scan.beam == "parallel" else scan.source_mm,
-        detector_mm=scan.detector_mm + moved,
-        u_mm=wide * scan.u_mm,
-        v_mm=high * scan.v_mm,
-    )
-    return means, coarse
+    return means, scan.binned(high, wide)
 
 
 def _coarse_volume(volume: Tensor, grid: VolumeGrid) -> tuple[Tensor, VolumeGrid]:

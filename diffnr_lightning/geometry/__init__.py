@@ -18,6 +18,10 @@ from diffnr_lightning.geometry.grid import VolumeGrid
 from diffnr_lightning.geometry.orbit import NominalOrbit, Orbit, nominal_orbit
 from diffnr_lightning.geometry.orientation import DetectorOrientation
 from diffnr_lightning.geometry.poses import Beam
+from diffnr_lightning.geometry.projection_matrices import (
+    from_projection_matrices,
+    projection_matrices,
+)
 from diffnr_lightning.geometry.scan import ScanGeometry, remembered
 from diffnr_lightning.geometry.visibility import check_scan_sees_grid
 
@@ -33,8 +37,10 @@ __all__ = [
     "astra_vectors",
     "check_scan_sees_grid",
     "from_astra_vectors",
+    "from_projection_matrices",
     "from_r2_scanner",
     "nominal_orbit",
+    "projection_matrices",
     "remembered",
     "r2_scanner",
     "uniform_angles",

@@ -168,6 +168,31 @@ class ScanGeometry(Poses):
             v_step * self.v_mm,
         )
 
+    def binned(self, rows: int, columns: int) -> ScanGeometry:
+        """Return the scan whose pixels are blocks of so many rows and columns; what fills no block is left out.
+
+        Raises:
+            ValueError: blocks that are larger than the detector, or of no pixel.
+        """
+        shape = self.detector_shape
+        if not (1 <= rows <= shape[0] and 1 <= columns <= shape[1]):
+            raise ValueError(
+                f"blocks of {rows} x {columns} pixels are asked of a detector of {shape[0]} x {shape[1]}; at least one "
+                "pixel and at most all of them are expected."
+            )
+        whole = (shape[0] // rows * rows, shape[1] // columns * columns)
+        shift = 0.5 * (whole[0] - shape[0]) * self.v_mm + 0.5 * (whole[1] - shape[1]) * self.u_mm
+        # Parallel rays keep their direction, which the source gives; a cone keeps its apex.
+        source = self.source_mm if self.beam == "cone" else self.source_mm + shift
+        return ScanGeometry(
+            self.beam,
+            (whole[0] // rows, whole[1] // columns),
+            source,
+            self.detector_mm + shift,
+            columns * self.u_mm,
+            rows * self.v_mm,
+        )
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScanGeometry):
             return NotImplemented

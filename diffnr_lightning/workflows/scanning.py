@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
-from diffnr_lightning.data import ScanRecipe, is_generated
+from diffnr_lightning.data import MeasuredScanner, ScanRecipe, is_generated
 from diffnr_lightning.data.datasets import load_source, source_sha256
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import at_least, case_to_be
@@ -60,29 +60,32 @@ def simulate(
 def ingest(
     projections: Path,
     out: Annotated[Path, case_to_be()],
+    scanner: Annotated[MeasuredScanner, Flatten()] = MeasuredScanner(),
+    flat: float | Path | None = None,
+    dark: float | Path | None = None,
+    line_integrals: bool = False,
+    binning: int = 1,
     every: int = 4,
+    held_out: int | None = None,
     size: int | None = None,
-    axis_column: float | None = None,
-    pixel_mm: float | None = None,
-    clockwise: bool = False,
-    angle_unit: Literal["file", "deg", "rad"] = "file",
     air_border: Literal["auto", "none", "left", "right", "top", "bottom"] = "auto",
     name: str | None = None,
 ) -> Path:
     """Turn measured projections into a case.
 
     Args:
-        projections: parallel-beam NPZ (`raw`, `flat`, `dark`, `angles_deg` or `angles_rad`) or
-            DXchange HDF5; counts, or views that were divided by the flat field already (flat = 1,
-            dark = 0).
+        projections: NPZ (`raw`, `flat`, `dark`, `angles_deg` or `angles_rad`) or DXchange HDF5 of a whole scan; or
+            images alone: a folder of TIFF images, a TIFF or NPY stack, MHA, MHD or NRRD. Counts, or views that were
+            divided by the flat field already (flat = 1, dark = 0).
         out: case folder.
+        scanner: beam, detector and angles; options of their own on the command line.
+        flat: counts without object beside images alone: a file or folder of one or more images, or a number.
+        dark: counts without beam, likewise.
+        line_integrals: whether images alone are -log of the transmission already.
+        binning: how many pixels become one along each edge.
         every: one view in so many is reconstructed from; the others are held out.
-        size: voxels along x and y; null makes voxels as large as pixels.
-        axis_column: detector column of the rotation axis, counted from 0; null finds it from
-            opposite views.
-        pixel_mm: pixel pitch in mm; null is 1, and the result is per pixel.
-        clockwise: whether the object turned the other way.
-        angle_unit: of the angles; file takes what the file says.
+        held_out: how many of the others are kept, evenly spread; null keeps all.
+        size: voxels along x and y; null makes voxels as large as pixels, scaled down to the axis.
         air_border: border of the images that is air in every view, to which they are scaled; auto
             takes the brightest if it is even, none scales nothing (sample wider than the detector).
         name: of the case; null takes the file's.
@@ -94,15 +97,18 @@ def ingest(
 
     case = measured_case(
         projections,
+        scanner=scanner,
+        flat=flat,
+        dark=dark,
+        line_integrals=line_integrals,
+        binning=binning,
         every=every,
+        held_out=held_out,
         size=size,
-        axis_column=axis_column,
-        pixel_mm=pixel_mm,
-        clockwise=clockwise,
-        angle_unit=angle_unit,
         air_border=air_border,
         name=name,
     )
     write_case(case, out)
-    logger.info("%s: %s", case.name, case.scan)
+    voxels = "x".join(map(str, case.grid.shape))
+    logger.info("%s: %s; %s voxels of %.3g mm", case.name, case.scan, voxels, case.grid.voxel_mm[0])
     return out

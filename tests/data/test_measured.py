@@ -6,10 +6,11 @@ import pytest
 import torch
 from peak_memory import peak
 
-from diffnr_lightning.data import measured_case, read_case, write_case
+from diffnr_lightning.data import MeasuredScanner, measured_case, read_case, write_case
 from diffnr_lightning.data.flat_field import flat_fielded
-from diffnr_lightning.data.measured import find_axis, read_raw
 from diffnr_lightning.data.readers import raw_scan
+from diffnr_lightning.data.readers.measured_files import read_raw
+from diffnr_lightning.data.rotation_axis import find_axis
 from diffnr_lightning.geometry import ScanGeometry
 
 FLAT, DARK, AXIS = 20000.0, 100.0, 34.3
@@ -87,7 +88,7 @@ def test_axis_needs_views_half_a_turn_apart(exact, angles, one_sentence):
 
 
 def test_case_explains_the_measurement(ellipsoid, archive, tmp_path):
-    case = measured_case(archive, every=4, axis_column=AXIS)
+    case = measured_case(archive, every=4, scanner=MeasuredScanner(axis_column=AXIS))
     solid = ellipsoid((16, 10, 8), (5, -4, 1), density=0.08)
     assert (len(case.scan), len(case.test_scan)) == (16, 45)
     for scan, data in ((case.scan, case.projections), (case.test_scan, case.test_projections)):
@@ -104,14 +105,16 @@ def test_a_scan_through_zero_is_read_again_without_a_word(archive, tmp_path, cap
     with np.load(archive) as fields:
         moved = {**fields, "angles_deg": fields["angles_deg"] - 88.0}
     np.savez(archive, **moved)
-    case = measured_case(archive, every=4, axis_column=AXIS)
+    case = measured_case(archive, every=4, scanner=MeasuredScanner(axis_column=AXIS))
     again = read_case(write_case(case, tmp_path / "case"))
     np.testing.assert_allclose(again.scan.direction, case.scan.direction, atol=1e-9)
     assert "totalAngle" not in caplog.text
 
 
 def test_options(archive):
-    case = measured_case(archive, every=61 // 2, size=29, pixel_mm=0.5, clockwise=True)
+    case = measured_case(
+        archive, every=61 // 2, size=29, scanner=MeasuredScanner(pixel_mm=0.5, clockwise=True)
+    )
     assert len(case.scan) == 3
     assert case.unit == "1/mm"
     assert case.grid.shape == (10, 29, 29)
@@ -130,7 +133,11 @@ def test_held_out_views_of_a_whole_turn_are_no_mirror_images(archive, tmp_path):
     whole = np.concatenate([found["angles_deg"], opposite, [360.0 + found["angles_deg"][0]]])
     raw = np.concatenate([found["raw"], found["raw"][..., ::-1], found["raw"][:1]])
     np.savez(tmp_path / "turn.npz", **{**found, "raw": raw, "angles_deg": whole})
-    case = measured_case(tmp_path / "turn.npz", every=4, axis_column=0.5 * (raw.shape[2] - 1))
+    case = measured_case(
+        tmp_path / "turn.npz",
+        every=4,
+        scanner=MeasuredScanner(axis_column=0.5 * (raw.shape[2] - 1)),
+    )
     used, kept = (
         np.abs(scan.direction @ case.scan.direction.T) for scan in (case.scan, case.test_scan)
     )
@@ -146,7 +153,7 @@ def test_views_without_light_are_left_out(archive, caplog, unit):
     found["angles_deg"] /= unit
     found["raw"][[0, 5]] = DARK * unit
     np.savez(archive, **found)
-    case = measured_case(archive, every=4, axis_column=AXIS)
+    case = measured_case(archive, every=4, scanner=MeasuredScanner(axis_column=AXIS))
     assert "2 view(s) got no light and are left out, the first of them number 0" in caplog.text
     assert len(case.scan) + len(case.test_scan) == 59
     for views in (case.projections, case.test_projections):
@@ -155,7 +162,7 @@ def test_views_without_light_are_left_out(archive, caplog, unit):
 
 def test_every_whole_column_of_the_field_of_view_gets_a_voxel(archive):
     """Of 43 columns of 0.1 mm, whose product divided by 0.1 is a little less than 43."""
-    case = measured_case(archive, axis_column=42.0, pixel_mm=0.1)
+    case = measured_case(archive, scanner=MeasuredScanner(axis_column=42.0, pixel_mm=0.1))
     assert case.grid.shape == (20, 43, 43)
 
 
@@ -222,8 +229,10 @@ def test_unusable_files_and_arguments_are_refused(archive, tmp_path, one_sentenc
         ("scan.npz", {"pixel_mm": 0.0}),
         ("scan.npz", {"size": 2}),
     ):
+        own = {k: v for k, v in arguments.items() if k in ("axis_column", "pixel_mm")}
+        others = {k: v for k, v in arguments.items() if k not in own}
         with pytest.raises((ValueError, FileNotFoundError)) as error:
-            measured_case(tmp_path / name, **arguments)
+            measured_case(tmp_path / name, scanner=MeasuredScanner(**own), **others)
         text = one_sentence(error)
         assert (next(iter(arguments)) if arguments else name) in text
 
@@ -248,7 +257,9 @@ def test_photons_are_counted_in_training_and_held_out_views(ellipsoid, angles, e
     counts = np.random.default_rng(1).poisson(photons * np.exp(-exact))
     path = tmp_path / "scan.npz"
     np.savez(path, raw=counts, flat=photons, dark=0.0, angles_deg=np.rad2deg(angles))
-    case = measured_case(path, every=4, axis_column=AXIS, air_border="none")
+    case = measured_case(
+        path, every=4, scanner=MeasuredScanner(axis_column=AXIS), air_border="none"
+    )
     solid = ellipsoid((16, 10, 8), (5, -4, 1), density=0.08)
     found = [
         float(photons.chi_square(torch.from_numpy(solid.line_integrals(scan))).mean())

@@ -3,6 +3,7 @@ import json
 import h5py
 import numpy as np
 import SimpleITK
+import tifffile
 
 from diffnr_lightning import cli
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
@@ -80,3 +81,43 @@ def test_a_wide_object_beside_the_axis_becomes_a_whole_volume(tmp_path):
     for x, y, density in ((0, 0, 0.02), (12, 5, 0.05), (-10, 9, 0.04), (0, -20, 0.02), (28, 0, 0)):
         place = volume[4, middle + y - 1 : middle + y + 2, middle + x - 1 : middle + x + 2]
         assert abs(place.mean() - density) < 0.004
+
+
+def test_images_of_a_cone_beam_and_a_file_of_the_scanner_become_a_volume(tmp_path):
+    scan = ScanGeometry.cone(
+        angles_rad=np.arange(48) * 2 * np.pi / 48,
+        source_to_axis_mm=100.0,
+        source_to_detector_mm=160.0,
+        detector_shape=(20, 56),
+        pixel_mm=1.6,
+        detector_offset_mm=(0.0, 1.6),
+    )
+    points = GRID.points()
+    ball = ((points[..., 0] - 5).square() + (points[..., 1] + 3).square()).sqrt()
+    truth = (0.05 * (ball < 7) + 0.02 * (points[..., :2].norm(dim=-1) < 17)).float()
+    counts = np.rint(20_000 * np.exp(-project(truth, GRID, scan).numpy())).astype(np.uint16)
+    (tmp_path / "views").mkdir()
+    for number, image in enumerate(counts):
+        tifffile.imwrite(tmp_path / "views" / f"view_{number}.tif", image)
+    (tmp_path / "scanner.yaml").write_text(
+        "source_to_axis_mm: 100\nsource_to_detector_mm: 160\npixel_mm: 1.6\nstep_deg: 7.5\nflat: 20000\ndark: 0\n"
+    )
+    case, run = tmp_path / "case", tmp_path / "run"
+    options = [
+        "--config",
+        tmp_path / "scanner.yaml",
+        "--projections",
+        tmp_path / "views",
+        "--every",
+        "2",
+    ]
+    assert cli.main(["ingest", *map(str, options), "--out", str(case)]) == 0
+    options = ["--case", case, "--config", "fdk", "--out", run]
+    assert cli.main(["reconstruct", *map(str, options)]) == 0
+    volume = SimpleITK.ReadImage(str(run / "volume.nii.gz"))
+    middle = SimpleITK.GetArrayFromImage(volume)[volume.GetSize()[2] // 2]
+    side = middle.shape[0]
+    # The ball where it was, not mirrored; voxels are of 1 mm.
+    places = np.arange(side) - 0.5 * (side - 1)
+    inside = (places[None] - 5) ** 2 + (places[:, None] + 3) ** 2 < 36
+    assert abs(float(middle[inside].mean()) - 0.07) < 0.007

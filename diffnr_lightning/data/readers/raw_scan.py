@@ -1,9 +1,9 @@
-"""What a detector measured in a parallel-beam scan, as the readers hand it over."""
+"""What a detector measured, as the readers hand it over."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,16 +19,19 @@ AT_ONCE = 1 << 21
 
 @dataclass(frozen=True, eq=False)
 class RawScan:
-    """Hold what a detector measured in a parallel-beam scan about a vertical axis.
+    """Hold what a detector measured about a vertical axis.
 
     Attributes:
         counts: (V, H, W) in the type in which they are stored; row 0 is the top.
         flat: (H, W) counts without object; a stack (N, H, W) is averaged, one number stands for
             every pixel.
         dark: (H, W) counts without beam; likewise.
-        angles_rad: (V,).
+        angles_rad: (V,); None where the file holds none.
         name: name of the scan, from the file's name.
         source: the file.
+        pixel_mm: pitch of rows and columns (v, u); None where the file does not say.
+        first_mm: place of the first pixel (v, u), as ITK's files have it; likewise.
+        binning: how many pixels of the file make one along each edge.
 
     Raises:
         ValueError: shapes that disagree, values that are no finite real numbers.
@@ -37,13 +40,18 @@ class RawScan:
     counts: np.ndarray
     flat: np.ndarray
     dark: np.ndarray
-    angles_rad: np.ndarray
+    angles_rad: np.ndarray | None
     name: str
     source: str
+    pixel_mm: tuple[float, float] | None = None
+    first_mm: tuple[float, float] | None = None
+    binning: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", self._numbers("counts"))
         for name in ("flat", "dark", "angles_rad"):
+            if getattr(self, name) is None:
+                continue
             array = self._numbers(name).astype(np.float64)
             self._check_finite(name, array)
             object.__setattr__(self, name, array)
@@ -56,6 +64,8 @@ class RawScan:
             self._check_finite("counts", self.counts[views])
         for name in ("flat", "dark"):
             object.__setattr__(self, name, self._field(name))
+        if self.angles_rad is None:
+            return
         object.__setattr__(self, "angles_rad", self.angles_rad.ravel())
         if self.angles_rad.shape != (len(self.counts),):
             raise ValueError(
@@ -66,6 +76,33 @@ class RawScan:
     def blocks(self) -> Iterator[slice]:
         """Yield slices of views, each small enough to be worked on at one time."""
         return view_blocks(self.counts.shape)
+
+    def of_views(self, chosen: np.ndarray) -> RawScan:
+        """Return the scan of some views, by a mask (V,)."""
+        if chosen.all():
+            return self
+        angles = None if self.angles_rad is None else self.angles_rad[chosen]
+        return replace(self, counts=self.counts[chosen], angles_rad=angles)
+
+    def binned(self, pixels: int) -> RawScan:
+        """Return the scan of a detector whose pixels are squares of so many; what fills no square is left out.
+
+        Raises:
+            ValueError: squares of no pixel, or larger than the detector.
+        """
+        if pixels == 1:
+            return self
+        _, rows, columns = self.counts.shape
+        if not 1 <= pixels <= min(rows, columns):
+            raise ValueError(
+                f"binning is {pixels}; 1 to {min(rows, columns)} pixels, the detector's shorter side, are expected."
+            )
+        counts = np.concatenate([_summed(self.counts[views], pixels) for views in self.blocks()])
+        pitch = None if self.pixel_mm is None else tuple(pixels * p for p in self.pixel_mm)
+        flat, dark = (_summed(field[None], pixels)[0] for field in (self.flat, self.dark))
+        return replace(
+            self, counts=counts, flat=flat, dark=dark, pixel_mm=pitch, first_mm=None, binning=pixels
+        )
 
     def above_dark(self, views: slice) -> np.ndarray:
         """Return what some views count above the dark field, (v, H, W) float64."""
@@ -105,6 +142,16 @@ def view_blocks(shape: tuple[int, int, int], first: int = 0) -> Iterator[slice]:
     views, rows, columns = shape
     step = max(1, AT_ONCE // (rows * columns))
     return (slice(begin, min(begin + step, views)) for begin in range(first, views, step))
+
+
+def _summed(images: np.ndarray, pixels: int) -> np.ndarray:
+    """Return sums (N, h, w) over squares of pixels; whole numbers stay whole."""
+    views, rows, columns = images.shape
+    high, wide = rows // pixels, columns // pixels
+    squares = images[:, : high * pixels, : wide * pixels].reshape(views, high, pixels, wide, pixels)
+    if not np.issubdtype(images.dtype, np.integer):
+        return squares.sum(axis=(2, 4), dtype=np.float64).astype(images.dtype)
+    return squares.sum(axis=(2, 4), dtype=np.int32 if images.dtype.itemsize <= 2 else np.int64)
 
 
 def radians(angles: np.ndarray, stored: str, wanted: AngleUnit, where: str) -> np.ndarray:

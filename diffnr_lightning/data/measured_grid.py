@@ -1,0 +1,70 @@
+"""Which voxels a measured scan can show: the cylinder that its views see, as finely as its pixels."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit, view_steps
+
+LOGGER = logging.getLogger("diffnr")
+# A field of view narrower than this share of the detector is worth a word.
+NARROW_SHARE = 0.5
+# Rounding of a width that is a whole number of voxels.
+ROUNDING = 1e-6
+
+
+def grid_of(scan: ScanGeometry, name: str, size: int | None = None) -> VolumeGrid:
+    """Return the grid around the circle of which every line is measured at least once.
+
+    Over half a turn that circle reaches to the nearer end of the detector; over a whole one to the farther end, since
+    opposite views see the other side. Its height is that of the detector, scaled down to the axis.
+
+    Args:
+        scan: all views.
+        name: of the scan, for the log.
+        size: voxels along x and y; None makes voxels as large as pixels, scaled down to the axis.
+
+    Raises:
+        ValueError: poses that lie about no axis along z.
+    """
+    nominal = nominal_orbit(scan)
+    orbit, exchanged = nominal.orbit, nominal.orientation.exchanged
+    if not np.isfinite(orbit.magnification) or abs(orbit.axis_direction[2]) < np.cos(
+        np.deg2rad(10)
+    ):
+        raise ValueError(
+            f"{name}: the views do not lie about an axis along z, around which voxels could be placed; turn the world "
+            "of their poses so that the rotation axis is z."
+        )
+    axis = orbit.axis_point_mm
+    rows, columns = scan.detector_shape[::-1] if exchanged else scan.detector_shape
+    across_mm = 0.5 * columns * (scan.v_mm if exchanged else scan.u_mm)
+    ends = [_least_distance(scan, axis[:2], end) for end in (-across_mm, across_mm)]
+    _, all_around = view_steps(orbit.angles_rad, 2 * np.pi)
+    reach = max(ends) if all_around else min(ends)
+    pitch_v, pitch_u = (p / orbit.magnification for p in orbit.pixel_mm)
+    if 2 * reach < NARROW_SHARE * columns * pitch_u:
+        LOGGER.warning(
+            "%s: the rotation axis lies near an end of the detector and the views do not go all around, so that only a "
+            "circle %.0f of %d columns wide is reconstructed; what lies outside disturbs it",
+            name, 2 * reach / pitch_u, columns,
+        )  # fmt: skip
+    across = size or int(2 * reach / pitch_u + ROUNDING)
+    voxel = 2 * reach / across if size else pitch_u
+    # Half of the detector's rows lie above its centre, wherever the central ray meets it.
+    middle = axis[2] - orbit.detector_offset_mm[0] / orbit.magnification
+    shape = (max(1, round(rows * pitch_v / voxel)), across, across)
+    return VolumeGrid(
+        shape, voxel, (*(0.0 if abs(c) < ROUNDING else float(c) for c in (*axis[:2], middle)),)
+    )
+
+
+def _least_distance(scan: ScanGeometry, axis: np.ndarray, from_middle: np.ndarray) -> float:
+    """Return how near the rays of points (V, 3) beside the detector's middle come to the axis (2,), over the views."""
+    end = scan.detector_mm + from_middle
+    along = (end - scan.source_mm if scan.beam == "cone" else scan.direction)[:, :2]
+    along = along / np.linalg.norm(along, axis=1, keepdims=True)
+    towards = end[:, :2] - axis
+    return float(np.abs(along[:, 0] * towards[:, 1] - along[:, 1] * towards[:, 0]).min())
