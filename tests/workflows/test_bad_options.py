@@ -86,7 +86,7 @@ def test_other_commands(refused, command, options):
         (f"{CURATE} --out file.txt/pairs", "file.txt is a file"),
         ("curate --volumes phantom:0 --out pairs", "--methods missing"),
         ("ingest --projections file.txt --out case", "file.txt has the type '.txt'"),
-        ("ingest --projections empty --out case", "empty is a folder"),
+        ("ingest --projections empty --out case", "folder empty holds no TIFF images"),
         ("simulate --volume specimen:x --out case", "whole numbers"),
         ("simulate --volume phantom:1-3 --out case", "one object"),
         ("simulate --volume empty --out case", "holds no slices"),
