@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from diffnr_lightning.data.measured_grid import grid_of
 from diffnr_lightning.data.measured_scanner import MeasuredScanner
 from diffnr_lightning.data.plausibility import check_line_integrals
 from diffnr_lightning.data.readers.measured_files import read_raw
-from diffnr_lightning.data.readers.raw_scan import RawScan
+from diffnr_lightning.data.readers.raw_scan import ImageAxis, RawScan
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.geometry import ScanGeometry, arc, nominal_orbit
 from diffnr_lightning.photons import PhotonCounts
@@ -39,6 +40,8 @@ def measured_case(
     flat: float | Path | None = None,
     dark: float | Path | None = None,
     line_integrals: bool = False,
+    flip: Sequence[ImageAxis] = (),
+    transpose: bool = False,
     binning: int = 1,
     every: int = 4,
     held_out: int | None = None,
@@ -54,6 +57,8 @@ def measured_case(
         flat: counts without object.
         dark: counts without beam.
         line_integrals: whether the images are -log of the transmission already.
+        flip: axes of the images that are reversed, before anything else.
+        transpose: whether rows and columns are exchanged after that, as of images whose rows run across the axis.
         binning: how many pixels become one along each edge.
         every: every how many views one is used; the others are kept for evaluation.
         held_out: how many of the others are kept, evenly spread; None keeps all.
@@ -70,6 +75,7 @@ def measured_case(
     """
     _check_numbers(every, held_out, size)
     raw = read_raw(path, scanner.angle_unit, flat=flat, dark=dark, line_integrals=line_integrals)
+    raw = raw.turned(flip, transpose)
     poses = scanner.poses_of(raw)
     raw = raw.binned(binning)
     if poses is None:

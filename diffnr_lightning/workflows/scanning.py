@@ -64,6 +64,8 @@ def ingest(
     flat: float | Path | None = None,
     dark: float | Path | None = None,
     line_integrals: bool = False,
+    flip: tuple[Literal["rows", "columns"], ...] = (),
+    transpose: bool = False,
     binning: int = 1,
     every: int = 4,
     held_out: int | None = None,
@@ -82,6 +84,9 @@ def ingest(
         flat: counts without object beside images alone: a file or folder of one or more images, or a number.
         dark: counts without beam, likewise.
         line_integrals: whether images alone are -log of the transmission already.
+        flip: axes of the images that are reversed, rows or columns, before anything else.
+        transpose: whether rows and columns are exchanged after that, as of images whose rows run across the rotation
+            axis.
         binning: how many pixels become one along each edge.
         every: one view in so many is reconstructed from; the others are held out.
         held_out: how many of the others are kept, evenly spread; null keeps all.
@@ -101,6 +106,8 @@ def ingest(
         flat=flat,
         dark=dark,
         line_integrals=line_integrals,
+        flip=flip,
+        transpose=transpose,
         binning=binning,
         every=every,
         held_out=held_out,

@@ -229,6 +229,24 @@ def test_binned_pixels_are_means_of_their_squares(images, exact, angles, tmp_pat
     np.testing.assert_allclose(case.projections, -np.log(squares), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("stored", "options"),
+    [
+        (lambda images: images[:, ::-1], {"flip": ["rows"]}),
+        (lambda images: images[:, :, ::-1], {"flip": ["columns"]}),
+        (lambda images: images.swapaxes(1, 2), {"transpose": True}),
+        (lambda images: images.swapaxes(1, 2)[:, ::-1], {"flip": ["rows"], "transpose": True}),
+    ],
+)
+def test_images_are_turned_upright(exact, solid, tmp_path, stored, options):
+    np.save(tmp_path / "turned.npy", stored(exact))
+    known = MeasuredScanner(**SCANNER, step_deg=5.0, axis_column=AXIS, centre_row=ROW)
+    case = measured_case(
+        tmp_path / "turned.npy", line_integrals=True, air_border="none", scanner=known, **options
+    )
+    explains(case, solid, 1e-4)
+
+
 def test_so_many_of_the_other_views_are_kept(images):
     known = {**SCANNER, "step_deg": 5.0, "axis_column": AXIS}
     case = case_of(images, known, held_out=6)
@@ -288,6 +306,7 @@ RTK_FILE = """<?xml version="1.0"?>
 """
 REFUSED = {
     "no angles": ({}, {}, "--step_deg"),
+    "another axis": ({"step_deg": 5.0}, {"flip": ["views"]}, "flip"),
     "no flat": ({"step_deg": 5.0}, {"flat": None}, "--flat"),
     "no dark": ({"step_deg": 5.0}, {"dark": None}, "--dark"),
     "fields of line integrals": ({"step_deg": 5.0}, {"line_integrals": True}, "line_integrals"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 AngleUnit = Literal["file", "deg", "rad"]
+ImageAxis = Literal["rows", "columns"]
+IMAGE_AXES = ("rows", "columns")
 ANGLE_UNITS = ("file", "deg", "rad")
 # Angles of a scan span more than this many degrees, and less than this many radians (two turns).
 LEAST_SPAN_DEG = 2 * np.pi + 1e-3
@@ -83,6 +85,27 @@ class RawScan:
             return self
         angles = None if self.angles_rad is None else self.angles_rad[chosen]
         return replace(self, counts=self.counts[chosen], angles_rad=angles)
+
+    def turned(self, flip: Sequence[ImageAxis] = (), transpose: bool = False) -> RawScan:
+        """Return the scan of images whose rows or columns are reversed, and then exchanged.
+
+        Raises:
+            ValueError: another axis than rows and columns.
+        """
+        unknown = [axis for axis in flip if axis not in IMAGE_AXES]
+        if unknown:
+            raise ValueError(f"flip has {unknown[0]!r}; {' and '.join(IMAGE_AXES)} are expected.")
+        if not flip and not transpose:
+            return self
+        axes = [IMAGE_AXES.index(axis) - 2 for axis in flip]
+
+        def turn(images: np.ndarray) -> np.ndarray:
+            reversed_ = np.flip(images, axes)
+            return reversed_.swapaxes(-1, -2) if transpose else reversed_
+
+        pitch = self.pixel_mm[::-1] if transpose and self.pixel_mm is not None else self.pixel_mm
+        turned = {name: turn(getattr(self, name)) for name in ("counts", "flat", "dark")}
+        return replace(self, **turned, pixel_mm=pitch, first_mm=None)
 
     def binned(self, pixels: int) -> RawScan:
         """Return the scan of a detector whose pixels are squares of so many; what fills no square is left out.
