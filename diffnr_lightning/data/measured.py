@@ -74,6 +74,9 @@ def measured_case(
         ValueError: a file that is no scan, or arguments that make no case of it.
     """
     _check_numbers(every, held_out, size)
+    scanner, white = scanner.completed()
+    if white is not None and flat is None and not line_integrals:
+        flat, dark = white, 0.0 if dark is None else dark
     raw = read_raw(path, scanner.angle_unit, flat=flat, dark=dark, line_integrals=line_integrals)
     raw = raw.turned(flip, transpose)
     poses = scanner.poses_of(raw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from diffnr_lightning.data.fan_axis import find_fan_axis
 from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan
 from diffnr_lightning.data.readers.scan_poses import read_poses
 from diffnr_lightning.data.readers.view_angles import read_angles
+from diffnr_lightning.data.readers.xtek import SUFFIX as XTEK
+from diffnr_lightning.data.readers.xtek import read_xtek
 from diffnr_lightning.data.rotation_axis import find_axis
 from diffnr_lightning.geometry import ScanGeometry, view_steps
 
@@ -23,7 +25,8 @@ class MeasuredScanner:
     """Describe the scanner of measured projections, as far as their file does not.
 
     Rows of images run along the rotation axis, the first on top. Where `geometry` is given it says where source and
-    detector are, and only `pixel_mm` may stand beside it.
+    detector are, and only `pixel_mm` may stand beside it; beside an `.xtekct` file, where the axis and the central ray
+    fall, and the sense.
 
     Args:
         source_to_axis_mm: of a cone beam; null is a parallel beam.
@@ -38,7 +41,7 @@ class MeasuredScanner:
         angle_unit: of the angles; file takes what the file says, degrees in files of angles alone.
         clockwise: whether the angles run clockwise seen from above; a wrong sense gives a mirror image.
         geometry: file of poses: XML of RTK, NPY of projection matrices (views, 3, 4), or twelve numbers a view (ASTRA's
-            vectors in mm) as text or NPY.
+            vectors in mm) as text or NPY; or a scanner's settings, `.xtekct` of Nikon.
 
     Raises:
         ValueError: numbers that describe no scanner, or such as contradict each other.
@@ -73,16 +76,40 @@ class MeasuredScanner:
             )
         if self.geometry is None:
             return
-        idle = [
-            name
-            for name in ("source_to_axis_mm", "axis_column", "centre_row", "angles", "step_deg")
-            if getattr(self, name) is not None
-        ]
-        idle += ["clockwise"] if self.clockwise else []
+        given = {name: getattr(self, name) for name in self._told}
+        idle = [name for name, value in given.items() if value is not None and value is not False]
         if idle:
             raise ValueError(
                 f"{idle[0]} is given beside geometry, which says that already; leave it out."
             )
+
+    @property
+    def _told(self) -> tuple[str, ...]:
+        """Names of what a file of poses, or of a scanner's settings, says."""
+        settings = ("source_to_axis_mm", "angles", "step_deg")
+        if self.geometry.suffix.lower() == XTEK:
+            return settings
+        return (*settings, "axis_column", "centre_row", "clockwise")
+
+    def completed(self) -> tuple[MeasuredScanner, float | None]:
+        """Return the scanner with the settings of its file, and the counts without object that this says, if it does.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a file that says no scanner.
+        """
+        if self.geometry is None or self.geometry.suffix.lower() != XTEK:
+            return self, None
+        said = read_xtek(self.geometry)
+        scanner = replace(
+            self,
+            geometry=None,
+            source_to_axis_mm=said.source_to_axis_mm,
+            source_to_detector_mm=said.source_to_detector_mm,
+            pixel_mm=said.pixel_mm if self.pixel_mm is None else self.pixel_mm,
+            step_deg=said.step_deg,
+        )
+        return scanner, said.white_level
 
     @property
     def conical(self) -> bool:

@@ -168,6 +168,43 @@ def test_poses_of_others_are_read(images, solid, angles, tmp_path, form):
     assert case.grid.voxel_mm[0] == pytest.approx(1.0)
 
 
+XTEK = """[XTekCT]
+Name=Part 100%
+SrcToObject=120
+SrcToDetector=180
+DetectorPixelSizeX=1.5
+DetectorPixelSizeY=1.5
+Projections=72
+InitialAngle=30
+AngularStep=5
+WhiteLevel=30000
+CentreOfRotationTop=0
+"""
+
+
+def test_a_scanner_of_nikon_says_all_but_the_axis(exact, solid, tmp_path):
+    (tmp_path / "part.xtekct").write_text(XTEK)
+    np.save(tmp_path / "part.npy", np.rint(30000 * np.exp(-exact)).astype(np.uint16))
+    scanner = MeasuredScanner(geometry=tmp_path / "part.xtekct", centre_row=ROW)
+    case = measured_case(tmp_path / "part.npy", scanner=scanner, air_border="none")
+    assert case.provenance["axis_column"] == pytest.approx(AXIS, abs=0.15)
+    known = MeasuredScanner(geometry=tmp_path / "part.xtekct", centre_row=ROW, axis_column=AXIS)
+    explains(measured_case(tmp_path / "part.npy", scanner=known, air_border="none"), solid)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[XTekCT]\nSrcToObject=120\n", XTEK.replace("=180", "=far"), "nonsense"]
+)
+def test_other_settings_are_refused(text, exact, tmp_path, one_sentence):
+    (tmp_path / "part.xtekct").write_text(text)
+    np.save(tmp_path / "part.npy", exact)
+    with pytest.raises(ValueError) as error:
+        measured_case(
+            tmp_path / "part.npy", scanner=MeasuredScanner(geometry=tmp_path / "part.xtekct")
+        )
+    assert "part.xtekct" in one_sentence(error)
+
+
 def rtk_file(path, scan):
     """RTK's world has our z as y, our x as z and our y as x; its matrices end on the detector in mm."""
     turn = np.zeros((4, 4))
@@ -326,7 +363,7 @@ REFUSED = {
     "angle between": ({"step_deg": 0.0}, {}, "step_deg"),
     "column": ({"step_deg": 5.0, "axis_column": 80.0}, {}, "axis_column"),
     "binning": ({"step_deg": 5.0}, {"binning": 40}, "binning"),
-    "idle beside poses": ({"geometry": "scan.geom"}, {}, "source_to_axis_mm"),
+    "idle beside poses": ({"geometry": Path("scan.geom")}, {}, "source_to_axis_mm"),
     "angles missing": ({"angles": Path("missing.csv")}, {}, "missing.csv"),
 }
 
