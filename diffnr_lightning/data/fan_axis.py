@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Columns and views of the first, coarse search.
+# Columns and views of the first, coarse search; so many views are compared with what all have at last.
 COARSE_COLUMNS, COARSE_VIEWS = 96, 180
 # Rows around the central ray, as a share of the detector, in which cone and fan are alike.
 ROWS_SHARE = 0.01
@@ -92,14 +92,15 @@ def _difference(fan: np.ndarray, angles: np.ndarray, distance: float, column: fl
     low = np.minimum(partners[seen].astype(int), fan.shape[1] - 2)
     share = partners[seen] - low
     mirrored = (1 - share) * fan[:, low] + share * fan[:, low + 1]  # (V, W')
-    own = fan[:, seen]
-    wanted = np.mod(angles[:, None] + np.pi - 2 * gamma, 2 * np.pi)
+    compared = slice(None, None, max(1, len(fan) // COARSE_VIEWS))
+    own = fan[compared, seen]
+    wanted = np.mod(angles[compared, None] + np.pi - 2 * gamma, 2 * np.pi)
     after = np.searchsorted(angles, wanted) % len(angles)
     before = after - 1
     gap = np.mod(angles[after] - angles[before], 2 * np.pi)
     weight = np.mod(wanted - angles[before], 2 * np.pi) / np.where(gap > 0, gap, 1.0)
     across = np.arange(own.shape[1])
     other = (1 - weight) * mirrored[before, across] + weight * mirrored[after, across]
-    if np.square(own).sum() < LEAST_COMPARED * np.square(fan).sum():
+    if np.square(own).sum() < LEAST_COMPARED * np.square(fan[compared]).sum():
         return np.inf
     return float(np.square(own - other).sum() / (np.square(own) + np.square(other)).sum())

@@ -6,13 +6,15 @@ import logging
 
 import numpy as np
 
-from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, nominal_orbit, view_steps
+from diffnr_lightning.geometry import Orbit, ScanGeometry, VolumeGrid, nominal_orbit, view_steps
 
 LOGGER = logging.getLogger("diffnr")
 # A field of view narrower than this share of the detector is worth a word.
 NARROW_SHARE = 0.5
 # Rounding of a width that is a whole number of voxels.
 ROUNDING = 1e-6
+# An axis farther from z than this is none of a volume's slices.
+LARGEST_TILT_RAD = np.deg2rad(10)
 
 
 def grid_of(scan: ScanGeometry, name: str, size: int | None = None) -> VolumeGrid:
@@ -29,36 +31,59 @@ def grid_of(scan: ScanGeometry, name: str, size: int | None = None) -> VolumeGri
     Raises:
         ValueError: poses that lie about no axis along z.
     """
-    nominal = nominal_orbit(scan)
-    orbit, exchanged = nominal.orbit, nominal.orientation.exchanged
-    if not np.isfinite(orbit.magnification) or abs(orbit.axis_direction[2]) < np.cos(
-        np.deg2rad(10)
-    ):
+    orbit = _upright_orbit(scan, name)
+    axis = orbit.axis_point_mm
+    reach = _reach(scan, orbit, name)
+    pitch_v, pitch_u = (p / orbit.magnification for p in orbit.pixel_mm)
+    across = size or int(2 * reach / pitch_u + ROUNDING)
+    voxel = 2 * reach / across if size else pitch_u
+    shape = (max(1, round(_standing(scan)[0] * pitch_v / voxel)), across, across)
+    # Half of the detector's rows lie above its centre, wherever the central ray meets it.
+    height = axis[2] - orbit.detector_offset_mm[0] / orbit.magnification
+    centre = (float(c) if abs(c) >= ROUNDING else 0.0 for c in (*axis[:2], height))
+    return VolumeGrid(shape, voxel, tuple(centre))
+
+
+def _upright_orbit(scan: ScanGeometry, name: str) -> Orbit:
+    """Return the circle nearest to the views.
+
+    Raises:
+        ValueError: none about an axis along z.
+    """
+    orbit = nominal_orbit(scan).orbit
+    tilted = abs(orbit.axis_direction[2]) < np.cos(LARGEST_TILT_RAD)
+    if tilted or not np.isfinite(orbit.magnification):
         raise ValueError(
             f"{name}: the views do not lie about an axis along z, around which voxels could be placed; turn the world "
             "of their poses so that the rotation axis is z."
         )
-    axis = orbit.axis_point_mm
-    rows, columns = scan.detector_shape[::-1] if exchanged else scan.detector_shape
-    across_mm = 0.5 * columns * (scan.v_mm if exchanged else scan.u_mm)
-    ends = [_least_distance(scan, axis[:2], end) for end in (-across_mm, across_mm)]
+    return orbit
+
+
+def _standing(scan: ScanGeometry) -> tuple[int, int]:
+    """Return how many pixels the detector has along the axis and across it."""
+    exchanged = nominal_orbit(scan).orientation.exchanged
+    return scan.detector_shape[::-1] if exchanged else scan.detector_shape
+
+
+def _reach(scan: ScanGeometry, orbit: Orbit, name: str) -> float:
+    """Return the radius in mm of the circle of which every line is measured at least once."""
+    columns = _standing(scan)[1]
+    step = scan.v_mm if nominal_orbit(scan).orientation.exchanged else scan.u_mm
+    ends = [
+        _least_distance(scan, orbit.axis_point_mm[:2], side * columns * step)
+        for side in (-0.5, 0.5)
+    ]
     _, all_around = view_steps(orbit.angles_rad, 2 * np.pi)
     reach = max(ends) if all_around else min(ends)
-    pitch_v, pitch_u = (p / orbit.magnification for p in orbit.pixel_mm)
-    if 2 * reach < NARROW_SHARE * columns * pitch_u:
+    pitch = orbit.pixel_mm[1] / orbit.magnification
+    if 2 * reach < NARROW_SHARE * columns * pitch:
         LOGGER.warning(
             "%s: the rotation axis lies near an end of the detector and the views do not go all around, so that only a "
             "circle %.0f of %d columns wide is reconstructed; what lies outside disturbs it",
-            name, 2 * reach / pitch_u, columns,
+            name, 2 * reach / pitch, columns,
         )  # fmt: skip
-    across = size or int(2 * reach / pitch_u + ROUNDING)
-    voxel = 2 * reach / across if size else pitch_u
-    # Half of the detector's rows lie above its centre, wherever the central ray meets it.
-    middle = axis[2] - orbit.detector_offset_mm[0] / orbit.magnification
-    shape = (max(1, round(rows * pitch_v / voxel)), across, across)
-    return VolumeGrid(
-        shape, voxel, (*(0.0 if abs(c) < ROUNDING else float(c) for c in (*axis[:2], middle)),)
-    )
+    return reach
 
 
 def _least_distance(scan: ScanGeometry, axis: np.ndarray, from_middle: np.ndarray) -> float:

@@ -53,8 +53,8 @@ def read_xtek(path: Path) -> XtekScan:
         found = [float(parser.get(SECTION, key)) for key in KEYS]
     except (configparser.NoSectionError, configparser.NoOptionError) as error:
         raise ValueError(
-            f"geometry {path} lacks [{SECTION}] or one of {', '.join(KEYS)} in it; a file that a scanner of Nikon wrote "
-            "is expected."
+            f"geometry {path} lacks [{SECTION}] or one of {', '.join(KEYS)} in it; the file of a scanner of Nikon is "
+            "expected."
         ) from error
     except (configparser.Error, ValueError, OSError) as error:
         raise ValueError(
