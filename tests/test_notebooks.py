@@ -25,5 +25,6 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 
 def test_the_published_notebooks_are_there():
-    published = {"geometry_conventions", "inside_slicefixer", "quickstart_cpu", "read_a_run"}
+    published = {"geometry_conventions", "inside_slicefixer", "own_scanner", "quickstart_cpu"}
+    published |= {"read_a_run"}
     assert published <= {path.stem for path in NOTEBOOKS}

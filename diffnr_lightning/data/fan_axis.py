@@ -14,6 +14,8 @@ LEAST_COMPARED = 0.1
 FINE_STEP = 0.1
 # Halves of a turn that differ by more than this share of their squares do not show the same object.
 LARGEST_DIFFERENCE = 0.05
+# The other sense of rotation is the right one if it leaves less than this share of the difference.
+CLEARLY_BETTER = 0.5
 
 
 def find_fan_axis(
@@ -34,18 +36,42 @@ def find_fan_axis(
         The column, counted from 0 at the centre of the first.
 
     Raises:
-        ValueError: a turn whose halves do not show the same object, whatever the column.
+        ValueError: a turn whose halves do not show the same object, whatever the column, or only if it runs the other
+            way.
 
     Source: the redundancy of fan beams, Parker, Med. Phys. 9 (1982) 254, eq. 5.
     """
     reach = max(1, round(ROWS_SHARE * projections.shape[1]))
     low, high = max(0, round(row) - reach), round(row) + reach + 1
     fan = projections[:, low:high].mean(axis=1, dtype=np.float64)  # (V, W)
+    column, difference = _likeliest(fan, angles_rad, source_to_detector_pixels)
+    if not difference < LARGEST_DIFFERENCE:
+        raise ValueError(
+            "no column of the detector makes the two halves of the turn show the same object (they differ by "
+            f"{min(difference, 1):.0%} or more); give axis_column, and check distances, angles and clockwise."
+        )
+    _, reversed_difference = _likeliest(fan, -angles_rad, source_to_detector_pixels)
+    if reversed_difference < CLEARLY_BETTER * difference:
+        raise ValueError(
+            "the two halves of the turn show the same object by far better if the angles run the other way (they differ "
+            f"by {reversed_difference:.2g} of their squares, not {difference:.2g}); change clockwise, or reverse the "
+            "columns, whichever is wrong."
+        )
+    return column
+
+
+def _likeliest(fan: np.ndarray, angles_rad: np.ndarray, distance: float) -> tuple[float, float]:
+    """Return the column by which rays that are measured twice differ least, and by how much they do.
+
+    Args:
+        fan: (V, W) line integrals in the plane of the central rays.
+        angles_rad: (V,) of the source, counter-clockwise, in any order.
+        distance: from source to detector, in columns.
+    """
     order = np.argsort(np.mod(angles_rad, 2 * np.pi), kind="stable")
     fan, angles = fan[order], np.mod(angles_rad, 2 * np.pi)[order]
     width = fan.shape[1]
     thinned, step = _thinned(fan, angles, max(1, width // COARSE_COLUMNS))
-    distance = source_to_detector_pixels
     places = np.linspace(0, width - 1, 2 * thinned[0].shape[1] + 1)
     coarse = [_difference(*thinned, distance / step, (c + 0.5) / step - 0.5) for c in places]
     best = places[int(np.argmin(coarse))]
@@ -53,12 +79,7 @@ def find_fan_axis(
     fine = np.arange(max(0, best - around), min(width - 1, best + around) + FINE_STEP, FINE_STEP)
     errors = [_difference(fan, angles, distance, c) for c in fine]
     least = int(np.argmin(errors))
-    if not errors[least] < LARGEST_DIFFERENCE:
-        raise ValueError(
-            "no column of the detector makes the two halves of the turn show the same object (they differ by "
-            f"{min(errors[least], 1):.0%} or more); give axis_column, and check distances, angles and clockwise."
-        )
-    return float(fine[least])
+    return float(fine[least]), errors[least]
 
 
 def _thinned(

@@ -40,6 +40,18 @@ def test_noise_moves_it_little(ellipsoid):
     assert find_fan_axis(noisy, angles, DISTANCE, 4) == pytest.approx(33.0, abs=0.3)
 
 
+def test_a_turn_in_the_other_sense_is_refused(ellipsoid, one_sentence):
+    projections, angles = fan(ellipsoid, 33.0, 64)
+    for images, sense in ((projections, -angles), (projections[:, :, ::-1], angles)):
+        with pytest.raises(ValueError) as error:
+            find_fan_axis(images, sense, DISTANCE, 4)
+        assert "clockwise" in one_sentence(error)
+    # A mirror image is as good as the object.
+    assert find_fan_axis(projections[:, :, ::-1], -angles, DISTANCE, 4) == pytest.approx(
+        30.0, abs=0.15
+    )
+
+
 def test_views_of_different_objects_have_no_axis(ellipsoid, one_sentence):
     projections, angles = fan(ellipsoid, 33.0, 64)
     with pytest.raises(ValueError) as error:
