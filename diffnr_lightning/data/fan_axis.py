@@ -53,8 +53,8 @@ def find_fan_axis(
     _, reversed_difference = _likeliest(fan, -angles_rad, source_to_detector_pixels)
     if reversed_difference < CLEARLY_BETTER * difference:
         raise ValueError(
-            "the two halves of the turn show the same object by far better if the angles run the other way (differing by "
-            f"{reversed_difference:.2g} of their squares, not {difference:.2g}); change clockwise, or reverse the "
+            "the two halves of the turn show the same object by far better if the angles run the other way "
+            f"(they differ by {reversed_difference:.2g} of their squares, not {difference:.2g}); change clockwise, or reverse the "
             "columns, whichever is wrong."
         )
     return column
