@@ -54,8 +54,8 @@ def find_fan_axis(
     if reversed_difference < CLEARLY_BETTER * difference:
         raise ValueError(
             "the two halves of the turn show the same object by far better if the angles run the other way "
-            f"(they differ by {reversed_difference:.2g} of their squares, not {difference:.2g}); change clockwise, or reverse the "
-            "columns, whichever is wrong."
+            f"(they differ by {reversed_difference:.2g} of their squares, not {difference:.2g}); change clockwise, or "
+            "reverse the columns, whichever is wrong."
         )
     return column
 

@@ -39,8 +39,8 @@ class MeasuredScanner:
         angles: text or NPY file with one angle a view; null takes those of the projections' file.
         step_deg: angle from one view to the next, where no file has them.
         angle_unit: of the angles; file takes what the file says, degrees in files of angles alone.
-        clockwise: whether the angles run clockwise seen from above. A wrong sense gives a mirror image of parallel beams;
-            of a whole turn of a cone beam the search for the axis refuses it.
+        clockwise: whether the angles run clockwise seen from above. A wrong sense gives a mirror image of parallel
+            beams; of a whole turn of a cone beam the search for the axis refuses it.
         geometry: file of poses: XML of RTK, NPY of projection matrices (views, 3, 4), or twelve numbers a view (ASTRA's
             vectors in mm) as text or NPY; or a scanner's settings, `.xtekct` of Nikon.
 
