@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         "measured_scanner": ["MeasuredScanner"],
         "naf_pickles": ["read_naf_pickle"],
         "noise": ["Noise"],
+        "readers.readout": ["Readout"],
         "scan_recipe": ["ScanRecipe"],
         "scanner": ["Scanner"],
         "simulated_object": ["NoClearanceError"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from diffnr_lightning.data.measured_grid import grid_of
 from diffnr_lightning.data.measured_scanner import MeasuredScanner
 from diffnr_lightning.data.plausibility import check_line_integrals
 from diffnr_lightning.data.readers.measured_files import read_raw
-from diffnr_lightning.data.readers.raw_scan import ImageAxis, RawScan
+from diffnr_lightning.data.readers.raw_scan import RawScan
+from diffnr_lightning.data.readers.readout import Readout
 from diffnr_lightning.data.simulation import stable_seed
 from diffnr_lightning.geometry import ScanGeometry, arc, nominal_orbit
 from diffnr_lightning.photons import PhotonCounts
@@ -40,9 +40,7 @@ def measured_case(
     flat: float | Path | None = None,
     dark: float | Path | None = None,
     line_integrals: bool = False,
-    flip: Sequence[ImageAxis] = (),
-    transpose: bool = False,
-    binning: int = 1,
+    readout: Readout = Readout(),
     every: int = 4,
     held_out: int | None = None,
     size: int | None = None,
@@ -57,9 +55,7 @@ def measured_case(
         flat: counts without object.
         dark: counts without beam.
         line_integrals: whether the images are -log of the transmission already.
-        flip: axes of the images that are reversed, before anything else.
-        transpose: whether rows and columns are exchanged after that, as of images whose rows run across the axis.
-        binning: how many pixels become one along each edge.
+        readout: how the images are turned and binned.
         every: every how many views one is used; the others are kept for evaluation.
         held_out: how many of the others are kept, evenly spread; None keeps all.
         size: voxels along x and y, see `grid_of`.
@@ -77,10 +73,9 @@ def measured_case(
     scanner, white = scanner.completed()
     if white is not None and flat is None and not line_integrals:
         flat, dark = white, 0.0 if dark is None else dark
-    raw = read_raw(path, scanner.angle_unit, flat=flat, dark=dark, line_integrals=line_integrals)
-    raw = raw.turned(flip, transpose)
+    fields = {"flat": flat, "dark": dark, "line_integrals": line_integrals}
+    raw = read_raw(path, scanner.angle_unit, **fields, readout=readout)
     poses = scanner.poses_of(raw)
-    raw = raw.binned(binning)
     if poses is None:
         raw = replace(raw, angles_rad=scanner.angles_of(raw))
     lit = lit_views(raw)
@@ -91,7 +86,7 @@ def measured_case(
         scan, column = scanner.circular(raw, fielded.line_integrals)
         of_axis = {"axis_column": float(column), "axis_found": scanner.axis_column is None}
     else:
-        scan = poses[lit].binned(binning, binning)
+        scan = poses[lit].binned(raw.binning, raw.binning)
         of_axis = {"geometry": str(scanner.geometry)}
     train, test = _shared_out(scan, every)
     test = test if held_out is None else _spread(test, held_out)
@@ -118,7 +113,7 @@ def measured_case(
             "air_border": air_border,
             "views": {"arc_deg": _arc_deg(raw, scan)},
         }
-        | ({"binning": binning} if binning > 1 else {}),
+        | ({"binning": raw.binning} if raw.binning > 1 else {}),
     )
 
 

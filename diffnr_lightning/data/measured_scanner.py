@@ -150,7 +150,10 @@ class MeasuredScanner:
         if self.geometry is None:
             return None
         scan = read_poses(
-            self.geometry, raw.counts.shape[1:], self.pitch_of(raw), first_mm=raw.first_mm
+            self.geometry,
+            raw.detector_shape or raw.counts.shape[1:],
+            self.pitch_of(raw),
+            first_mm=raw.first_mm,
         )
         if len(scan) != len(raw.counts):
             raise ValueError(
@@ -163,7 +166,7 @@ class MeasuredScanner:
         """Return the pitch (v, u) of the pixels of a file in mm; None where it is not known."""
         if self.pixel_mm is None:
             return raw.pixel_mm
-        return tuple(raw.binning * float(p) for p in np.broadcast_to(self.pixel_mm, 2))
+        return tuple(float(p) for p in np.broadcast_to(self.pixel_mm, 2))
 
     def circular(self, raw: RawScan, line_integrals: np.ndarray) -> tuple[ScanGeometry, float]:
         """Return the circular scan of a file, and the column of its own pixels on which the axis falls.
@@ -178,6 +181,7 @@ class MeasuredScanner:
         pitch = self.pitch_of(raw)
         if self.conical and pitch is None:
             raise ValueError("pixel_mm is not given; a cone beam needs the pitch of the pixels.")
+        pitch = tuple(raw.binning * p for p in pitch or (1.0, 1.0))
         angles = -raw.angles_rad if self.clockwise else raw.angles_rad
         _, rows, columns = line_integrals.shape
         column, row, binning = self.axis_column, self.centre_row, raw.binning
@@ -192,7 +196,6 @@ class MeasuredScanner:
             raise ValueError(
                 f"axis_column is {own:g}; a column of the detector, 0 to {columns * binning - 1}, is expected."
             )
-        pitch = pitch or (float(binning), float(binning))
         offset = (0.5 * (rows - 1) - row) * pitch[0], (0.5 * (columns - 1) - column) * pitch[1]
         detector = {
             "angles_rad": angles,
@@ -212,7 +215,7 @@ class MeasuredScanner:
         raw: RawScan,
         line_integrals: np.ndarray,
         angles: np.ndarray,
-        pitch: tuple[float, float] | None,
+        pitch: tuple[float, float],
         row: float,
     ) -> float:
         """Return the column of the rotation axis, found from views or, of a part of a turn of a cone, the middle."""

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
-from diffnr_lightning.data import MeasuredScanner, ScanRecipe, is_generated
+from diffnr_lightning.data import MeasuredScanner, Readout, ScanRecipe, is_generated
 from diffnr_lightning.data.datasets import load_source, source_sha256
 from diffnr_lightning.workflows.settings import Flatten
 from diffnr_lightning.workflows.signature import at_least, case_to_be
@@ -64,9 +64,7 @@ def ingest(
     flat: float | Path | None = None,
     dark: float | Path | None = None,
     line_integrals: bool = False,
-    flip: tuple[Literal["rows", "columns"], ...] = (),
-    transpose: bool = False,
-    binning: int = 1,
+    readout: Annotated[Readout, Flatten()] = Readout(),
     every: int = 4,
     held_out: int | None = None,
     size: int | None = None,
@@ -84,10 +82,7 @@ def ingest(
         flat: counts without object beside images alone: a file or folder of one or more images, or a number.
         dark: counts without beam, likewise.
         line_integrals: whether images alone are -log of the transmission already.
-        flip: axes of the images that are reversed, rows or columns, before anything else.
-        transpose: whether rows and columns are exchanged after that, as of images whose rows run across the rotation
-            axis.
-        binning: how many pixels become one along each edge.
+        readout: how the images are turned and binned; options of their own on the command line.
         every: one view in so many is reconstructed from; the others are held out.
         held_out: how many of the others are kept, evenly spread; null keeps all.
         size: voxels along x and y; null makes voxels as large as pixels, scaled down to the axis.
@@ -106,9 +101,7 @@ def ingest(
         flat=flat,
         dark=dark,
         line_integrals=line_integrals,
-        flip=flip,
-        transpose=transpose,
-        binning=binning,
+        readout=readout,
         every=every,
         held_out=held_out,
         size=size,

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK
 import tifffile
 
-from diffnr_lightning.data import MeasuredScanner, measured_case, read_case, write_case
+from diffnr_lightning.data import MeasuredScanner, Readout, measured_case, read_case, write_case
 from diffnr_lightning.data.readers.scan_poses import read_poses
 from diffnr_lightning.geometry import ScanGeometry, astra_vectors, projection_matrices
 from diffnr_lightning.solvers import fdk
@@ -256,7 +256,7 @@ def test_binned_pixels_are_means_of_their_squares(images, exact, angles, tmp_pat
         known = {"geometry": tmp_path / "scan.geom"}
     else:
         known = {**SCANNER, "step_deg": 5.0, "axis_column": AXIS, "centre_row": ROW}
-    case = case_of(images, known, binning=5)
+    case = case_of(images, known, readout=Readout(binning=5))
     assert case.scan.detector_shape == (4, 12)
     fine = scan_of(angles)[::4].window(slice(2, 20, 5), slice(2, 60, 5))
     np.testing.assert_allclose(case.scan.detector_mm, fine.detector_mm, atol=1e-9)
@@ -279,7 +279,11 @@ def test_images_are_turned_upright(exact, solid, tmp_path, stored, options):
     np.save(tmp_path / "turned.npy", stored(exact))
     known = MeasuredScanner(**SCANNER, step_deg=5.0, axis_column=AXIS, centre_row=ROW)
     case = measured_case(
-        tmp_path / "turned.npy", line_integrals=True, air_border="none", scanner=known, **options
+        tmp_path / "turned.npy",
+        line_integrals=True,
+        air_border="none",
+        scanner=known,
+        readout=Readout(**options),
     )
     explains(case, solid, 1e-4)
 
@@ -343,7 +347,6 @@ RTK_FILE = """<?xml version="1.0"?>
 """
 REFUSED = {
     "no angles": ({}, {}, "--step_deg"),
-    "another axis": ({"step_deg": 5.0}, {"flip": ["views"]}, "flip"),
     "no flat": ({"step_deg": 5.0}, {"flat": None}, "--flat"),
     "no dark": ({"step_deg": 5.0}, {"dark": None}, "--dark"),
     "fields of line integrals": ({"step_deg": 5.0}, {"line_integrals": True}, "line_integrals"),
@@ -362,7 +365,7 @@ REFUSED = {
     "two of angles": ({"step_deg": 5.0, "angles": "angles.csv"}, {}, "both given"),
     "angle between": ({"step_deg": 0.0}, {}, "step_deg"),
     "column": ({"step_deg": 5.0, "axis_column": 80.0}, {}, "axis_column"),
-    "binning": ({"step_deg": 5.0}, {"binning": 40}, "binning"),
+    "binning": ({"step_deg": 5.0}, {"readout": Readout(binning=40)}, "binning"),
     "idle beside poses": ({"geometry": Path("scan.geom")}, {}, "source_to_axis_mm"),
     "angles missing": ({"angles": Path("missing.csv")}, {}, "missing.csv"),
 }

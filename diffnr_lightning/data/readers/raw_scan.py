@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from diffnr_lightning.data.readers.readout import Readout
+
 AngleUnit = Literal["file", "deg", "rad"]
-ImageAxis = Literal["rows", "columns"]
-IMAGE_AXES = ("rows", "columns")
 ANGLE_UNITS = ("file", "deg", "rad")
 # Angles of a scan span more than this many degrees, and less than this many radians (two turns).
 LEAST_SPAN_DEG = 2 * np.pi + 1e-3
@@ -31,8 +31,9 @@ class RawScan:
         angles_rad: (V,); None where the file holds none.
         name: name of the scan, from the file's name.
         source: the file.
-        pixel_mm: pitch of rows and columns (v, u); None where the file does not say.
-        first_mm: place of the first pixel (v, u), as ITK's files have it; likewise.
+        pixel_mm: pitch of the file's rows and columns (v, u), upright; None where it does not say.
+        first_mm: place of the file's first pixel (v, u), as ITK's files have it; likewise.
+        detector_shape: rows and columns of the file, upright; None where they are those of the counts.
         binning: how many pixels of the file make one along each edge.
 
     Raises:
@@ -47,6 +48,7 @@ class RawScan:
     source: str
     pixel_mm: tuple[float, float] | None = None
     first_mm: tuple[float, float] | None = None
+    detector_shape: tuple[int, int] | None = None
     binning: int = 1
 
     def __post_init__(self) -> None:
@@ -86,45 +88,19 @@ class RawScan:
         angles = None if self.angles_rad is None else self.angles_rad[chosen]
         return replace(self, counts=self.counts[chosen], angles_rad=angles)
 
-    def turned(self, flip: Sequence[ImageAxis] = (), transpose: bool = False) -> RawScan:
-        """Return the scan of images whose rows or columns are reversed, and then exchanged.
+    def read_out(self, readout: Readout) -> RawScan:
+        """Return the scan of its images read out another way.
 
         Raises:
-            ValueError: another axis than rows and columns.
+            ValueError: squares of pixels that are larger than the detector.
         """
-        unknown = [axis for axis in flip if axis not in IMAGE_AXES]
-        if unknown:
-            raise ValueError(f"flip has {unknown[0]!r}; {' and '.join(IMAGE_AXES)} are expected.")
-        if not flip and not transpose:
+        if readout == Readout():
             return self
-        axes = [IMAGE_AXES.index(axis) - 2 for axis in flip]
-
-        def turn(images: np.ndarray) -> np.ndarray:
-            reversed_ = np.flip(images, axes)
-            return reversed_.swapaxes(-1, -2) if transpose else reversed_
-
-        pitch = self.pixel_mm[::-1] if transpose and self.pixel_mm is not None else self.pixel_mm
-        turned = {name: turn(getattr(self, name)) for name in ("counts", "flat", "dark")}
-        return replace(self, **turned, pixel_mm=pitch, first_mm=None)
-
-    def binned(self, pixels: int) -> RawScan:
-        """Return the scan of a detector whose pixels are squares of so many; what fills no square is left out.
-
-        Raises:
-            ValueError: squares of no pixel, or larger than the detector.
-        """
-        if pixels == 1:
-            return self
-        _, rows, columns = self.counts.shape
-        if not 1 <= pixels <= min(rows, columns):
-            raise ValueError(
-                f"binning is {pixels}; 1 to {min(rows, columns)} pixels, the detector's shorter side, are expected."
-            )
-        counts = np.concatenate([_summed(self.counts[views], pixels) for views in self.blocks()])
-        pitch = None if self.pixel_mm is None else tuple(pixels * p for p in self.pixel_mm)
-        flat, dark = (_summed(field[None], pixels)[0] for field in (self.flat, self.dark))
+        shape = readout.upright(self.counts.shape[1:])
+        counts = np.concatenate([readout(self.counts[views]) for views in self.blocks()])
+        flat, dark = (readout(field[None])[0] for field in (self.flat, self.dark))
         return replace(
-            self, counts=counts, flat=flat, dark=dark, pixel_mm=pitch, first_mm=None, binning=pixels
+            self, counts=counts, flat=flat, dark=dark, detector_shape=shape, binning=readout.binning
         )
 
     def above_dark(self, views: slice) -> np.ndarray:
@@ -165,16 +141,6 @@ def view_blocks(shape: tuple[int, int, int], first: int = 0) -> Iterator[slice]:
     views, rows, columns = shape
     step = max(1, AT_ONCE // (rows * columns))
     return (slice(begin, min(begin + step, views)) for begin in range(first, views, step))
-
-
-def _summed(images: np.ndarray, pixels: int) -> np.ndarray:
-    """Return sums (N, h, w) over squares of pixels; whole numbers stay whole."""
-    views, rows, columns = images.shape
-    high, wide = rows // pixels, columns // pixels
-    squares = images[:, : high * pixels, : wide * pixels].reshape(views, high, pixels, wide, pixels)
-    if not np.issubdtype(images.dtype, np.integer):
-        return squares.sum(axis=(2, 4), dtype=np.float64).astype(images.dtype)
-    return squares.sum(axis=(2, 4), dtype=np.int32 if images.dtype.itemsize <= 2 else np.int64)
 
 
 def radians(angles: np.ndarray, stored: str, wanted: AngleUnit, where: str) -> np.ndarray:

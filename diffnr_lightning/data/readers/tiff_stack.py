@@ -17,7 +17,7 @@ import struct
 import xml.etree.ElementTree
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -119,8 +119,14 @@ def read_tiff(path: Path) -> StoredVolume:
         return _sized(_calibrated(array, tif, what), _pixel_size(tif))
 
 
-def read_tiff_slices(folder: Path) -> StoredVolume:
+def read_tiff_slices(
+    folder: Path, each: Callable[[np.ndarray], np.ndarray] | None = None
+) -> StoredVolume:
     """Read a folder of equally large TIFF slices in natural order of their names, first lowest.
+
+    Args:
+        folder: of the slices.
+        each: what is kept of every image (H, W), as soon as it is read; None is all of it.
 
     Raises:
         ValueError: a file that is damaged, in colours, of another size, or of more pages than one, or whose values
@@ -130,6 +136,7 @@ def read_tiff_slices(folder: Path) -> StoredVolume:
     files = tiff_slices(folder)
     _check_names(files, folder)
     slices: list[np.ndarray] = []
+    first: tuple[int, ...] | None = None
     size = PixelSize((None, None, None))
     for file in files:
         with _opened(file) as tif:
@@ -142,12 +149,13 @@ def read_tiff_slices(folder: Path) -> StoredVolume:
             image = tif.pages[0].asarray()
             size = size if slices else _pixel_size(tif)
             image = _calibrated(image, tif, f"TIFF file {file}")
-        slices.append(image)
-        if image.ndim != 2 or image.shape != slices[0].shape:
+        first = first or image.shape
+        if image.ndim != 2 or image.shape != first:
             raise ValueError(
                 f"TIFF slice {file} has shape {image.shape}; every slice of the folder must be an "
-                f"image of one size (the first has {slices[0].shape})."
+                f"image of one size (the first has {first})."
             )
+        slices.append(image if each is None else each(image))
     return _sized(np.stack(slices), size)
 
 

@@ -43,3 +43,14 @@ def test_what_holds_no_images_is_refused(tmp_path, one_sentence):
         with pytest.raises((ValueError, FileNotFoundError)) as error:
             read_images(Path(tmp_path / name))
         assert name in one_sentence(error)
+
+
+def test_images_are_kept_as_they_are_wanted_one_by_one(tmp_path):
+    (tmp_path / "views").mkdir()
+    for number, image in enumerate(IMAGES):
+        tifffile.imwrite(tmp_path / "views" / f"view_{number}.tif", image)
+    np.save(tmp_path / "stack.npy", IMAGES)
+    for name in ("views", "stack.npy"):
+        stack = read_images(tmp_path / name, lambda images: images[:, ::2, ::3])
+        np.testing.assert_array_equal(stack.images, IMAGES[:, ::2, ::3])
+        assert stack.shape == (4, 6)
