@@ -153,7 +153,7 @@ assert psnr[1] > psnr[2] + 3
 # ## Poses that were calibrated
 #
 # A scanner whose views do not lie on a circle comes with the pose of each: as ASTRA's vectors, projection
-# matrices, or RTK's XML ([file formats](../docs/file_formats.md#projections)). The same scan by its vectors:
+# matrices, or RTK's XML ([measured scans](../docs/measured_scans.md)). The same scan by its vectors:
 
 # %%
 np.savetxt(folder / "scan.geom", astra_vectors(scan))
