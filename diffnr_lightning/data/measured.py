@@ -149,10 +149,15 @@ def _shared_out(scan: ScanGeometry, every: int) -> tuple[np.ndarray, np.ndarray]
     test = np.setdiff1d(np.arange(views), train)
     if not len(test):
         return train, test
-    direction = scan.direction
-    apart = np.linalg.norm(direction[test, None] - direction[train], axis=2).min(axis=1)
     if scan.beam == "parallel":
-        opposite = np.linalg.norm(direction[test, None] + direction[train], axis=2).min(axis=1)
+        places = scan.direction
+    else:
+        # Sources of a helix see the object from other heights, too.
+        ways = np.linalg.norm(scan.detector_mm - scan.source_mm, axis=1)
+        places = scan.source_mm / ways.mean()
+    apart = np.linalg.norm(places[test, None] - places[train], axis=2).min(axis=1)
+    if scan.beam == "parallel":
+        opposite = np.linalg.norm(places[test, None] + places[train], axis=2).min(axis=1)
         apart = np.minimum(apart, opposite)
     return train, test[apart > SAME_ANGLE_RAD]
 

@@ -297,6 +297,21 @@ def test_so_many_of_the_other_views_are_kept(images):
     assert len(case_of(images, known, held_out=100).test_scan) == 54
 
 
+def test_views_that_are_there_twice_are_not_held_out(exact, angles, tmp_path):
+    """The last view repeats the first; one of a helix, from another height, does not."""
+    np.save(tmp_path / "turn.npy", np.concatenate([exact, exact[:1]]))
+    scan = scan_of(np.append(angles, angles[0]))
+    for height, kept in ((0.0, 57), (3.0, 58)):
+        vectors = astra_vectors(scan)
+        vectors[-1, [2, 5]] += height
+        np.savetxt(tmp_path / "turn.geom", vectors)
+        known = MeasuredScanner(geometry=tmp_path / "turn.geom")
+        case = measured_case(
+            tmp_path / "turn.npy", line_integrals=True, air_border="none", scanner=known, every=5
+        )
+        assert (len(case.scan), len(case.test_scan)) == (15, kept)
+
+
 def test_photons_are_counted_of_images_alone(exact, tmp_path):
     photons = 2e4
     counts = np.random.default_rng(1).poisson(photons * np.exp(-exact)).astype(np.uint16)
