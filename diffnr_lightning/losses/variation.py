@@ -108,8 +108,9 @@ class _Variation(torch.autograd.Function):
 
 
 def tv_3d_reference(volume: Tensor) -> Tensor:
-    """Compute `tv_3d` in plain torch, on any device and in any floating type."""
-    total = sum(volume.diff(dim=axis).abs().sum() for axis in range(3))
+    """Compute `tv_3d` in plain torch, on any device and in any floating type; sums are float32 at least."""
+    kind = torch.promote_types(volume.dtype, torch.float32)  # float16 ends at 65,504
+    total = sum(volume.diff(dim=axis).abs().sum(dtype=kind) for axis in range(3))
     return total / _count_differences(volume.shape)
 
 
@@ -123,7 +124,7 @@ def tv_3d(volume: Tensor) -> Tensor:
         volume: (Z, Y, X), at least two voxels.
 
     Returns:
-        Scalar, in the unit of the volume.
+        Scalar, in the unit of the volume; float32 of types below it.
 
     Raises:
         ValueError: an array that is not (Z, Y, X), or has fewer than two voxels.

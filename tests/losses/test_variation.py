@@ -38,6 +38,17 @@ def test_kernel_equals_reference_in_value_and_gradient(shape):
     torch.testing.assert_close(got.grad.double(), want.grad, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_overflow(half):
+    """The sum of all differences lies beyond the numbers of float16, and has more digits than bfloat16."""
+    volume = torch.rand(64, 64, 64, generator=torch.Generator().manual_seed(0)).to(half)
+    volume.requires_grad_()
+    value = tv_3d(volume)
+    value.backward()
+    assert value.dtype == torch.float32 and volume.grad.dtype == half
+    assert value.item() == pytest.approx(tv_3d(volume.detach().float()).item(), rel=1e-3)
+
+
 def test_wrong_dimensions_are_refused():
     with pytest.raises(ValueError, match=r"\(4, 5\)"):
         tv_3d(torch.zeros(4, 5))
