@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class WeightAverage(nn.Module):
         self.plain_after = plain_after
         self.updates: Tensor
         self.register_buffer("updates", torch.tensor(0))
+        # The same on the host, which would wait for a device to read it; None asks once.
+        self._done: int | None = 0
         self._keys: list[str] = []
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
@@ -58,7 +61,7 @@ class WeightAverage(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the present weights."""
-        done = int(self.updates)
+        done = int(self.updates) if self._done is None else self._done
         if self.plain_after is not None and done >= self.plain_after:
             decay = 1 - 1 / (done - self.plain_after + 1)
         else:
@@ -66,6 +69,7 @@ class WeightAverage(nn.Module):
         averages, parameters = self._pairs(network)
         torch._foreach_lerp_(averages, list(parameters), 1 - decay)
         self.updates += 1
+        self._done = done + 1
 
     @contextmanager
     def applied(self, network: nn.Module) -> Iterator[None]:
@@ -79,3 +83,7 @@ class WeightAverage(nn.Module):
         finally:
             for parameter, own in zip(parameters, present, strict=True):
                 parameter.data = own
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._done = None
+        super()._load_from_state_dict(*arguments, **options)

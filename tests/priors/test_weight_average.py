@@ -49,6 +49,28 @@ def test_the_last_updates_are_averaged_plainly():
         WeightAverage(network, plain_after=-1)
 
 
+def test_an_update_does_not_read_the_device():
+    """Nothing can be read from the device `meta`."""
+    network = line(0.0).to("meta")
+    average = WeightAverage(network).to("meta")
+    average.update(network)
+    average.update(network)
+
+
+def test_a_resumed_average_goes_on_counting():
+    weights = [1.0, 3.0, -2.0, 7.0, 7.5]
+    network = line(0.0)
+    whole, first, resumed = (WeightAverage(network, plain_after=3) for _ in range(3))
+    for number, weight in enumerate(weights):
+        set_weight(network, weight)
+        whole.update(network)
+        if number == 3:
+            resumed.load_state_dict(first.state_dict())
+        (first if number < 3 else resumed).update(network)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+
+
 def test_weights_that_stand_still_are_their_average():
     network = line(0.3, 0.7)
     average = WeightAverage(network, decay=0.999)
