@@ -270,26 +270,20 @@ class ScanGeometry(Poses):
         """
         import torch
 
-        dtype = dtype or torch.float32
+        device, dtype = torch.device(device), dtype or torch.float32
         rows, columns = self.detector_shape
-        i = np.arange(rows) - 0.5 * (rows - 1)
-        j = np.arange(columns) - 0.5 * (columns - 1)
-        pixel = (
-            self.detector_mm[:, None, None]
-            + i[None, :, None, None] * self.v_mm[:, None, None]
-            + j[None, None, :, None] * self.u_mm[:, None, None]
-        )  # (V, H, W, 3)
-        if self.beam == "cone":
-            origin = np.broadcast_to(self.source_mm[:, None, None], pixel.shape)
-            ray = pixel - origin
-            ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
-        else:
-            ray = np.broadcast_to(self.direction[:, None, None], pixel.shape)
-            length = np.linalg.norm(self.detector_mm - self.source_mm, axis=1, keepdims=True)
-            origin = pixel - self.way_back_mm(length)[:, None, None] * ray
-        return (
-            torch.tensor(np.ascontiguousarray(origin), device=device, dtype=dtype),
-            torch.tensor(np.ascontiguousarray(ray), device=device, dtype=dtype),
+        shape = (len(self), rows, columns, 3)
+        if device.type == "cuda":
+            # It computes the rays itself, since it would be waited for to copy them there.
+            i, j = (torch.arange(n, device=device, dtype=torch.float64) for n in (rows, columns))
+            parts = _rays(self.beam, _poses_on(self, device), i, j)
+            return tuple(part.expand(shape).to(dtype, copy=True) for part in parts)
+        parts = _rays(self.beam, _poses(self), np.arange(rows), np.arange(columns))
+        return tuple(
+            torch.tensor(
+                np.ascontiguousarray(np.broadcast_to(part, shape)), device=device, dtype=dtype
+            )
+            for part in parts
         )
 
 
@@ -313,6 +307,40 @@ def remembered(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return call
 
     return decorate
+
+
+def _rays(beam: str, poses: Any, i: Any, j: Any) -> tuple[Any, Any]:
+    """Return origins and directions (V, H, W, 3) of rays, 1 in the place of H and W where they are the same along them.
+
+    Args:
+        beam: of the scan.
+        poses: those of `_poses`, as an array or a tensor.
+        i: rows (H,), likewise.
+        j: columns (W,), likewise.
+    """
+    source, detector, u, v, direction, back = poses
+    down, across = i - 0.5 * (len(i) - 1), j - 0.5 * (len(j) - 1)
+    pixel = detector + down[:, None, None] * v + across[:, None] * u
+    if beam == "parallel":
+        return pixel - back * direction, direction
+    ray = pixel - source
+    ray /= (ray * ray).sum(-1)[..., None] ** 0.5
+    return source, ray
+
+
+def _poses(scan: ScanGeometry) -> np.ndarray:
+    """Return source, detector, u, v, direction and way back of parallel rays, (6, V, 1, 1, 3)."""
+    length = np.linalg.norm(scan.detector_mm - scan.source_mm, axis=1, keepdims=True)
+    back = np.broadcast_to(scan.way_back_mm(length), scan.source_mm.shape)
+    return np.stack([*scan._vectors(), scan.direction, back])[:, :, None, None]
+
+
+@remembered(512)
+def _poses_on(scan: ScanGeometry, device: torch.device) -> Tensor:
+    """Return `_poses` on a GPU; they are remembered, and not waited for."""
+    import torch
+
+    return torch.from_numpy(_poses(scan)).pin_memory().to(device, non_blocking=True)
 
 
 def _kept(part: slice, count: int, name: str) -> tuple[int, float, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ class RayField(Representation):
         Returns:
             Distances; the second is not greater than the first where a ray misses the box.
         """
-        low, high = (origins.new_tensor(corner) for corner in self.grid.corners_mm)
+        low, high = (constant_like(origins, *corner) for corner in self.grid.corners_mm)
         # A direction along a face must give infinity with a sign, not NaN.
         slope = torch.where(directions == 0, torch.finfo(directions.dtype).tiny, directions)
         sides = torch.stack([(low - origins) / slope, (high - origins) / slope])  # (2, R, 3)
@@ -171,7 +172,7 @@ class RayField(Representation):
 
     def unit(self, points: Tensor) -> Tensor:
         """Return points (..., 3) in mm as coordinates of the unit box."""
-        return (points - points.new_tensor(self.grid.centre_mm)) * (2 / max(self.grid.size_mm))
+        return (points - constant_like(points, *self.grid.centre_mm)) * (2 / max(self.grid.size_mm))
 
     def _integrate(
         self, origins: Tensor, directions: Tensor, entry: Tensor, exit_: Tensor
@@ -205,7 +206,7 @@ class RayField(Representation):
 
     def _in_chunks(self, points: Tensor) -> Tensor:
         """Return the density (R, S) at points (R, S, 3) in mm, 0 outside of the box."""
-        low, high = (points.new_tensor(corner) for corner in self.grid.corners_mm)
+        low, high = (constant_like(points, *corner) for corner in self.grid.corners_mm)
         lines = max(1, self.chunk // max(points.shape[1], 1))
         again = torch.is_grad_enabled() and points[..., 0].numel() > KEPT
         if torch.is_grad_enabled():
@@ -242,11 +243,21 @@ class RayField(Representation):
 
     def _matter_at(self, points: Tensor) -> Tensor:
         """Return whether there is matter in the voxels of points (..., 3) in mm, the nearest outside of the box."""
-        low = points.new_tensor(self.grid.corners_mm[0])
-        last = points.new_tensor(self.grid.shape[::-1]) - 1
-        place = ((points - low) / points.new_tensor(self.grid.voxel_mm[::-1])).clamp(min=0)
+        low = constant_like(points, *self.grid.corners_mm[0])
+        last = constant_like(points, *self.grid.shape[::-1]) - 1
+        place = ((points - low) / constant_like(points, *self.grid.voxel_mm[::-1])).clamp(min=0)
         x, y, z = place.minimum(last).long().unbind(-1)
         return self.matter[z, y, x]
+
+
+def constant_like(tensor: Tensor, *numbers: float) -> Tensor:
+    """Return numbers (N,) of the type and on the device of a tensor; the device is waited for the first time alone."""
+    return _on(tensor.device, tensor.dtype, *numbers)
+
+
+@lru_cache(maxsize=256)
+def _on(device: torch.device, dtype: torch.dtype, *numbers: float) -> Tensor:
+    return torch.tensor(numbers, device=device, dtype=dtype)
 
 
 def _averaged(volume: Tensor) -> Tensor:

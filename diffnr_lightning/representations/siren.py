@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.representations.ray_field import RayField
+from diffnr_lightning.representations.ray_field import RayField, constant_like
 
 # Softplus this steep is 0.03 where its input is 0, less than air and lung differ by.
 STEEPNESS = 20.0
@@ -98,7 +98,7 @@ class Siren(RayField):
 
     def _first_at(self, points: Tensor) -> Tensor:
         """Return the first reconstruction (R, S) at points (R, S, 3); its faces go on outside."""
-        edges = points.new_tensor(self.grid.size_mm[::-1])
+        edges = constant_like(points, *self.grid.size_mm[::-1])
         # The outer faces of the outer voxels lie at -1 and 1, whatever the shape of the box.
         places = points * (edges.max() / edges)
         sampled = F.grid_sample(

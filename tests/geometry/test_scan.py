@@ -19,6 +19,7 @@ from diffnr_lightning.geometry import (
     remembered,
     uniform_angles,
 )
+from diffnr_lightning.geometry.scan import _poses, _rays
 
 CONE = {
     "angles_rad": uniform_angles(7, 200, 15),
@@ -84,6 +85,22 @@ def test_rays_end_on_their_pixels() -> None:
     ray = pixel - scan.source_mm[view]
     np.testing.assert_allclose(directions[view, row, column], ray / np.linalg.norm(ray), atol=1e-12)
     np.testing.assert_allclose(origins[view, row, column], scan.source_mm[view], atol=1e-12)
+
+
+@pytest.mark.parametrize("scan", [ScanGeometry.cone(**CONE), ScanGeometry.parallel(**PARALLEL)])
+def test_rays_are_the_same_of_arrays_and_of_tensors(scan) -> None:
+    i, j = (torch.arange(n, dtype=torch.float64) for n in scan.detector_shape)
+    parts = _rays(scan.beam, torch.from_numpy(_poses(scan)), i, j)
+    for part, expected in zip(parts, scan.rays(dtype=torch.float64), strict=True):
+        torch.testing.assert_close(part.expand_as(expected), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scan", [ScanGeometry.cone(**CONE), ScanGeometry.parallel(**PARALLEL)])
+def test_a_gpu_computes_the_same_rays(scan) -> None:
+    for ours, theirs in zip(scan.rays(), scan.rays("cuda"), strict=True):
+        assert theirs.is_contiguous() and theirs.dtype == torch.float32
+        torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-6, atol=1e-6)
 
 
 def test_parallel_rays_keep_their_source_where_float32_knows_it() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
-from diffnr_lightning.representations import RayField, ray_field
+from diffnr_lightning.representations import NeuralField, RayField, ray_field
 
 GRID = VolumeGrid((18, 22, 20), (1.9, 1.5, 1.7), (3.0, -2.0, 1.0))
 HALF_MM = 17.1  # half of the largest edge
@@ -117,6 +117,35 @@ def test_rays_that_miss_the_box_bring_nothing_on_a_gpu(cone_scan):
     expected = Blob().eval().render(cone_scan)
     image = Blob().eval().cuda().render(cone_scan)
     torch.testing.assert_close(image.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_box_is_brought_to_a_device_once(cone_scan, monkeypatch):
+    field, rays = Constant(samples=4, empty=0.1).eval(), cone_scan.rays()
+    monkeypatch.setattr(ScanGeometry, "rays", lambda *_: rays)
+
+    def both():
+        return field.render(cone_scan), field.query(GRID)
+
+    first = both()
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
+    for before, now in zip(first, both(), strict=True):
+        assert torch.equal(before, now)
+
+
+@pytest.mark.gpu
+def test_an_iteration_does_not_wait_for_the_device(cone_scan):
+    field = NeuralField(GRID, levels=4, table=12, samples=16).to("cuda")
+
+    def iteration():
+        (field.render(cone_scan).square().sum() + field.query(GRID).square().sum()).backward()
+
+    iteration()  # compiles, and brings box and scan to the device
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        iteration()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_window_renders_as_the_window_of_the_rendering(scan):
