@@ -31,7 +31,8 @@ class RepairedProjections(Constructed, lightning.Callback):
         made: how often views were added.
 
     Raises:
-        ValueError: no batch, or batches that do not rise from 1; an approach outside (0, 1].
+        ValueError: no batch, or batches that do not rise from 1; an approach outside (0, 1]; when a run starts, a scan
+            of one view, which has no others between.
 
     Source: the row of Difix3D+ (Wu et al., CVPR 2025) in DiffNR's Table 5, whose settings DiffNR does not state. From
     Difix3D+ are the times (3,000, 6,000, then every 2,000), the step of one half, the share of 0.3 of the batches and
@@ -62,6 +63,16 @@ class RepairedProjections(Constructed, lightning.Callback):
     ) -> None:
         """Begin to count anew: one callback may serve several scans; a resume restores the count."""
         self.made = 0
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Refuse a scan of one view before the work that it would spoil."""
+        if len(pl_module.scan) < 2:
+            raise ValueError(
+                "the scan has 1 view, and at least two are expected, between which others are repaired; leave "
+                "repaired_projections out."
+            )
 
     @torch.no_grad()
     def on_train_batch_end(

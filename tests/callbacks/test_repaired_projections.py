@@ -23,11 +23,11 @@ def callback(**options):
     return RepairedProjections(repairer, **options)
 
 
-def run(made, steps=9, checkpoint=None, stop=None, **options):
+def run(made, steps=9, checkpoint=None, stop=None, views=8, **options):
     representation = VoxelGrid(GRID)
     representation.initialise(TRUTH, PROJECTIONS, SCAN, seed=0)
     settings = {"rate_scale": 0.0, "lambda_tv": 0.0, **options}
-    module = SceneOptimization(representation, SCAN, GRID, **settings)
+    module = SceneOptimization(representation, SCAN[:views], GRID, **settings)
     trainer = lightning.Trainer(
         max_steps=stop or steps,
         accelerator="cpu",
@@ -37,7 +37,7 @@ def run(made, steps=9, checkpoint=None, stop=None, **options):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = ScanData(PROJECTIONS, seed=0, iterations=steps)
+    data = ScanData(PROJECTIONS[:views], seed=0, iterations=steps)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return module, trainer
 
@@ -101,6 +101,9 @@ def test_what_cannot_be():
     module, _ = run(callback(at=[2]), 3)
     with pytest.raises(ValueError, match="one for each is expected"):
         module.add_novel_views(SCAN, PROJECTIONS[1:])
+    # At once, not in the batch after which views would be added.
+    with pytest.raises(ValueError, match="the scan has 1 view.*leave repaired_projections out"):
+        run(callback(at=[8]), steps=2, views=1)
     with pytest.raises(ValueError, match="novel_share is 2"):
         run(callback(), 3, novel_share=2)
 
