@@ -38,7 +38,8 @@ class PseudoReference(Constructed, lightning.Callback):
 
     Raises:
         ValueError: a period below one batch, a negative number of repairs, a share that is not positive or, of the
-            start, outside [0, 1], or a repairer with the weights of an FBP-UNet.
+            start, outside [0, 1], or a repairer with the weights of an FBP-UNet; when a run begins, a `start_share` of
+            a module whose `start` is not known.
 
     Source: Algorithm 1 of DiffNR (ell = 10,000). Deviation: `start_share` is ours; with the default it does nothing.
     """
@@ -125,6 +126,16 @@ class PseudoReference(Constructed, lightning.Callback):
         self.made = 0
         self.first = None
         self.evaluations = 0.0
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Refuse a module whose start is to have a share and is not known."""
+        if self.start_share and pl_module.start is None:
+            raise ValueError(
+                f"start_share is {self.start_share} and the start of the module is None; give it the volume that the "
+                "representation began with (module.start), or set start_share to 0."
+            )
 
     def on_train_batch_end(
         self,

@@ -121,6 +121,11 @@ def test_count_and_first_volume_survive_a_checkpoint():
     assert resumed.made == 2 and torch.equal(resumed.first, TRUTH)
 
 
+def test_a_start_that_is_not_known_has_no_share():
+    with pytest.raises(ValueError, match="start of the module is None; give it the volume"):
+        run(callback(every=4, start_share=0.25), steps=2)
+
+
 def test_a_period_that_makes_no_sense():
     with pytest.raises(ValueError, match="every is 0"):
         callback(every=0)
