@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,11 @@ import torch
 from torch import Tensor
 
 from diffnr_lightning.consistency.bidiagonalisation import Bidiagonalisation
-from diffnr_lightning.consistency.discrepancy import discrepancy, unresolved_variance
+from diffnr_lightning.consistency.discrepancy import (
+    Discrepancy,
+    discrepancy,
+    unresolved_variance,
+)
 from diffnr_lightning.consistency.normalisation import checked_weights
 from diffnr_lightning.consistency.smoothing import smoothed
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
@@ -30,7 +35,7 @@ class Agreement(NamedTuple):
     Attributes:
         volume: (Z, Y, X).
         level: mean square of the normalised residuals that was allowed.
-        reached: whether it came down to that.
+        reached: whether it came down to that, to first order in the change.
         before: mean square before, over the rays through the volume's support, or over all where it has none.
         after: the same afterwards.
         stiffness: lambda, in the unit of the inverse variances times mm^2; infinite where nothing was changed.
@@ -112,9 +117,10 @@ def agree(
             "one direction, and a smoothing of at least 0 are expected."
         )
     inside = (volume > support).to(volume.dtype)
-    root, residual = _compared(
+    compared = _comparison(
         volume, inside, projections, grid, scan, weights, photons, resolution=resolution
     )
+    residual, root = compared(volume)
     count = _counted(root)
     before = _mean_square(residual, count)
     if not math.isfinite(before):
@@ -141,7 +147,8 @@ def agree(
         step = _smallest_step(krylov, count * least * math.sqrt(before))
     moved = volume + change(krylov.combined(step.coefficients))
     moved = torch.where(inside > 0, moved.clamp(min=0), volume)
-    left = residual - root * project(moved - volume, grid, scan)
+    # Not to first order: counts that a large change predicts are not.
+    left = compared(moved).residual
     return Agreement(
         moved,
         level,
@@ -179,11 +186,11 @@ def unexplained(
         ValueError: weights of another shape, below zero, or not finite.
     """
     inside = (volume > support).to(volume.dtype)
-    root, residual = _compared(volume, inside, projections, grid, scan, weights, photons)
+    residual, root = _comparison(volume, inside, projections, grid, scan, weights, photons)(volume)
     return _mean_square(residual, _counted(root))
 
 
-def _compared(
+def _comparison(
     volume: Tensor,
     inside: Tensor,
     projections: Tensor,
@@ -193,21 +200,22 @@ def _compared(
     photons: PhotonCounts | None,
     *,
     resolution: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Return root weights and normalised residuals (V, H, W) of the rays that meet the support `inside`.
+) -> Callable[[Tensor], Discrepancy]:
+    """Return what compares volumes with the projections, by the rays that meet the support `inside` of this one.
 
     Where none does, all rays count: a volume that shows nothing explains nothing.
     """
     rays = project(inside, grid, scan) > 0
-    found = discrepancy(
-        project(volume, grid, scan),
-        projections,
-        checked_weights(weights, scan, volume),
-        photons,
-        rays=rays if rays.any() else None,
-        unresolved=unresolved_variance(volume, grid, scan) if resolution else None,
-    )
-    return found.root_weights, found.residual
+    given = {
+        "rays": rays if rays.any() else None,
+        "unresolved": unresolved_variance(volume, grid, scan) if resolution else None,
+    }
+    known = checked_weights(weights, scan, volume)
+
+    def compared(other: Tensor) -> Discrepancy:
+        return discrepancy(project(other, grid, scan), projections, known, photons, **given)
+
+    return compared
 
 
 def _counted(root: Tensor) -> int:
