@@ -173,16 +173,17 @@ class ViewDraws(Dataset[ViewBatch]):
         first = (iteration * self.world_size + self.rank) * self.batch_size
         count = len(self.projections)
         draws = (divmod(first + offset, count) for offset in range(self.batch_size))
-        views = torch.tensor([int(self._order(k)[place]) for k, place in draws])
+        views = [int(self._order(k)[place]) for k, place in draws]
         rows, columns = slice(None), slice(None)
         if self.rays is not None:
             generator = np.random.default_rng([self.seed, iteration, self.rank, 1])
             rows, columns = self.rays.draw(tuple(self.projections.shape[1:]), generator)
+        # A GPU is waited for where a tensor of the host says which views of it are taken.
         window, weights = (
-            None if images is None else images[:, rows, columns][views]
+            None if images is None else torch.stack([images[view, rows, columns] for view in views])
             for images in (self.projections, self.weights)
         )
-        return ViewBatch(views, window, rows, columns, weights)
+        return ViewBatch(torch.tensor(views), window, rows, columns, weights)
 
     def _permutation(self, pass_number: int) -> np.ndarray:
         return np.random.default_rng([self.seed, pass_number]).permutation(len(self.projections))

@@ -182,7 +182,10 @@ class SceneOptimization(lightning.LightningModule):
         if torch.rand((), generator=generator) >= self.novel_share:
             return batch, self.scan, 1.0
         novel = torch.randint(len(self.novel.scan), batch.view.shape, generator=generator)
-        shown = self.novel.projections[:, batch.rows, batch.columns][novel]
+        # One by one: a GPU is waited for where a tensor of the host says which of them are taken.
+        shown = torch.stack(
+            [self.novel.projections[k, batch.rows, batch.columns] for k in novel.tolist()]
+        )
         drawn = batch._replace(view=novel, projection=shown, weights=None)
         return drawn, self.novel.scan, self.lambda_novel
 

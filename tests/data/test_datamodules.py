@@ -6,6 +6,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffnr_lightning.data import IterationSampler, RaySampling, ScanData
 from diffnr_lightning.data.datamodules import ViewDraws, evenly_shared
@@ -28,6 +29,14 @@ class Recorder(lightning.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.Adam([self.value], lr=0.1)
+
+
+class Indexing(TorchDispatchMode):
+    """Refuse to take parts of a tensor that another tensor names: a GPU is waited for where that is on the host."""
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        assert operator is not torch.ops.aten.index.Tensor
+        return operator(*arguments, **(options or {}))
 
 
 class SaveAt(Callback):
@@ -184,3 +193,15 @@ def test_what_is_held_out_is_seen_equally_often_and_by_each_process(count, proce
     assert all(shares)
     seen = [sum(share.count(batch) for share in shares) for batch in range(count)]
     assert min(seen) == max(seen) > 0
+
+
+def test_views_are_taken_without_waiting_for_a_gpu():
+    projections = torch.rand(5, 9, 8)
+    draws = ViewDraws(
+        projections, 0, batch_size=3, rays=RaySampling(4, 4), weights=projections.square()
+    )
+    with Indexing():
+        batch = draws[7]
+    window = projections[:, batch.rows, batch.columns][batch.view]
+    assert torch.equal(batch.projection, window)
+    assert torch.equal(batch.weights, window.square())
