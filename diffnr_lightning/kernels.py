@@ -7,6 +7,7 @@ all threads) or by `kernel_part` (runs on one, mostly called by other kernels).
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Callable, Set
@@ -26,6 +27,8 @@ __all__ = [
     "parallel_kernel",
     "prange",
 ]
+
+logger = logging.getLogger("diffnr")
 
 # Sums may be regrouped and multiplications fused, but NaN and infinity keep their meaning, so that
 # a broken volume cannot turn into a plausible projection.
@@ -85,8 +88,7 @@ def parallel_kernel(
     """
 
     def decorate(function: Callable[..., Any]) -> ParallelKernel:
-        compiled = numba.njit(parallel=True, **_options(arithmetic, error_model))(function)
-        return ParallelKernel(_stamped(compiled))
+        return ParallelKernel(_compiled(function, arithmetic, error_model, parallel=True))
 
     return decorate
 
@@ -108,14 +110,37 @@ def kernel_part(
     inlined = "always" if inline else "never"
 
     def decorate(function: Callable[..., Any]) -> Any:
-        return _stamped(numba.njit(inline=inlined, **_options(arithmetic, error_model))(function))
+        return _compiled(function, arithmetic, error_model, inline=inlined)
 
     return decorate
 
 
+def _compiled(
+    function: Callable[..., Any],
+    arithmetic: Set[str] | None,
+    error_model: ErrorModel | None,
+    **kind: Any,
+) -> Any:
+    """Return what numba makes of a function, with a cache where there is a place for one."""
+    options = {**_options(arithmetic, error_model), **kind}
+    try:
+        return _stamped(numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # neither the folder of the file nor the user's cache can be written
+        _warn_without_cache()
+        return numba.njit(**options)(function)
+
+
+@cache
+def _warn_without_cache() -> None:
+    logger.warning(
+        "kernels are compiled anew in every process, since numba finds no folder that it can write to; name one in "
+        "NUMBA_CACHE_DIR."
+    )
+
+
 def _options(arithmetic: Set[str] | None, error_model: ErrorModel | None) -> dict[str, Any]:
     """Return numba's options; it takes an explicit default otherwise than one left out."""
-    options: dict[str, Any] = {"cache": True}
+    options: dict[str, Any] = {}
     if arithmetic is not None:
         options["fastmath"] = set(arithmetic)
     if error_model is not None:

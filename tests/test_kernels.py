@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import numba.core.caching
+import numpy as np
 import pytest
 
 from diffnr_lightning import kernels
@@ -128,6 +130,22 @@ def test_a_cache_is_of_all_files_of_kernels(tmp_path):
     assert hits_and_misses("before") == ["False", "True"]
     assert hits_and_misses("before") == ["True", "False"]
     assert hits_and_misses("after") == ["False", "True"]
+
+
+def test_kernels_work_without_a_place_for_their_cache(monkeypatch, caplog):
+    """As in a container whose user owns neither the package nor a home."""
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    kernels._warn_without_cache.cache_clear()
+
+    def filled(values):
+        for place in kernels.prange(len(values)):
+            values[place] = 1.0
+        return values
+
+    for make in (kernels.kernel_part(), kernels.parallel_kernel()):
+        assert make(filled)(np.zeros(2)).tolist() == [1.0, 1.0]
+    (said,) = caplog.messages
+    assert "NUMBA_CACHE_DIR" in said
 
 
 def _files_with_a_kernel(repository):
