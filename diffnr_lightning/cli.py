@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -57,7 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 after bad input, 130 after an interruption, 143 after SIGTERM.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    code = 0
+    try:
+        code = _outcome(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # Python finds nothing any more that it cannot write as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _outcome(arguments: list[str]) -> int:
+    """Run one command and return its exit code.
+
+    Raises:
+        BrokenPipeError: nobody reads what it prints.
+    """
     show_traceback = os.environ.get("DIFFNR_TRACEBACK") == "1"
     if "--traceback" in arguments:
         arguments.remove("--traceback")
@@ -91,10 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return TERMINATED
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (*EXPECTED_ERRORS, ImportError) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        if show_traceback or not _is_for_users(error):
+        of_nobody = isinstance(error, BrokenPipeError) and _nobody_reads()
+        if of_nobody or show_traceback or not _is_for_users(error):
             raise
         _complain(prog, _one_sentence(error))
         return USAGE_ERROR
@@ -145,9 +161,14 @@ def _nobody_reads() -> bool:
     """Whether standard output is a pipe that its reader has closed, as `head` does; other pipes break by faults."""
     try:
         sys.stdout.flush()
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        # Unbuffered output (PYTHONUNBUFFERED) has nothing left to write.
+        return any(event & select.POLLERR for _, event in output.poll(0))
     except BrokenPipeError:
         return True
-    return False
+    except (OSError, ValueError, AttributeError):  # no file, as in a notebook; no `poll` (Windows)
+        return False
 
 
 def _one_sentence(error: BaseException) -> str:

@@ -269,6 +269,30 @@ def test_a_reader_that_has_seen_enough_is_none(monkeypatch):
         assert reconstruct() == 0
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("option", ["--help", "--version", "--print_config"])
+def test_nobody_reads_what_options_print(config, option, unbuffered):
+    reading, writing = os.pipe()
+    os.close(reading)
+    options = ["reconstruct", "--case", "case", "--out", "run", "--config", config(METHOD)]
+    arguments = [*options, option] if option == "--print_config" else [option]
+    program = "import sys; from diffnr_lightning import cli; cli.WORKFLOWS = 'fake_workflows';"
+    with os.fdopen(writing, "w") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program} sys.exit(cli.main({arguments!r}))"],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "PYTHONUNBUFFERED": unbuffered,
+            },
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("case", ["interrupted", "interrupted_by_trainer"])
 def test_an_interrupted_run_says_how_to_go_on(config, capsys, case):
     assert reconstruct("--config", config(METHOD), case=case) == cli.INTERRUPTED

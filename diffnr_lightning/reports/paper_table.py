@@ -22,6 +22,7 @@ from diffnr_lightning.reports.published import PublishedNumber
 from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row, markdown_row
 from diffnr_lightning.reports.tables import score_table
+from diffnr_lightning.reports.terminal import Terminal
 
 ALL = "all"
 SHOWN = (
@@ -272,7 +273,7 @@ def print_paper_table(
         notes: sentences under the table.
         console: where to; standard output by default.
     """
-    console = console or Console()
+    console = console or Terminal()
     shown = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     names = _heads(lines)
     heads = (*names, *FIGURES)

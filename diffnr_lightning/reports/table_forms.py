@@ -31,6 +31,7 @@ from diffnr_lightning.reports.table_rows import (
     setting_cells,
 )
 from diffnr_lightning.reports.tables import score_table
+from diffnr_lightning.reports.terminal import Terminal
 
 NARROW_COLUMNS = {
     **{f"{name}\ndB / SSIM": (f"{name}_psnr", f"{name}_ssim") for name in PROTOCOLS},
@@ -75,7 +76,7 @@ def print_table(
         ValueError: see `score_table`.
     """
     table = score_table(runs, baseline=baseline, paper=paper, earlier=earlier)
-    console = console or Console()
+    console = console or Terminal()
     parts = [("Mean over cases", table.means)] if _several(table) or not table.cases else []
     for case in dict.fromkeys(row.case for row in table.cases):
         parts.append((case or "", tuple(row for row in table.cases if row.case == case)))

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from diffnr_lightning.data.generated import is_generated
 from diffnr_lightning.data.splits import SETS, read_split
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.lazy import deferred
+from diffnr_lightning.reports.terminal import Terminal
 from diffnr_lightning.workflows.environment import cpu_name, environment, version
 from diffnr_lightning.workflows.signature import exists, passes_over
 from diffnr_lightning.workflows.volume_sources import DATA_FOLDER
@@ -78,7 +78,7 @@ def doctor(
         ValueError: a size or number of views below one, or a negative pad.
     """
     # Wide enough to keep every line whole where the output goes to a file.
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Terminal(width=None if sys.stdout.isatty() else 110)
     if pad < 0:
         raise ValueError(f"pad is {pad}; a share of at least 0 is expected, such as 0.5.")
     if method is not None:

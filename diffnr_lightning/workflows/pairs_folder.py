@@ -18,6 +18,7 @@ from diffnr_lightning.data.pairs.manifest import write_manifest
 from diffnr_lightning.data.slice_pairs import write_pairs
 from diffnr_lightning.files import claim, whole_files
 from diffnr_lightning.reports.table_rows import counted
+from diffnr_lightning.reports.terminal import Terminal
 from diffnr_lightning.workflows.run_folder import difference
 
 RECORD = "config.yaml"
@@ -168,4 +169,4 @@ def print_shares(manifest: dict[str, Any], console: Console | None = None) -> No
                 f"{count['psnr']:.2f}" if "psnr" in count else "",
                 end_section=row == len(values) - 1,
             )
-    (console or Console()).print(table)
+    (console or Terminal()).print(table)

@@ -17,8 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
+from diffnr_lightning.reports.terminal import Terminal
 from diffnr_lightning.workflows.folder_lock import folder_lock
 from diffnr_lightning.workflows.settings import parse
 from diffnr_lightning.workflows.workers import THREADS, cores_of_task, cores_seen
@@ -153,7 +152,7 @@ def submit(
     _refuse_other_processes(_checked(shares[0]), tasks)
     executor = _executor(folder, cluster, options)
     submitted = _handed_over(executor, shares, options)
-    console = Console()
+    console = Terminal()
     for job, share in zip(submitted, shares, strict=True):
         # Brackets of a set such as split:test[kind=head] are no markup.
         console.out(f"{job.job_id}  diffnr {shlex.join(share)}", highlight=False)

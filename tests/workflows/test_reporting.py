@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +33,18 @@ def test_published_numbers_and_a_baseline_are_options(runs, tmp_path, capsys):
     assert cli.main(["report", *map(str, options), "--out", str(page)]) == 0
     assert "SIRT (paper)" in page.read_text() and "Δbaseline" in page.read_text()
     assert "2 runs of 1 case\n" in " ".join(capsys.readouterr().err.split(" "))
+
+
+def test_a_table_is_written_though_nobody_reads_what_is_printed(runs, tmp_path):
+    command = [sys.executable, "-m", "diffnr_lightning.cli", "evaluate", "--runs", str(runs)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "table")], stdout=output, timeout=60
+        )
+    assert done.returncode == 0
+    assert (tmp_path / "table/table.md").is_file()
 
 
 def test_a_picture_says_which_cases_it_leaves_out(runs, tmp_path, capsys):
