@@ -84,8 +84,18 @@ def print_table(
         parts = [(parts[0][0], table.means)]
     for title, rows in parts:
         console.print(_rich_table(title, rows, table, console.width))
-    for note in table.notes:
+    hidden = _hidden_protocols(table, console.width)
+    room = f"{' and '.join(hidden)}: in a terminal of {WIDE_TERMINAL} characters, or in the files of --out."
+    for note in [*table.notes, *([room] if hidden else [])]:
         console.print(note, highlight=False, markup=False)
+
+
+def _hidden_protocols(table: ScoreTable, width: int) -> list[str]:
+    """Return the protocols that find no room, as names of methods need it where there is more to be said."""
+    known = {column.key for column in table.columns}
+    if width >= WIDE_TERMINAL or not (table.settings or known & set(ASKED_FOR)):
+        return []
+    return [key.removesuffix("_psnr") for key in sorted(known & OTHER_PROTOCOLS)]
 
 
 def _several(table: ScoreTable) -> bool:
@@ -100,10 +110,8 @@ def _rich_table(title: str, rows: Sequence[Row], table: ScoreTable, width: int) 
     known = {column.key: column for column in table.columns}
     # PSNR and SSIM share a cell, so that all protocols fit into a terminal of 80 characters.
     short = SHORT_COLUMNS if width >= WIDE_TERMINAL else NARROW_COLUMNS
-    # Names of methods need the room where there is more to be said.
-    crowded = bool(table.settings) or any(key in known for key in ASKED_FOR)
-    if width < WIDE_TERMINAL and crowded:
-        short = {head: keys for head, keys in short.items() if not set(keys) & OTHER_PROTOCOLS}
+    hidden = {f"{name}_psnr" for name in _hidden_protocols(table, width)}
+    short = {head: keys for head, keys in short.items() if not set(keys) & hidden}
     cells = {head: [known[key] for key in keys if key in known] for head, keys in short.items()}
     cells = {head: group for head, group in cells.items() if group}
     for head in cells:

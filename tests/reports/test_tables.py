@@ -255,6 +255,13 @@ def test_names_of_methods_have_room_beside_settings():
     text = io.StringIO()
     print_table(runs, console=Console(file=text, width=80, color_system=None))
     assert name in text.getvalue()
+    assert (
+        "naf and strict: in a terminal of 110 characters, or in the files of --out."
+        in text.getvalue()
+    )
+    wide = io.StringIO()
+    print_table(runs, console=Console(file=wide, width=110, color_system=None))
+    assert "strict" in wide.getvalue() and "--out" not in wide.getvalue()
 
 
 def test_means_over_other_cases_are_not_best_of_each_other():
