@@ -285,8 +285,10 @@ def test_the_names_of_the_release_before_still_work(caplog, tmp_path):
 def test_a_config_that_does_not_exist_is_named_with_the_nearest():
     with pytest.raises(FileNotFoundError, match="did you mean reconstruct/siren.yaml"):
         config_files("sirent")
-    with pytest.raises(FileNotFoundError, match="config mine.yaml does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"config mine.yaml does not exist\.$"):
         config_files("mine.yaml")
+    with pytest.raises(FileNotFoundError, match="did you mean reconstruct/sirt.yaml"):
+        config_files("reconstruct/sirtt.yaml")
     names = [path.stem for path in config_files("naf+diffnr/align")]
     assert names == ["naf", "align"]
     assert method_name("naf+diffnr/align") == "naf+align"

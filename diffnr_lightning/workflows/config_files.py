@@ -305,7 +305,8 @@ def _files_of(part: str) -> list[Path]:
         # What looks like a path is one; else the name was meant to be one of ours.
         if part.startswith("configs/") or not Path(part).suffix:
             raise
-        raise FileNotFoundError(f"config {part} does not exist.") from error
+        hint = nearest(part, shipped_names(), LEAST_LIKENESS)
+        raise FileNotFoundError(f"config {part} does not exist{hint}.") from error
 
 
 def _full(piece: str) -> str:
