@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 # Data sets that are called by a name; those of a folder are called `folder:PATH`.
@@ -46,11 +47,14 @@ def read_words(source: str) -> Words:
     Args:
         source: `luna16:WORD` or `toothfairy:WORD`, the word being a set or a volume; `folder:PATH` or
             `folder:PATH:WORD`. Behind it `[3]`, `[0:10]`, `[:10]` or `[10:]` chooses of the set; other brackets are
-            part of a volume's name.
+            part of a volume's name. A folder that is called so goes before a choice, as in `folder:/data/CT [2020]`.
 
     Raises:
         ValueError: words that are none of these.
     """
+    kind, _, path = source.partition(":")
+    if kind == FOLDER and path.endswith("]") and Path(path).is_dir():
+        return Words(source, None, slice(None))
     named = _NAMED.fullmatch(source)
     found = named or _FOLDER.fullmatch(source) or _BRACKETS.fullmatch(source)
     if found is None:

@@ -294,6 +294,20 @@ def test_a_folder_may_have_brackets_in_its_name(tmp_path):
     assert list(volume_sources([f"folder:{folder}[1:]"])) == ["b [1]"]
 
 
+def test_the_name_of_a_folder_may_end_in_brackets(tmp_path):
+    folder = tmp_path / "odd [2020]"
+    folder.mkdir()
+    for name in ("a", "b"):
+        np.save(folder / f"{name}.npy", np.zeros((2, 2, 2)))
+    sources = volume_sources([f"folder:{folder}"])
+    assert list(sources) == ["a", "b"]
+    for name, source in sources.items():
+        assert located(source)[1:] == (name, folder / f"{name}.npy")
+    assert list(volume_sources([f"folder:{folder}[1]"])) == ["b"]
+    with pytest.raises(ValueError, match="names 2 volumes"):
+        located(f"folder:{folder}")
+
+
 def test_a_volume_of_a_folder_may_have_brackets_in_its_name(tmp_path):
     for name in ("scan [post]", "test[0]", "other"):
         np.save(tmp_path / f"{name}.npy", np.zeros((2, 2, 2)))
