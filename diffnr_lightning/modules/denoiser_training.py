@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnr_lightning.batches import CleanPatches, CleanSlices
+from diffnr_lightning.modules.divergence import refuse_diverged_scores, refuse_diverged_weights
 from diffnr_lightning.modules.learning_rate import refuse_idle_learning, warmed_cosine
 from diffnr_lightning.modules.noise_examples import noise_example
 from diffnr_lightning.priors import WeightAverage, save_denoiser
@@ -126,7 +127,11 @@ class DenoiserTraining(lightning.LightningModule):
         )
 
     def training_step(self, batch: CleanSlices | CleanPatches, batch_idx: int) -> None:
-        """Step the denoiser, then the average."""
+        """Step the denoiser, then the average.
+
+        Raises:
+            ValueError: weights that hold NaN or infinite values when a log entry is due, or at the end.
+        """
         optimizer = self.optimizers()
         optimizer.param_groups[0]["lr"] = self.rate * warmed_cosine(
             self.iteration, self.iterations, self.warmup, self.final_rate
@@ -144,6 +149,8 @@ class DenoiserTraining(lightning.LightningModule):
             # Not self.log: Lightning repeats a value at each batch until the next one.
             for logger in self.loggers:
                 logger.log_metrics({"train_loss": float(loss.detach())}, step=self.iteration - 1)
+        if self.iteration % self.log_every == 0 or self.iteration == self.iterations:
+            refuse_diverged_weights(self, self.iteration)
 
     def _loss(self, batch: CleanSlices | CleanPatches, generator: torch.Generator) -> Tensor:
         schedule = self.denoiser.schedule
@@ -225,9 +232,15 @@ class DenoiserTraining(lightning.LightningModule):
         return batch_idx if places is None else places[batch_idx]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over the batches of all processes."""
-        self.log_dict(self.held_out.compute(), batch_size=1, sync_dist=True)
+        """Log the means over the batches of all processes.
+
+        Raises:
+            ValueError: one of them is no finite number.
+        """
+        means = self.held_out.compute()
+        self.log_dict(means, batch_size=1, sync_dist=True)
         self.held_out.reset()
+        refuse_diverged_scores(means, self.iteration)
 
     def _picture(self, images: Tensor) -> Tensor:
         """Middle slices (N, H, W) of stacks and patches, as attenuation in [0, 1]."""

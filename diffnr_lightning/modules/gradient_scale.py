@@ -47,3 +47,9 @@ def refuse_idle_steps(gan_start: int, steps: str, weights: Mapping[str, float]) 
             "lambda_gan is the only weight with steps 'original' and float16; the scaler of gradients cannot idle in "
             "the first step of a batch: expected precision bf16-mixed or 32-true, steps 'joint', or another weight."
         )
+
+
+def step_idly(optimizer: Any) -> None:
+    """Step without gradients, which changes nothing and keeps `global_step` in pace."""
+    optimizer.zero_grad()
+    optimizer.step()

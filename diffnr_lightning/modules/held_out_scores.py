@@ -59,9 +59,13 @@ def score_slices(prior: nn.Module, batch: SlicePair) -> tuple[Shown, Scores, Sco
     Returns:
         degraded, repaired and clean slices, (N, H, W) in [0, 1]; PSNR (peak 1) of the pooled error
         and mean SSIM of the degraded ones, and of the repaired ones.
+
+    Raises:
+        ValueError: a repair with NaN or infinite values.
     """
     degraded, clean = centre_of(batch), batch.clean[:, 0]
     repaired = repair_resized(prior, batch.degraded, conditioning_of(batch), prior.size)
+    _refuse_diverged(repaired, "held-out slices")
     before, after = (
         {"psnr": torch.tensor(value, device=clean.device), "ssim": ssim_2d(candidate, clean).mean()}
         for candidate in (degraded, repaired)
@@ -97,11 +101,7 @@ def score_volume(
         residual=batch.residual,
         noise=batch.noise,
     )
-    if not bool(repaired.isfinite().all()):
-        raise ValueError(
-            "the repair of a held-out volume holds NaN or infinite values where finite ones are expected, so the "
-            "training has diverged; lower its rates."
-        )
+    _refuse_diverged(repaired, "a held-out volume")
     before, after = (
         {
             name: torch.tensor(value, device=first.device)
@@ -110,6 +110,14 @@ def score_volume(
         for candidate in (batch.degraded, repaired)
     )
     return {"degraded": batch.degraded, "repaired": repaired, "clean": batch.clean}, before, after
+
+
+def _refuse_diverged(repaired: Tensor, what: str) -> None:
+    if not bool(repaired.isfinite().all()):
+        raise ValueError(
+            f"the repair of {what} holds NaN or infinite values where finite ones are expected, so the training has "
+            "diverged; lower its rates."
+        )
 
 
 def centre_of(batch: SlicePair) -> Tensor:

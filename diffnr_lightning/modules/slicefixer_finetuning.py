@@ -17,7 +17,8 @@ from diffnr_lightning.losses import (
     discriminator_half,
     generator_adversarial,
 )
-from diffnr_lightning.modules.gradient_scale import gradients_in_scale, refuse_idle_steps
+from diffnr_lightning.modules.divergence import refuse_diverged_weights
+from diffnr_lightning.modules.gradient_scale import gradients_in_scale, refuse_idle_steps, step_idly
 from diffnr_lightning.modules.held_out_scores import (
     HELD_OUT_SCORES,
     MOST_SLICES,
@@ -218,7 +219,11 @@ class SliceFixerFinetuning(lightning.LightningModule):
         return warmed_cosine(iteration, self.iterations, self.warmup, self.final_rate)
 
     def training_step(self, batch: SlicePair, batch_idx: int) -> None:
-        """Step the prior, then the discriminator, then the average."""
+        """Step the prior, then the discriminator, then the average.
+
+        Raises:
+            ValueError: weights that hold NaN or infinite values when a log entry is due, or at the end.
+        """
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         factor = self.rate_factor(self.iteration)
@@ -239,6 +244,8 @@ class SliceFixerFinetuning(lightning.LightningModule):
             # Not self.log: Lightning repeats a value at each batch until the next one.
             for logger in self.loggers:
                 logger.log_metrics(values, step=self.iteration - 1)
+        if self.iteration % self.log_every == 0 or self.iteration == self.iterations:
+            refuse_diverged_weights(self, self.iteration)
 
     def _plain_step(self, batch: SlicePair, prior: Any, judge: Any = None) -> dict[str, Tensor]:
         """Step the prior without an adversarial term."""
@@ -247,7 +254,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         if judge is not None and self._steps_now:
             idle = (prior, judge, judge) if self.steps == "original" else (judge,)
             for optimizer in idle:
-                _step_idly(optimizer)
+                step_idly(optimizer)
         return terms
 
     def _joint_step(self, batch: SlicePair, prior: Any, judge: Any) -> dict[str, Tensor]:
@@ -273,7 +280,7 @@ class SliceFixerFinetuning(lightning.LightningModule):
         if terms:
             self._step(prior, self.objective.total(terms))
         else:
-            _step_idly(prior)
+            step_idly(prior)
         repaired = self._repaired(batch)
         terms["gan"] = self._adversarial_term(batch, repaired)
         self._step(prior, self.objective.total({"gan": terms["gan"]}))
@@ -386,12 +393,6 @@ class SliceFixerFinetuning(lightning.LightningModule):
                 "a run with other networks: start a new run folder."
             )
         self.iteration = checkpoint["iteration"]
-
-
-def _step_idly(optimizer: Any) -> None:
-    """Step without gradients, which changes nothing and keeps `global_step` in pace."""
-    optimizer.zero_grad()
-    optimizer.step()
 
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:

@@ -175,6 +175,22 @@ def test_patches_are_learned_too(sources):
     assert not torch.equal(before, module.denoiser.conv_in.weight)
 
 
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_a_training_that_diverges_ends(sources, log_every):
+    module = training(4, rate=1e30, log_every=log_every)
+    with pytest.raises(ValueError, match=r"diverged by iteration \d, .* in denoiser.*; lower its"):
+        fit(module, sources, limit_val_batches=0)
+    assert module.iteration == {1: 2, 50: 4}[log_every]
+
+
+def test_held_out_noise_that_is_no_number_ends_a_training(sources):
+    module = training(4, log_every=50)
+    with torch.no_grad():
+        module.average.get_buffer("unet/conv_in/weight").fill_(torch.nan)
+    with pytest.raises(ValueError, match="diverged by iteration 1, with val_noise_0125 = nan"):
+        fit(module, sources, val_check_interval=1)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"iterations": 0}, {"rate": 0.0}, {"min_snr": -1.0}, {"levels": 0}]
 )

@@ -7,7 +7,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from tiny_finetuning import ITERATIONS, finetuning, fit
+from tiny_finetuning import ITERATIONS, both, finetuning, fit
 
 from diffnr_lightning.batches import SlicePair, VolumePair
 from diffnr_lightning.data.slice_pairs import SlicePairData
@@ -101,6 +101,17 @@ def test_a_training_that_diverged_says_so():
     pair = VolumePair(volume, volume, torch.rand(2, 8, 8), torch.tensor(24.0), volume, volume)
     with pytest.raises(ValueError, match="the training has diverged; lower its rates"):
         score_volume(prior, pair, 3)
+    slices, one = volume[:, None], torch.zeros(3)
+    batch = SlicePair(slices, slices, torch.rand(1, 2, 8, 8), one, one.long(), one, slices, slices)
+    with pytest.raises(ValueError, match="of held-out slices .* the training has diverged; lower"):
+        score_slices(prior, batch)
+
+
+@both
+def test_a_training_that_diverges_ends(boxes, gan):
+    module = finetuning(4, gan=gan, rate=1e30, log_every=50)
+    with pytest.raises(ValueError, match="diverged by iteration 4, .* in prior.*; lower its rates"):
+        fit(module, boxes, limit_val_batches=0)
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(1, 1), (3, 3), (64, 8)])
