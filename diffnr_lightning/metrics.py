@@ -39,7 +39,11 @@ GAUSSIAN_SIGMA = 1.5
 UNIFORM_EDGE = 7
 
 
-class NoRangeError(ValueError):
+class UndefinedError(ValueError):
+    """A protocol is not defined on such a truth."""
+
+
+class NoRangeError(UndefinedError):
     """A truth of one value has no range for protocol `strict`."""
 
 
@@ -167,12 +171,12 @@ def naf_protocol(prediction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
         {"psnr": dB, "ssim": index}.
 
     Raises:
-        ValueError: shapes that differ, values that are not finite, or an axis shorter than 7
-            voxels.
+        ValueError: shapes that differ, or values that are not finite.
+        UndefinedError: an axis shorter than 7 voxels.
     """
     prediction, truth = _as_arrays(prediction, truth, "volumes", "(Z, Y, X)")
     if min(truth.shape) < UNIFORM_EDGE:
-        raise ValueError(
+        raise UndefinedError(
             f"the volumes have shape {truth.shape}; protocol 'naf' needs {UNIFORM_EDGE} voxels or "
             "more along every axis."
         )
@@ -272,18 +276,16 @@ def evaluate_volume(
     Raises:
         ValueError: volumes that one of the protocols cannot compare.
     """
-    fits = min(np.shape(truth), default=0) >= UNIFORM_EDGE
-    protocols = {name: score for name, score in PROTOCOLS.items() if fits or name != "naf"}
     # Most of the time goes to filters of scipy, which leave other threads to run.
     with ThreadPoolExecutor() as pool:
         scores = {
             name: pool.submit(protocol, prediction, truth, mask)
-            for name, protocol in protocols.items()
+            for name, protocol in PROTOCOLS.items()
         }
         return {
             name: score.result()
             for name, score in scores.items()
-            if not isinstance(score.exception(), NoRangeError)
+            if not isinstance(score.exception(), UndefinedError)
         }
 
 

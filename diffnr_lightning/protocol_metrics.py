@@ -7,13 +7,14 @@ Commands use `ScoreMean` and `VolumePsnr`; `VolumeProtocol` and `every_protocol`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from diffnr_lightning.metrics import PROTOCOLS, peak_signal_to_noise
+from diffnr_lightning.metrics import PROTOCOLS, UndefinedError, peak_signal_to_noise
 
 
 class ScoreMean(Metric):
@@ -95,6 +96,7 @@ class VolumeProtocol(ScoreMean):
 
         Raises:
             ValueError: volumes that the protocol cannot compare.
+            UndefinedError: a truth on which it is not defined.
         """
         inside = None if mask is None else mask.cpu()
         super().update(
@@ -124,12 +126,20 @@ class VolumePsnr(ScoreMean):
 
 
 def every_protocol() -> MetricCollection:
-    """Return all protocols as one metric, whose scores are called `r2_psnr`, `strict_ssim` and so on."""
+    """Return all protocols as one metric, whose scores are called `r2_psnr`, `strict_ssim` and so on.
+
+    As in `metrics.evaluate_volume`, a volume counts under those protocols that are defined on its truth: not under
+    `naf` where an axis has fewer than 7 voxels, nor under `strict` where it is constant inside the mask.
+    """
     return MetricCollection({name: _Named(name) for name in PROTOCOLS}, compute_groups=False)
 
 
 class _Named(VolumeProtocol):
-    """A protocol whose scores carry its name, since a collection joins them."""
+    """A protocol whose scores carry its name, since a collection joins them, over the volumes that it can score."""
+
+    def update(self, prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> None:
+        with suppress(UndefinedError):
+            super().update(prediction, truth, mask)
 
     def compute(self) -> dict[str, Tensor]:
         return {f"{self.protocol}_{name}": value for name, value in super().compute().items()}

@@ -25,6 +25,25 @@ def test_metrics_are_the_means_of_the_protocols():
             assert found[f"{name}_{key}"].item() == pytest.approx(mean, rel=1e-14)
 
 
+def test_a_volume_counts_where_its_truth_can_be_scored():
+    (prediction, truth), *others = volumes(3)
+    flat = torch.full_like(truth, 0.5)
+    pairs = [*others, (prediction[:5], truth[:5]), (flat + 0.1, flat)]
+    metric = every_protocol()
+    metric.update(*pairs[2])
+    assert metric.compute()["naf_psnr"].isnan()
+    for pair in (*pairs[:2], pairs[3]):
+        metric.update(*pair)
+    found = metric.compute()
+    singles = [evaluate_volume(*pair) for pair in pairs]
+    assert [*singles[2], *singles[3]] == ["r2", "strict", "r2", "naf"]
+    for name in PROTOCOLS:
+        scores = [single[name]["ssim"] for single in singles if name in single]
+        assert found[f"{name}_ssim"].item() == pytest.approx(sum(scores) / len(scores), rel=1e-14)
+    with pytest.raises(ValueError, match="'naf' needs 7 voxels or more along every axis"):
+        VolumeProtocol("naf").update(*pairs[2])
+
+
 def test_one_volume_scores_as_it_does_without_torchmetrics():
     (prediction, truth), *_ = volumes(1)
     mask = torch.from_numpy(field_of_view(truth.shape))
