@@ -56,6 +56,26 @@ class Cases(Dataset[Case]):
         return simulate_case(load_source(self.sources[name], self.recipe), self.recipe, name)
 
 
+class _Told(Cases):
+    """Scan volumes in workers; return why one cannot be scanned, since an error raised there would be a traceback."""
+
+    def __getitem__(self, index: int) -> Case | Exception:
+        try:
+            return super().__getitem__(index)
+        except (ValueError, OSError, ImportError) as error:
+            return error
+
+
+class _Loader(DataLoader[Case]):
+    """Raise here what workers return of `_Told`."""
+
+    def __iter__(self) -> Iterator[Case]:
+        for scan in super().__iter__():
+            if isinstance(scan, Exception):
+                raise scan
+            yield scan
+
+
 class DataSetModule(Constructed, lightning.LightningDataModule):
     """Serve the three consumers of a data set from one object and one recipe.
 
@@ -212,14 +232,14 @@ class DataSetModule(Constructed, lightning.LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _scans(self, split: Split) -> DataLoader[Case]:
-        scans = Cases(self.sources(split), self.recipe)
+        scans = (_Told if self.workers else Cases)(self.sources(split), self.recipe)
         rank, count = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         mine = OwnShare(range(rank, len(scans), count))
         # A forked process cannot compute with the threads of this one.
         context = "forkserver" if self.workers else None
-        return DataLoader(
+        return _Loader(
             scans,
             batch_size=None,
             sampler=mine,

@@ -78,6 +78,18 @@ def test_the_test_set_is_scanned_one_by_one(luna16, monkeypatch):
         data.train_dataloader()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_volume_ends_the_scans_with_a_sentence(tmp_path, one_sentence, workers):
+    (tmp_path / "split.csv").write_text(
+        "volume,patient,kind,set,source,licence\na.nii,a,volume,test,here,unknown\n"
+    )
+    (tmp_path / "a.nii").write_bytes(b"nothing")
+    scans = VolumeFolder(tmp_path, SMALL, workers=workers).test_dataloader()
+    with pytest.raises(ValueError, match=r"a\.nii cannot be read: it is damaged") as error:
+        next(iter(scans))
+    one_sentence(error)
+
+
 def test_pairs_have_to_be_made_before(luna16):
     with pytest.raises(ValueError, match="`diffnr curate --volumes luna16:train`"):
         LUNA16(SMALL, learn="pairs", iterations=2)
