@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import html
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -23,6 +23,7 @@ from diffnr_lightning.reports.runs import RunSummary
 from diffnr_lightning.reports.table_rows import COLUMNS, Column, Row, markdown_row
 from diffnr_lightning.reports.tables import score_table
 from diffnr_lightning.reports.terminal import Terminal
+from diffnr_lightning.reports.told_apart import patients
 
 ALL = "all"
 SHOWN = (
@@ -181,19 +182,19 @@ def _found(
 
 
 def _cost(row: RowRuns, number: PublishedNumber, seed: int, comparable: bool) -> PaperLine:
-    """Return the line of a published time, beside the mean over all runs that it is of."""
-    seconds = [
-        run.seconds
-        for data, runs in row.runs.items()
-        for run in runs
-        if number.data in ("", data)
-        and number.views in (None, run.setting.views)
-        and run.seconds is not None
-    ]
-    mean = math.fsum(seconds) / len(seconds) if seconds else None
-    interval = bootstrap_interval(seconds, seed) if len(seconds) > 1 else None
+    """Return the line of a published time, beside the mean over cases of the runs that it is of."""
+    seconds: dict[Hashable, list[float]] = {}
+    for data, runs in row.runs.items():
+        for run, patient in zip(runs, patients(runs), strict=True):
+            of_number = number.data in ("", data) and number.views in (None, run.setting.views)
+            if of_number and run.seconds is not None:
+                seconds.setdefault((data, patient), []).append(run.seconds)
+    # Runs of one volume with several numbers of views say nothing of further volumes.
+    each = [fmean(found) for found in seconds.values()]
+    mean = fmean(each) if each else None
+    interval = bootstrap_interval(each, seed) if len(each) > 1 else None
     return _not_found(number, row.remark)._replace(
-        ours=mean, interval=interval, cases=len(seconds), seconds=mean, comparable=comparable
+        ours=mean, interval=interval, cases=len(each), seconds=mean, comparable=comparable
     )
 
 

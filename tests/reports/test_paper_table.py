@@ -72,6 +72,22 @@ def test_costs_tell_no_scans_apart(tmp_path):
     assert "size" not in (tmp_path / "table.csv").read_text().partition("\n")[0]
 
 
+def test_times_of_all_views_are_averaged_over_cases(tmp_path):
+    path = tmp_path / "paper.csv"
+    path.write_text("method,views,metric,value\nFDK,,seconds,85\n")
+    runs = [
+        RunSummary(Path("no run"), case, "FDK", {}, seconds=own + views, setting=ScanSetting(views))
+        for case, own in (("one", 1.0), ("two", 3.0))
+        for views in (24, 48)
+    ]
+    sets = {"LUNA16": runs, "ToothFairy": [replace(runs[0], case="one", seconds=50.0)]}
+    (cost,) = paper_lines([RowRuns("FDK", sets)], read_published(path))[-1:]
+    assert (cost.metric, cost.cases) == ("seconds", 3)
+    assert cost.ours == cost.seconds == pytest.approx((37 + 39 + 50) / 3)
+    (cost,) = paper_lines([RowRuns("FDK", {"LUNA16": runs})], read_published(path))[-1:]
+    assert (cost.cases, cost.ours, cost.interval) == (2, 38, (37, 39))
+
+
 def test_numbers_of_all_views_have_no_difference_from_runs_of_some(tmp_path):
     path = tmp_path / "paper.csv"
     path.write_text("method,views,metric,value\nFDK,36,psnr,22\nFDK,24,psnr,20\nFDK,,seconds,85\n")
