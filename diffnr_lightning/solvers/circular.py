@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnr_lightning.geometry import Beam, NominalOrbit, Orbit, ScanGeometry, nominal_orbit
+from diffnr_lightning.geometry import (
+    Beam,
+    NominalOrbit,
+    Orbit,
+    ScanGeometry,
+    nominal_orbit,
+    view_steps,
+)
 from diffnr_lightning.solvers.truncation import Side, continue_rows, find_truncation, open_sides
 
 # Share of the radius of the field of view by which rays may pass beside those of the nearest circle (root mean square).
@@ -160,7 +167,7 @@ def prepared(
         nominal.residual_pixels < _SAME_PIXELS,
         _shifted_edges(nominal.orbit, upright.detector_shape[1]),
     )
-    sides = open_sides(nominal.orbit)
+    sides = _continued_sides(nominal.orbit)
     if not extend:
         return _centred(views)
     if len(sides) == 1:
@@ -187,6 +194,16 @@ def _refuse_far_from_circle(nominal: NominalOrbit, method: str) -> None:
             f"of the field of view) from those of the nearest circle, and serves up to "
             f"{100 * LARGEST_RESIDUAL:.0f} %; use sirt, sart or asd_pocs, which take any poses."
         )
+
+
+def _continued_sides(orbit: Orbit) -> tuple[Side, ...]:
+    """Return the edges of an upright detector where rows may have to be continued.
+
+    Beyond the near edge of a shifted one opposite views measure the lines, but not those of the gap in an arc, however
+    short it is.
+    """
+    _, closed = view_steps(orbit.angles_rad, 2 * np.pi)
+    return open_sides(orbit) if closed else ("first", "last")
 
 
 def _shifted_edges(orbit: Orbit, columns: int) -> tuple[float, float] | None:

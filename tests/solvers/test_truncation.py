@@ -106,6 +106,22 @@ def test_half_a_turn_is_cut_on_the_near_side_too(beam, offset_mm, caplog):
     assert float(error_hu(volume, 12.0).mean()) < 10 < 30 < float(error_hu(cut, 12.0).mean())
 
 
+@pytest.mark.parametrize("arc_deg", [324, 345])
+def test_lines_in_a_narrow_gap_of_views_are_continued_beyond_the_near_edge(arc_deg):
+    scan = ScanGeometry.cone(
+        angles_rad=uniform_angles(180, arc_deg),
+        source_to_axis_mm=200.0,
+        source_to_detector_mm=300.0,
+        pixel_mm=1.5 * 2 * FIELD_MM / 48,
+        detector_shape=(48, 34),
+        detector_offset_mm=(0.0, 10.0),
+    )
+    projections = ball_integrals(scan, (1.0, -0.5, 0.0), 17.0)
+    volume = analytic(projections, GRID, scan)
+    cut = analytic(projections, GRID, scan, extend=False)
+    assert float(error_hu(volume, 13.0).mean()) < 20 < 60 < float(error_hu(cut, 13.0).mean())
+
+
 def test_noise_is_not_continued_into_streaks():
     noise = torch.randn(CONE_SHAPE, generator=torch.Generator().manual_seed(0))
     clean = ball_integrals(CONE, (0.0, 0.0, 0.0), 30.0)
