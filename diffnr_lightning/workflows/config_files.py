@@ -29,6 +29,8 @@ COMPOSED = {
     "reconstruct/siren_diffnr": "siren+diffnr/align",
     "reconstruct/voxel_grid_diffnr": "voxel_grid+diffnr/align",
 }
+# Folders of configs that are laid over a method, and one that each may be laid over.
+OVERLAYS = {"diffnr": "r2gaussian", "samplers": "dds"}
 
 
 def config_files(text: str) -> list[Path]:
@@ -93,6 +95,7 @@ def expanded(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
 
     Raises:
         FileNotFoundError: no such file or shipped config.
+        ValueError: a shipped overlay of methods that no method comes before.
     """
     options: list[str] = []
     files: list[Path] = []
@@ -105,7 +108,28 @@ def expanded(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
             files += paths
         else:
             options.append(option + equals + value)
+    if not any(option.partition("=")[0] in ("--method", "--method.class_path") for option in argv):
+        refuse_bare_overlay(files)
     return options, files
+
+
+def refuse_bare_overlay(files: Sequence[Path]) -> None:
+    """Refuse a shipped overlay that comes first, and would change the settings of a method that nobody chose.
+
+    Args:
+        files: configs in the order in which they merge.
+
+    Raises:
+        ValueError: there is one.
+    """
+    folder = files[0].parent if files else Path()
+    if folder.name not in OVERLAYS or folder.parent not in _config_folders():
+        return
+    name = f"{folder.name}/{files[0].stem}"
+    raise ValueError(
+        f"config {name} is laid over a method, and none comes before it; name one, such as --config "
+        f"{OVERLAYS[folder.name]}+{name}."
+    )
 
 
 def check_yaml(config: Path) -> None:

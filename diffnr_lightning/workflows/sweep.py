@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 from diffnr_lightning.data.generated import source_name
 from diffnr_lightning.data.scan_recipe import LEAST_VIEWS
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.config_files import config_files, method_name
+from diffnr_lightning.workflows.config_files import config_files, method_name, refuse_bare_overlay
 from diffnr_lightning.workflows.device import ALL_GPUS, all_gpus, use_device
 from diffnr_lightning.workflows.failures import Failures
 from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
@@ -268,6 +268,7 @@ def _named(what: str, entries: Sequence[str]) -> dict[str, list[Path]]:
                 f"{what} has {entry} and another one that would be called {name} too; leave one out or rename its file."
             )
         named[name] = config_files(entry)
+        refuse_bare_overlay(named[name])
     return named
 
 
