@@ -96,7 +96,7 @@ def test_other_commands(refused, command, options):
         ("reconstruct --config fdk --case empty --out run", "meta_data.json does not exist"),
         ("reconstruct --config diffnr/align --case empty --out run", "r2gaussian+diffnr/align"),
         ("reconstruct --config samplers/warm --case empty --out run", "dds+samplers/warm"),
-        ("sweep --volumes phantom:1 --methods diffnr/align --out runs", "r2gaussian+diffnr/align"),
+        ("sweep --volumes phantom:1 --views 4 --methods diffnr/align --out runs", "r2gaussian+"),
         ("reconstruct --config fdk --case file.txt --out run", "file of unknown type"),
         ("reconstruct --config fdk --case empty --out run --checkpoint_every 0", "at least one"),
         ("reconstruct --config fdk --case empty --out run --method.name x", "is no solver"),

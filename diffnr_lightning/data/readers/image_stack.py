@@ -74,9 +74,18 @@ def read_images(
     return ImageStack(kept, images.shape[1:], pitch, first)
 
 
-def _read_folder(folder: Path, each: Callable[[np.ndarray], np.ndarray]) -> ImageStack:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder without images.
+
+    Raises:
+        ValueError: there is no TIFF file in it.
+    """
     if not tiff_slices(folder):
         raise ValueError(f"folder {folder} holds no TIFF images; one TIFF file a view is expected.")
+
+
+def _read_folder(folder: Path, each: Callable[[np.ndarray], np.ndarray]) -> ImageStack:
+    check_folder(folder)
     shapes = []
 
     def one(image: np.ndarray) -> np.ndarray:

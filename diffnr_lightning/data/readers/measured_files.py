@@ -8,7 +8,7 @@ import numpy as np
 
 from diffnr_lightning.data.readers import data_exchange, npz_scan
 from diffnr_lightning.data.readers.image_stack import SUFFIXES as IMAGES
-from diffnr_lightning.data.readers.image_stack import ImageStack, read_images
+from diffnr_lightning.data.readers.image_stack import ImageStack, check_folder, read_images
 from diffnr_lightning.data.readers.raw_scan import AngleUnit, RawScan
 from diffnr_lightning.data.readers.readout import Readout
 
@@ -52,7 +52,9 @@ def read_raw(
                 f"scan {path} holds its flat and dark field; flat, dark and line_integrals are for images alone."
             )
         return reader(path, angle_unit).read_out(readout)
-    if not path.is_dir() and path.suffix.lower() not in IMAGES:
+    if path.is_dir():
+        check_folder(path)
+    elif path.suffix.lower() not in IMAGES:
         raise ValueError(
             f"scan {path} has the type {path.suffix!r}; a file {', '.join([*READERS, *IMAGES])} or a "
             "folder of TIFF images is expected."
