@@ -127,10 +127,11 @@ def _render_view(
     like = {"device": positions.device, "dtype": positions.dtype}
     view = torch.tensor(pose_rows(scan)[0], **like)
     u, v = (torch.tensor(a[0], **like) for a in (scan.u_mm, scan.v_mm))
-    foot, normal, (distance, column_0, row_0) = view[0:3], view[3:6], view[12:]
+    foot, normal, (distance, column_0, row_0) = view[0:3], view[3:6], view[12:15]
     rows, columns = scan.detector_shape
     offset = positions - foot  # (N, 3)
-    depth = offset @ normal
+    depth = offset @ normal + view[15]
+    offset = offset + view[15] * normal
     seen = depth >= kernels.NEAR * distance
     # Columns and rows by which the centres are moved: none, but a gradient passes.
     shift = 0.0 * positions[:, :2]

@@ -314,7 +314,7 @@ def _gain(cut: float) -> float:
 def _ray_lengths(poses: Tensor, across: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return the distances of the pixels from the source (V, H, W) in mm."""
     i, j = (torch.arange(size, device=poses.device) for size in shape)
-    normal, (far, column, row) = poses[:, 3:6], poses[:, 12:, None].unbind(1)
+    normal, (far, column, row) = poses[:, 3:6], poses[:, 12:15, None].unbind(1)
     u, v = across[:, 0, None], across[:, 1, None]
     along_v = far[..., None] * normal[:, None] + (i - row)[..., None] * v  # (V, H, 3)
     along_u = (j - column)[..., None] * u  # (V, W, 3)

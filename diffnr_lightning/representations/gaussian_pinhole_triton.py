@@ -47,7 +47,9 @@ def _project_centre(pose, px, py, pz, CONE: tl.constexpr):
     along_a, along_b = x * ax + y * ay + z * az, x * bx + y * by + z * bz
     one = 0.0 * x + 1.0
     if CONE:
-        depth = x * nx + y * ny + z * nz
+        forward = tl.load(pose + 15)
+        depth = x * nx + y * ny + z * nz + forward
+        x, y, z = x + forward * nx, y + forward * ny, z + forward * nz
         # What is not in front of the source is seen nowhere, but must not bring NaN.
         per_depth = 1 / tl.where(depth >= far * NEAR, depth, far)
         distance = tl.sqrt(x * x + y * y + z * z)
@@ -135,7 +137,7 @@ def project_gaussians(
     density = tl.load(densities + g, mask=within, other=0.0)
     if view == 0:
         report_finite(flag, px, py, pz, s0, s1, s2, qw, qx, qy, qz, density)
-    pose = poses + 15 * view
+    pose = poses + 16 * view
     column, row, _a, _b, depth, _d, a0, a1, a2, b0, b1, b2, c0, c1, c2 = _project_centre(
         pose, px, py, pz, CONE
     )
@@ -216,7 +218,7 @@ def project_gaussians_backward(
     for view in range(0, num_views):
         own = tl.cast(view, tl.int64) * count + g
         seen = within & (tl.load(boxes + 6 * own, mask=within, other=NEVER) < NEVER)
-        pose = poses + 15 * view
+        pose = poses + 16 * view
         _c, _r, along_a, along_b, depth, distance, a0, a1, a2, b0, b1, b2, c0, c1, c2 = (
             _project_centre(pose, px, py, pz, CONE)
         )

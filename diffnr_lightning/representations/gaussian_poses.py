@@ -10,6 +10,9 @@ from diffnr_lightning.geometry import ScanGeometry, remembered
 from diffnr_lightning.kernels import num_threads
 from diffnr_lightning.representations.gaussian_shape import BLOCK
 
+# Float32 knows the place of a source that is so many pixels away from its detector to 1/200 of a pixel.
+_FAR_PIXELS = 2**16
+
 
 def rotation_matrices(quaternions: Tensor) -> Tensor:
     """Return the rotations (N, 3, 3) of unit quaternions (N, 4), w, x, y, z."""
@@ -22,9 +25,16 @@ def rotation_matrices(quaternions: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
+def far_source(scan: ScanGeometry) -> bool:
+    """Return whether the sources of a cone beam are too far away for float32 to know them well."""
+    pitch = np.linalg.norm([scan.u_mm, scan.v_mm], axis=-1).min()
+    reach = np.linalg.norm(scan.detector_mm - scan.source_mm, axis=1).min()
+    return scan.beam == "cone" and bool(reach > _FAR_PIXELS * pitch)
+
+
 @remembered(512)
 def pose_rows(scan: ScanGeometry) -> np.ndarray:
-    """Return the poses as the rows (V, 15) that the kernels read; they are remembered, and read-only."""
+    """Return the poses as the rows (V, 16) that the kernels read; they are remembered, and read-only."""
     u, v = scan.u_mm, scan.v_mm
     across = np.cross(u, v)
     area2 = (across**2).sum(1, keepdims=True)
@@ -46,7 +56,14 @@ def pose_rows(scan: ScanGeometry) -> np.ndarray:
     column = 0.5 * (columns - 1) - (centre * along_u).sum(1, keepdims=True)
     row = 0.5 * (rows - 1) - (centre * along_v).sum(1, keepdims=True)
     distance = (centre * normal).sum(1, keepdims=True)
-    rows_of_views = np.concatenate([foot, normal, along_u, along_v, distance, column, row], axis=1)
+    forward = np.zeros_like(distance)
+    if far_source(scan):
+        # A point near the origin stands for the source: along the normal neither column nor row changes, but depth.
+        forward = -(foot * normal).sum(1, keepdims=True)
+        foot = foot + forward * normal
+    rows_of_views = np.concatenate(
+        [foot, normal, along_u, along_v, distance, column, row, forward], axis=1
+    )
     rows_of_views.setflags(write=False)
     return rows_of_views
 

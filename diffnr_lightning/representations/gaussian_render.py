@@ -32,6 +32,7 @@ from diffnr_lightning.representations.gaussian_lines import (
 )
 from diffnr_lightning.representations.gaussian_poses import (
     arrays_of,
+    far_source,
     pose_rows,
     rotation_matrices,
     rows_of_a_task,
@@ -78,7 +79,8 @@ def render_gaussians(
         integral: "affine" splats Gaussians with a perspective that is taken to first order around
             each centre; "exact" integrates along the ray of each pixel, which takes three times as
             long forwards and nine times as long backwards (10,000 Gaussians, 128^2 pixels). They
-            are the same in a parallel beam; in a cone beam `gaussian_lines.affine_mass_loss`
+            are the same in a parallel beam, and of sources farther away than 65,536 pixels, where the
+            first is taken; in a cone beam `gaussian_lines.affine_mass_loss`
             estimates the difference.
 
     Raises:
@@ -89,7 +91,7 @@ def render_gaussians(
     tensors = (positions, scales, rotations, densities)
     check_integral(integral)
     chosen = _choose(tensors, cut, backend)
-    if integral == "exact" and scan.beam == "cone":
+    if integral == "exact" and scan.beam == "cone" and not far_source(scan):
         return render_lines(tensors, scan, cut, chosen, statistics)
     if chosen == "numba":
         return _Splat.apply(*tensors, scan, cut, statistics)
@@ -180,15 +182,16 @@ def footprints(
     like = {"device": positions.device, "dtype": positions.dtype}
     view = torch.tensor(pose_rows(scan)[0], **like)
     foot, normal, along_u, along_v = view[0:3], view[3:6], view[6:9], view[9:12]
-    distance, column_0, row_0 = view[12:]
+    distance, column_0, row_0, forward = view[12:]
     offset = positions - foot  # (N, 3)
     if scan.beam == "cone":
-        depth = offset @ normal  # (N,)
+        depth = offset @ normal + forward  # (N,)
         seen = depth >= splatting.NEAR * distance
         # What is not in front of the source is seen nowhere, but must not bring NaN.
-        offset = torch.where(seen[:, None], offset, distance * normal)
+        offset = torch.where(seen[:, None], offset, (distance - forward) * normal)
         depth = torch.where(seen, depth, distance)[:, None]
         u, v = (offset @ along_u)[:, None] / depth, (offset @ along_v)[:, None] / depth
+        offset = offset + forward * normal
         jacobian = torch.stack(
             [
                 distance / depth * (along_u - u * normal),

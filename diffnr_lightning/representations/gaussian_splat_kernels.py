@@ -6,10 +6,11 @@ and position along the ray. Its footprint has the height rho sqrt(2 pi |J S J^T|
 rows own their pixels and every sum runs in the order of the Gaussians, so that results do not
 depend on the number of threads.
 
-Views (V, 15): source or, for parallel beam, a point on the ray of the detector's centre (3); detector
+Views (V, 16): source or, for parallel beam, a point on the ray of the detector's centre (3); detector
 normal or ray direction (3); a and b (3 each); distance of the detector, 0 for parallel beam; column
-and row of the foot. With o the offset of a point from the source, its column is distance (a o) /
-(normal o) plus that of the foot, its row the same with b; for parallel beam they are a o and b o.
+and row of the foot; by how much the point stands for a source that lies farther back along the normal, of
+which float32 knows too little, or 0. With o the offset of a point from the source, its column is distance
+(a o) / (normal o) plus that of the foot, its row the same with b; for parallel beam they are a o and b o.
 
 Footprints (N, 7): column, row, slope, two stiffnesses (see `ellipse_rows`), height, height per
 density.
@@ -64,7 +65,8 @@ def _project_centre(p, view, cone, jacobian):  # noqa: ANN001, ANN202 -- inlined
             jacobian[1, k] = view[9 + k]
             jacobian[2, k] = view[3 + k]
         return along_a + view[13], along_b + view[14], along_a, along_b, view[12], f4(1)
-    depth = x * view[3] + y * view[4] + z * view[5]
+    depth = x * view[3] + y * view[4] + z * view[5] + view[15]
+    x, y, z = x + view[15] * view[3], y + view[15] * view[4], z + view[15] * view[5]
     per_depth = f4(1) / depth
     distance = math.sqrt(x * x + y * y + z * z)
     per_distance = f4(1) / distance

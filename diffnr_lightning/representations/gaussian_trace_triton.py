@@ -105,7 +105,7 @@ def trace_gaussians(
     if view == 0:
         report_finite(flag, px, py, pz, s0, s1, s2, qw, qx, qy, qz, density)
     r00, r01, r02, r10, r11, r12, r20, r21, r22 = rotation(qw, qx, qy, qz)
-    pose = poses + 15 * view
+    pose = poses + 16 * view
     x, y, z = px - tl.load(pose), py - tl.load(pose + 1), pz - tl.load(pose + 2)
     depth = x * tl.load(pose + 3) + y * tl.load(pose + 4) + z * tl.load(pose + 5)
     far = tl.load(pose + 12)
@@ -221,7 +221,7 @@ def trace_backward(
         found, line = sums + 14 * own, lines + 20 * own
         seen = within & (tl.load(boxes + 6 * own, mask=within, other=NEVER) < NEVER)
         seen &= tl.load(found + 13, mask=seen, other=0.0) > 0
-        pose, side = poses + 15 * view, across + 6 * view
+        pose, side = poses + 16 * view, across + 6 * view
         x, y, z = px - tl.load(pose), py - tl.load(pose + 1), pz - tl.load(pose + 2)
         ux, uy, uz = tl.load(side), tl.load(side + 1), tl.load(side + 2)
         vx, vy, vz = tl.load(side + 3), tl.load(side + 4), tl.load(side + 5)

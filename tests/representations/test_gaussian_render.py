@@ -66,6 +66,31 @@ def test_a_cone_view_from_far_away_is_exact(gaussians, backend):
     assert_same(image, exact, 5e-4)  # exp(-8) is 3e-4
 
 
+@pytest.mark.parametrize("integral", ["affine", "exact"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float32_renders_sources_that_it_cannot_place(gaussians, backend, integral):
+    far = ScanGeometry.cone(
+        angles_rad=uniform_angles(3, 360, 20),
+        source_to_axis_mm=1e7,
+        source_to_detector_mm=1e7 + 50,
+        detector_shape=(32, 36),
+        pixel_mm=1.0,
+    )
+    several = gaussians(10, spread=0.3)
+    ours, theirs = (
+        [t.to(dtype, copy=True).requires_grad_() for t in several]
+        for dtype in (torch.float32, torch.float64)
+    )
+    expected = render_gaussians(*theirs, far, backend="reference")
+    image = render_gaussians(*ours, far, backend=backend, integral=integral)
+    assert_same(image, expected, 1e-5)
+    weights = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    for rendered in (image, expected):
+        (rendered * weights).sum().backward()
+    for leaf, oracle in zip(ours, theirs, strict=True):
+        assert_same(leaf.grad, oracle.grad, 1e-4)
+
+
 def test_a_near_cone_view_is_right_to_first_order(gaussians, cone_scan):
     errors = []
     for size in (3.0, 1.5):

@@ -103,6 +103,22 @@ def test_views_equal_the_reference(gaussians, scans, name, integral, triton_devi
     assert_same(ours.gradient, theirs.gradient, 1e-4)
 
 
+def test_sources_that_float32_cannot_place(gaussians, triton_device):
+    scan = ScanGeometry.cone(
+        angles_rad=[0.3],
+        source_to_axis_mm=1e7,
+        source_to_detector_mm=1e7 + 50,
+        detector_shape=(9, 13),
+        pixel_mm=2.0,
+    )
+    assert_equals_reference(
+        lambda tensors: splatted(tensors, scan),
+        lambda tensors: render_gaussians(*tensors, scan, backend="reference"),
+        gaussians(4, spread=0.2),
+        triton_device,
+    )
+
+
 def test_gaussians_that_reach_to_the_source(gaussians, triton_device):
     """Their exact images have no edge: all pixels count."""
     scan = ScanGeometry.cone(
