@@ -16,6 +16,11 @@ _PIXEL_TOLERANCE = 1e-3
 # Columns and rows whose mean directions differ in length by less are lines that vary alike.
 _SAME_DIRECTION = 1e-3
 
+# Residuals beyond this share of the field of view may be of detectors rolled in their planes, which hide the axis.
+_ROLLED = 0.1
+# Normals of detectors turn in a plane where the least of their spreads is below this share of the next.
+_PLANAR = 0.05
+
 _Z = np.array([0.0, 0.0, 1.0])
 # Sources over less of the circle than this say little about its radius; the detectors then do.
 _CIRCLE_ARC = np.deg2rad(120.0)
@@ -111,7 +116,8 @@ def nominal_orbit(scan: Poses) -> NominalOrbit:
     """Return the circle that describes a scan best in the sense of least squares.
 
     The rotation axis is z, or the mean direction of the detectors' columns where that leaves less
-    than half of the residual. For a cone beam, axis and distances come from
+    than half of the residual; where both leave much, as of detectors rolled in their planes, it is the
+    axis about which their normals turn. For a cone beam, axis and distances come from
     ``source = axis - DSO n`` with n the detectors' normals, linear in the unknowns; where that does
     not hold to rounding, n may also be turned by one angle about the axis (a detector that does not
     face it), and sources over more than 120 degrees are fitted with a circle by Gauss-Newton. For a
@@ -125,7 +131,8 @@ def nominal_orbit(scan: Poses) -> NominalOrbit:
     if np.abs(about_z.deviation_mm).max() <= POSITION_TOLERANCE * _size(scan):
         return about_z
     tilted = _fit_about(scan, _mean_axis(scan))
-    return tilted if tilted.residual_mm < 0.5 * about_z.residual_mm else about_z
+    nearest = tilted if tilted.residual_mm < 0.5 * about_z.residual_mm else about_z
+    return nearest if nearest.residual_share < _ROLLED else _perhaps_rolled(scan, nearest)
 
 
 def exact_orbit(scan: Poses) -> Orbit | None:
@@ -164,6 +171,19 @@ def _mean_axis(scan: Poses) -> np.ndarray:
     best = 1 if sure[1] > sure[0] + 1e-9 else 0
     axis = candidates[best] / lengths[best]
     return axis * np.sign(axis[np.abs(axis).argmax()])
+
+
+def _perhaps_rolled(scan: Poses, nearest: NominalOrbit) -> NominalOrbit:
+    """Return the circle about the axis that detectors turn about, `nearest` where there is none or beams do not."""
+    normals = scan.normal
+    _, spreads, axes = np.linalg.svd(normals - normals.mean(axis=0), full_matrices=False)
+    if len(spreads) < 3 or not spreads[2] < _PLANAR * spreads[1]:
+        return nearest
+    axis = axes[2] * np.sign(axes[2][np.abs(axes[2]).argmax()])
+    climb, before = (
+        np.ptp(scan.direction @ along) for along in (axis, nearest.orbit.axis_direction)
+    )
+    return _fit_about(scan, axis) if climb < 0.5 * before else nearest
 
 
 def _turn_to_z(axis: np.ndarray) -> np.ndarray:

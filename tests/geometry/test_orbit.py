@@ -85,6 +85,29 @@ def test_the_axis_may_point_anywhere(beam, degrees) -> None:
 
 
 @pytest.mark.parametrize("beam", SCANS)
+@pytest.mark.parametrize("roll_deg", [12.0, 30.0, -70.0])
+@pytest.mark.parametrize("arc_deg", [200.0, 360.0])
+def test_a_detector_rolled_in_its_plane_does_not_hide_a_tilted_axis(
+    beam, roll_deg, arc_deg
+) -> None:
+    options = {**(CONE if beam == "cone" else PARALLEL), "angles_rad": uniform_angles(60, arc_deg)}
+    upright = (ScanGeometry.cone if beam == "cone" else ScanGeometry.parallel)(**options)
+    cos, sin = np.cos(np.deg2rad(roll_deg)), np.sin(np.deg2rad(roll_deg))
+    pitch_v, pitch_u = (np.linalg.norm(step[0]) for step in (upright.v_mm, upright.u_mm))
+    down, along = upright.v_mm / pitch_v, upright.u_mm / pitch_u
+    rolled = replace(
+        upright,
+        u_mm=pitch_u * (cos * along + sin * down),
+        v_mm=pitch_v * (cos * down - sin * along),
+    )
+    turn = about_x(20.0)
+    nominal, untilted = nominal_orbit(turned(rolled, turn)), nominal_orbit(rolled)
+    axis = turn @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(np.cross(nominal.orbit.axis_direction, axis), 0.0, atol=1e-9)
+    assert nominal.residual_share == pytest.approx(untilted.residual_share, rel=1e-6)
+
+
+@pytest.mark.parametrize("beam", SCANS)
 @pytest.mark.parametrize("exchanged", [False, True])
 @pytest.mark.parametrize("beside_deg", [0.0, 0.1])
 def test_two_opposite_views_about_a_tilted_axis_say_which_it_is(
