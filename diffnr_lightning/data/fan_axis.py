@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
+
+LOGGER = logging.getLogger("diffnr")
 
 # Columns and views of the first, coarse search; so many views are compared with what all have at last.
 COARSE_COLUMNS, COARSE_VIEWS = 96, 180
@@ -14,6 +18,8 @@ LEAST_COMPARED = 0.1
 FINE_STEP = 0.1
 # Halves of a turn that differ by more than this share of their squares do not show the same object.
 LARGEST_DIFFERENCE = 0.05
+# Noise alone leaves less than this share; angles or distances that are wrong leave more.
+NOTABLE_DIFFERENCE = 0.01
 # The other sense of rotation is the right one if it leaves less than this share of the difference.
 CLEARLY_BETTER = 0.5
 
@@ -56,6 +62,12 @@ def find_fan_axis(
             "the two halves of the turn show the same object by far better if the angles run the other way "
             f"(they differ by {reversed_difference:.2g} of their squares, not {difference:.2g}); change clockwise, or "
             "reverse the columns, whichever is wrong."
+        )
+    if difference > NOTABLE_DIFFERENCE:
+        LOGGER.warning(
+            "the two halves of the turn differ by %.1f %% of their squares at the rotation axis that was found; check "
+            "angles and distances, or give axis_column",
+            100 * difference,
         )
     return column
 

@@ -18,6 +18,8 @@ from diffnr_lightning.data.rotation_axis import find_axis
 from diffnr_lightning.geometry import ScanGeometry, view_steps
 
 LOGGER = logging.getLogger("diffnr")
+# Of steps that fill a turn but for the last digits that people write.
+ROUNDING_DEG = 1.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ class MeasuredScanner:
         """
         views = len(raw.counts)
         if self.step_deg is not None:
+            if abs(self.step_deg) * (views - 1) > 360 + ROUNDING_DEG:
+                LOGGER.warning(
+                    "%s: %d views of %g degrees go around %.2f times; check step_deg if it was once",
+                    raw.name, views, self.step_deg, abs(self.step_deg) * views / 360,
+                )  # fmt: skip
             return np.deg2rad(self.step_deg) * np.arange(views)
         if self.angles is None:
             if raw.angles_rad is None:

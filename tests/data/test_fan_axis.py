@@ -52,6 +52,15 @@ def test_a_turn_in_the_other_sense_is_refused(ellipsoid, one_sentence):
     )
 
 
+def test_angles_that_are_nearly_right_are_said(ellipsoid, caplog):
+    projections, angles = fan(ellipsoid, 33.0, 64)
+    find_fan_axis(projections, angles, DISTANCE, 4)
+    assert not caplog.text
+    uneven = angles + 0.2 * np.sin(angles)
+    find_fan_axis(projections, uneven, DISTANCE, 4)
+    assert "check angles and distances" in " ".join(caplog.text.split())
+
+
 def test_views_of_different_objects_have_no_axis(ellipsoid, one_sentence):
     projections, angles = fan(ellipsoid, 33.0, 64)
     with pytest.raises(ValueError) as error:

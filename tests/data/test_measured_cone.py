@@ -133,6 +133,17 @@ def test_a_turn_of_views_in_another_order_has_no_axis(exact, tmp_path, one_sente
     assert "axis_column" in one_sentence(error)
 
 
+def test_steps_that_do_not_fit_a_turn_are_said(exact, tmp_path, caplog):
+    np.save(tmp_path / "turn.npy", exact)
+    known = {"line_integrals": True, "air_border": "none"}
+    right = MeasuredScanner(**SCANNER, step_deg=5.0, centre_row=ROW)
+    measured_case(tmp_path / "turn.npy", scanner=right, **known)
+    assert "check" not in caplog.text
+    wrong = MeasuredScanner(**SCANNER, step_deg=7.5, axis_column=AXIS)
+    measured_case(tmp_path / "turn.npy", scanner=wrong, **known)
+    assert "go around 1.50 times; check step_deg" in caplog.text
+
+
 def test_part_of_a_turn_takes_the_middle_and_says_so(exact, tmp_path, caplog):
     np.save(tmp_path / "part.npy", exact[:50])
     case = measured_case(
