@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from diffnr_lightning.geometry import Orbit, ScanGeometry, VolumeGrid, nominal_orbit, view_steps
+from diffnr_lightning.geometry.poses import Poses
 
 LOGGER = logging.getLogger("diffnr")
 # A field of view narrower than this share of the detector is worth a word.
@@ -31,62 +32,46 @@ def grid_of(scan: ScanGeometry, name: str, size: int | None = None) -> VolumeGri
     Raises:
         ValueError: poses that lie about no axis along z.
     """
-    orbit = _upright_orbit(scan, name)
-    axis = orbit.axis_point_mm
-    reach = _reach(scan, orbit, name)
-    pitch_v, pitch_u = (p / orbit.magnification for p in orbit.pixel_mm)
-    across = size or int(2 * reach / pitch_u + ROUNDING)
-    voxel = 2 * reach / across if size else pitch_u
-    shape = (max(1, round(_standing(scan)[0] * pitch_v / voxel)), across, across)
-    # Half of the detector's rows lie above its centre, wherever the central ray meets it.
-    height = axis[2] - orbit.detector_offset_mm[0] / orbit.magnification
-    centre = (float(c) if abs(c) >= ROUNDING else 0.0 for c in (*axis[:2], height))
-    return VolumeGrid(shape, voxel, tuple(centre))
-
-
-def _upright_orbit(scan: ScanGeometry, name: str) -> Orbit:
-    """Return the circle nearest to the views.
-
-    Raises:
-        ValueError: none about an axis along z.
-    """
-    orbit = nominal_orbit(scan).orbit
-    tilted = abs(orbit.axis_direction[2]) < np.cos(LARGEST_TILT_RAD)
-    if tilted or not np.isfinite(orbit.magnification):
+    nominal = nominal_orbit(scan)
+    orbit = nominal.orbit
+    if abs(orbit.axis_direction[2]) < np.cos(LARGEST_TILT_RAD) or not np.isfinite(
+        orbit.magnification
+    ):
         raise ValueError(
             f"{name}: the views do not lie about an axis along z, around which voxels could be placed; turn the world "
             "of their poses so that the rotation axis is z."
         )
-    return orbit
-
-
-def _standing(scan: ScanGeometry) -> tuple[int, int]:
-    """Return how many pixels the detector has along the axis and across it."""
-    exchanged = nominal_orbit(scan).orientation.exchanged
-    return scan.detector_shape[::-1] if exchanged else scan.detector_shape
-
-
-def _reach(scan: ScanGeometry, orbit: Orbit, name: str) -> float:
-    """Return the radius in mm of the circle of which every line is measured at least once."""
-    columns = _standing(scan)[1]
-    step = scan.v_mm if nominal_orbit(scan).orientation.exchanged else scan.u_mm
-    ends = [
-        _least_distance(scan, orbit.axis_point_mm[:2], side * columns * step)
-        for side in (-0.5, 0.5)
-    ]
-    _, all_around = view_steps(orbit.angles_rad, 2 * np.pi)
-    reach = max(ends) if all_around else min(ends)
-    pitch = orbit.pixel_mm[1] / orbit.magnification
-    if 2 * reach < NARROW_SHARE * columns * pitch:
+    upright = nominal.orientation.upright_scan(scan)
+    rows, columns = upright.detector_shape
+    pitch_v, pitch_u = (p / orbit.magnification for p in orbit.pixel_mm)
+    reach = _reach(upright, orbit)
+    if 2 * reach < NARROW_SHARE * columns * pitch_u:
         LOGGER.warning(
             "%s: the rotation axis lies near an end of the detector and the views do not go all around, so that only a "
             "circle %.0f of %d columns wide is reconstructed; what lies outside disturbs it",
-            name, 2 * reach / pitch, columns,
+            name, 2 * reach / pitch_u, columns,
         )  # fmt: skip
-    return reach
+    across = size or int(2 * reach / pitch_u + ROUNDING)
+    voxel = 2 * reach / across if size else pitch_u
+    shape = (max(1, round(rows * pitch_v / voxel)), across, across)
+    # Half of the detector's rows lie above its centre, wherever the central ray meets it.
+    height = orbit.axis_point_mm[2] - orbit.detector_offset_mm[0] / orbit.magnification
+    places = (*orbit.axis_point_mm[:2], height)
+    return VolumeGrid(shape, voxel, tuple(float(c) if abs(c) >= ROUNDING else 0.0 for c in places))
 
 
-def _least_distance(scan: ScanGeometry, axis: np.ndarray, from_middle: np.ndarray) -> float:
+def _reach(upright: Poses, orbit: Orbit) -> float:
+    """Return the radius in mm of the circle of which every line is measured at least once."""
+    columns = upright.detector_shape[1]
+    ends = [
+        _least_distance(upright, orbit.axis_point_mm[:2], side * columns * upright.u_mm)
+        for side in (-0.5, 0.5)
+    ]
+    _, all_around = view_steps(orbit.angles_rad, 2 * np.pi)
+    return max(ends) if all_around else min(ends)
+
+
+def _least_distance(scan: Poses, axis: np.ndarray, from_middle: np.ndarray) -> float:
     """Return how near the rays of points (V, 3) beside the detector's middle come to the axis (2,), over the views."""
     end = scan.detector_mm + from_middle
     along = (end - scan.source_mm if scan.beam == "cone" else scan.direction)[:, :2]

@@ -1,6 +1,6 @@
 """Poses of source and detector in every view, as other programs write them.
 
-Source: ASTRA's ``cone_vec`` and ``parallel3d_vec`` (twelve numbers a view: source or ray, detector, u, v), which the
+Source: ASTRA's ``cone_vec`` (twelve numbers a view: source, detector, u, v), which the
 files of measured walnuts of CWI hold in mm, and RTK's ``RTKThreeDCircularGeometry``, whose ``Matrix`` maps points in
 mm, the rotation axis along y, to the detector in mm.
 """
@@ -14,7 +14,6 @@ import numpy as np
 
 from diffnr_lightning.data.readers.tables import read_table
 from diffnr_lightning.geometry import (
-    Beam,
     ScanGeometry,
     from_astra_vectors,
     from_projection_matrices,
@@ -31,18 +30,15 @@ def read_poses(
     path: Path,
     detector_shape: tuple[int, int],
     pixel_mm: tuple[float, float] | None,
-    *,
-    beam: Beam = "cone",
     first_mm: tuple[float, float] | None = None,
 ) -> ScanGeometry:
-    """Read the poses of all views.
+    """Read the poses of all views of a cone beam.
 
     Args:
         path: XML of RTK; NPY of projection matrices (V, 3, 4), which map points in mm to (column, row), counted from 0;
             or twelve numbers a view, ASTRA's vectors in mm, as text or NPY.
         detector_shape: rows and columns (H, W).
         pixel_mm: pitch (v, u), which matrices do not know and vectors do.
-        beam: of the vectors.
         first_mm: place (v, u) of the first pixel on the detector in RTK's sense; None is around the middle.
 
     Raises:
@@ -55,7 +51,7 @@ def read_poses(
     if table.ndim == 3 and table.shape[1:] == (3, 4):
         return from_projection_matrices(table, detector_shape, _pitch(path, pixel_mm)[1])
     if table.ndim == 2 and table.shape[1] == 12:
-        return from_astra_vectors(table, detector_shape, beam)
+        return from_astra_vectors(table, detector_shape)
     raise ValueError(
         f"geometry {path} holds {' x '.join(map(str, table.shape))} numbers; twelve a view (ASTRA's vectors), NPY of "
         "matrices (views, 3, 4), or XML of RTK is expected."
