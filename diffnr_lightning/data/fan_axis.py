@@ -18,8 +18,8 @@ LEAST_COMPARED = 0.1
 FINE_STEP = 0.1
 # Halves of a turn that differ by more than this share of their squares do not show the same object.
 LARGEST_DIFFERENCE = 0.05
-# A share that is worth a word: made-up scans of 20,000 and 30,000 photons leave 0.0003 and 0.0002, a tooth whose turn was
-# taken for one and a half 0.016.
+# A share that is worth a word: made-up scans of 20,000 and 30,000 photons leave 0.0003 and 0.0002, a tooth whose turn
+# was taken for one and a half 0.016.
 NOTABLE_DIFFERENCE = 0.01
 # The other sense of rotation is the right one if it leaves less than this share of the difference.
 CLEARLY_BETTER = 0.5
