@@ -26,6 +26,9 @@ from diffnr_lightning.projectors import backproject, project
 _SETTLED = 0.01
 # The level is hit to rounding after so many halvings of an interval of this many natural logarithms to either side.
 _HALVINGS, _LOGARITHMS = 60, 40.0
+# A change that predicts worse counts is halved, so often at most: a volume ten times as dense as the object needs three
+# halvings, and one that the last does not help stays as it is.
+_SHORTER = 6
 _AXES = (0, 1, 2)
 
 
@@ -85,7 +88,8 @@ def agree(
     changes of the air would cost structural similarity. A volume that explains its projections already comes back as
     it is. Where no change along all `directions` comes down to the level, the geometry, a truncation or beam hardening
     is at fault and not the volume: what explains most would fit that fault, so the level is raised to the geometric
-    mean of what was unexplained and of what could be left.
+    mean of what was unexplained and of what could be left. Where the counts, which the search takes to first order in the
+    change, say that it makes more unexplained, it is halved until it does not.
 
     Args:
         volume: (Z, Y, X), such as a repaired one, in normalised attenuation.
@@ -145,19 +149,18 @@ def agree(
         # Geometric mean: half of the excess, in logarithms.
         least = krylov.left_over * krylov.length / math.sqrt(count)
         step = _smallest_step(krylov, count * least * math.sqrt(before))
-    moved = volume + change(krylov.combined(step.coefficients))
-    moved = torch.where(inside > 0, moved.clamp(min=0), volume)
-    # Not to first order: counts that a large change predicts are not.
-    left = compared(moved).residual
-    return Agreement(
-        moved,
-        level,
-        reached,
-        before,
-        _mean_square(left, count),
-        step.stiffness,
-        len(krylov.directions),
-    )
+    towards = change(krylov.combined(step.coefficients))
+    for shorter in range(_SHORTER):
+        moved = volume + towards / 2**shorter
+        moved = torch.where(inside > 0, moved.clamp(min=0), volume)
+        # Not to first order: counts that a large change predicts are not.
+        after = _mean_square(compared(moved).residual, count)
+        if after < before:
+            found = len(krylov.directions)
+            return Agreement(
+                moved, level, reached and not shorter, before, after, step.stiffness, found
+            )
+    return Agreement(volume, level, False, before, before, math.inf, len(krylov.directions))
 
 
 @torch.no_grad()
