@@ -88,8 +88,8 @@ def agree(
     changes of the air would cost structural similarity. A volume that explains its projections already comes back as
     it is. Where no change along all `directions` comes down to the level, the geometry, a truncation or beam hardening
     is at fault and not the volume: what explains most would fit that fault, so the level is raised to the geometric
-    mean of what was unexplained and of what could be left. Where the counts, which the search takes to first order in the
-    change, say that it makes more unexplained, it is halved until it does not.
+    mean of what was unexplained and of what could be left. Where the counts, which the search takes to first order in
+    the change, say that it leaves more unexplained, it is halved until it does not; in the end there is none.
 
     Args:
         volume: (Z, Y, X), such as a repaired one, in normalised attenuation.

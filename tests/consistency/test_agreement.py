@@ -191,15 +191,15 @@ def test_what_a_large_change_leaves_is_said_as_it_is():
     assert made.after == pytest.approx(left, rel=1e-3)
 
 
-@pytest.mark.parametrize("times", [5, 30])
-def test_a_volume_that_is_far_too_dense_does_not_explain_less_afterwards(times):
+@pytest.mark.parametrize(("times", "share"), [(5, 0.5), (30, 1.0)])
+def test_a_volume_that_is_far_too_dense_does_not_explain_less_afterwards(times, share):
     """There the step to first order, which knows no counts of photons, is far too long."""
     recipe = ScanRecipe(size=24, num_views=12, noise=Noise("physical", 1e5), test_views=0)
     case = simulate_case(generate("phantom:0", 48), recipe)
     given = {"photons": case.photons, "weights": case.photons.weights()}
     dense = times * case.volume
     made = agree(dense, case.projections, case.grid, case.scan, **given)
-    assert made.after < made.before and not made.reached
+    assert made.after <= share * made.before and not made.reached
 
 
 def test_a_volume_may_leave_what_another_left(measured):
