@@ -25,10 +25,10 @@ from rich.table import Table  # noqa: E402
 
 from diffnr_lightning.data import Case, Noise, ScanRecipe, generate, simulate_case  # noqa: E402
 from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
-from diffnr_lightning.workflows.assumed_photons import photons_of  # noqa: E402
-from diffnr_lightning.workflows.environment import cpu_name  # noqa: E402
-from diffnr_lightning.workflows.posed_problem import measured_problem  # noqa: E402
-from diffnr_lightning.workflows.settings import configured  # noqa: E402
+from diffnr_lightning.workflows.command_line.settings import configured  # noqa: E402
+from diffnr_lightning.workflows.methods.assumed_photons import photons_of  # noqa: E402
+from diffnr_lightning.workflows.methods.posed_problem import measured_problem  # noqa: E402
+from diffnr_lightning.workflows.runs.environment import cpu_name  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "diffnr.json"
 CONFIGS = (

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffnr_lightning.cli import COMMANDS
-from diffnr_lightning.workflows.environment import cpu_name, version
+from diffnr_lightning.workflows.runs.environment import cpu_name, version
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "startup.json"

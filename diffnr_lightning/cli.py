@@ -119,7 +119,7 @@ def _outcome(arguments: list[str]) -> int:
 
 def _run(command: str, options: list[str], prog: str) -> None:
     function = getattr(importlib.import_module(WORKFLOWS), command.replace("-", "_"))
-    from diffnr_lightning.workflows.settings import parse
+    from diffnr_lightning.workflows.command_line.settings import parse
 
     _set_up_messages()
     function(**parse(function, options, prog=prog).arguments)

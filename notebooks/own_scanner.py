@@ -31,8 +31,8 @@ from diffnr_lightning.geometry import ScanGeometry, astra_vectors
 from diffnr_lightning.projectors import project
 from diffnr_lightning.reports import read_runs, read_volume
 from diffnr_lightning.workflows import evaluate, ingest, reconstruct, simulate
-from diffnr_lightning.workflows.config_files import shipped_config
-from diffnr_lightning.workflows.settings import parse
+from diffnr_lightning.workflows.command_line.config_files import shipped_config
+from diffnr_lightning.workflows.command_line.settings import parse
 
 folder = Path(tempfile.mkdtemp())
 

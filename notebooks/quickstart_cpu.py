@@ -28,8 +28,8 @@ import matplotlib.pyplot as plt
 from diffnr_lightning.data import ScanRecipe, read_case
 from diffnr_lightning.reports import read_runs, read_volume
 from diffnr_lightning.workflows import evaluate, reconstruct, simulate
-from diffnr_lightning.workflows.config_files import shipped_config
-from diffnr_lightning.workflows.settings import parse
+from diffnr_lightning.workflows.command_line.config_files import shipped_config
+from diffnr_lightning.workflows.command_line.settings import parse
 
 SIZE = 40  # voxels along each edge
 folder = Path(tempfile.mkdtemp())

@@ -31,8 +31,8 @@ from diffnr_lightning.data import ScanRecipe, read_case
 from diffnr_lightning.metrics import PROTOCOLS
 from diffnr_lightning.reports import read_run
 from diffnr_lightning.workflows import reconstruct, simulate
-from diffnr_lightning.workflows.config_files import shipped_config
-from diffnr_lightning.workflows.settings import parse
+from diffnr_lightning.workflows.command_line.config_files import shipped_config
+from diffnr_lightning.workflows.command_line.settings import parse
 
 folder = Path(tempfile.mkdtemp())
 case_folder = simulate(

@@ -4,7 +4,7 @@ import importlib
 from functools import cache
 
 from diffnr_lightning import cli
-from diffnr_lightning.workflows.settings import settings_parser
+from diffnr_lightning.workflows.command_line.settings import settings_parser
 
 
 def check_command(words):

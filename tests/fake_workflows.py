@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from diffnr_lightning.workflows.settings import Flatten
+from diffnr_lightning.workflows.command_line.settings import Flatten
 
 
 @dataclass(frozen=True)

@@ -342,7 +342,7 @@ def test_print_config_can_be_read_back(config, capsys, tmp_path):
 
 
 def test_shipped_configs_are_found_from_every_folder(monkeypatch, tmp_path):
-    from diffnr_lightning.workflows.config_files import shipped_config
+    from diffnr_lightning.workflows.command_line.config_files import shipped_config
 
     monkeypatch.chdir(tmp_path)
     path = shipped_config("reconstruct/fdk.yaml")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from diffnr_lightning.data.splits import listed
-from diffnr_lightning.workflows.config_files import COMPOSED, config_files, method_name
-from diffnr_lightning.workflows.settings import configured, parse, settings_parser
-from diffnr_lightning.workflows.volume_sources import volume_sources
+from diffnr_lightning.workflows.cases.volume_sources import volume_sources
+from diffnr_lightning.workflows.command_line.config_files import COMPOSED, config_files, method_name
+from diffnr_lightning.workflows.command_line.settings import configured, parse, settings_parser
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*/*.yaml"))

@@ -12,7 +12,7 @@ import pytest
 from documented_commands import check_command
 
 from diffnr_lightning.reports import provenance_in_words
-from diffnr_lightning.workflows.config_files import config_files
+from diffnr_lightning.workflows.command_line.config_files import config_files
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 FOLDERS = sorted(

@@ -110,7 +110,7 @@ def test_an_installed_wheel_has_configs_and_weights(repository, tmp_path):
     assert {str(path.relative_to(repository)) for path in files} <= names
     assert "diffnr_lightning/assets/compact_slicefixer.safetensors" in names
     program = (
-        "from diffnr_lightning.workflows.config_files import shipped_config;"
+        "from diffnr_lightning.workflows.command_line.config_files import shipped_config;"
         "print(shipped_config('reconstruct/fdk.yaml'))"
     )
     done = subprocess.run(

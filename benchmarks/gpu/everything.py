@@ -43,7 +43,7 @@ from diffnr_lightning.projectors import backproject, project, weighted_backproje
 from diffnr_lightning.representations import GaussianCloud  # noqa: E402
 from diffnr_lightning.solvers import total_variation_gradient  # noqa: E402
 from diffnr_lightning.workflows import Problem, Scene, reconstruct  # noqa: E402
-from diffnr_lightning.workflows.settings import configured  # noqa: E402
+from diffnr_lightning.workflows.command_line.settings import configured  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results"
 MARK = "RESULT "

@@ -13,24 +13,28 @@ import numpy as np
 from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.data.datasets import load_source
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.early_stops import refuse_what_cannot_stop, stopped_early
-from diffnr_lightning.workflows.environment import environment
-from diffnr_lightning.workflows.failures import Failures
-from diffnr_lightning.workflows.problem import Problem
-from diffnr_lightning.workflows.projection_pairs import SHARES, projection_pairs
-from diffnr_lightning.workflows.repeated_warnings import each_warning_once
-from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.shards import Job, jobs_of, shard_of
-from diffnr_lightning.workflows.signature import Checked, at_least, folder_to_be
-from diffnr_lightning.workflows.variation import Variation, zoomed
-from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
+from diffnr_lightning.workflows.cases.volume_sources import (
+    left_out,
+    refuse_held_back,
+    volume_sources,
+)
+from diffnr_lightning.workflows.command_line.repeated_warnings import each_warning_once
+from diffnr_lightning.workflows.command_line.settings import Flatten
+from diffnr_lightning.workflows.command_line.signature import Checked, at_least, folder_to_be
+from diffnr_lightning.workflows.machine.device import use_device
+from diffnr_lightning.workflows.methods.problem import Problem
+from diffnr_lightning.workflows.pairs.early_stops import refuse_what_cannot_stop, stopped_early
+from diffnr_lightning.workflows.pairs.projection_pairs import SHARES, projection_pairs
+from diffnr_lightning.workflows.pairs.shards import Job, jobs_of, shard_of
+from diffnr_lightning.workflows.pairs.variation import Variation, zoomed
+from diffnr_lightning.workflows.runs.environment import environment
+from diffnr_lightning.workflows.tables.failures import Failures
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 Device = deferred("torch.device")
 LoadedVolume = deferred("diffnr_lightning.data.volumes.LoadedVolume")
-PairsFolder = deferred("diffnr_lightning.workflows.pairs_folder.PairsFolder")
-Method = deferred("diffnr_lightning.workflows.problem.Method")
+PairsFolder = deferred("diffnr_lightning.workflows.pairs.pairs_folder.PairsFolder")
+Method = deferred("diffnr_lightning.workflows.methods.problem.Method")
 Repairer = deferred("diffnr_lightning.priors.repairer.Repairer")
 Tensor = deferred("torch.Tensor")
 
@@ -122,7 +126,7 @@ def curate(
     )
     variation.check(recipe)
 
-    from diffnr_lightning.workflows.progress import progress_bar
+    from diffnr_lightning.workflows.command_line.progress import progress_bar
 
     place = use_device(device)
     if place.type == "cuda":
@@ -282,9 +286,9 @@ def _refuse_what_cannot_fit(
 ) -> None:
     """Refuse methods, and a repair, that a GPU has no room for with the most views that are drawn."""
     from diffnr_lightning.data import planned_geometry
-    from diffnr_lightning.workflows.memory_refusal import refuse_what_cannot_fit
-    from diffnr_lightning.workflows.postprocessing import Postprocessing
-    from diffnr_lightning.workflows.solver import Solver
+    from diffnr_lightning.workflows.machine.memory_refusal import refuse_what_cannot_fit
+    from diffnr_lightning.workflows.methods.postprocessing import Postprocessing
+    from diffnr_lightning.workflows.methods.solver import Solver
 
     grid, scan = planned_geometry(replace(recipe, num_views=max(variation.views)))
     steps = {f"methods, number {number}": method for number, method in enumerate(methods, 1)}
@@ -335,8 +339,8 @@ def _draw(
 
 def _problem(case: Case, weighted: bool, subtract: bool, device: str) -> Problem:
     """Return what a method is given, as `reconstruct` gives it, or with rays that weigh alike."""
-    from diffnr_lightning.workflows.assumed_photons import photons_of
-    from diffnr_lightning.workflows.posed_problem import measured_problem, with_surroundings
+    from diffnr_lightning.workflows.methods.assumed_photons import photons_of
+    from diffnr_lightning.workflows.methods.posed_problem import measured_problem, with_surroundings
 
     photons = photons_of(case, None)
     problem = measured_problem(case, case.grid, device, photons=photons, weighted=weighted)

@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from diffnr_lightning.workflows.config_files import method_name
+from diffnr_lightning.workflows.cases.scanned_case import scanned_case
+from diffnr_lightning.workflows.command_line.config_files import method_name
+from diffnr_lightning.workflows.command_line.settings import configured
+from diffnr_lightning.workflows.command_line.signature import folder_to_be
 from diffnr_lightning.workflows.reconstruction import reconstruct
-from diffnr_lightning.workflows.scanned_case import scanned_case
 from diffnr_lightning.workflows.scanning import simulate
-from diffnr_lightning.workflows.settings import configured
-from diffnr_lightning.workflows.signature import folder_to_be
 
 logger = logging.getLogger("diffnr")
 

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.built import FORMAT, built
-from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.signature import (
+from diffnr_lightning.workflows.cases.volume_sources import (
+    left_out,
+    refuse_held_back,
+    volume_sources,
+)
+from diffnr_lightning.workflows.command_line.signature import (
     Checked,
     at_least,
     exists,
     folder_to_be,
 )
-from diffnr_lightning.workflows.trainer_options import trainer_options
-from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
+from diffnr_lightning.workflows.runs.built import FORMAT, built
+from diffnr_lightning.workflows.runs.run_folder import RunFolder
+from diffnr_lightning.workflows.training.trainer_options import trainer_options
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
 CleanSliceData = deferred("diffnr_lightning.data.clean_slices.CleanSliceData")
@@ -100,8 +104,8 @@ def train_denoiser(
     import lightning
 
     from diffnr_lightning.priors import refuse_unkept
-    from diffnr_lightning.workflows.started_prior import started_denoiser
-    from diffnr_lightning.workflows.training_run import agreed_iterations, train_in_folder
+    from diffnr_lightning.workflows.training.started_prior import started_denoiser
+    from diffnr_lightning.workflows.training.training_run import agreed_iterations, train_in_folder
 
     lightning.seed_everything(seed, verbose=False)
     described = (resolved or {}).get("denoiser")
@@ -151,7 +155,7 @@ def _finish(
     run: RunFolder, task: DenoiserTraining, data: CleanVolumeData, scores: dict[str, float]
 ) -> tuple[Path, Path]:
     """Write the denoiser, its card and, last, metrics; all say which volumes were held out."""
-    from diffnr_lightning.workflows.model_card import CARD, write_model_card
+    from diffnr_lightning.workflows.training.model_card import CARD, write_model_card
 
     metrics = {
         "iterations": task.iteration,

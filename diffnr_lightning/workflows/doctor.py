@@ -18,9 +18,9 @@ from diffnr_lightning.data.splits import SETS, read_split
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.lazy import deferred
 from diffnr_lightning.reports.terminal import Terminal
-from diffnr_lightning.workflows.environment import cpu_name, environment, version
-from diffnr_lightning.workflows.signature import exists, passes_over
-from diffnr_lightning.workflows.volume_sources import DATA_FOLDER
+from diffnr_lightning.workflows.cases.volume_sources import DATA_FOLDER
+from diffnr_lightning.workflows.command_line.signature import exists, passes_over
+from diffnr_lightning.workflows.runs.environment import cpu_name, environment, version
 
 # Extra of setup.cfg -> (module, package whose version is shown, what it is for).
 EXTRAS = {
@@ -42,7 +42,7 @@ OF_RUNS = ("out", "seed", "photons", "device", "checkpoint_every", "curves")
 SIZE, VIEWS = 256, 36
 
 DataSet = deferred("diffnr_lightning.data.datasets.dataset.DataSet")
-Method = deferred("diffnr_lightning.workflows.problem.Method")
+Method = deferred("diffnr_lightning.workflows.methods.problem.Method")
 
 
 @passes_over(*OF_RUNS)
@@ -103,7 +103,7 @@ def _planned(
     edge, count = size, views
     if path is not None:
         from diffnr_lightning.data import load_case
-        from diffnr_lightning.workflows.posed_problem import reaches_out
+        from diffnr_lightning.workflows.methods.posed_problem import reaches_out
 
         case = load_case(path)
         if size is None and views is None:
@@ -132,7 +132,7 @@ def _needs(
     surrounded: bool,
 ) -> Table:
     from diffnr_lightning.triton_kernels import CARDS
-    from diffnr_lightning.workflows.memory import estimate
+    from diffnr_lightning.workflows.machine.memory import estimate
 
     needed = estimate(method, grid, scan, weighted=weighted, surrounded=surrounded)
     voxels, pixels = _edges_in_words(grid.shape), _edges_in_words(scan.detector_shape)
@@ -282,7 +282,7 @@ def _found(dataset: DataSet) -> str:
 
 
 def _uses() -> Table:
-    from diffnr_lightning.workflows.package_uses import PACKAGES, uses_in_words
+    from diffnr_lightning.workflows.machine.package_uses import PACKAGES, uses_in_words
 
     table = _table("Packages of the framework", "package", "installed", "used in")
     for module, (package, _) in PACKAGES.items():

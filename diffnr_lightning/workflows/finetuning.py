@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.built import FORMAT, built
-from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.signature import at_least, exists, folder_to_be
-from diffnr_lightning.workflows.trainer_options import trainer_options
+from diffnr_lightning.workflows.command_line.signature import at_least, exists, folder_to_be
+from diffnr_lightning.workflows.runs.built import FORMAT, built
+from diffnr_lightning.workflows.runs.run_folder import RunFolder
+from diffnr_lightning.workflows.training.trainer_options import trainer_options
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
 CompactSliceFixer = deferred("diffnr_lightning.priors.compact.CompactSliceFixer")
@@ -90,8 +90,8 @@ def finetune(
     import lightning
 
     from diffnr_lightning.priors import frozen_backbone, network_name
-    from diffnr_lightning.workflows.started_prior import started_prior
-    from diffnr_lightning.workflows.training_run import agreed_iterations, train_in_folder
+    from diffnr_lightning.workflows.training.started_prior import started_prior
+    from diffnr_lightning.workflows.training.training_run import agreed_iterations, train_in_folder
 
     machines = trainer_options(device, accelerator, devices, strategy, num_nodes, precision)
     lightning.seed_everything(seed, verbose=False)
@@ -172,7 +172,7 @@ def _finish(
     """Write weights, their card and, last, metrics; all say which volumes were held out, and what was learned from."""
     from diffnr_lightning.files import replacing
     from diffnr_lightning.priors import LEARNED_FROM, LEARNED_KINDS
-    from diffnr_lightning.workflows.model_card import CARD, write_model_card
+    from diffnr_lightning.workflows.training.model_card import CARD, write_model_card
 
     weights = run.path / "weights.safetensors"
     metrics = {

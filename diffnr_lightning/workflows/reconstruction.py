@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.built import FORMAT, built
-from diffnr_lightning.workflows.device import use_device
-from diffnr_lightning.workflows.evidence import evidence
-from diffnr_lightning.workflows.ongoing_run import OngoingRun
-from diffnr_lightning.workflows.problem import MethodRecord, Problem
-from diffnr_lightning.workflows.repeated_warnings import each_warning_once
-from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.run_logger import log_scores, logged_run
-from diffnr_lightning.workflows.signature import at_least, exists, folder_to_be
-from diffnr_lightning.workflows.weights_record import weights_record
+from diffnr_lightning.workflows.command_line.repeated_warnings import each_warning_once
+from diffnr_lightning.workflows.command_line.signature import at_least, exists, folder_to_be
+from diffnr_lightning.workflows.machine.device import use_device
+from diffnr_lightning.workflows.methods.problem import MethodRecord, Problem
+from diffnr_lightning.workflows.runs.built import FORMAT, built
+from diffnr_lightning.workflows.runs.evidence import evidence
+from diffnr_lightning.workflows.runs.ongoing_run import OngoingRun
+from diffnr_lightning.workflows.runs.run_folder import RunFolder
+from diffnr_lightning.workflows.runs.run_logger import log_scores, logged_run
+from diffnr_lightning.workflows.runs.weights_record import weights_record
 
 Case = deferred("diffnr_lightning.data.cases.Case")
 Device = deferred("torch.device")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
-Method = deferred("diffnr_lightning.workflows.problem.Method")
+Method = deferred("diffnr_lightning.workflows.methods.problem.Method")
 Tensor = deferred("torch.Tensor")
 VolumeGrid = deferred("diffnr_lightning.geometry.grid.VolumeGrid")
 
@@ -80,8 +80,12 @@ def reconstruct(
             in the folder, or a method that returns no volume of finite values.
     """
     from diffnr_lightning.data import load_case
-    from diffnr_lightning.workflows.posed_problem import problem_of, reaches_out, working_grid
-    from diffnr_lightning.workflows.progress import progress_bar
+    from diffnr_lightning.workflows.command_line.progress import progress_bar
+    from diffnr_lightning.workflows.methods.posed_problem import (
+        problem_of,
+        reaches_out,
+        working_grid,
+    )
 
     if checkpoint_every < 1:
         raise ValueError(
@@ -94,7 +98,7 @@ def reconstruct(
     subtract = surroundings == "auto" and method.fits and not pad
     weighted = weights == "auto"
     if place.type == "cuda":
-        from diffnr_lightning.workflows.memory_refusal import refuse_what_cannot_fit
+        from diffnr_lightning.workflows.machine.memory_refusal import refuse_what_cannot_fit
 
         given = {"weighted": weighted, "surrounded": subtract and reaches_out(loaded)}
         refuse_what_cannot_fit(method, grid, loaded.scan, place, **given)

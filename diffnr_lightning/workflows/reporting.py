@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from diffnr_lightning.workflows.downstream import LungSegmenter, Task, score_task
-from diffnr_lightning.workflows.signature import exists, file_to_be, folder_to_be
+from diffnr_lightning.workflows.command_line.signature import exists, file_to_be, folder_to_be
+from diffnr_lightning.workflows.runs.downstream import LungSegmenter, Task, score_task
 
 logger = logging.getLogger("diffnr")
 

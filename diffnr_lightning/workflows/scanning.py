@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from diffnr_lightning.data import MeasuredScanner, Readout, ScanRecipe, is_generated
 from diffnr_lightning.data.datasets import load_source, source_sha256
-from diffnr_lightning.workflows.settings import Flatten
-from diffnr_lightning.workflows.signature import at_least, case_to_be
+from diffnr_lightning.workflows.command_line.settings import Flatten
+from diffnr_lightning.workflows.command_line.signature import at_least, case_to_be
 
 logger = logging.getLogger("diffnr")
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffnr_lightning.reports.terminal import Terminal
-from diffnr_lightning.workflows.folder_lock import folder_lock
-from diffnr_lightning.workflows.settings import parse
-from diffnr_lightning.workflows.workers import THREADS, cores_of_task, cores_seen
+from diffnr_lightning.workflows.command_line.settings import parse
+from diffnr_lightning.workflows.machine.workers import THREADS, cores_of_task, cores_seen
+from diffnr_lightning.workflows.runs.folder_lock import folder_lock
 
 SHARDED = ("curate", "sweep")
 """Commands of which several jobs share the work."""

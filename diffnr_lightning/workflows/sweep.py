@@ -13,20 +13,24 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 from diffnr_lightning.data.generated import source_name
 from diffnr_lightning.data.scan_recipe import LEAST_VIEWS
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.config_files import config_files, method_name, refuse_bare_overlay
-from diffnr_lightning.workflows.device import ALL_GPUS, all_gpus, use_device
-from diffnr_lightning.workflows.failures import Failures
-from diffnr_lightning.workflows.folder_lock import FolderInUseError, folder_lock
+from diffnr_lightning.workflows.cases.scanned_case import scanned_case
+from diffnr_lightning.workflows.cases.volume_sources import volume_sources
+from diffnr_lightning.workflows.command_line.config_files import (
+    config_files,
+    method_name,
+    refuse_bare_overlay,
+)
+from diffnr_lightning.workflows.command_line.settings import Settings, configured
+from diffnr_lightning.workflows.command_line.signature import at_least, folder_to_be
+from diffnr_lightning.workflows.machine.device import ALL_GPUS, all_gpus, use_device
+from diffnr_lightning.workflows.machine.workers import Worker, run_workers
+from diffnr_lightning.workflows.pairs.shards import shard_of
 from diffnr_lightning.workflows.reconstruction import reconstruct
-from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.scanned_case import scanned_case
+from diffnr_lightning.workflows.runs.folder_lock import FolderInUseError, folder_lock
+from diffnr_lightning.workflows.runs.run_folder import RunFolder
 from diffnr_lightning.workflows.scanning import simulate
-from diffnr_lightning.workflows.settings import Settings, configured
-from diffnr_lightning.workflows.shards import shard_of
-from diffnr_lightning.workflows.signature import at_least, folder_to_be
-from diffnr_lightning.workflows.table_logging import check_logger, group_of, log_tables
-from diffnr_lightning.workflows.volume_sources import volume_sources
-from diffnr_lightning.workflows.workers import Worker, run_workers
+from diffnr_lightning.workflows.tables.failures import Failures
+from diffnr_lightning.workflows.tables.table_logging import check_logger, group_of, log_tables
 
 Device = deferred("torch.device")
 
@@ -217,7 +221,7 @@ class _Table(NamedTuple):
         The need follows from shapes: of the runs that differ in their volume alone, one tells for all.
         """
         from diffnr_lightning.data import planned_geometry
-        from diffnr_lightning.workflows.memory_refusal import refuse_what_cannot_fit
+        from diffnr_lightning.workflows.machine.memory_refusal import refuse_what_cannot_fit
 
         left = {
             (scan, count, method): name

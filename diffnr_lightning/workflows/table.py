@@ -14,11 +14,17 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from diffnr_lightning.lazy import deferred
-from diffnr_lightning.workflows.config_files import config_files, method_name
+from diffnr_lightning.workflows.cases.volume_sources import volume_names
+from diffnr_lightning.workflows.command_line.config_files import config_files, method_name
+from diffnr_lightning.workflows.command_line.settings import parse
+from diffnr_lightning.workflows.command_line.signature import folder_to_be
 from diffnr_lightning.workflows.curation import curate
-from diffnr_lightning.workflows.device import ALL_GPUS
-from diffnr_lightning.workflows.downstream import score_task
-from diffnr_lightning.workflows.experiment import (
+from diffnr_lightning.workflows.machine.device import ALL_GPUS
+from diffnr_lightning.workflows.runs.downstream import score_task
+from diffnr_lightning.workflows.runs.run_logger import environment_defaults
+from diffnr_lightning.workflows.submission import submit as hand_over
+from diffnr_lightning.workflows.sweep import sweep
+from diffnr_lightning.workflows.tables.experiment import (
     Experiment,
     ExperimentRow,
     Part,
@@ -26,13 +32,8 @@ from diffnr_lightning.workflows.experiment import (
     Training,
     read_experiment,
 )
-from diffnr_lightning.workflows.failures import is_failure, let_go
-from diffnr_lightning.workflows.run_logger import environment_defaults
-from diffnr_lightning.workflows.settings import parse
-from diffnr_lightning.workflows.signature import folder_to_be
-from diffnr_lightning.workflows.submission import submit as hand_over
-from diffnr_lightning.workflows.sweep import sweep
-from diffnr_lightning.workflows.table_checks import (
+from diffnr_lightning.workflows.tables.failures import is_failure, let_go
+from diffnr_lightning.workflows.tables.table_checks import (
     check_method,
     check_scans,
     check_training,
@@ -40,8 +41,7 @@ from diffnr_lightning.workflows.table_checks import (
     training_command,
     warn_of_other_settings,
 )
-from diffnr_lightning.workflows.table_logging import check_logger, log_tables
-from diffnr_lightning.workflows.volume_sources import volume_names
+from diffnr_lightning.workflows.tables.table_logging import check_logger, log_tables
 
 RunSummary = deferred("diffnr_lightning.reports.runs.RunSummary")
 

@@ -20,7 +20,7 @@ from diffnr_lightning.planes import PLANE_NAMES
 from diffnr_lightning.priors import Repairer
 from diffnr_lightning.priors.volume_repair import EMPTY
 from diffnr_lightning.solvers import weighted_tv
-from diffnr_lightning.workflows.posed_problem import problem_of
+from diffnr_lightning.workflows.methods.posed_problem import problem_of
 
 
 def described(volume: Tensor, truth: Tensor, ends: list[int]) -> str:

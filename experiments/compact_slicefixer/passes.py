@@ -18,7 +18,7 @@ from diffnr_lightning.metrics import r2_protocol
 from diffnr_lightning.priors import Prior, Repairer
 from diffnr_lightning.solvers import weighted_tv
 from diffnr_lightning.workflows import Problem
-from diffnr_lightning.workflows.posed_problem import problem_of
+from diffnr_lightning.workflows.methods.posed_problem import problem_of
 
 
 def after_passes(problem: Problem, repairer: Repairer, then: Prior) -> Iterator[Tensor]:

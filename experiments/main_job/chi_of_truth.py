@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffnr_lightning.data import load_case
-from diffnr_lightning.workflows.evidence import chi_squares
-from diffnr_lightning.workflows.posed_problem import problem_of
+from diffnr_lightning.workflows.methods.posed_problem import problem_of
+from diffnr_lightning.workflows.runs.evidence import chi_squares
 
 
 def main(argv: Sequence[str] | None = None) -> None:

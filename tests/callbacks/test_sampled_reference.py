@@ -11,7 +11,7 @@ from diffnr_lightning.priors import DdsRepairer, dds_repairer
 from diffnr_lightning.projectors import project
 from diffnr_lightning.representations import VoxelGrid
 from diffnr_lightning.workflows import Problem, Scene, Trial
-from diffnr_lightning.workflows.settings import parse
+from diffnr_lightning.workflows.command_line.settings import parse
 
 GRID = VolumeGrid((6, 8, 8), 1.0)
 SCAN = ScanGeometry.parallel(

@@ -17,7 +17,7 @@ from diffnr_lightning.data import (
     simulate_case,
 )
 from diffnr_lightning.data.clean.store import clean_volumes, fill_store
-from diffnr_lightning.workflows.volume_sources import volume_sources
+from diffnr_lightning.workflows.cases.volume_sources import volume_sources
 
 NAMES = ("a_1", "a_2", "b_1")
 

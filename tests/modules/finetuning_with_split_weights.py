@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.modules import SliceFixerFinetuning
 from diffnr_lightning.priors import PatchDiscriminator, SliceFixer
-from diffnr_lightning.workflows.trainer_options import trainer_strategy
+from diffnr_lightning.workflows.training.trainer_options import trainer_strategy
 
 ITERATIONS = 4
 KILLED_AT = 2

@@ -11,8 +11,8 @@ from tiny_finetuning import ITERATIONS, Darkness, both, finetuning, fit
 from diffnr_lightning.data.slice_pairs import SlicePairData
 from diffnr_lightning.losses import DiffAugment
 from diffnr_lightning.priors import PatchDiscriminator, load_prior, read_header
-from diffnr_lightning.workflows.run_folder import RunFolder
-from diffnr_lightning.workflows.training_run import train_in_folder
+from diffnr_lightning.workflows.runs.run_folder import RunFolder
+from diffnr_lightning.workflows.training.training_run import train_in_folder
 
 
 @both

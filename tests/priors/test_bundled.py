@@ -4,7 +4,7 @@ import pytest
 
 from diffnr_lightning.priors import bundled_denoisers, bundled_weights, load_denoiser, load_prior
 from diffnr_lightning.priors.checkpoints import BUNDLED, DEFAULT, bundled_priors
-from diffnr_lightning.workflows.sampler import PRIORS
+from diffnr_lightning.workflows.methods.sampler import PRIORS
 
 CARDS = {DEFAULT: BUNDLED / "README.md"}
 

@@ -61,7 +61,7 @@ def run(rank, folder, script):
 def both(all_cases, repository, tmp_path_factory):
     """Cases of an odd number of slices, what both processes made of them, and the folder of the script."""
     from diffnr_lightning.workflows import simulate
-    from diffnr_lightning.workflows.settings import configured
+    from diffnr_lightning.workflows.command_line.settings import configured
 
     folder = tmp_path_factory.mktemp("slabs")
     given = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffnr_lightning.workflows import reconstruct
-from diffnr_lightning.workflows.settings import parse
+from diffnr_lightning.workflows.command_line.settings import parse
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
 TRAIN = f"finetune --config {TINY / 'finetune.yaml'} --data.folders empty --out run"

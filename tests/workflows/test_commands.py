@@ -17,7 +17,7 @@ from killed_after_file import kill_after_file
 from safetensors import safe_open
 
 from diffnr_lightning import cli
-from diffnr_lightning.workflows.experiment import MINIATURE_SCAN
+from diffnr_lightning.workflows.tables.experiment import MINIATURE_SCAN
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
 GAUSSIANS = ["--config", str(TINY / "reconstruct_gaussians.yaml"), "--checkpoint_every", "10"]
@@ -230,7 +230,7 @@ def test_an_interrupted_curation_goes_on(pairs, tmp_path):
 @pytest.mark.parametrize("config", sorted(TINY.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_tiny_config_is_used(config, repository):
     """By a test, or by the miniature of a table."""
-    tests = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")]
+    tests = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py")]
     tables = (repository / "experiments").rglob("table.yaml")
     texts = [MINIATURE_SCAN, *(path.read_text(encoding="utf-8") for path in tables)]
     words = re.findall(r"tiny/([\w-]+)", " ".join(texts))

@@ -19,8 +19,8 @@ from diffnr_lightning.phantoms import chest
 from diffnr_lightning.workflows import Solver, curation
 from diffnr_lightning.workflows import curate as curate_in_python
 from diffnr_lightning.workflows.curation import _drawn_case, _problem
-from diffnr_lightning.workflows.early_stops import stopped_early
-from diffnr_lightning.workflows.variation import Variation
+from diffnr_lightning.workflows.pairs.early_stops import stopped_early
+from diffnr_lightning.workflows.pairs.variation import Variation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,8 +16,8 @@ from small_curation import curate, scene, write_config
 from diffnr_lightning import cli
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.files import whole_files
-from diffnr_lightning.workflows.pairs_folder import PairsFolder
-from diffnr_lightning.workflows.shards import shard_of
+from diffnr_lightning.workflows.pairs.pairs_folder import PairsFolder
+from diffnr_lightning.workflows.pairs.shards import shard_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,7 +28,7 @@ def config(tmp_path_factory):
 
 
 def test_nothing_is_written_of_a_curation_that_cannot_fit(config, tmp_path, capsys, monkeypatch):
-    from diffnr_lightning.workflows import memory, memory_refusal
+    from diffnr_lightning.workflows.machine import memory, memory_refusal
 
     module = importlib.import_module("diffnr_lightning.workflows.curation")
     monkeypatch.setattr(module, "use_device", lambda name: torch.device("cuda", 0))

@@ -12,8 +12,8 @@ from diffnr_lightning.data.clean.store import recipe_key
 from diffnr_lightning.data.datasets import luna16, toothfairy
 from diffnr_lightning.data.slice_pairs import SlicePairData, open_pairs
 from diffnr_lightning.workflows import train_denoiser
-from diffnr_lightning.workflows.settings import parse
-from diffnr_lightning.workflows.volume_sources import volume_sources
+from diffnr_lightning.workflows.cases.volume_sources import volume_sources
+from diffnr_lightning.workflows.command_line.settings import parse
 from tests.public_layouts import write_luna16, write_toothfairy
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -4,7 +4,7 @@ import re
 
 from diffnr_lightning.cli import main
 from diffnr_lightning.data.splits import read_split
-from diffnr_lightning.workflows.package_uses import PACKAGES, uses, uses_in_words
+from diffnr_lightning.workflows.machine.package_uses import PACKAGES, uses, uses_in_words
 
 SCAN = ["--volume=phantom:1", "--size=16", "--num_views=5"]
 # The package's attribute of this name is the function.

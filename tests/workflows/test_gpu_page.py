@@ -14,9 +14,10 @@ from diffnr_lightning.priors import (
 )
 from diffnr_lightning.priors.memory import Load
 from diffnr_lightning.triton_kernels import CARDS
-from diffnr_lightning.workflows import doctor, estimate, memory
-from diffnr_lightning.workflows.config_files import config_files
-from diffnr_lightning.workflows.settings import configured
+from diffnr_lightning.workflows import doctor
+from diffnr_lightning.workflows.command_line.config_files import config_files
+from diffnr_lightning.workflows.command_line.settings import configured
+from diffnr_lightning.workflows.machine import estimate, memory
 
 
 def rows_of_slices(repository):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffnr_lightning import cli
-from diffnr_lightning.workflows.experiment import TABLE_FILE, read_experiment
+from diffnr_lightning.workflows.tables.experiment import TABLE_FILE, read_experiment
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TABLES = sorted(p.parent.relative_to(EXPERIMENTS).as_posix() for p in EXPERIMENTS.rglob(TABLE_FILE))

@@ -7,7 +7,7 @@ import pytest
 
 from diffnr_lightning.data import ScanRecipe
 from diffnr_lightning.workflows import reconstruct, simulate
-from diffnr_lightning.workflows.settings import parse
+from diffnr_lightning.workflows.command_line.settings import parse
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import SimpleITK
 from diffnr_lightning import cli
 from diffnr_lightning.data import Case, load_case, write_case
 from diffnr_lightning.projectors import project
-from diffnr_lightning.workflows.assumed_photons import photons_of
+from diffnr_lightning.workflows.methods.assumed_photons import photons_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SOLVER = ["--method", "diffnr_lightning.workflows.Solver", "--method.name", "sirt"]

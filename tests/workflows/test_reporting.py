@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from diffnr_lightning import cli, phantoms
 from diffnr_lightning.reports import read_runs
-from diffnr_lightning.workflows.downstream import score_task
+from diffnr_lightning.workflows.runs.downstream import score_task
 from tests.reports.conftest import write_run
 
 

@@ -11,8 +11,8 @@ import torch
 from diffnr_lightning import cli
 from diffnr_lightning.data import load_case
 from diffnr_lightning.workflows import Solver
-from diffnr_lightning.workflows.folder_lock import FolderInUseError
-from diffnr_lightning.workflows.scanned_case import scanned_case
+from diffnr_lightning.workflows.cases.scanned_case import scanned_case
+from diffnr_lightning.workflows.runs.folder_lock import FolderInUseError
 
 TINY = Path(__file__).resolve().parents[2] / "configs" / "tiny"
 SCANS = ["phantom_3", "phantom_4"]
@@ -228,7 +228,7 @@ def test_all_gpus_share_the_scans(tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_is_written_of_a_sweep_that_cannot_fit(whole, tmp_path, capsys, monkeypatch):
-    from diffnr_lightning.workflows import memory_refusal
+    from diffnr_lightning.workflows.machine import memory_refusal
 
     module = importlib.import_module("diffnr_lightning.workflows.sweep")
     monkeypatch.setattr(module, "use_device", lambda name: torch.device("cuda", 0))

@@ -12,9 +12,9 @@ from offline_wandb import finished_runs, series
 from diffnr_lightning import cli, workflows
 from diffnr_lightning.files import write_json
 from diffnr_lightning.reports import RowRuns, paper_lines, read_published
-from diffnr_lightning.workflows.config_files import config_files
-from diffnr_lightning.workflows.experiment import TABLE_FILE, read_experiment
-from diffnr_lightning.workflows.settings import configured, parse, settings_parser
+from diffnr_lightning.workflows.command_line.config_files import config_files
+from diffnr_lightning.workflows.command_line.settings import configured, parse, settings_parser
+from diffnr_lightning.workflows.tables.experiment import TABLE_FILE, read_experiment
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TABLES = sorted(p.parent.relative_to(EXPERIMENTS).as_posix() for p in EXPERIMENTS.rglob(TABLE_FILE))

@@ -15,8 +15,8 @@ from diffnr_lightning.data import LUNA16, ScanRecipe, ToothFairy, VolumeFolder
 from diffnr_lightning.data.clean.store import clean_volumes, fill_store
 from diffnr_lightning.data.datasets import luna16 as luna16_facts
 from diffnr_lightning.data.datasets import toothfairy as toothfairy_facts
+from diffnr_lightning.workflows.command_line.settings import configured
 from diffnr_lightning.workflows.scanning import simulate
-from diffnr_lightning.workflows.settings import configured
 from tests.data.datasets.luna16_on_two_processes import fit
 from tests.public_layouts import write_luna16, write_toothfairy
 

@@ -16,7 +16,11 @@ from diffnr_lightning.data.datasets.sets import split_by_rule
 from diffnr_lightning.data.datasets.volume_folder import find_volumes
 from diffnr_lightning.data.datasets.words import read_words
 from diffnr_lightning.data.splits import listed, read_split
-from diffnr_lightning.workflows.volume_sources import left_out, refuse_held_back, volume_sources
+from diffnr_lightning.workflows.cases.volume_sources import (
+    left_out,
+    refuse_held_back,
+    volume_sources,
+)
 from tests.public_layouts import SIZE, write_luna16, write_toothfairy
 
 RECIPE = ScanRecipe()

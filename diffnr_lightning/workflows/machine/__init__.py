@@ -1,0 +1,1 @@
+"""What a command computes on: devices, memory, and processes that work side by side."""
