@@ -37,12 +37,12 @@ from diffnr_lightning.representations import (  # noqa: E402
     render_gaussians,
     voxelise_gaussians,
 )
-from diffnr_lightning.representations.gaussian_render import (  # noqa: E402
+from diffnr_lightning.representations.gaussians.render import (  # noqa: E402
     CUT,
     footprints,
     rotation_matrices,
 )
-from diffnr_lightning.representations.gaussian_shape import kept_mass  # noqa: E402
+from diffnr_lightning.representations.gaussians.shape import kept_mass  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "gaussians.json"
 WINDOW_ELEMENTS = 2**21

@@ -32,7 +32,7 @@ from rich.table import Table  # noqa: E402
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles  # noqa: E402
 from diffnr_lightning.phantoms import chest  # noqa: E402
 from diffnr_lightning.representations import HashEncoding, NeuralField  # noqa: E402
-from diffnr_lightning.representations.neural_field import (  # noqa: E402
+from diffnr_lightning.representations.fields.neural_field import (  # noqa: E402
     _Network,
     network_reference,
 )

@@ -20,14 +20,9 @@ from triton.runtime.jit import JITFunction
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid, uniform_angles
 from diffnr_lightning.losses import ssim_triton, variation_triton
 from diffnr_lightning.projectors import rays_triton, separable_triton, voxel_driven_triton
-from diffnr_lightning.representations import (
-    HashEncoding,
-    gaussian_lines_triton,
-    gaussian_splat_triton,
-    gaussian_voxel_triton,
-    hash_triton,
-    network_triton,
-)
+from diffnr_lightning.representations import HashEncoding
+from diffnr_lightning.representations.fields import hash_triton, network_triton
+from diffnr_lightning.representations.gaussians import lines_triton, splat_triton, voxel_triton
 from diffnr_lightning.solvers import primal_dual_triton, total_variation_triton
 
 FAILED: list[str] = []
@@ -80,9 +75,9 @@ def launch_projectors(grid: VolumeGrid, scan: ScanGeometry) -> None:
 
 def launch_gaussians(count: int, grid: VolumeGrid, scan: ScanGeometry) -> None:
     cloud = [torch.rand(count, *shape, requires_grad=True) for shape in ((3,), (3,), (4,), ())]
-    for render in (gaussian_splat_triton.Splat, gaussian_lines_triton.Lines):
+    for render in (splat_triton.Splat, lines_triton.Lines):
         render.apply(*cloud, scan, 3.5, None).sum().backward()
-    gaussian_voxel_triton.Voxelise.apply(*cloud, grid, 3.5).sum().backward()
+    voxel_triton.Voxelise.apply(*cloud, grid, 3.5).sum().backward()
 
 
 def launch_losses(shape: tuple[int, int, int]) -> None:

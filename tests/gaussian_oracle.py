@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffnr_lightning.geometry import ScanGeometry
-from diffnr_lightning.representations.gaussian_poses import rotation_matrices
+from diffnr_lightning.representations.gaussians.poses import rotation_matrices
 
 
 def leaves(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:

@@ -159,7 +159,7 @@ def _files_with_a_kernel(repository):
 def test_every_file_with_a_kernel_is_among_those_of_the_cache(repository):
     files = {path.name for path in kernels._files()}
     made = {path.name for path in _files_with_a_kernel(repository)}
-    assert made and made <= files and {"kernels.py", "gaussian_shape.py"} <= files
+    assert made and made <= files and {"kernels.py", "shape.py"} <= files
 
 
 def test_every_file_whose_constants_are_compiled_is_among_those_of_the_cache(repository):

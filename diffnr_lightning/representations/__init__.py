@@ -1,21 +1,21 @@
 """Learnable volumes: what is optimised for a scan.
 
-`base.py` holds what each of them promises. What is hot has three sources: a torch reference, numba kernels for the CPU
-and Triton kernels for CUDA.
+`base.py` holds what each of them promises; `voxel_grid.py` is the simplest. What is hot has three sources: a torch
+reference, numba kernels for the CPU and Triton kernels for CUDA.
 
 | what | reference | numba | Triton |
 |---|---|---|---|
-| Gaussians: rotations | gaussian_poses | gaussian_shape | gaussian_shape_triton |
-| splat into views | gaussian_render | gaussian_splat_kernels | gaussian_splat_triton, gaussian_pinhole_triton |
-| exact line integrals | gaussian_lines | gaussian_line_kernels | gaussian_lines_triton, gaussian_trace_triton |
-| sum into voxels | gaussian_render | gaussian_voxel_kernels | gaussian_voxel_triton, gaussian_ellipsoid_triton |
-| hash encoding | hash_encoding | hash_kernels | hash_triton |
+| `gaussians/`: rotations | poses | shape | shape_triton |
+| splat into views | render | splat_kernels | splat_triton, pinhole_triton |
+| exact line integrals | lines | line_kernels | lines_triton, trace_triton |
+| sum into voxels | render | voxel_kernels | voxel_triton, ellipsoid_triton |
+| `fields/`: hash encoding | hash_encoding | hash_kernels | hash_triton |
 | NAF's network | network_kernels | network_kernels | network_triton |
 
-gaussian_bins_triton tells which Gaussians meet which cells. gaussian_cloud holds their parameters, gaussian_density
-and gaussian_statistics their density control, gaussian_checks and gaussian_poses what the kernels are given. Fields of
-points are rendered by ray_field: neural_field (NAF), line_transformer (SAX-NeRF), siren; tiny_cuda runs NAF's encoding
-and plain_network by tiny-cuda-nn. voxel_grid is the simplest representation.
+`gaussians/bins_triton` tells which Gaussians meet which cells, `cloud` holds their parameters, `density` and
+`statistics` their density control, `checks` and `poses` what the kernels are given. Fields of points are rendered by
+`fields/ray_field`: neural_field (NAF), line_transformer (SAX-NeRF), siren; tiny_cuda runs NAF's encoding and
+plain_network by tiny-cuda-nn.
 """
 
 from diffnr_lightning import lazy
@@ -24,14 +24,14 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
         "base": ["Representation"],
-        "gaussian_cloud": ["GaussianCloud"],
-        "gaussian_density": ["DensityLimits", "clone_and_split", "prune"],
-        "gaussian_render": ["density_at", "render_gaussians", "voxelise_gaussians"],
-        "hash_encoding": ["HashEncoding"],
-        "line_transformer": ["LineTransformer"],
-        "neural_field": ["NeuralField"],
-        "ray_field": ["RayField"],
-        "siren": ["Siren"],
+        "gaussians.cloud": ["GaussianCloud"],
+        "gaussians.density": ["DensityLimits", "clone_and_split", "prune"],
+        "gaussians.render": ["density_at", "render_gaussians", "voxelise_gaussians"],
+        "fields.hash_encoding": ["HashEncoding"],
+        "fields.line_transformer": ["LineTransformer"],
+        "fields.neural_field": ["NeuralField"],
+        "fields.ray_field": ["RayField"],
+        "fields.siren": ["Siren"],
         "voxel_grid": ["VoxelGrid"],
     },
 )

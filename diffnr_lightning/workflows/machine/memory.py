@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 SLOPES = 12 * 2**24
 """Of the 3D SSIM, slab by slab; see `losses.ssim_triton`."""
 BINS = 2**28
-"""At most, of the lists of Gaussians; see `representations.gaussian_bins_triton`."""
+"""At most, of the lists of Gaussians; see `representations.gaussians.bins_triton`."""
 DIRECTIONS = 15
 """Of `consistency.agree`, at most."""
 PASSES = 20
@@ -93,7 +93,7 @@ def point_bytes(field: RayField) -> int:
 
 def points_bytes(field: RayField, points: int) -> int:
     """Return what points of a field take with gradients, at most `ray_field.KEPT` of them at one time."""
-    from diffnr_lightning.representations.ray_field import KEPT
+    from diffnr_lightning.representations.fields.ray_field import KEPT
 
     network = 1536 * min(points, 2**18) if isinstance(field, NeuralField) else 0
     # The gradient of the table as integers and as numbers.

@@ -1,0 +1,1 @@
+"""Neural fields: densities that are functions of points, their encodings and networks."""

@@ -1,0 +1,1 @@
+"""3D Gaussians: parameters and density control, rendered into views and summed into voxels."""
