@@ -5,8 +5,8 @@ from diffnr_lightning import lazy
 __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
-        "adm_checkpoints": ["read_adm_checkpoint"],
-        "biplanar_features": ["BiplanarFeatures", "read_biplanar_features", "stored_features"],
+        "denoisers.adm_checkpoints": ["read_adm_checkpoint"],
+        "slicefixers.biplanar_features": ["BiplanarFeatures", "read_biplanar_features", "stored_features"],
         "checkpoints": [
             "bundled_priors",
             "bundled_weights",
@@ -17,8 +17,8 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "read_header",
             "save_prior",
         ],
-        "clip_discriminator": ["ClipDiscriminator"],
-        "compact": ["CompactSliceFixer"],
+        "slicefixers.clip_discriminator": ["ClipDiscriminator"],
+        "slicefixers.compact": ["CompactSliceFixer"],
         "conditioning": [
             "PROMPTS",
             "Conditioning",
@@ -26,16 +26,16 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "biplanar_pair",
         ],
         "dds_repairer": ["DdsRepairer"],
-        "denoiser": ["Denoiser", "watch"],
-        "denoiser_folders": [
+        "denoisers.denoiser": ["Denoiser", "watch"],
+        "denoisers.denoiser_folders": [
             "bundled_denoisers",
             "denoiser_folder",
             "load_denoiser",
             "refuse_unkept",
             "save_denoiser",
         ],
-        "discriminator": ["PatchDiscriminator"],
-        "frozen_shards": [
+        "slicefixers.discriminator": ["PatchDiscriminator"],
+        "slicefixers.frozen_shards": [
             "average_gradients",
             "frozen_backbone",
             "gather_frozen",
@@ -43,7 +43,7 @@ __getattr__, __dir__, __all__ = lazy.attributes(
             "release_frozen",
             "split_frozen",
         ],
-        "fusion_adapter": ["CrossAttnFusionAdapter"],
+        "slicefixers.fusion_adapter": ["CrossAttnFusionAdapter"],
         "inference": [
             "InferencePrecision",
             "check_precision",
@@ -59,14 +59,14 @@ __getattr__, __dir__, __all__ = lazy.attributes(
         ],
         "misfit_ratio": ["cannot_show"],
         "network_classes": ["network_name"],
-        "noise_schedule": ["NoiseSchedule"],
-        "patch_denoiser": ["PatchDenoiser"],
+        "denoisers.noise_schedule": ["NoiseSchedule"],
+        "denoisers.patch_denoiser": ["PatchDenoiser"],
         "prior": ["Prior"],
         "projection_repair": ["ProjectionRepairer"],
         "repairer": ["RepairedVolume", "Repairer"],
-        "slicefixer": ["SliceFixer"],
-        "turbo_backbone": ["TurboBackbone"],
-        "unet_denoiser": ["CompactDenoiser", "UNetDenoiser"],
+        "slicefixers.slicefixer": ["SliceFixer"],
+        "slicefixers.turbo_backbone": ["TurboBackbone"],
+        "denoisers.unet_denoiser": ["CompactDenoiser", "UNetDenoiser"],
         "volume_repair": ["repair_resized", "repair_volume"],
         "weight_average": ["WeightAverage"],
     },

@@ -17,11 +17,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffnr_lightning.files import write_bytes
-from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.network_classes import OURS, network_class, network_name
 from diffnr_lightning.priors.prior import Prior
-from diffnr_lightning.priors.slicefixer import SliceFixer
-from diffnr_lightning.priors.turbo_checkpoints import read_turbo_checkpoint, turbo_entries
+from diffnr_lightning.priors.slicefixers.compact import CompactSliceFixer
+from diffnr_lightning.priors.slicefixers.slicefixer import SliceFixer
+from diffnr_lightning.priors.slicefixers.turbo_checkpoints import (
+    read_turbo_checkpoint,
+    turbo_entries,
+)
 
 logger = logging.getLogger("diffnr")
 

@@ -10,8 +10,8 @@ from typing_extensions import final
 from diffnr_lightning.consistency import noise_of_mean_weight
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.photons import PhotonCounts
-from diffnr_lightning.priors.denoiser import watch
-from diffnr_lightning.priors.denoiser_folders import denoiser_folder, load_denoiser
+from diffnr_lightning.priors.denoisers.denoiser import watch
+from diffnr_lightning.priors.denoisers.denoiser_folders import denoiser_folder, load_denoiser
 from diffnr_lightning.priors.inference import InferencePrecision, lent, quicken
 from diffnr_lightning.priors.repairer import RepairedVolume
 from diffnr_lightning.solvers.diffusion import dds

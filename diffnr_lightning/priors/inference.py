@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from diffnr_lightning.priors.compact import CompactSliceFixer
-from diffnr_lightning.priors.denoiser import Denoiser
-from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
-from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
+from diffnr_lightning.priors.denoisers.denoiser import Denoiser
+from diffnr_lightning.priors.denoisers.patch_denoiser import PatchDenoiser
+from diffnr_lightning.priors.denoisers.unet_denoiser import UNetDenoiser
+from diffnr_lightning.priors.slicefixers.compact import CompactSliceFixer
 
 InferencePrecision = Literal["auto", "float32", "bfloat16"]
 """`auto` is bfloat16 on processors that have instructions for it, float32 on all others and on GPUs."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffnr_lightning.priors.checkpoints import BUNDLED, RELEASED, read_header
-from diffnr_lightning.priors.compact import CompactSliceFixer
 from diffnr_lightning.priors.prior import Prior
-from diffnr_lightning.priors.slicefixer import SliceFixer
+from diffnr_lightning.priors.slicefixers.compact import CompactSliceFixer
+from diffnr_lightning.priors.slicefixers.slicefixer import SliceFixer
 
 LEARNED_FROM = "learned_from"
 """Key in the metadata of weights: names of the methods whose volumes a training has seen."""

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from torch import nn
 
 OURS = {
-    "CompactSliceFixer": "diffnr_lightning.priors.compact",
-    "SliceFixer": "diffnr_lightning.priors.slicefixer",
+    "CompactSliceFixer": "diffnr_lightning.priors.slicefixers.compact",
+    "SliceFixer": "diffnr_lightning.priors.slicefixers.slicefixer",
 }
 
 

@@ -26,7 +26,7 @@ from diffnr_lightning.workflows.training.trainer_options import trainer_options
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
 CleanSliceData = deferred("diffnr_lightning.data.clean_slices.CleanSliceData")
 CleanVolumeData = deferred("diffnr_lightning.data.clean_slices.CleanVolumeData")
-CompactDenoiser = deferred("diffnr_lightning.priors.unet_denoiser.CompactDenoiser")
+CompactDenoiser = deferred("diffnr_lightning.priors.denoisers.unet_denoiser.CompactDenoiser")
 DenoiserTraining = deferred("diffnr_lightning.modules.denoiser_training.DenoiserTraining")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
 Module = deferred("torch.nn.modules.module.Module")

@@ -14,7 +14,7 @@ from diffnr_lightning.workflows.runs.run_folder import RunFolder
 from diffnr_lightning.workflows.training.trainer_options import trainer_options
 
 Callback = deferred("lightning.pytorch.callbacks.callback.Callback")
-CompactSliceFixer = deferred("diffnr_lightning.priors.compact.CompactSliceFixer")
+CompactSliceFixer = deferred("diffnr_lightning.priors.slicefixers.compact.CompactSliceFixer")
 Logger = deferred("lightning.pytorch.loggers.logger.Logger")
 Module = deferred("torch.nn.modules.module.Module")
 SliceFixerFinetuning = deferred(

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from diffnr_lightning.priors import load_denoiser
-from diffnr_lightning.priors.denoiser_folders import denoiser_folder, read_metadata
+from diffnr_lightning.priors.denoisers.denoiser_folders import denoiser_folder, read_metadata
 
 BLOCKS = 32
 # Slices of almost nothing but air are like each other, whatever a prior has learned.

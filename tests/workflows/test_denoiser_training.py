@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from diffnr_lightning import cli
 from diffnr_lightning.callbacks.run_record import RunRecord
 from diffnr_lightning.priors import load_denoiser
-from diffnr_lightning.priors.denoiser_folders import read_metadata
+from diffnr_lightning.priors.denoisers.denoiser_folders import read_metadata
 from diffnr_lightning.workflows.denoiser_training import by_level
 
 WEIGHTS = "denoiser/unet/diffusion_pytorch_model.safetensors"

@@ -91,7 +91,7 @@ def test_doctor_says_where_each_package_is_used(capsys):
     said = {module: uses_in_words(module) for module in PACKAGES}
     assert said["tigre"] == "projectors/tigre.py"
     assert said["torchmetrics"].startswith("protocol_metrics.py")
-    assert "priors/turbo_backbone.py" in said["peft"]
+    assert "priors/slicefixers/turbo_backbone.py" in said["peft"]
     assert "configs/loggers/wandb.yaml" in said["wandb"]
     assert re.fullmatch(r"\d+ files of .*solvers.*", said["torch"])
     assert said["monai"].startswith("not used") and not uses("monai")

@@ -5,14 +5,9 @@ import re
 from peak_memory import scan_of
 
 from diffnr_lightning.geometry import VolumeGrid
-from diffnr_lightning.priors import (
-    CompactDenoiser,
-    PatchDenoiser,
-    denoiser_folders,
-    load_default,
-    save_denoiser,
-)
-from diffnr_lightning.priors.memory import Load
+from diffnr_lightning.priors import CompactDenoiser, PatchDenoiser, load_default, save_denoiser
+from diffnr_lightning.priors.denoisers import denoiser_folders
+from diffnr_lightning.priors.slicefixers.memory import Load
 from diffnr_lightning.triton_kernels import CARDS
 from diffnr_lightning.workflows import doctor
 from diffnr_lightning.workflows.command_line.config_files import config_files

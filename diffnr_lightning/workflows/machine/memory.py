@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.priors import DdsRepairer
-from diffnr_lightning.priors.memory import slices_bytes
+from diffnr_lightning.priors.slicefixers.memory import slices_bytes
 from diffnr_lightning.representations import (
     GaussianCloud,
     LineTransformer,

@@ -10,7 +10,7 @@ import torch
 
 from diffnr_lightning.geometry import ScanGeometry, VolumeGrid
 from diffnr_lightning.priors import DdsRepairer
-from diffnr_lightning.priors.memory import free_bytes
+from diffnr_lightning.priors.slicefixers.memory import free_bytes
 from diffnr_lightning.workflows.machine.memory import estimate
 from diffnr_lightning.workflows.machine.sampler_memory import option
 from diffnr_lightning.workflows.methods.postprocessing import Postprocessing

@@ -8,13 +8,8 @@ from gaussian_denoiser import GaussianDenoiser
 from peak_memory import peak, scan_of
 
 from diffnr_lightning.geometry import VolumeGrid
-from diffnr_lightning.priors import (
-    CompactDenoiser,
-    PatchDenoiser,
-    denoiser_folders,
-    load_denoiser,
-    save_denoiser,
-)
+from diffnr_lightning.priors import CompactDenoiser, PatchDenoiser, load_denoiser, save_denoiser
+from diffnr_lightning.priors.denoisers import denoiser_folders
 from diffnr_lightning.solvers import diffusion
 from diffnr_lightning.workflows import Sampler, Solver
 from diffnr_lightning.workflows.machine import memory, sampler_memory

@@ -15,10 +15,10 @@ from diffnr_lightning.priors import (
     CompactDenoiser,
     PatchDenoiser,
     UNetDenoiser,
-    denoiser_folders,
     load_denoiser,
     save_denoiser,
 )
+from diffnr_lightning.priors.denoisers import denoiser_folders
 from diffnr_lightning.projectors import project
 from diffnr_lightning.solvers.diffusion.slice_stacks import stacks_of_step
 from diffnr_lightning.workflows import Problem, Sampler, Solver

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from diffnr_lightning.planes import plane_axis
-from diffnr_lightning.priors.control_groups import bytes_below_limit
+from diffnr_lightning.priors.slicefixers.control_groups import bytes_below_limit
 
 if TYPE_CHECKING:
     from diffnr_lightning.priors.prior import Prior

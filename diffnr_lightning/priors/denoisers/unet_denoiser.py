@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffnr_lightning.priors.noise_schedule import NoiseSchedule, Prediction
-from diffnr_lightning.priors.preconditioning import preconditioned
+from diffnr_lightning.priors.denoisers.noise_schedule import NoiseSchedule, Prediction
+from diffnr_lightning.priors.denoisers.preconditioning import preconditioned
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

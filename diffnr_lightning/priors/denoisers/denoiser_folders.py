@@ -12,16 +12,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffnr_lightning.files import replacing_folder, write_bytes, write_json
-from diffnr_lightning.priors.noise_schedule import EXPLODING
-from diffnr_lightning.priors.patch_denoiser import PatchDenoiser
-from diffnr_lightning.priors.unet_denoiser import CompactDenoiser, UNetDenoiser
+from diffnr_lightning.priors.denoisers.noise_schedule import EXPLODING
+from diffnr_lightning.priors.denoisers.patch_denoiser import PatchDenoiser
+from diffnr_lightning.priors.denoisers.unet_denoiser import CompactDenoiser, UNetDenoiser
 
 FORMAT = "diffnr denoiser 1"
 EXTRAS = "denoiser.json"
 PATCHES = "PatchDenoiser"
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-BUNDLED = Path(__file__).parents[1] / "assets" / "denoisers"
+BUNDLED = Path(__file__).parents[2] / "assets" / "denoisers"
 # Others' pipelines do not say with which of its class labels a network of several slices was trained.
 _OF_OTHERS = {"alone": False}
 # Parts of pipelines whose U-Net does not see images.

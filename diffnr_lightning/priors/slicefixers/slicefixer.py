@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffnr_lightning.priors.biplanar_features import RAD_DINO, BiplanarFeatures
 from diffnr_lightning.priors.conditioning import Conditioning, prompt_of
-from diffnr_lightning.priors.fusion_adapter import CrossAttnFusionAdapter
-from diffnr_lightning.priors.memory import Load, Precision, refuse_too_large
-from diffnr_lightning.priors.turbo_backbone import (
+from diffnr_lightning.priors.slicefixers.biplanar_features import RAD_DINO, BiplanarFeatures
+from diffnr_lightning.priors.slicefixers.fusion_adapter import CrossAttnFusionAdapter
+from diffnr_lightning.priors.slicefixers.memory import Load, Precision, refuse_too_large
+from diffnr_lightning.priors.slicefixers.turbo_backbone import (
     FACTOR,
     SD_TURBO,
     Latent,
@@ -277,7 +277,7 @@ class SliceFixer(nn.Module):
         return self(slices, conditioning).clamp(0, 1)
 
     def repair_bytes(self, slices: int, height: int, width: int) -> int:
-        """Bytes that so many slices take at the worst moment, beside the weights; see `priors.memory`."""
+        """Bytes that so many slices take at the worst moment, beside the weights; see `priors.slicefixers.memory`."""
         return self._load(slices, height, width, self.precision != "float32").counted_bytes()
 
     def _turned(self, images: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffnr_lightning.priors import Denoiser, PatchDenoiser, load_denoiser, save_denoiser
-from diffnr_lightning.priors.patch_denoiser import _folded, _unfolded
+from diffnr_lightning.priors.denoisers.patch_denoiser import _folded, _unfolded
 from diffnr_lightning.volume_patches import patch_coordinates
 
 

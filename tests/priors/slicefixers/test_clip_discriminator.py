@@ -5,7 +5,8 @@ import torch
 from tiny_clip import write_tiny_clip
 
 from diffnr_lightning.losses import discriminator_adversarial, generator_adversarial
-from diffnr_lightning.priors import ClipDiscriminator, clip_discriminator
+from diffnr_lightning.priors import ClipDiscriminator
+from diffnr_lightning.priors.slicefixers import clip_discriminator
 
 
 @pytest.fixture(scope="module")

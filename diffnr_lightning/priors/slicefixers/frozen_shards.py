@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from diffnr_lightning.priors.turbo_backbone import TurboBackbone
+from diffnr_lightning.priors.slicefixers.turbo_backbone import TurboBackbone
 
 
 def split_frozen(network: nn.Module, mesh: DeviceMesh) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffnr_lightning.priors import load_denoiser, save_denoiser
-from diffnr_lightning.priors.adm_checkpoints import read_adm_checkpoint, unet_of_adm
+from diffnr_lightning.priors.denoisers.adm_checkpoints import read_adm_checkpoint, unet_of_adm
 
 BASE = 32
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffnr_lightning.priors import memory
-from diffnr_lightning.priors.memory import Load, free_bytes, refuse_too_large
+from diffnr_lightning.priors.slicefixers import memory
+from diffnr_lightning.priors.slicefixers.memory import Load, free_bytes, refuse_too_large
 
 CPU = torch.device("cpu")
 GIB = 2**30

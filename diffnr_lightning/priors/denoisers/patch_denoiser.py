@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffnr_lightning.priors.noise_schedule import NoiseSchedule, Prediction
-from diffnr_lightning.priors.preconditioning import preconditioned
-from diffnr_lightning.priors.unet_levels import through_levels
+from diffnr_lightning.priors.denoisers.noise_schedule import NoiseSchedule, Prediction
+from diffnr_lightning.priors.denoisers.preconditioning import preconditioned
+from diffnr_lightning.priors.slicefixers.unet_levels import through_levels
 from diffnr_lightning.volume_patches import patch_coordinates
 
 GROUPS = 8

@@ -6,8 +6,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from diffnr_lightning.priors import CompactDenoiser, UNetDenoiser, load_denoiser, save_denoiser
-from diffnr_lightning.priors.denoiser import Denoiser
-from diffnr_lightning.priors.denoiser_folders import read_metadata
+from diffnr_lightning.priors.denoisers.denoiser import Denoiser
+from diffnr_lightning.priors.denoisers.denoiser_folders import read_metadata
 
 TINY = {"channels": 3, "widths": (8, 16), "fold": 2}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffnr_lightning.priors import memory
-from diffnr_lightning.priors.control_groups import bytes_below_limit
+from diffnr_lightning.priors.slicefixers import memory
+from diffnr_lightning.priors.slicefixers.control_groups import bytes_below_limit
 
 NEW = ("memory.max", "memory.current", "inactive_file")
 OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

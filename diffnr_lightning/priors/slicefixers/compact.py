@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diffnr_lightning.planes import PLANES
 from diffnr_lightning.priors.conditioning import BIPLANAR_SIZE, Conditioning
-from diffnr_lightning.priors.unet_levels import through_levels
+from diffnr_lightning.priors.slicefixers.unet_levels import through_levels
 
 FOLD = 2
 """Edge of the pixel squares folded into channels: a quarter of the work at full resolution."""

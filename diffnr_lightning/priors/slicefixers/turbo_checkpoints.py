@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from diffnr_lightning.priors.slicefixer import Orientation, SliceFixer
-from diffnr_lightning.priors.turbo_backbone import UNET_TARGETS, VAE_TARGETS
+from diffnr_lightning.priors.slicefixers.slicefixer import Orientation, SliceFixer
+from diffnr_lightning.priors.slicefixers.turbo_backbone import UNET_TARGETS, VAE_TARGETS
 
 logger = logging.getLogger("diffnr")
 

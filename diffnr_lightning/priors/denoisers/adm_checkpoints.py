@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffnr_lightning.priors.unet_denoiser import UNetDenoiser
+from diffnr_lightning.priors.denoisers.unet_denoiser import UNetDenoiser
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffnr_lightning.priors.tiles import blend_tiles, tile_starts
+from diffnr_lightning.priors.slicefixers.tiles import blend_tiles, tile_starts
 
 
 @pytest.mark.parametrize("edge", [8, 32, 40, 64, 72, 512])

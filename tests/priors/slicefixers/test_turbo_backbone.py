@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tiny_models import SD_TURBO_UNET, SD_TURBO_VAE, TEXT_WIDTH
 
-from diffnr_lightning.priors.turbo_backbone import TurboBackbone, embed_text, load_turbo
+from diffnr_lightning.priors.slicefixers.turbo_backbone import TurboBackbone, embed_text, load_turbo
 
 KEYS = json.loads(
     (Path(__file__).parent / "slicefixer_checkpoint_keys.json").read_text(encoding="utf-8")

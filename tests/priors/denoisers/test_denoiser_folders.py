@@ -9,10 +9,10 @@ from diffnr_lightning.priors import (
     CompactDenoiser,
     UNetDenoiser,
     bundled_denoisers,
-    denoiser_folders,
     load_denoiser,
     save_denoiser,
 )
+from diffnr_lightning.priors.denoisers import denoiser_folders
 from diffnr_lightning.solvers.diffusion.slice_stacks import check_stacks
 
 

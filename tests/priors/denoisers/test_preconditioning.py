@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffnr_lightning.priors import CompactDenoiser, NoiseSchedule, PatchDenoiser
-from diffnr_lightning.priors.preconditioning import preconditioned
+from diffnr_lightning.priors.denoisers.preconditioning import preconditioned
 
 SCHEDULE = NoiseSchedule.from_scheduler({"prediction_type": "v_prediction"})
 MEAN, DEVIATION = -0.7, 0.4

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffnr_lightning.priors.pretrained import load_pretrained, load_weights, optional_package
-from diffnr_lightning.priors.tiles import blend_tiles
+from diffnr_lightning.priors.slicefixers.tiles import blend_tiles
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel

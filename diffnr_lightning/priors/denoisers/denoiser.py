@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from diffnr_lightning.priors.noise_schedule import NoiseSchedule
+from diffnr_lightning.priors.denoisers.noise_schedule import NoiseSchedule
 
 
 @runtime_checkable

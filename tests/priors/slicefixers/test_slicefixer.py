@@ -7,15 +7,9 @@ import torch
 import torch.nn.functional as F
 from tiny_models import FEATURE_WIDTH
 
-from diffnr_lightning.priors import (
-    PROMPTS,
-    Conditioning,
-    Prior,
-    SliceFixer,
-    memory,
-    repair_volume,
-)
-from diffnr_lightning.priors.turbo_backbone import embed_text
+from diffnr_lightning.priors import PROMPTS, Conditioning, Prior, SliceFixer, repair_volume
+from diffnr_lightning.priors.slicefixers import memory
+from diffnr_lightning.priors.slicefixers.turbo_backbone import embed_text
 
 
 @pytest.fixture
