@@ -81,7 +81,7 @@ def class_parameters(class_path: str) -> tuple[str, ...] | None:
     if package != PACKAGE.name:
         return None
     place = PACKAGE.joinpath(*parts)
-    files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     for file in files:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         if f"class {name}" in text:
