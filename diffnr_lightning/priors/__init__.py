@@ -6,7 +6,11 @@ __getattr__, __dir__, __all__ = lazy.attributes(
     __name__,
     {
         "denoisers.adm_checkpoints": ["read_adm_checkpoint"],
-        "slicefixers.biplanar_features": ["BiplanarFeatures", "read_biplanar_features", "stored_features"],
+        "slicefixers.biplanar_features": [
+            "BiplanarFeatures",
+            "read_biplanar_features",
+            "stored_features",
+        ],
         "checkpoints": [
             "bundled_priors",
             "bundled_weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,18 @@ from diffnr_lightning.priors.prior import Prior
 
 EMPTY = 0.02
 """A slice whose maximum is below this holds air and its noise; the lightest tissue, inflated lung, has 0.05."""
+
+
+class PlanesRepaired(NamedTuple):
+    """What a prior makes of a volume in the planes that it sees.
+
+    Attributes:
+        volume: (Z, Y, X) in [0, 1], the mean of what it makes of the planes.
+        spread: mean square by which the planes differ from that mean, over all voxels; 0 of a single plane.
+    """
+
+    volume: Tensor
+    spread: float
 
 
 @contextmanager
@@ -61,6 +74,25 @@ def repair_volume(
         ValueError: not a volume, or one with NaN, a residual or noise of another shape, no or unknown planes, or a
             batch_size below 1.
     """
+    given = {"planes": planes, "batch_size": batch_size, "residual": residual, "noise": noise}
+    return repair_planes(prior, volume, conditioning, **given).volume
+
+
+@torch.no_grad()
+def repair_planes(
+    prior: Prior,
+    volume: Tensor,
+    conditioning: Conditioning,
+    *,
+    planes: Sequence[str] = ("axial",),
+    batch_size: int = 16,
+    residual: Tensor | None = None,
+    noise: Tensor | None = None,
+) -> PlanesRepaired:
+    """Repair a volume and say how far the planes differ; the arguments are those of `repair_volume`.
+
+    Each plane is a look of its own at the same voxels, so that where they differ the network errs.
+    """
     if volume.ndim != 3:
         raise ValueError(f"volume has shape {tuple(volume.shape)}; expected (Z, Y, X).")
     if volume.isnan().any():
@@ -81,7 +113,7 @@ def repair_volume(
     conditioning = conditioning.to(volume.device)
     stacks = [clipped.movedim(plane_axis(plane), 0) for plane in planes]
     filled = [torch.nonzero(s.amax(dim=(1, 2)) >= EMPTY).flatten() for s in stacks]
-    summed, repairs = torch.zeros_like(clipped), torch.zeros_like(clipped)
+    summed, squares, repairs = (torch.zeros_like(clipped) for _ in range(3))
     with _drawing_alike(volume.device):
         for plane, stack, indices in zip(planes, stacks, filled, strict=True):
             axis = plane_axis(plane)
@@ -98,10 +130,14 @@ def repair_volume(
                 if noise is not None:
                     deviation = noise.movedim(axis, 0)[batch, None]
                 placed = conditioning.for_slices(plane, positions, missing, deviation)
-                summed.movedim(axis, 0)[batch] += repair_resized(
-                    prior, stack[neighbours], placed, prior.size
-                )
-    return torch.where(repairs > 0, summed / repairs.clamp(min=1), clipped)
+                repaired = repair_resized(prior, stack[neighbours], placed, prior.size)
+                summed.movedim(axis, 0)[batch] += repaired
+                squares.movedim(axis, 0)[batch] += (repaired - stack[batch]).square()
+    times = repairs.clamp(min=1)
+    mean = torch.where(repairs > 0, summed / times, clipped)
+    # As changes, whose squares are small: those of the values would leave little of their difference.
+    variance = squares / times - (mean - clipped).square()
+    return PlanesRepaired(mean, float(variance.mean()) if len(planes) > 1 else 0.0)
 
 
 def repair_resized(

@@ -134,12 +134,49 @@ def test_a_pass_repairs_what_the_one_before_left():
     assert errors[2] < errors[1] < errors[0]
 
 
+class Differing(Halving):
+    """A prior that adds 0.1 to what it sees, and a part of that less in axial slices and more in coronal ones."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def repair(self, slices, conditioning):
+        return slices[:, 0] + 0.1 + 0.1 * self.part * (float(conditioning.plane[0]) * 2 - 1)
+
+
+@pytest.mark.parametrize(("part", "passes"), [(0.5, 4), (0.9, 2)])
+def test_passes_follow_while_planes_agree_on_what_they_change(part, passes, caplog):
+    caplog.set_level("INFO", "diffnr")
+    planes = ("axial", "coronal")
+    made = repairer(Differing(part), planes=planes, passes=2, most_passes=4)
+    steps = list(made.each_pass(0.1 * TRUTH + 0.03, *MEASURED))
+    assert [step.passes for step in steps] == list(range(1, passes + 1))
+    assert ("the planes differ" in caplog.text) == (passes == 2)
+
+
+def test_a_further_pass_that_the_projections_undo_is_left_out(caplog, monkeypatch):
+    caplog.set_level("INFO", "diffnr")
+    made = repairer(planes=("axial", "coronal"), passes=2, most_passes=4)
+    # What is held to the projections lies as far on the other side as the prior went.
+    monkeypatch.setattr(made, "_held", lambda before, after, *_, **__: (2 * before - after, None))
+    (only,) = made.each_pass(0.4 * TRUTH, *MEASURED)
+    assert "pass 2 is left out" in caplog.text
+    torch.testing.assert_close(only.volume, 0.6 * TRUTH)
+
+
 def test_a_scan_without_filtered_backprojection_is_repaired_without_the_residual(caplog):
     climb = np.linspace(-4, 4, len(SCAN))[:, None] * [0.0, 0.0, 1.0]
     helix = replace(SCAN, source_mm=SCAN.source_mm + climb, detector_mm=SCAN.detector_mm + climb)
     repaired = repairer(Adding()).repair(TRUTH, PROJECTIONS, GRID, helix).volume
     torch.testing.assert_close(repaired, TRUTH)
     assert "no residual can be backprojected" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"passes": 3, "planes": ("axial", "coronal")}, {"passes": 1}])
+def test_most_passes_need_planes_and_no_more_passes_before(wrong):
+    with pytest.raises(ValueError, match="most_passes is 2"):
+        Repairer(most_passes=2, **wrong)
 
 
 def test_settings_that_make_no_sense():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffnr_lightning.priors import Conditioning, biplanar_conditioning, repair_volume
+from diffnr_lightning.priors.volume_repair import repair_planes
 
 SHAPE = (5, 7, 9)
 
@@ -245,3 +246,14 @@ def test_volume_and_plane_are_checked(volume, told):
         repair_volume(RecordingPrior(), volume[0], told)
     with pytest.raises(ValueError, match="plane is 'radial'"):
         repair_volume(RecordingPrior(), volume, told, planes=("axial", "radial"))
+
+
+@pytest.mark.parametrize(
+    "planes", [("axial",), ("axial", "sagittal"), ("axial", "coronal", "sagittal")]
+)
+def test_the_spread_is_how_far_planes_differ(planes, told):
+    volume = torch.rand(SHAPE, generator=torch.Generator().manual_seed(3)) * 0.5 + 0.25
+    made = repair_planes(RecordingPrior(plane_mark), volume, told, planes=planes)
+    marks = torch.tensor([{"axial": 0.1, "coronal": 0.3, "sagittal": 0.5}[p] for p in planes])
+    torch.testing.assert_close(made.volume, marks.mean().expand(SHAPE))
+    assert made.spread == pytest.approx(float(marks.var(correction=0)), abs=1e-7)
