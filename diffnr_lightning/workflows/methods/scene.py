@@ -199,6 +199,7 @@ class Scene(Method):
         )
         if repaired.agreement is not None:
             self.findings["agreement"] = repaired.agreement.findings() | {
+                "passes": repaired.passes,
                 "contradicted": repaired.contradicted,
                 "start_alone": self.pseudo_reference.start_alone,
             }
