@@ -20,7 +20,7 @@ from diffnr_lightning.data.flat_field import (
 from diffnr_lightning.data.measured_grid import grid_of
 from diffnr_lightning.data.measured_scanner import MeasuredScanner
 from diffnr_lightning.data.plausibility import check_line_integrals
-from diffnr_lightning.data.readers.measured_files import read_raw
+from diffnr_lightning.data.readers.measured_files import holds_its_fields, read_raw
 from diffnr_lightning.data.readers.raw_scan import RawScan
 from diffnr_lightning.data.readers.readout import Readout
 from diffnr_lightning.data.simulation import stable_seed
@@ -71,7 +71,7 @@ def measured_case(
     """
     _check_numbers(every, held_out, size)
     scanner, white = scanner.completed()
-    if white is not None and flat is None and not line_integrals:
+    if white is not None and flat is None and not line_integrals and not holds_its_fields(path):
         flat, dark = white, 0.0 if dark is None else dark
     fields = {"flat": flat, "dark": dark, "line_integrals": line_integrals}
     raw = read_raw(path, scanner.angle_unit, **fields, readout=readout)

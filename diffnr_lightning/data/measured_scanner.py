@@ -127,6 +127,26 @@ class MeasuredScanner:
             ValueError: no angles anywhere, or another number than there are views.
         """
         views = len(raw.counts)
+        found = self._given_angles(views, raw)
+        if found is None:
+            if raw.angles_rad is None:
+                raise ValueError(
+                    f"{raw.source} holds no angles; give --angles FILE with one a view, --step_deg, or --geometry FILE."
+                )
+            return raw.angles_rad
+        if raw.angles_rad is not None:
+            # Angles count from wherever they begin, and whole turns do not count.
+            apart = (found - found[0]) - (raw.angles_rad - raw.angles_rad[0])
+            apart = np.abs(np.rad2deg((apart + np.pi) % (2 * np.pi) - np.pi)).max()
+            if apart > ROUNDING_DEG:
+                LOGGER.warning(
+                    "%s holds angles, from which those of %s differ by up to %.3g degrees; these are taken",
+                    raw.source, "step_deg" if self.angles is None else self.angles, apart,
+                )  # fmt: skip
+        return found
+
+    def _given_angles(self, views: int, raw: RawScan) -> np.ndarray | None:
+        """Return the angles (V,) in radians that are given beside the projections; None where none are."""
         if self.step_deg is not None:
             if abs(self.step_deg) * (views - 1) > 360 + ROUNDING_DEG:
                 LOGGER.warning(
@@ -135,11 +155,7 @@ class MeasuredScanner:
                 )  # fmt: skip
             return np.deg2rad(self.step_deg) * np.arange(views)
         if self.angles is None:
-            if raw.angles_rad is None:
-                raise ValueError(
-                    f"{raw.source} holds no angles; give --angles FILE with one a view, --step_deg, or --geometry FILE."
-                )
-            return raw.angles_rad
+            return None
         found = read_angles(self.angles, self.angle_unit)
         if len(found) != views:
             raise ValueError(

@@ -50,15 +50,15 @@ def find_axis(projections: np.ndarray, angles_rad: np.ndarray) -> float:
     pairs, misses = _opposite_pairs(angles_rad)
     if not pairs:
         raise ValueError(
-            "no two views are half a turn apart, so the rotation axis cannot be found; say "
-            "axis_column=..."
+            "no two views are half a turn apart, so the rotation axis cannot be found; give "
+            "axis_column."
         )
     width = projections.shape[2]
     reach = width - max(LEAST_OVERLAP, int(np.ceil(LEAST_OVERLAP_SHARE * width)))
     if reach < 1:
         raise ValueError(
-            f"a detector of {width} columns is too narrow to find the rotation axis on; say "
-            "axis_column=..."
+            f"a detector of {width} columns is too narrow to find the rotation axis on; give "
+            "axis_column."
         )
     margins = _air_margins(projections)
     sums = [_overlap_sums(projections[a], projections[b], margins) for a, b in pairs]
@@ -86,14 +86,14 @@ def _check_found(
     if not window[0] + 0.5 < shift < window[-1] - 0.5:
         raise ValueError(
             f"the search for the rotation axis ended at its limit, near column "
-            f"{0.5 * (width - 1 + np.clip(shift, window[0], window[-1])):.0f} of {width}; say "
-            "axis_column=..."
+            f"{0.5 * (width - 1 + np.clip(shift, window[0], window[-1])):.0f} of {width}; give "
+            "axis_column."
         )
     if not correlation * np.sqrt(number) > LEAST_DEVIATIONS:
         raise ValueError(
             f"views half a turn apart are no mirror images of each other (correlation "
             f"{correlation:.2f}), so the rotation axis cannot be found; check the angles and their "
-            "unit, or say axis_column=..."
+            "unit, or give axis_column."
         )
 
 

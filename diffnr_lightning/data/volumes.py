@@ -330,7 +330,9 @@ def _spacing(
     elif stored.spacing == "unknown":
         raise ValueError(f"volume {path} {stored.remark}; say it by spacing_mm (z, y, x).")
     elif stored.spacing == "assumed":
-        LOGGER.warning("%s %s; 1 mm is assumed (say spacing_mm=...)", path.name, stored.remark)
+        LOGGER.warning(
+            "%s %s; 1 mm is assumed (give spacing_mm if it is another)", path.name, stored.remark
+        )
     if not all(0 < edge < np.inf for edge in edges):
         raise ValueError(
             f"spacing of {path} is {edges}; positive lengths (z, y, x) in mm are expected."
@@ -365,7 +367,7 @@ def _checked_unit(
             path.name, low,
         )  # fmt: skip
     LOGGER.info(
-        "%s: %s, so its unit is taken to be %s (say unit=... to override)",
+        "%s: %s, so its unit is taken to be %s (give unit to override)",
         path.name, f"its header says {stored}" if stored else f"smallest value {low:g}", unit,
     )  # fmt: skip
     return unit

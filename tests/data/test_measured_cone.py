@@ -202,6 +202,19 @@ def test_a_scanner_of_nikon_says_all_but_the_axis(exact, solid, tmp_path):
     explains(measured_case(tmp_path / "part.npy", scanner=known, air_border="none"), solid)
 
 
+def test_a_scanner_of_nikon_beside_a_scan_that_holds_its_fields(exact, solid, tmp_path, caplog):
+    (tmp_path / "part.xtekct").write_text(XTEK)
+    counts = np.rint(30000 * np.exp(-exact)).astype(np.uint16)
+    angles = 5.0 * np.arange(len(counts))
+    scanner = MeasuredScanner(geometry=tmp_path / "part.xtekct", centre_row=ROW, axis_column=AXIS)
+    np.savez(tmp_path / "s.npz", raw=counts, flat=3e4, dark=0.0, angles_deg=angles)
+    explains(measured_case(tmp_path / "s.npz", scanner=scanner, air_border="none"), solid)
+    assert not caplog.text
+    np.savez(tmp_path / "s.npz", raw=counts, flat=3e4, dark=0.0, angles_deg=0.9 * angles)
+    measured_case(tmp_path / "s.npz", scanner=scanner, air_border="none")
+    assert "those of step_deg differ by up to 35.5 degrees" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text", ["", "[XTekCT]\nSrcToObject=120\n", XTEK.replace("=180", "=far"), "nonsense"]
 )

@@ -18,6 +18,11 @@ READERS = {
 }
 
 
+def holds_its_fields(path: str | Path) -> bool:
+    """Return whether a file is of a type that holds a whole scan, with flat and dark field."""
+    return Path(path).suffix.lower() in READERS
+
+
 def read_raw(
     path: str | Path,
     angle_unit: AngleUnit = "file",

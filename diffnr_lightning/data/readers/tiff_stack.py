@@ -274,7 +274,7 @@ def _sized(array: np.ndarray, size: PixelSize) -> StoredVolume:
     if z is None:
         LOGGER.warning(
             "the TIFF header has pixels of %.4g x %.4g mm but no distance of slices%s; it is taken "
-            "to be %.4g mm too (say spacing_mm=...)",
+            "to be %.4g mm too (give spacing_mm if it is another)",
             y, x, size.remark, x,
         )  # fmt: skip
     return StoredVolume(array, centred_affine(array.shape, (z or x, y, x)))
