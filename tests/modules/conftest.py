@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from diffnr_lightning.data.slice_pairs import write_pairs
-
 
 @pytest.fixture(scope="session")
 def boxes(tmp_path_factory):
     """Two cases of boxes, and the boxes with streaks."""
+    # Lightning imports Triton, which pytest may not do before the tests' own settings are made.
+    from diffnr_lightning.data.slice_pairs import write_pairs
+
     folder = tmp_path_factory.mktemp("pairs")
     generator = torch.Generator().manual_seed(0)
     for case in ("one", "two"):
