@@ -171,6 +171,8 @@ def _expanded(entry: str) -> list[str]:
     found = [path] if Path(path).exists() else sorted(glob.glob(path))
     if not found:
         raise FileNotFoundError(f"volumes has {entry!r}, which matches no file; check the path.")
+    if Path(path).is_dir() and not any(Path(path).iterdir()):
+        raise FileNotFoundError(f"volumes has {entry!r}, an empty folder; check the path.")
     return found
 
 

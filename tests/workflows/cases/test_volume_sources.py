@@ -166,3 +166,9 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert (
         volume_sources(["~/a.npy"]) == volume_sources(["~/*.npy"]) == {"a": str(tmp_path / "a.npy")}
     )
+
+
+def test_an_empty_folder_is_no_volume(tmp_path):
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(FileNotFoundError, match="scans', an empty folder; check the path"):
+        volume_sources([f"{tmp_path}/scans"])
