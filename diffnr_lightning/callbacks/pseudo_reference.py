@@ -124,6 +124,7 @@ class PseudoReference(Constructed, lightning.Callback):
     ) -> None:
         """Begin to count anew: one callback may serve several scans; a resume restores the count."""
         self.made = 0
+        self.start_alone = False
         self.first = None
         self.evaluations = 0.0
 
@@ -162,14 +163,21 @@ class PseudoReference(Constructed, lightning.Callback):
         logger.info("pseudo-reference %d made at iteration %d", self.made, pl_module.iteration)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many references were made, of what the first, and how often a denoiser was asked for them.
+        """Return how many references were made, of what the first and the newest, and how often a denoiser was asked.
 
         The newest reference is in the module's checkpoint.
         """
-        return {"made": self.made, "first": self.first, "evaluations": self.evaluations}
+        return {
+            "made": self.made,
+            "start_alone": self.start_alone,
+            "first": self.first,
+            "evaluations": self.evaluations,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.made = state_dict["made"]
+        # Checkpoints of earlier versions do not say it.
+        self.start_alone = state_dict.get("start_alone", False)
         self.first = state_dict["first"]
         self.evaluations = state_dict.get("evaluations", None if self.made else 0.0)

@@ -76,8 +76,9 @@ def test_the_volume_before_the_first_repair_is_kept_until_the_next_scan():
     made = callback(every=4)
     run(made)
     torch.testing.assert_close(made.first, TRUTH)
+    made.start_alone = True
     made.setup(None, None, "fit")
-    assert made.first is None
+    assert made.first is None and not made.start_alone
 
 
 def test_the_start_has_its_share_in_what_is_repaired():
@@ -114,11 +115,11 @@ def test_the_start_has_its_share_in_what_the_projections_contradict():
     torch.testing.assert_close(reference, torch.lerp(repaired.volume, TRUTH, 0.25))
 
 
-def test_count_and_first_volume_survive_a_checkpoint():
+def test_what_is_known_of_the_repairs_survives_a_checkpoint():
     made, resumed = callback(repairs=2), callback(repairs=2)
-    made.made, made.first = 2, TRUTH
+    made.made, made.first, made.start_alone = 2, TRUTH, True
     resumed.load_state_dict(made.state_dict())
-    assert resumed.made == 2 and torch.equal(resumed.first, TRUTH)
+    assert resumed.made == 2 and torch.equal(resumed.first, TRUTH) and resumed.start_alone
 
 
 def test_a_start_that_is_not_known_has_no_share():
